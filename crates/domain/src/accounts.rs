@@ -1,0 +1,261 @@
+//! What one read of an Item's accounts means for each account: joined, still there, missing, proved gone, back (I8).
+
+use crate::words::words;
+use crate::{AccountId, BusinessId, Millis};
+use std::time::Duration;
+
+words!(
+    /// What is known of an account.
+    AccountState { Active => "active", Revoked => "revoked", Closed => "closed" }
+);
+
+/// What makes two accounts with different ids look like one bank account.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Traits {
+    /// Plaid's account `type`, such as `depository`.
+    pub kind: String,
+    pub subtype: Option<String>,
+    pub mask: Option<String>,
+    pub name: Option<String>,
+    /// `persistent_account_id`, which survives re-linking at some banks.
+    pub persistent_id: Option<String>,
+}
+
+impl Traits {
+    fn same_bank_account(&self, other: &Self) -> bool {
+        match (&self.persistent_id, &other.persistent_id) {
+            (Some(a), Some(b)) => a == b,
+            // Without a mask two accounts of one bank can't be told apart, so nothing is concluded.
+            _ => {
+                self.mask.is_some()
+                    && (&self.kind, &self.subtype, &self.mask, &self.name)
+                        == (&other.kind, &other.subtype, &other.mask, &other.name)
+            }
+        }
+    }
+}
+
+/// An account that Rekey knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub id: AccountId,
+    pub state: AccountState,
+    pub business: Option<BusinessId>,
+    pub missing_since: Option<Millis>,
+    pub traits: Traits,
+}
+
+/// An account in `/accounts/get`, which omits closed ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub id: AccountId,
+    pub traits: Traits,
+}
+
+/// What the platform and the configuration say about joining.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// The business that accounts of this Item join when nothing else is said.
+    pub default_business: Option<BusinessId>,
+    /// Accounts that the push names, each in its own business or in the default one.
+    pub assigned: Vec<(AccountId, Option<BusinessId>)>,
+    /// The account filter: whoever is not named above takes no part.
+    pub only_assigned: bool,
+    /// Whether an account that appears later joins by itself.
+    pub new_accounts_join: bool,
+    /// Account types that Layer can read, such as `depository`.
+    pub eligible_types: Vec<String>,
+    /// How far apart two reads must be that both miss an account before it is proved gone.
+    pub gone_after: Duration,
+}
+
+/// Why an account is known to be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Plaid's webhook said so and its list agrees.
+    RevokedAndUnlisted,
+    /// Plaid refused the account by an explicit code, and its list agrees.
+    RefusedAndUnlisted,
+    /// Two reads, set apart, both without it.
+    TwoReads,
+    /// The same bank account is back under another id.
+    Renumbered,
+}
+
+impl Proof {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RevokedAndUnlisted => "revoked",
+            Self::RefusedAndUnlisted => "refused",
+            Self::TwoReads => "two_reads",
+            Self::Renumbered => "renumbered",
+        }
+    }
+}
+
+/// What happens to one account after a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// New, or known and now assigned: it takes part in `business`.
+    Joined {
+        business: BusinessId,
+    },
+    /// Present as before.
+    Present,
+    /// Present, but takes no part, and why. One that took part leaves its list by the platform's word.
+    Outside(&'static str),
+    /// The platform assigned it to another business.
+    Moved {
+        to: BusinessId,
+    },
+    /// Not in this read; kept until proved gone. Look again at `again_at`.
+    Missing {
+        since: Millis,
+        again_at: Millis,
+    },
+    Gone {
+        state: AccountState,
+        proof: Proof,
+    },
+}
+
+/// One account and what the read means for it. `id` is a known or a newly read account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    pub id: AccountId,
+    pub traits: Traits,
+    pub change: Change,
+}
+
+/// Whether the account with the given id is said to be gone by something other than its absence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    Nothing,
+    Revoked,
+    Refused,
+}
+
+/// Compares what is known with what Plaid lists now. First read of an Item: `known` is empty.
+pub fn settle(
+    known: &[Known],
+    read: &[Read],
+    said: impl Fn(&AccountId) -> Said,
+    rules: &Rules,
+    now: Millis,
+) -> Vec<Settled> {
+    let first_read = known.is_empty();
+    let listed = |id: &AccountId| read.iter().find(|r| r.id == *id);
+    let mut settled: Vec<Settled> = Vec::with_capacity(known.len() + read.len());
+    let mut heirs: Vec<(AccountId, BusinessId)> = Vec::new();
+
+    for account in known {
+        let change = match listed(&account.id) {
+            Some(found) => present(account, found, rules),
+            None => {
+                let heir = heir_of(account, known, read);
+                if let (Some(heir), Some(business)) = (heir, &account.business) {
+                    heirs.push((heir.id.clone(), business.clone()));
+                }
+                absent(account, said(&account.id), heir.is_some(), rules, now)
+            }
+        };
+        let traits = listed(&account.id).map_or(&account.traits, |r| &r.traits).clone();
+        settled.push(Settled { id: account.id.clone(), traits, change });
+    }
+    for found in read.iter().filter(|r| !known.iter().any(|k| k.id == r.id)) {
+        let heir = heirs.iter().find(|(id, _)| *id == found.id).map(|(_, business)| business.clone());
+        let change = match heir {
+            Some(business) => Change::Joined { business },
+            None => appeared(found, first_read, rules),
+        };
+        settled.push(Settled { id: found.id.clone(), traits: found.traits.clone(), change });
+    }
+    settled
+}
+
+/// The one unknown account in the read that is the same bank account; none if two could be.
+fn heir_of<'a>(gone: &Known, known: &[Known], read: &'a [Read]) -> Option<&'a Read> {
+    let is_new = |r: &&Read| !known.iter().any(|k| k.id == r.id);
+    let mut same = read.iter().filter(is_new).filter(|r| r.traits.same_bank_account(&gone.traits));
+    let heir = same.next()?;
+    let rivals = known.iter().filter(|k| k.id != gone.id && k.traits.same_bank_account(&gone.traits)).count();
+    (same.next().is_none() && rivals == 0).then_some(heir)
+}
+
+enum Assigned {
+    To(BusinessId),
+    FilteredOut,
+    Nowhere,
+}
+
+fn assigned(id: &AccountId, rules: &Rules) -> Assigned {
+    let named = rules.assigned.iter().find(|(named, _)| named == id);
+    if rules.only_assigned && named.is_none() {
+        return Assigned::FilteredOut;
+    }
+    match named.and_then(|(_, business)| business.clone()).or_else(|| rules.default_business.clone()) {
+        Some(business) => Assigned::To(business),
+        None => Assigned::Nowhere,
+    }
+}
+
+const FILTERED: &str = "the account filter of the Item leaves it out";
+const NOWHERE: &str = "no business is assigned to it: push the Item with a business for this account";
+const LATE: &str = "it appeared later and consumer.new_accounts_join is off";
+const INELIGIBLE: &str = "its type is not one of plaid.account_types";
+
+fn appeared(found: &Read, first_read: bool, rules: &Rules) -> Change {
+    let named = rules.assigned.iter().any(|(id, _)| *id == found.id);
+    if !first_read && !named && !rules.new_accounts_join {
+        return Change::Outside(LATE);
+    }
+    if !rules.eligible_types.contains(&found.traits.kind) {
+        return Change::Outside(INELIGIBLE);
+    }
+    match assigned(&found.id, rules) {
+        Assigned::To(business) => Change::Joined { business },
+        Assigned::FilteredOut => Change::Outside(FILTERED),
+        Assigned::Nowhere => Change::Outside(NOWHERE),
+    }
+}
+
+fn present(account: &Known, found: &Read, rules: &Rules) -> Change {
+    let Some(business) = &account.business else {
+        // Known and outside: only the platform's word or the setting brings it in.
+        return appeared(found, false, rules);
+    };
+    match assigned(&account.id, rules) {
+        Assigned::FilteredOut => Change::Outside(FILTERED),
+        Assigned::To(to) if to != *business => Change::Moved { to },
+        // Back after it was gone or missing: it joins the business it was in.
+        Assigned::To(_) | Assigned::Nowhere
+            if account.state != AccountState::Active || account.missing_since.is_some() =>
+        {
+            Change::Joined { business: business.clone() }
+        }
+        Assigned::To(_) | Assigned::Nowhere => Change::Present,
+    }
+}
+
+fn absent(account: &Known, said: Said, replaced: bool, rules: &Rules, now: Millis) -> Change {
+    let since = account.missing_since.unwrap_or(now);
+    let gone = |state, proof| Change::Gone { state, proof };
+    match (account.state, said) {
+        (state @ (AccountState::Revoked | AccountState::Closed), _) => gone(state, Proof::TwoReads),
+        (AccountState::Active, Said::Revoked) => gone(AccountState::Revoked, Proof::RevokedAndUnlisted),
+        (AccountState::Active, Said::Refused) => gone(AccountState::Closed, Proof::RefusedAndUnlisted),
+        (AccountState::Active, Said::Nothing) if replaced => gone(AccountState::Closed, Proof::Renumbered),
+        (AccountState::Active, Said::Nothing) => {
+            let again_at = since.plus(rules.gone_after);
+            if account.missing_since.is_some() && now >= again_at {
+                gone(AccountState::Closed, Proof::TwoReads)
+            } else {
+                Change::Missing { since, again_at }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "accounts_tests.rs"]
+mod tests;

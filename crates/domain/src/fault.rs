@@ -1,0 +1,47 @@
+//! What a provider's refusal means for the work at hand.
+
+use crate::words::words;
+use std::time::Duration;
+
+words!(
+    /// The two providers whose work can be paused.
+    Provider { Plaid => "plaid", Layer => "layer" }
+);
+
+/// The answer to the only question a caller has about a fault: what next?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Passing: try again, not before `after` when the provider named a time.
+    Retry { after: Option<Duration> },
+    /// Credentials or configuration are refused. Whether that is the provider or this row alone is decided by a
+    /// probe and by how many unrelated rows agree (I4).
+    Suspect,
+    /// This row alone can't be done, and trying again would change nothing.
+    Park,
+}
+
+/// Several unrelated rows agree that the provider, not the row, is refused.
+///
+/// `distinct_rows` counts the rows refused for the same fault within the window, this one included.
+pub fn provider_is_at_fault(probe_refused: Option<bool>, distinct_rows: u64, agree: u64) -> bool {
+    probe_refused == Some(true) || distinct_rows >= agree
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i4_one_row_never_pauses_the_fleet_and_one_broken_credential_never_parks_it() {
+        let table = [
+            ("probe refused: the provider", Some(true), 1, true),
+            ("probe answered: the row alone", Some(false), 1, false),
+            ("no probe: the row alone", None, 2, false),
+            ("several rows agree against the probe", Some(false), 3, true),
+            ("several rows agree", None, 3, true),
+        ];
+        for (claim, probe, rows, paused) in table {
+            assert_eq!(provider_is_at_fault(probe, rows, 3), paused, "{claim}");
+        }
+    }
+}

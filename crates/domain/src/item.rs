@@ -1,0 +1,110 @@
+//! An Item's states, and which access token is its current one (I5).
+
+use crate::words::words;
+use crate::{Fingerprint, ItemId};
+
+words!(
+    /// What is known of an Item.
+    ItemState {
+        Active => "active",
+        /// Plaid says that the token we hold is unknown: rotated elsewhere, the new one has not reached us.
+        AwaitingToken => "awaiting_token",
+        LoginRequired => "login_required",
+        /// The user withdrew consent, and Plaid said so with an explicit code.
+        Revoked => "revoked",
+        /// The Item is gone: removed by the platform, or Plaid answers that there is no such Item.
+        Removed => "removed",
+    }
+);
+
+impl ItemState {
+    /// An Item that is proved gone has nothing to list at Layer.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Self::Revoked | Self::Removed)
+    }
+}
+
+words!(
+    /// What an access token that reached Rekey is.
+    TokenStanding {
+        Candidate => "candidate",
+        Current => "current",
+        Rejected => "rejected",
+        Superseded => "superseded",
+    }
+);
+
+/// What Plaid answered to `/item/get` under a candidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnerAnswer {
+    Names(ItemId),
+    /// `INVALID_ACCESS_TOKEN`: dead, of another environment, or never a token.
+    UnknownToken,
+    /// The Item behind this token is gone.
+    Gone,
+    /// Nothing that says whose token it is: an outage, a limit, a login that must be repaired first.
+    Unanswered,
+}
+
+/// What becomes of a candidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    Promote,
+    Reject(String),
+    /// Keep it as a candidate and ask again.
+    Later,
+}
+
+/// Only an answer that names the expected Item makes a candidate current, so a late push or a lagging replica never
+/// puts an old token over a newer one: the old one is dead and Plaid says so.
+pub fn judge(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str, &str)>) -> Judgement {
+    match answer {
+        OwnerAnswer::Names(item) if item == expected => Judgement::Promote,
+        OwnerAnswer::Names(item) => Judgement::Reject(format!("the access token belongs to another Item ({item})")),
+        OwnerAnswer::UnknownToken => match environment {
+            Some((token, ours)) if token != ours => Judgement::Reject(format!(
+                "the access token is of Plaid's {token} environment, Rekey works in {ours}: push the {ours} token"
+            )),
+            _ => Judgement::Reject(
+                "Plaid does not know the access token (rotated again, or mistyped): push the current one".into(),
+            ),
+        },
+        OwnerAnswer::Gone => Judgement::Reject("Plaid answers that the Item behind this access token is gone".into()),
+        OwnerAnswer::Unanswered => Judgement::Later,
+    }
+}
+
+/// Whether a token that a source named is worth a look: not the current one, and not one already refused. A lagging
+/// replica repeats an old token at every lookup; one refusal is enough.
+pub fn is_news(
+    found: &Fingerprint,
+    current: Option<&Fingerprint>,
+    refused_before: impl Fn(&Fingerprint) -> bool,
+) -> bool {
+    current != Some(found) && !refused_before(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(t: &str) -> ItemId {
+        ItemId::parse(t).unwrap()
+    }
+
+    #[test]
+    fn i5_only_item_get_naming_the_expected_item_makes_a_token_current() {
+        let ours = id("ours");
+        assert_eq!(judge(&ours, &OwnerAnswer::Names(id("ours")), None), Judgement::Promote);
+        assert_eq!(judge(&ours, &OwnerAnswer::Unanswered, None), Judgement::Later);
+        let refused = |answer, env, word: &str| match judge(&ours, &answer, env) {
+            Judgement::Reject(why) => assert!(why.contains(word), "{why}"),
+            other => panic!("{other:?}"),
+        };
+        refused(OwnerAnswer::Names(id("theirs")), None, "theirs");
+        refused(OwnerAnswer::UnknownToken, None, "does not know");
+        refused(OwnerAnswer::UnknownToken, Some(("production", "sandbox")), "production");
+        refused(OwnerAnswer::UnknownToken, Some(("sandbox", "sandbox")), "does not know");
+        refused(OwnerAnswer::Gone, None, "gone");
+    }
+}

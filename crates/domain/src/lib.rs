@@ -1,0 +1,23 @@
+//! Ids, secrets, states, and every decision of Rekey as a pure function.
+//!
+//! Nothing in this crate does I/O, reads a clock or rolls a die: time and randomness are arguments. The other crates
+//! fetch facts, ask a function here what they mean, and carry out the answer.
+
+pub mod accounts;
+pub mod fault;
+pub mod ids;
+pub mod item;
+pub mod redact;
+pub mod retry;
+pub mod secret;
+pub mod time;
+pub mod token_list;
+pub mod trace;
+pub mod webhook;
+mod words;
+pub mod work;
+
+pub use fault::{Next, Provider};
+pub use ids::{AccountId, BusinessId, ItemId, LayerId};
+pub use secret::{AccessToken, Fingerprint, Fingerprinter, ProcessorToken};
+pub use time::Millis;

@@ -1,0 +1,138 @@
+//! Replaces secrets in a webhook's JSON by fingerprints before it may leave the receiver (I3).
+
+use crate::Fingerprinter;
+use serde_json::Value;
+
+/// Fields whose whole string value is a secret, in Plaid's webhooks and in Layer's answers.
+const SECRET_FIELDS: [&str; 12] = [
+    "access_token",
+    "accesstoken",
+    "new_access_token",
+    "public_token",
+    "public_tokens",
+    "link_token",
+    "processor_token",
+    "plaid_processor_token",
+    "connection_external_id",
+    "client_secret",
+    "secret",
+    "authorization",
+];
+
+/// What Plaid's tokens start with; each is followed by the environment and an identifier.
+const TOKEN_PREFIXES: [&str; 6] = ["access-", "processor-", "public-", "link-", "hosted-", "update-"];
+const ENVIRONMENTS: [&str; 3] = ["sandbox-", "production-", "development-"];
+
+/// Replaces secret fields, and token-shaped strings at any depth, keys of objects included, by their fingerprints.
+/// Everything else passes untouched, so that fields nobody knows yet still reach the readers of the topic.
+pub fn redact(value: &mut Value, fingerprints: &Fingerprinter) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields.iter_mut() {
+                if SECRET_FIELDS.contains(&name.to_ascii_lowercase().as_str()) {
+                    redact_whole(field, fingerprints);
+                } else {
+                    redact(field, fingerprints);
+                }
+            }
+            if fields.keys().any(|k| find_token(k, 0).is_some()) {
+                *fields = std::mem::take(fields).into_iter().map(|(k, v)| (redact_text(&k, fingerprints), v)).collect();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|v| redact(v, fingerprints)),
+        Value::String(text) => {
+            if find_token(text, 0).is_some() {
+                *text = redact_text(text, fingerprints);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn redact_whole(field: &mut Value, fingerprints: &Fingerprinter) {
+    match field {
+        Value::String(text) => *text = fingerprints.of(text).to_string(),
+        Value::Array(values) => values.iter_mut().for_each(|v| redact_whole(v, fingerprints)),
+        Value::Object(fields) => fields.values_mut().for_each(|v| redact_whole(v, fingerprints)),
+        Value::Number(number) => *field = Value::String(fingerprints.of(&number.to_string()).to_string()),
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+/// Replaces every token inside a longer text, such as an error message that quotes it.
+pub fn redact_text(text: &str, fingerprints: &Fingerprinter) -> String {
+    let (mut out, mut at) = (String::with_capacity(text.len()), 0);
+    while let Some((start, end)) = find_token(text, at) {
+        out.push_str(&text[at..start]);
+        out.push_str(fingerprints.of(&text[start..end]).as_str());
+        at = end;
+    }
+    out.push_str(&text[at..]);
+    out
+}
+
+fn find_token(text: &str, from: usize) -> Option<(usize, usize)> {
+    let lower = text.to_ascii_lowercase();
+    let mut best: Option<(usize, usize)> = None;
+    for prefix in TOKEN_PREFIXES {
+        let mut at = from;
+        while let Some(found) = lower[at..].find(prefix).map(|i| i + at) {
+            let rest = found + prefix.len();
+            if let Some(environment) = ENVIRONMENTS.iter().find(|e| lower[rest..].starts_with(**e)) {
+                let body = rest + environment.len();
+                let length = text[body..].bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'-').count();
+                if length > 0 && best.is_none_or(|(start, _)| found < start) {
+                    best = Some((found, body + length));
+                }
+                break;
+            }
+            at = rest;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn fp() -> Fingerprinter {
+        Fingerprinter::new(1, &[7; 32])
+    }
+
+    #[test]
+    fn i3_secret_fields_and_token_shapes_at_any_depth_become_fingerprints() {
+        let mut value = json!({
+            "webhook_type": "LINK", "link_token": "opaque", "public_tokens": ["a", {"b": "c"}],
+            "deep": [{"note": "saw access-sandbox-1-2, and public-production-9."}],
+            "access-production-key": 1, "Access_Token": 42,
+        });
+        redact(&mut value, &fp());
+        let text = value.to_string();
+        for secret in ["opaque", "access-sandbox", "public-production", "access-production", "42"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+        assert!(text.contains(fp().of("access-sandbox-1-2").as_str()), "{text}");
+        assert_eq!(value["webhook_type"], "LINK");
+    }
+
+    #[test]
+    fn what_is_no_secret_passes_untouched() {
+        let before =
+            json!({"item_id": "qA7", "reason": "update-mode", "n": [1, null, true, "link-up"], "x": {"y": 1.5}});
+        let mut after = before.clone();
+        redact(&mut after, &fp());
+        assert_eq!(before, after);
+    }
+
+    proptest! {
+        #[test]
+        fn i3_a_token_inside_any_text_is_found(before in "\\PC{0,20}", after in "[^a-zA-Z0-9-]{0,20}", id in "[a-f0-9-]{1,36}") {
+            let token = format!("access-sandbox-{id}");
+            let out = redact_text(&format!("{before}{token}{after}"), &fp());
+            prop_assert!(!out.contains(&token));
+        }
+    }
+}

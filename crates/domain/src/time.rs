@@ -1,0 +1,29 @@
+//! Points in time as the database counts them.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Milliseconds since the Unix epoch, in database time unless a name says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Millis(pub i64);
+
+impl Millis {
+    pub fn plus(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(millis(wait)))
+    }
+    pub fn minus(self, wait: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(wait)))
+    }
+    /// Time from `earlier` until `self`, zero when `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+    pub fn rfc3339(self) -> String {
+        jiff::Timestamp::from_millisecond(self.0).map_or_else(|_| "out-of-range".into(), |t| t.to_string())
+    }
+}
+
+/// A duration in whole milliseconds, as the databases store it.
+pub fn millis(wait: Duration) -> i64 {
+    i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,350 @@
+//! The plan for one business: does its list at Layer differ from the truth, and what would the PUT say (I8, I9)?
+//!
+//! Facts in, plan out. The PUT replaces the whole list, so the plan names every token that the list shall hold; what
+//! it leaves out, Layer drops. Nothing is left out without a proof, an operator's word, or the one exception of I8
+//! (Layer refuses the list for tokens of older generations).
+
+use crate::words::words;
+use crate::{AccountId, Fingerprint};
+use std::collections::HashSet;
+
+words!(
+    /// What to do with tokens at Layer whose account Rekey does not know.
+    UnknownPolicy {
+        /// Hold the business until an operator decides.
+        Refuse => "refuse",
+        /// Send them along unchanged.
+        Keep => "keep",
+        /// Probe them at Plaid and, if alive, send them along as tokens of ours.
+        Adopt => "adopt",
+    }
+);
+
+words!(
+    /// What to do with an account that somebody archived at Layer while it is wanted here.
+    ArchivedPolicy { LeaveOut => "leave_out", ReAdd => "re_add" }
+);
+
+words!(
+    /// What Layer's List Plaid Accounts shows of a token. Unconfirmed in production, so it is a setting.
+    ListedTokens { Full => "full", Masked => "masked", Omitted => "omitted" }
+);
+
+/// An account that shall be in this business's list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub account: AccountId,
+    /// The newest live token; none while nothing has been minted yet.
+    pub token: Option<Fingerprint>,
+    /// The token was minted under an earlier access token and waits for its successor.
+    pub older_generation: bool,
+}
+
+words!(
+    /// Layer's `status` of a listed row; values that appear later count as neither.
+    RowStatus { Active => "active", Archived => "archived", Other => "other" }
+);
+
+/// One row of the list at Layer, already looked up among the tokens and accounts that Rekey knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// None when Layer does not show the token, or shows it masked.
+    pub token: Option<Fingerprint>,
+    pub account: Option<AccountId>,
+    pub status: RowStatus,
+    /// Connected by Layer's own Plaid integration: watched, never touched.
+    pub layer_owned: bool,
+    /// The account this row is about, when its token or its Plaid account id is one of ours.
+    pub ours: Option<OurAccount>,
+}
+
+/// What Rekey knows of the account behind a listed row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OurAccount {
+    pub account: AccountId,
+    /// It may leave this list: proved gone, moved away, or taken out by the platform.
+    pub may_leave: bool,
+}
+
+/// The settings and the memory that the plan depends on.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub unknown: UnknownPolicy,
+    pub archived: ArchivedPolicy,
+    pub listed_tokens: ListedTokens,
+    /// More removals without proof than this hold the business.
+    pub max_unproved_removals: usize,
+    /// Layer refused the list while it held tokens of older generations.
+    pub leave_out_older: bool,
+    /// The list was accepted but could not be verified, and the sweep is here to send it again.
+    pub resend: bool,
+}
+
+/// What the last accepted PUT said, for a Layer that does not show tokens.
+pub type Accepted = HashSet<Fingerprint>;
+
+/// A token list that differs from what Layer has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Put {
+    /// Every token of the new list, in a stable order.
+    pub tokens: Vec<Fingerprint>,
+    pub added: Vec<AccountId>,
+    pub replaced: Vec<AccountId>,
+    pub removed: Vec<AccountId>,
+    /// Left out although wanted: tokens of older generations that Layer refuses the list for.
+    pub left_out: Vec<AccountId>,
+    /// Tokens nobody here knows, sent along.
+    pub kept_unknown: Vec<Fingerprint>,
+}
+
+/// Why an operator must look before anything is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// The list would lose more than the guard allows without a proof.
+    Shrink { without_proof: Vec<AccountId> },
+    /// The list would become empty although nobody proved every account gone.
+    Empty,
+    /// Tokens that Rekey does not know are listed.
+    UnknownTokens { count: usize },
+    /// A token that must be kept is not shown by Layer, so it can't be sent back.
+    Hidden { count: usize },
+}
+
+impl Hold {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Shrink { .. } => "shrink_guard",
+            Self::Empty => "empty_list_guard",
+            Self::UnknownTokens { .. } => "unknown_tokens",
+            Self::Hidden { .. } => "hidden_tokens",
+        }
+    }
+}
+
+impl std::fmt::Display for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Shrink { without_proof } => write!(
+                f,
+                "the list would lose {} account(s) that nobody proved gone ({}): release to send it all the same",
+                without_proof.len(),
+                without_proof.iter().map(AccountId::as_str).collect::<Vec<_>>().join(", ")
+            ),
+            Self::Empty => f.write_str(
+                "the list would become empty although not every account is proved gone: release to empty it",
+            ),
+            Self::UnknownTokens { count } => write!(
+                f,
+                "Layer lists {count} token(s) that Rekey does not know: link their Items here, set layer.unknown_tokens \
+                 to keep or adopt, or release to keep them this once"
+            ),
+            Self::Hidden { count } => write!(
+                f,
+                "Layer does not show {count} token(s) that the list must keep: link their Items here so that Rekey can \
+                 mint its own"
+            ),
+        }
+    }
+}
+
+/// What would be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing differs. `verified` is false where Layer does not show enough to be sure.
+    Converged {
+        verified: bool,
+        left_out: Vec<AccountId>,
+    },
+    Put(Put),
+    Hold(Hold),
+}
+
+/// What an operator's release permits, once, on the truth of that moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Permit {
+    pub granted: bool,
+}
+
+/// Compares the truth with the list at Layer. `wanted` holds each account once.
+pub fn plan(wanted: &[Wanted], listed: &[Listed], accepted: &Accepted, policy: &Policy, permit: Permit) -> Plan {
+    let mut draft = Draft { verified: true, ..Draft::default() };
+    for want in wanted {
+        draft.want(want, listed, accepted, policy);
+    }
+    let rows = listed.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned);
+    for row in rows {
+        draft.row(row, wanted, policy, permit);
+    }
+    draft.finish(wanted, policy, permit)
+}
+
+#[derive(Default)]
+struct Draft {
+    put: Put,
+    differs: bool,
+    verified: bool,
+    unproved: Vec<AccountId>,
+    unknown: usize,
+    hidden: usize,
+}
+
+impl Draft {
+    /// Puts one wanted account into the new list and notes whether Layer has it already.
+    fn want(&mut self, want: &Wanted, listed: &[Listed], accepted: &Accepted, policy: &Policy) {
+        let rows = || listed.iter().filter(|r| !r.layer_owned && r.is_about(&want.account));
+        let mut active = rows().filter(|r| r.status == RowStatus::Active);
+        let Some(token) = &want.token else {
+            self.keep_previous(active.next());
+            return;
+        };
+        if want.older_generation && policy.leave_out_older {
+            self.put.left_out.push(want.account.clone());
+            self.differs |= active.next().is_some();
+            return;
+        }
+        let first = active.next();
+        if first.is_none() && archived_by_somebody(rows(), token, accepted, policy) {
+            return;
+        }
+        self.put.tokens.push(token.clone());
+        match first {
+            None => {
+                self.differs = true;
+                self.put.added.push(want.account.clone());
+            }
+            Some(row) => {
+                // Two active rows for one account double its transactions: the PUT leaves one.
+                let doubled = active.next().is_some();
+                let same = self.is_same(row, token, accepted, policy);
+                if doubled || !same {
+                    self.differs = true;
+                    self.put.replaced.push(want.account.clone());
+                }
+            }
+        }
+    }
+
+    /// An account whose new token does not exist yet keeps the one Layer has.
+    fn keep_previous(&mut self, row: Option<&Listed>) {
+        match row.map(|r| &r.token) {
+            Some(Some(previous)) => self.put.tokens.push(previous.clone()),
+            Some(None) => self.hidden += 1,
+            None => {}
+        }
+    }
+
+    fn is_same(&mut self, row: &Listed, token: &Fingerprint, accepted: &Accepted, policy: &Policy) -> bool {
+        match (&row.token, policy.listed_tokens) {
+            (Some(shown), ListedTokens::Full) => shown == token,
+            // The list shows the account but not which token: only our own last accepted PUT tells.
+            (None, _) | (Some(_), ListedTokens::Masked | ListedTokens::Omitted) => {
+                self.verified = false;
+                accepted.contains(token) && !policy.resend
+            }
+        }
+    }
+
+    /// Decides on one active row that the wanted accounts did not ask for.
+    fn row(&mut self, row: &Listed, wanted: &[Wanted], policy: &Policy, permit: Permit) {
+        match &row.ours {
+            Some(ours) if wanted.iter().any(|w| w.account == ours.account) => {}
+            Some(ours) => {
+                self.differs = true;
+                self.put.removed.push(ours.account.clone());
+                if !ours.may_leave {
+                    self.unproved.push(ours.account.clone());
+                }
+            }
+            None => self.stranger(row, policy, permit),
+        }
+    }
+
+    /// A token nobody here knows is never silently removed.
+    fn stranger(&mut self, row: &Listed, policy: &Policy, permit: Permit) {
+        match (&row.token, policy.unknown) {
+            (None, _) => self.hidden += 1,
+            (Some(_), UnknownPolicy::Refuse) if !permit.granted => self.unknown += 1,
+            (Some(token), _) => {
+                self.put.tokens.push(token.clone());
+                self.put.kept_unknown.push(token.clone());
+            }
+        }
+    }
+
+    fn finish(mut self, wanted: &[Wanted], policy: &Policy, permit: Permit) -> Plan {
+        if self.unknown > 0 {
+            return Plan::Hold(Hold::UnknownTokens { count: self.unknown });
+        }
+        if !self.differs {
+            return Plan::Converged { verified: self.verified, left_out: self.put.left_out };
+        }
+        if self.hidden > 0 {
+            return Plan::Hold(Hold::Hidden { count: self.hidden });
+        }
+        if self.unproved.len() > policy.max_unproved_removals && !permit.granted {
+            return Plan::Hold(Hold::Shrink { without_proof: self.unproved });
+        }
+        // Empty is right only when everything that is listed may leave and nothing is wanted any more.
+        let proved_empty = wanted.is_empty() && self.unproved.is_empty();
+        if self.put.tokens.is_empty() && !proved_empty && !permit.granted {
+            return Plan::Hold(Hold::Empty);
+        }
+        let mut seen = HashSet::new();
+        self.put.tokens.retain(|t| seen.insert(t.clone()));
+        Plan::Put(self.put)
+    }
+}
+
+impl Listed {
+    fn is_about(&self, account: &AccountId) -> bool {
+        self.ours.as_ref().is_some_and(|o| o.account == *account)
+    }
+}
+
+/// A row that we had got accepted and that somebody archived since. Sending it again would fight that person.
+fn archived_by_somebody<'a>(
+    mut rows: impl Iterator<Item = &'a Listed>,
+    token: &Fingerprint,
+    accepted: &Accepted,
+    policy: &Policy,
+) -> bool {
+    policy.archived == ArchivedPolicy::LeaveOut
+        && rows.any(|r| {
+            // An archived row of an older token is only Layer's way to keep history after a swap or a removal.
+            r.status == RowStatus::Archived && r.token.as_ref().is_none_or(|t| t == token) && accepted.contains(token)
+        })
+}
+
+/// What the list says after a PUT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// Exactly what was sent.
+    Applied,
+    /// What stood there before: not applied, or the list lags.
+    Unchanged,
+    /// Neither the old nor the new: somebody else writes, or Layer applied a part.
+    Foreign,
+    /// Layer does not show enough to tell.
+    Unverifiable,
+}
+
+/// Compares the tokens that Layer now shows as active with what was sent and with what stood there before.
+pub fn verify(sent: &[Fingerprint], before: &[Listed], after: &[Listed], shows: ListedTokens) -> Verification {
+    let tokens = |rows: &[Listed]| -> Option<HashSet<Fingerprint>> {
+        rows.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned).map(|r| r.token.clone()).collect()
+    };
+    let sent: HashSet<Fingerprint> = sent.iter().cloned().collect();
+    if shows != ListedTokens::Full {
+        return Verification::Unverifiable;
+    }
+    match tokens(after) {
+        None => Verification::Unverifiable,
+        Some(after) if after == sent => Verification::Applied,
+        Some(after) if tokens(before).is_some_and(|b| b == after) => Verification::Unchanged,
+        Some(_) => Verification::Foreign,
+    }
+}
+
+#[cfg(test)]
+#[path = "token_list_tests.rs"]
+mod tests;

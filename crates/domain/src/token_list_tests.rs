@@ -1,0 +1,246 @@
+use super::*;
+use proptest::prelude::*;
+
+fn fp(n: &str) -> Fingerprint {
+    Fingerprint::from_stored(format!("fp1_{n}"))
+}
+fn acc(n: &str) -> AccountId {
+    AccountId::parse(n).unwrap()
+}
+fn want(account: &str, token: &str) -> Wanted {
+    Wanted { account: acc(account), token: Some(fp(token)), older_generation: false }
+}
+fn unminted(account: &str) -> Wanted {
+    Wanted { account: acc(account), token: None, older_generation: false }
+}
+fn older(account: &str, token: &str) -> Wanted {
+    Wanted { older_generation: true, ..want(account, token) }
+}
+fn row(account: &str, token: &str) -> Listed {
+    Listed {
+        token: Some(fp(token)),
+        account: Some(acc(account)),
+        status: RowStatus::Active,
+        layer_owned: false,
+        ours: Some(OurAccount { account: acc(account), may_leave: false }),
+    }
+}
+fn leaving(account: &str, token: &str) -> Listed {
+    Listed { ours: Some(OurAccount { account: acc(account), may_leave: true }), ..row(account, token) }
+}
+fn stranger(token: &str) -> Listed {
+    Listed { ours: None, ..row("unheard-of", token) }
+}
+fn archived(account: &str, token: &str) -> Listed {
+    Listed { status: RowStatus::Archived, ..row(account, token) }
+}
+fn layers_own(account: &str) -> Listed {
+    Listed { layer_owned: true, token: None, ours: None, ..row(account, "none") }
+}
+fn policy() -> Policy {
+    Policy {
+        unknown: UnknownPolicy::Refuse,
+        archived: ArchivedPolicy::LeaveOut,
+        listed_tokens: ListedTokens::Full,
+        max_unproved_removals: 0,
+        leave_out_older: false,
+        resend: false,
+    }
+}
+fn decide(wanted: &[Wanted], listed: &[Listed]) -> Plan {
+    plan(wanted, listed, &Accepted::new(), &policy(), Permit::default())
+}
+fn put_of(plan: Plan) -> Vec<Fingerprint> {
+    match plan {
+        Plan::Put(put) => put.tokens,
+        other => panic!("expected a PUT, got {other:?}"),
+    }
+}
+fn converged() -> Plan {
+    Plan::Converged { verified: true, left_out: vec![] }
+}
+
+#[test]
+fn i9_nothing_differs_no_put() {
+    assert_eq!(decide(&[want("a", "1"), want("b", "2")], &[row("b", "2"), row("a", "1")]), converged());
+    assert_eq!(decide(&[], &[]), converged());
+    assert_eq!(decide(&[want("a", "1")], &[row("a", "1"), layers_own("x")]), converged());
+}
+
+#[test]
+fn a_rotated_token_replaces_its_predecessor_and_the_rest_of_the_list_is_sent_along() {
+    let got = decide(&[want("a", "new"), want("b", "2")], &[row("a", "old"), row("b", "2")]);
+    let Plan::Put(put) = got else { panic!("{got:?}") };
+    assert_eq!(put.tokens, vec![fp("new"), fp("2")]);
+    assert_eq!((put.added, put.replaced, put.removed), (vec![], vec![acc("a")], vec![]));
+}
+
+#[test]
+fn i8_an_account_without_a_new_token_keeps_the_one_layer_has() {
+    assert_eq!(put_of(decide(&[unminted("a"), want("b", "2")], &[row("a", "old")])), vec![fp("old"), fp("2")]);
+    assert_eq!(decide(&[unminted("a")], &[row("a", "old")]), converged());
+    assert_eq!(decide(&[unminted("a")], &[]), converged());
+}
+
+#[test]
+fn i8_tokens_of_older_generations_are_left_out_only_after_layer_refused_the_list() {
+    let wanted = [older("a", "old"), want("b", "2")];
+    assert_eq!(put_of(decide(&wanted, &[row("a", "old")])), vec![fp("old"), fp("2")]);
+    let refused = Policy { leave_out_older: true, ..policy() };
+    let got = plan(&wanted, &[row("a", "old")], &Accepted::new(), &refused, Permit::default());
+    let Plan::Put(put) = got else { panic!("{got:?}") };
+    assert_eq!((put.tokens, put.left_out), (vec![fp("2")], vec![acc("a")]));
+}
+
+#[test]
+fn i8_an_account_leaves_only_with_proof() {
+    assert_eq!(put_of(decide(&[want("a", "1")], &[row("a", "1"), leaving("b", "2")])), vec![fp("1")]);
+    assert_eq!(
+        decide(&[want("a", "1")], &[row("a", "1"), row("b", "2")]),
+        Plan::Hold(Hold::Shrink { without_proof: vec![acc("b")] })
+    );
+    let lax = Policy { max_unproved_removals: 1, ..policy() };
+    let got = plan(&[want("a", "1")], &[row("a", "1"), row("b", "2")], &Accepted::new(), &lax, Permit::default());
+    assert_eq!(put_of(got), vec![fp("1")]);
+}
+
+#[test]
+fn i8_the_empty_list_needs_every_account_proved_gone() {
+    assert_eq!(put_of(decide(&[], &[leaving("a", "1"), leaving("b", "2")])), Vec::<Fingerprint>::new());
+    let lax = Policy { max_unproved_removals: 9, ..policy() };
+    let all = |permit| plan(&[], &[row("a", "1")], &Accepted::new(), &lax, permit);
+    assert_eq!(all(Permit::default()), Plan::Hold(Hold::Empty));
+    assert_eq!(put_of(all(Permit { granted: true })), Vec::<Fingerprint>::new());
+}
+
+#[test]
+fn i8_unknown_tokens_are_refused_kept_or_adopted_and_never_silently_removed() {
+    let wanted = [want("a", "1")];
+    let listed = [stranger("x")];
+    assert_eq!(decide(&wanted, &listed), Plan::Hold(Hold::UnknownTokens { count: 1 }));
+    for unknown in [UnknownPolicy::Keep, UnknownPolicy::Adopt] {
+        let lenient = Policy { unknown, ..policy() };
+        let got = plan(&wanted, &listed, &Accepted::new(), &lenient, Permit::default());
+        assert_eq!(put_of(got), vec![fp("1"), fp("x")]);
+    }
+    let released = plan(&wanted, &listed, &Accepted::new(), &policy(), Permit { granted: true });
+    assert_eq!(put_of(released), vec![fp("1"), fp("x")]);
+}
+
+#[test]
+fn i8_an_unknown_token_of_our_account_is_its_previous_token_and_never_doubled() {
+    assert_eq!(put_of(decide(&[want("a", "1")], &[row("a", "foreign")])), vec![fp("1")]);
+    assert_eq!(put_of(decide(&[want("a", "1")], &[row("a", "1"), row("a", "older")])), vec![fp("1")]);
+}
+
+#[test]
+fn a_hidden_token_that_must_stay_holds_the_list() {
+    let hidden = Listed { token: None, ..stranger("x") };
+    assert_eq!(decide(&[want("a", "1")], std::slice::from_ref(&hidden)), Plan::Hold(Hold::Hidden { count: 1 }));
+    assert_eq!(decide(&[want("a", "1")], &[row("a", "1"), hidden]), converged());
+}
+
+#[test]
+fn accounts_that_layer_connected_itself_are_never_touched() {
+    assert_eq!(put_of(decide(&[want("a", "1")], &[layers_own("x")])), vec![fp("1")]);
+}
+
+#[test]
+fn an_account_archived_at_layer_stays_out_until_told() {
+    let accepted = Accepted::from([fp("1")]);
+    let decide = |policy: &Policy, accepted: &Accepted| {
+        plan(&[want("a", "1")], &[archived("a", "1")], accepted, policy, Permit::default())
+    };
+    assert_eq!(decide(&policy(), &accepted), converged());
+    // Never accepted from us: the archived row is history, the account is simply not listed yet.
+    assert_eq!(put_of(decide(&policy(), &Accepted::new())), vec![fp("1")]);
+    let again = Policy { archived: ArchivedPolicy::ReAdd, ..policy() };
+    assert_eq!(put_of(decide(&again, &accepted)), vec![fp("1")]);
+}
+
+#[test]
+fn a_list_that_hides_tokens_is_judged_by_the_last_accepted_put_and_sent_again_by_the_sweep() {
+    let omitted = Listed { token: None, ..row("a", "1") };
+    let at = |accepted: &Accepted, resend| {
+        let policy = Policy { listed_tokens: ListedTokens::Omitted, resend, ..policy() };
+        plan(&[want("a", "1")], std::slice::from_ref(&omitted), accepted, &policy, Permit::default())
+    };
+    assert_eq!(put_of(at(&Accepted::new(), false)), vec![fp("1")]);
+    assert_eq!(at(&Accepted::from([fp("1")]), false), Plan::Converged { verified: false, left_out: vec![] });
+    assert_eq!(put_of(at(&Accepted::from([fp("1")]), true)), vec![fp("1")]);
+}
+
+#[test]
+fn after_a_put_the_list_is_applied_unchanged_or_foreign() {
+    let before = [row("a", "old")];
+    let sent = [fp("new")];
+    let seen = |after: &[Listed]| verify(&sent, &before, after, ListedTokens::Full);
+    assert_eq!(seen(&[row("a", "new"), layers_own("x")]), Verification::Applied);
+    assert_eq!(seen(&[row("a", "old")]), Verification::Unchanged);
+    assert_eq!(seen(&[row("a", "new"), stranger("z")]), Verification::Foreign);
+    assert_eq!(seen(&[]), Verification::Foreign);
+    assert_eq!(verify(&sent, &before, &[row("a", "new")], ListedTokens::Masked), Verification::Unverifiable);
+}
+
+fn any_wanted() -> impl Strategy<Value = Vec<Wanted>> {
+    prop::collection::btree_map(0u8..6, (prop::option::of(0u8..9), any::<bool>()), 0..6).prop_map(|accounts| {
+        accounts
+            .into_iter()
+            .map(|(a, (t, older))| Wanted {
+                account: acc(&format!("a{a}")),
+                token: t.map(|t| fp(&format!("{a}-{t}"))),
+                older_generation: older,
+            })
+            .collect()
+    })
+}
+fn any_listed() -> impl Strategy<Value = Vec<Listed>> {
+    prop::collection::vec((0u8..8, 0u8..9, any::<bool>(), 0u8..5), 0..8).prop_map(|rows| {
+        rows.into_iter()
+            .map(|(a, t, may_leave, kind)| {
+                let account = acc(&format!("a{a}"));
+                // A token that is one of ours is always recognised, so a stranger's is never the same.
+                let token = if kind == 0 { format!("x{a}-{t}") } else { format!("{a}-{t}") };
+                let mut row = row(account.as_str(), &token);
+                row.ours = (kind != 0).then(|| OurAccount { account, may_leave });
+                row.layer_owned = kind == 1;
+                row.status = if kind == 2 { RowStatus::Archived } else { RowStatus::Active };
+                row
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    /// Whatever the facts: a PUT drops no account that is wanted and listed, and none that has no proof; a token
+    /// stands in it once; carrying it out and planning again finds nothing to do.
+    #[test]
+    fn i8_i9_a_put_keeps_what_it_must_and_one_is_enough(wanted in any_wanted(), listed in any_listed()) {
+        let keep = Policy { unknown: UnknownPolicy::Keep, ..policy() };
+        if let Plan::Put(put) = plan(&wanted, &listed, &Accepted::new(), &keep, Permit::default()) {
+            let unique: HashSet<_> = put.tokens.iter().collect();
+            prop_assert_eq!(unique.len(), put.tokens.len());
+            for row in listed.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned) {
+                match &row.ours {
+                    None => prop_assert!(put.tokens.contains(row.token.as_ref().unwrap())),
+                    Some(ours) if !ours.may_leave => {
+                        let prefix = format!("fp1_{}-", &ours.account.as_str()[1..]);
+                        prop_assert!(put.tokens.iter().any(|t| t.as_str().starts_with(&prefix)));
+                    }
+                    Some(_) => {}
+                }
+            }
+            let after: Vec<Listed> = put.tokens.iter().map(|t| {
+                listed.iter().find(|r| r.token.as_ref() == Some(t)).cloned().map(|r| Listed { status: RowStatus::Active, layer_owned: false, ..r })
+                    .unwrap_or_else(|| {
+                        let owner = wanted.iter().find(|w| w.token.as_ref() == Some(t)).unwrap();
+                        let (_, name) = t.as_str().split_once('_').unwrap();
+                        row(owner.account.as_str(), name)
+                    })
+            }).collect();
+            let accepted: Accepted = put.tokens.iter().cloned().collect();
+            let again = plan(&wanted, &after, &accepted, &keep, Permit::default());
+            prop_assert!(matches!(again, Plan::Converged { .. }), "{:?}", again);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What a webhook asks of Rekey: at most "look at this Item", and how soon.
+
+use crate::work::{Class, HintKind};
+use crate::{AccountId, ItemId};
+use serde_json::Value;
+
+/// The little that Rekey reads of a webhook; everything else only passes through.
+/// Fields as documented at <https://plaid.com/docs/api/items/#webhooks>.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    pub webhook_type: String,
+    pub webhook_code: String,
+    pub item: Option<ItemId>,
+    pub account: Option<AccountId>,
+    pub error_code: Option<String>,
+    /// `disconnect_time` or `consent_expiration_time`, as sent.
+    pub ends_at: Option<String>,
+}
+
+/// Why a JSON value is no Plaid webhook.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NotAWebhook {
+    #[error("the body is not a JSON object")]
+    NotAnObject,
+    #[error("the field {0} is missing or not a text of reasonable size")]
+    Missing(&'static str),
+}
+
+impl Webhook {
+    pub fn read(value: &Value) -> Result<Self, NotAWebhook> {
+        let Value::Object(fields) = value else { return Err(NotAWebhook::NotAnObject) };
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+        let word = |name: &'static str| {
+            // Type and code become header values and log fields, so their size and alphabet are bounded.
+            let fits = |t: &&str| !t.is_empty() && t.len() <= 128 && t.chars().all(|c| c.is_ascii_graphic());
+            text(name).filter(fits).map(str::to_owned).ok_or(NotAWebhook::Missing(name))
+        };
+        Ok(Self {
+            webhook_type: word("webhook_type")?,
+            webhook_code: word("webhook_code")?,
+            // Many webhooks name no Item, and an id of a strange form is none: the webhook is still somebody's.
+            item: text("item_id").and_then(|t| ItemId::parse(t).ok()),
+            account: text("account_id").and_then(|t| AccountId::parse(t).ok()),
+            error_code: fields
+                .get("error")
+                .and_then(|e| e.get("error_code"))
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            ends_at: text("disconnect_time").or(text("consent_expiration_time")).map(str::to_owned),
+        })
+    }
+
+    /// The best record key there is: webhooks about one thing stay in order.
+    pub fn key<'a>(&'a self, value: &'a Value) -> Option<&'a str> {
+        let other = || ["user_id", "account_id", "link_session_id"].iter().find_map(|n| value.get(n)?.as_str());
+        self.item.as_ref().map(ItemId::as_str).or_else(other)
+    }
+}
+
+/// What intake does with a webhook about an Item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signal {
+    pub class: Class,
+    pub pace: Pace,
+    /// Clears backoff and parking: the event says that the cause may be gone.
+    pub unblocks: bool,
+    pub hint: Option<HintKind>,
+}
+
+/// How soon the Item is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// After the short wait that lets a burst collect.
+    Soon,
+    /// At most once per Item in the configured quiet time: the event can't have touched a token.
+    Quiet,
+}
+
+/// Routes on type **and** code: `ERROR` and `DEFAULT_UPDATE` repeat across types.
+pub fn signal(webhook_type: &str, webhook_code: &str, error_code: Option<&str>) -> Signal {
+    let soon = |class, hint| Signal { class, pace: Pace::Soon, unblocks: false, hint };
+    match (webhook_type, webhook_code) {
+        ("ITEM", "LOGIN_REPAIRED") => Signal { unblocks: true, ..soon(Class::Rotation, None) },
+        ("ITEM", "NEW_ACCOUNTS_AVAILABLE") => soon(Class::NewAccount, None),
+        ("ITEM", "USER_PERMISSION_REVOKED") => soon(Class::Rotation, Some(HintKind::PermissionRevoked)),
+        ("ITEM", "USER_ACCOUNT_REVOKED") => soon(Class::Rotation, Some(HintKind::AccountRevoked)),
+        ("ITEM", "PENDING_DISCONNECT") => soon(Class::Rotation, Some(HintKind::PendingDisconnect)),
+        ("ITEM", "PENDING_EXPIRATION") => soon(Class::Rotation, Some(HintKind::PendingExpiration)),
+        ("ITEM", "ERROR") if error_code == Some("USER_PERMISSION_REVOKED") => {
+            soon(Class::Rotation, Some(HintKind::PermissionRevoked))
+        }
+        // Codes that Plaid adds later are looked at as well: a look is cheap, a missed change is not.
+        ("ITEM", _) => soon(Class::Rotation, None),
+        (_, _) => Signal { class: Class::Sweep, pace: Pace::Quiet, unblocks: false, hint: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_webhook_asks_for_what_it_should() {
+        use HintKind::*;
+        let table = [
+            ("ITEM", "ERROR", Some("ITEM_LOGIN_REQUIRED"), Pace::Soon, false, None),
+            ("ITEM", "ERROR", Some("USER_PERMISSION_REVOKED"), Pace::Soon, false, Some(PermissionRevoked)),
+            ("ITEM", "LOGIN_REPAIRED", None, Pace::Soon, true, None),
+            ("ITEM", "NEW_ACCOUNTS_AVAILABLE", None, Pace::Soon, false, None),
+            ("ITEM", "PENDING_DISCONNECT", None, Pace::Soon, false, Some(PendingDisconnect)),
+            ("ITEM", "PENDING_EXPIRATION", None, Pace::Soon, false, Some(PendingExpiration)),
+            ("ITEM", "USER_PERMISSION_REVOKED", None, Pace::Soon, false, Some(PermissionRevoked)),
+            ("ITEM", "USER_ACCOUNT_REVOKED", None, Pace::Soon, false, Some(AccountRevoked)),
+            ("ITEM", "A_CODE_OF_2031", None, Pace::Soon, false, None),
+            ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", None, Pace::Quiet, false, None),
+            ("ASSETS", "ERROR", None, Pace::Quiet, false, None),
+            ("A_TYPE_OF_2031", "ERROR", None, Pace::Quiet, false, None),
+        ];
+        for (kind, code, error, pace, unblocks, hint) in table {
+            let got = signal(kind, code, error);
+            assert_eq!((got.pace, got.unblocks, got.hint), (pace, unblocks, hint), "{kind}/{code}");
+        }
+    }
+
+    #[test]
+    fn unknown_types_and_missing_items_are_webhooks_all_the_same() {
+        let value = json!({"webhook_type": "NEW", "webhook_code": "THING", "link_session_id": "s1"});
+        let read = Webhook::read(&value).unwrap();
+        assert_eq!(read.item, None);
+        assert_eq!(read.key(&value), Some("s1"));
+    }
+
+    #[test]
+    fn what_is_no_webhook_is_named() {
+        assert_eq!(Webhook::read(&json!([1])), Err(NotAWebhook::NotAnObject));
+        assert_eq!(Webhook::read(&json!({"webhook_type": "ITEM"})), Err(NotAWebhook::Missing("webhook_code")));
+        assert_eq!(
+            Webhook::read(&json!({"webhook_type": "a\nb", "webhook_code": "X"})),
+            Err(NotAWebhook::Missing("webhook_type"))
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! The words of the work queue: what is due, why, how urgently, and what keeps it from being done.
+
+use crate::words::words;
+
+words!(
+    /// The two things Rekey reconciles.
+    Kind { Item => "item", Business => "business" }
+);
+
+words!(
+    /// Who goes first when provider calls are scarce, the first before the last.
+    Class {
+        /// Somebody waits in a user interface.
+        Person => "person",
+        Rotation => "rotation",
+        NewAccount => "new_account",
+        Retry => "retry",
+        Sweep => "sweep",
+    }
+);
+
+impl Class {
+    /// The order of the words above, as the database sorts it.
+    pub fn rank(self) -> i64 {
+        self as i64
+    }
+    pub fn from_rank(rank: i64) -> Self {
+        Self::ALL.iter().copied().find(|c| c.rank() == rank).unwrap_or(Self::Sweep)
+    }
+}
+
+words!(
+    /// What keeps a due row from being claimed.
+    Block {
+        /// It failed and waits for its next try.
+        Backoff => "backoff",
+        /// Its provider refuses everybody; it goes on by itself when the provider does.
+        Pause => "pause",
+        /// A guard stopped it; an operator decides.
+        Hold => "hold",
+        /// It alone is refused; an operator decides.
+        Parked => "parked",
+    }
+);
+
+words!(
+    /// Something a webhook said about an Item that a look should know. Never believed without asking Plaid.
+    HintKind {
+        AccountRevoked => "account_revoked",
+        PermissionRevoked => "permission_revoked",
+        PendingDisconnect => "pending_disconnect",
+        PendingExpiration => "pending_expiration",
+    }
+);

@@ -1,0 +1,171 @@
+//! Access tokens of an Item: candidates first, one of them current (I5). A token that is neither is kept as a
+//! fingerprint only, so that its late return is recognised.
+
+use crate::tx::{number, opt_text, parsed, text};
+use crate::{Error, Tx};
+use domain::item::TokenStanding;
+use domain::{AccessToken, Fingerprint, ItemId, Millis};
+use secrecy::ExposeSecret;
+use sqlx::any::AnyRow;
+
+/// Tokens of one Item that are remembered, so that a source that misbehaves can't grow the table without end.
+const REMEMBERED: i64 = 16;
+
+/// An access token that waits for its proof.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub fingerprint: Fingerprint,
+    pub token: AccessToken,
+    pub source: String,
+    pub seen_at: Millis,
+}
+
+/// The access token that Plaid proved to be the Item's.
+#[derive(Debug, Clone)]
+pub struct CurrentToken {
+    pub fingerprint: Fingerprint,
+    pub token: AccessToken,
+}
+
+/// An access token as operators see it: never the token.
+#[derive(Debug, Clone)]
+pub struct TokenView {
+    pub fingerprint: Fingerprint,
+    pub standing: TokenStanding,
+    pub source: String,
+    pub why: Option<String>,
+    pub seen_at: Millis,
+}
+
+fn place(item: &ItemId, fingerprint: &Fingerprint) -> String {
+    format!("access_tokens/{item}/{fingerprint}")
+}
+
+impl Tx {
+    /// Stores a token before anything else happens with it. `insist` lets an explicit push try again a token that was
+    /// refused before; what a lookup repeats is not tried again. Returns whether there is a candidate to judge.
+    pub async fn add_candidate(
+        &mut self,
+        item: &ItemId,
+        token: &AccessToken,
+        source: &str,
+        insist: bool,
+    ) -> Result<bool, Error> {
+        let fingerprint = self.fingerprints.of_access(token);
+        let standing = self.standing(item, &fingerprint).await?;
+        match standing {
+            Some(TokenStanding::Current | TokenStanding::Candidate) => {
+                return Ok(standing == Some(TokenStanding::Candidate));
+            }
+            Some(TokenStanding::Rejected | TokenStanding::Superseded) if !insist => return Ok(false),
+            _ => {}
+        }
+        let sealed = self.keys.seal(&place(item, &fingerprint), token.expose())?;
+        let sql = "INSERT INTO access_tokens (item_id, fingerprint, standing, sealed, source, seen_at)
+            VALUES ($1, $2, 'candidate', $3, $4, $5)
+            ON CONFLICT (item_id, fingerprint) DO UPDATE SET standing = 'candidate', sealed = $3, source = $4,
+                seen_at = $5, why = NULL, judged_at = NULL";
+        let query = sqlx::query(sql)
+            .bind(item.as_str().to_owned())
+            .bind(fingerprint.to_string())
+            .bind(sealed)
+            .bind(source.to_owned())
+            .bind(self.now().0);
+        self.run(query).await?;
+        self.forget_oldest(item).await?;
+        Ok(true)
+    }
+
+    async fn standing(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<Option<TokenStanding>, Error> {
+        let sql = "SELECT standing FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
+        let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
+        self.row(query).await?.map(|r| standing(&r)).transpose()
+    }
+
+    async fn forget_oldest(&mut self, item: &ItemId) -> Result<(), Error> {
+        let sql = "DELETE FROM access_tokens WHERE item_id = $1 AND standing <> 'current' AND fingerprint NOT IN (
+            SELECT fingerprint FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint LIMIT $2)";
+        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(REMEMBERED)).await?;
+        Ok(())
+    }
+
+    /// Candidates, the newest first.
+    pub async fn candidates(&mut self, item: &ItemId) -> Result<Vec<Candidate>, Error> {
+        let sql = "SELECT fingerprint, sealed, source, seen_at FROM access_tokens
+            WHERE item_id = $1 AND standing = 'candidate' ORDER BY seen_at DESC, fingerprint";
+        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (fingerprint, token) = self.opened(item, row)?;
+            found.push(Candidate {
+                fingerprint,
+                token,
+                source: text(row, "source")?,
+                seen_at: Millis(number(row, "seen_at")?),
+            });
+        }
+        Ok(found)
+    }
+
+    pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<CurrentToken>, Error> {
+        let sql = "SELECT fingerprint, sealed FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
+        let Some(row) = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await? else { return Ok(None) };
+        let (fingerprint, token) = self.opened(item, &row)?;
+        Ok(Some(CurrentToken { fingerprint, token }))
+    }
+
+    fn opened(&self, item: &ItemId, row: &AnyRow) -> Result<(Fingerprint, AccessToken), Error> {
+        let fingerprint = Fingerprint::from_stored(text(row, "fingerprint")?);
+        let sealed = text(row, "sealed")?;
+        let secret = self.keys.open(&place(item, &fingerprint), &sealed)?;
+        Ok((fingerprint, AccessToken::new(secret.expose_secret())))
+    }
+
+    /// Plaid proved the candidate: it becomes current and the generation grows. Candidates that came with it are
+    /// settled too: an Item has one live token, so they are dead. Returns the new generation.
+    pub async fn promote(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<i64, Error> {
+        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, judged_at = $3,
+            why = 'a newer access token was proved' WHERE item_id = $1 AND fingerprint <> $2 AND standing IN ('current', 'candidate')";
+        let id = item.as_str().to_owned();
+        let now = self.now().0;
+        self.run(sqlx::query(sql).bind(id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
+        let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, judged_at = $3 WHERE item_id = $1 AND fingerprint = $2";
+        self.run(sqlx::query(sql).bind(id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
+        let sql = "UPDATE items SET generation = generation + 1 WHERE item_id = $1 RETURNING generation";
+        let row = self.row(sqlx::query(sql).bind(id)).await?;
+        row.map_or(Err(Error::Corrupt(format!("the Item {item} has a token but no row"))), |r| number(&r, "generation"))
+    }
+
+    /// The candidate is not the Item's token; what is kept is its fingerprint and why.
+    pub async fn reject(&mut self, item: &ItemId, fingerprint: &Fingerprint, why: &str) -> Result<(), Error> {
+        let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, why = $3, judged_at = $4
+            WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'";
+        let query = sqlx::query(sql)
+            .bind(item.as_str().to_owned())
+            .bind(fingerprint.to_string())
+            .bind(why.to_owned())
+            .bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    pub async fn token_views(&mut self, item: &ItemId) -> Result<Vec<TokenView>, Error> {
+        let sql = "SELECT * FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint";
+        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(TokenView {
+                    fingerprint: Fingerprint::from_stored(text(r, "fingerprint")?),
+                    standing: standing(r)?,
+                    source: text(r, "source")?,
+                    why: opt_text(r, "why")?,
+                    seen_at: Millis(number(r, "seen_at")?),
+                })
+            })
+            .collect()
+    }
+}
+
+fn standing(row: &AnyRow) -> Result<TokenStanding, Error> {
+    parsed(row, "standing", |w| TokenStanding::from_word(&w).ok_or_else(|| format!("unknown standing {w}")))
+}

@@ -1,0 +1,116 @@
+//! What operators list and what they did: pages, unknown Items, the audit trail.
+
+use crate::businesses::{BusinessRow, business_row};
+use crate::items::{ItemRow, item_row};
+use crate::queue::{WorkRow, work_row};
+use crate::tx::{number, text};
+use crate::{Error, Tx};
+use domain::Millis;
+use domain::work::Kind;
+use serde::Serialize;
+
+/// A page of a list: at most `limit` rows after the id `after`.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub after: Option<String>,
+    pub limit: u32,
+}
+
+/// An Item that webhooks named and nobody pushed.
+#[derive(Debug, Clone)]
+pub struct UnknownItem {
+    pub item: String,
+    pub first_seen: Millis,
+    pub last_seen: Millis,
+    pub seen: i64,
+}
+
+/// Something an operator or the platform did.
+#[derive(Debug, Clone, Serialize)]
+pub struct AuditEntry {
+    pub actor: String,
+    pub action: String,
+    pub subject: String,
+    pub detail: String,
+    pub at: Millis,
+}
+
+impl Tx {
+    pub async fn list_items(&mut self, page: &Page) -> Result<Vec<ItemRow>, Error> {
+        let sql = "SELECT * FROM items WHERE item_id > $1 ORDER BY item_id LIMIT $2";
+        let rows = self.rows(paged(sql, page)).await?;
+        rows.iter().map(item_row).collect()
+    }
+
+    pub async fn list_businesses(&mut self, page: &Page) -> Result<Vec<BusinessRow>, Error> {
+        let sql = "SELECT * FROM businesses WHERE business_id > $1 ORDER BY business_id LIMIT $2";
+        let rows = self.rows(paged(sql, page)).await?;
+        rows.iter().map(business_row).collect()
+    }
+
+    /// Parked and held rows: what waits for a person. The cursor is `kind/id`.
+    pub async fn list_parked(&mut self, page: &Page) -> Result<Vec<WorkRow>, Error> {
+        let sql = "SELECT * FROM work WHERE blocked_by IN ('parked', 'hold') AND kind || '/' || id > $1
+            ORDER BY kind || '/' || id LIMIT $2";
+        let rows = self.rows(paged(sql, page)).await?;
+        rows.iter().map(work_row).collect()
+    }
+
+    pub async fn list_unknown_items(&mut self, page: &Page) -> Result<Vec<UnknownItem>, Error> {
+        let sql = "SELECT * FROM unknown_items WHERE item_id > $1 ORDER BY item_id LIMIT $2";
+        let rows = self.rows(paged(sql, page)).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(UnknownItem {
+                    item: text(r, "item_id")?,
+                    first_seen: Millis(number(r, "first_seen")?),
+                    last_seen: Millis(number(r, "last_seen")?),
+                    seen: number(r, "seen")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Writes one audit entry, in the transaction of what it records.
+    pub async fn audit(&mut self, actor: &str, action: &str, subject: &str, detail: &str) -> Result<(), Error> {
+        let sql = "INSERT INTO audit (id, actor, action, subject, detail, at) VALUES ($1, $2, $3, $4, $5, $6)";
+        let query = sqlx::query(sql)
+            .bind(uuid::Uuid::now_v7().to_string())
+            .bind(actor.to_owned())
+            .bind(action.to_owned())
+            .bind(subject.to_owned())
+            .bind(detail.to_owned())
+            .bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// The newest audit entries about a subject.
+    pub async fn audit_of(&mut self, subject: &str, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+        let sql = "SELECT * FROM audit WHERE subject = $1 ORDER BY id DESC LIMIT $2";
+        let rows = self.rows(sqlx::query(sql).bind(subject.to_owned()).bind(i64::from(limit))).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(AuditEntry {
+                    actor: text(r, "actor")?,
+                    action: text(r, "action")?,
+                    subject: text(r, "subject")?,
+                    detail: text(r, "detail")?,
+                    at: Millis(number(r, "at")?),
+                })
+            })
+            .collect()
+    }
+
+    /// Blocked rows of a kind by block and code, for metrics.
+    pub async fn blocked_counts(&mut self, kind: Kind) -> Result<Vec<(String, String, i64)>, Error> {
+        let sql = "SELECT blocked_by, COALESCE(blocked_code, '') AS code, COUNT(*) AS n FROM work
+            WHERE kind = $1 AND blocked_by IS NOT NULL GROUP BY blocked_by, blocked_code ORDER BY 1, 2";
+        let rows = self.rows(sqlx::query(sql).bind(kind.as_str())).await?;
+        rows.iter().map(|r| Ok((text(r, "blocked_by")?, text(r, "code")?, number(r, "n")?))).collect()
+    }
+}
+
+fn paged(sql: &'static str, page: &Page) -> crate::tx::Query {
+    sqlx::query(sql).bind(page.after.clone().unwrap_or_default()).bind(i64::from(page.limit))
+}

@@ -1,0 +1,194 @@
+//! Businesses: which one at Layer, what Layer accepted last, when it converged.
+
+use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::{Error, Tx};
+use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
+use secrecy::ExposeSecret;
+use sqlx::any::AnyRow;
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// A business as it is stored.
+#[derive(Debug, Clone)]
+pub struct BusinessRow {
+    pub id: BusinessId,
+    pub layer_id: Option<LayerId>,
+    /// Layer refused the list while it held tokens of older generations.
+    pub leave_out_older: bool,
+    pub accepted: Accepted,
+    /// The last accepted list was read back.
+    pub verified: bool,
+    pub converged_at: Option<Millis>,
+    pub listed_at: Option<Millis>,
+    pub put_at: Option<Millis>,
+    pub last_outcome: Option<String>,
+}
+
+/// Fingerprints of the last list that Layer accepted.
+pub type Accepted = HashSet<Fingerprint>;
+
+/// What is known of a token or account that Layer lists.
+#[derive(Debug, Clone)]
+pub struct TokenOwner {
+    pub fingerprint: Option<Fingerprint>,
+    pub account: AccountId,
+    /// The business the account is assigned to now.
+    pub business: Option<BusinessId>,
+    pub moving_from: Option<BusinessId>,
+    /// Proved gone, or its whole Item is.
+    pub gone: bool,
+}
+
+fn place(id: &BusinessId) -> String {
+    format!("businesses/{id}/creation")
+}
+
+impl Tx {
+    /// Makes the business known. `creation` is what Layer needs to create it, sealed because it names people.
+    pub async fn ensure_business(&mut self, id: &BusinessId, creation: Option<&str>) -> Result<(), Error> {
+        let sealed = creation.map(|c| self.keys.seal(&place(id), c)).transpose()?;
+        let sql = "INSERT INTO businesses (business_id, creation, leave_out_older, accepted, verified, created_at)
+            VALUES ($1, $2, 0, '[]', 0, $3)
+            ON CONFLICT (business_id) DO UPDATE SET creation = COALESCE($2, businesses.creation)";
+        let query = sqlx::query(sql).bind(id.as_str().to_owned()).bind(sealed).bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    pub async fn business(&mut self, id: &BusinessId) -> Result<Option<BusinessRow>, Error> {
+        let query = sqlx::query("SELECT * FROM businesses WHERE business_id = $1").bind(id.as_str().to_owned());
+        self.row(query).await?.map(|r| business_row(&r)).transpose()
+    }
+
+    pub async fn creation_details(&mut self, id: &BusinessId) -> Result<Option<String>, Error> {
+        let query = sqlx::query("SELECT creation FROM businesses WHERE business_id = $1").bind(id.as_str().to_owned());
+        let Some(row) = self.row(query).await? else { return Ok(None) };
+        let Some(sealed) = opt_text(&row, "creation")? else { return Ok(None) };
+        Ok(Some(self.keys.open(&place(id), &sealed)?.expose_secret().to_owned()))
+    }
+
+    /// Notes Layer's id. Returns the other business that already has it: two names for one business would be two
+    /// writers of one list.
+    pub async fn set_layer_id(&mut self, id: &BusinessId, layer: &LayerId) -> Result<Option<BusinessId>, Error> {
+        let sql = "SELECT business_id FROM businesses WHERE layer_id = $1 AND business_id <> $2";
+        let query = sqlx::query(sql).bind(layer.as_str().to_owned()).bind(id.as_str().to_owned());
+        if let Some(row) = self.row(query).await? {
+            return Ok(Some(parsed(&row, "business_id", BusinessId::parse)?));
+        }
+        // Once it exists at Layer, what was needed to create it is not kept.
+        let sql = "UPDATE businesses SET layer_id = $2, creation = NULL WHERE business_id = $1";
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(layer.as_str().to_owned())).await?;
+        Ok(None)
+    }
+
+    /// Layer answered that its id does not exist any more: it is looked up again.
+    pub async fn forget_layer_id(&mut self, id: &BusinessId) -> Result<(), Error> {
+        let sql = "UPDATE businesses SET layer_id = NULL WHERE business_id = $1";
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        Ok(())
+    }
+
+    /// Layer accepted a list. What it holds is remembered before it is verified, because a Layer that hides tokens can
+    /// be compared with nothing else.
+    pub async fn record_accepted(&mut self, id: &BusinessId, tokens: &[Fingerprint]) -> Result<(), Error> {
+        let sql = "UPDATE businesses SET accepted = $2, put_at = $3, verified = 0 WHERE business_id = $1";
+        let list = serde_json::to_string(tokens).map_err(|e| Error::Corrupt(e.to_string()))?;
+        let query = sqlx::query(sql).bind(id.as_str().to_owned()).bind(list).bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// The list was read and equals the truth, as far as Layer shows it.
+    pub async fn record_converged(&mut self, id: &BusinessId, verified: bool, outcome: &str) -> Result<(), Error> {
+        let sql = "UPDATE businesses SET converged_at = $2, listed_at = $2, verified = $3, last_outcome = $4
+            WHERE business_id = $1";
+        let query = sqlx::query(sql)
+            .bind(id.as_str().to_owned())
+            .bind(self.now().0)
+            .bind(i64::from(verified))
+            .bind(outcome.to_owned());
+        self.run(query).await?;
+        Ok(())
+    }
+
+    pub async fn record_outcome(&mut self, id: &BusinessId, outcome: &str) -> Result<(), Error> {
+        let sql = "UPDATE businesses SET last_outcome = $2 WHERE business_id = $1";
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(outcome.to_owned())).await?;
+        Ok(())
+    }
+
+    pub async fn set_leave_out_older(&mut self, id: &BusinessId, leave_out: bool) -> Result<(), Error> {
+        let sql = "UPDATE businesses SET leave_out_older = $2 WHERE business_id = $1";
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(i64::from(leave_out))).await?;
+        Ok(())
+    }
+
+    /// Who the listed tokens and accounts are, as far as Rekey knows them; tokens of the past included.
+    pub async fn owners(&mut self, tokens: &[Fingerprint], accounts: &[AccountId]) -> Result<Vec<TokenOwner>, Error> {
+        let mut found = Vec::new();
+        for token in tokens {
+            let sql =
+                "SELECT t.fingerprint, a.account_id, a.business_id, a.moving_from, a.state, i.state AS item_state
+                FROM processor_tokens t
+                JOIN accounts a ON a.item_id = t.item_id AND a.account_id = t.account_id
+                JOIN items i ON i.item_id = a.item_id WHERE t.fingerprint = $1";
+            let rows = self.rows(sqlx::query(sql).bind(token.to_string())).await?;
+            found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
+        }
+        for account in accounts {
+            let sql = "SELECT CAST(NULL AS TEXT) AS fingerprint, a.account_id, a.business_id, a.moving_from, a.state, i.state AS item_state
+                FROM accounts a JOIN items i ON i.item_id = a.item_id WHERE a.account_id = $1";
+            let rows = self.rows(sqlx::query(sql).bind(account.as_str().to_owned())).await?;
+            found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(found)
+    }
+
+    /// Accounts that left lists within the window, over the whole fleet.
+    pub async fn removals_within(&mut self, window: Duration) -> Result<i64, Error> {
+        let sql = "SELECT CAST(COALESCE(SUM(accounts), 0) AS BIGINT) AS n FROM removals WHERE at > $1";
+        let since = self.now().minus(window).0;
+        let row = self.row(sqlx::query(sql).bind(since)).await?;
+        row.map_or(Ok(0), |r| number(&r, "n"))
+    }
+
+    pub async fn record_removals(&mut self, id: &BusinessId, accounts: usize, keep: Duration) -> Result<(), Error> {
+        let sql = "INSERT INTO removals (id, business_id, accounts, at) VALUES ($1, $2, $3, $4)";
+        let query = sqlx::query(sql)
+            .bind(uuid::Uuid::now_v7().to_string())
+            .bind(id.as_str().to_owned())
+            .bind(i64::try_from(accounts).unwrap_or(i64::MAX))
+            .bind(self.now().0);
+        self.run(query).await?;
+        let before = self.now().minus(keep).0;
+        self.run(sqlx::query("DELETE FROM removals WHERE at < $1").bind(before)).await?;
+        Ok(())
+    }
+}
+
+fn owner(row: &AnyRow) -> Result<TokenOwner, Error> {
+    let state = text(row, "state")?;
+    let item_state = text(row, "item_state")?;
+    Ok(TokenOwner {
+        fingerprint: opt_text(row, "fingerprint")?.map(Fingerprint::from_stored),
+        account: parsed(row, "account_id", AccountId::parse)?,
+        business: opt_parsed(row, "business_id", BusinessId::parse)?,
+        moving_from: opt_parsed(row, "moving_from", BusinessId::parse)?,
+        gone: state != "active" || item_state == "revoked" || item_state == "removed",
+    })
+}
+
+pub(crate) fn business_row(row: &AnyRow) -> Result<BusinessRow, Error> {
+    let accepted = text(row, "accepted")?;
+    Ok(BusinessRow {
+        id: parsed(row, "business_id", BusinessId::parse)?,
+        layer_id: opt_parsed(row, "layer_id", LayerId::parse)?,
+        leave_out_older: number(row, "leave_out_older")? == 1,
+        accepted: serde_json::from_str(&accepted).map_err(|e| Error::Corrupt(format!("businesses.accepted: {e}")))?,
+        verified: number(row, "verified")? == 1,
+        converged_at: opt_time(row, "converged_at")?,
+        listed_at: opt_time(row, "listed_at")?,
+        put_at: opt_time(row, "put_at")?,
+        last_outcome: opt_text(row, "last_outcome")?,
+    })
+}

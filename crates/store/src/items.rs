@@ -1,0 +1,175 @@
+//! Items and what the platform says about them.
+
+use crate::queue::Mark;
+use crate::tx::{number, opt_parsed, opt_text, parsed};
+use crate::{Error, Tx};
+use domain::item::ItemState;
+use domain::work::{Class, Kind};
+use domain::{AccessToken, AccountId, BusinessId, ItemId, Millis};
+use sqlx::any::AnyRow;
+use std::time::Duration;
+
+/// An Item as it is stored.
+#[derive(Debug, Clone)]
+pub struct ItemRow {
+    pub id: ItemId,
+    pub state: ItemState,
+    pub state_why: Option<String>,
+    pub state_since: Millis,
+    pub business: Option<BusinessId>,
+    /// The push named the accounts that take part; all others stay outside.
+    pub only_listed: bool,
+    pub generation: i64,
+    /// The Item that leaves when this one's tokens exist.
+    pub replaces: Option<ItemId>,
+    pub created_at: Millis,
+}
+
+/// What the push says about one account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub account: AccountId,
+    /// None: the default business of the Item.
+    pub business: Option<BusinessId>,
+}
+
+/// A platform's `PUT /v1/items/{item_id}`.
+#[derive(Debug, Clone)]
+pub struct Push {
+    pub item: ItemId,
+    pub access_token: Option<AccessToken>,
+    pub business: Option<BusinessId>,
+    pub accounts: Option<Vec<Assignment>>,
+    pub replaces: Option<ItemId>,
+    /// A JSON object of what Layer needs to create the business.
+    pub creation: Option<String>,
+    /// Where the push came from: `push`, `import`.
+    pub source: &'static str,
+    pub traceparent: Option<String>,
+}
+
+impl Tx {
+    pub async fn item(&mut self, id: &ItemId) -> Result<Option<ItemRow>, Error> {
+        let query = sqlx::query("SELECT * FROM items WHERE item_id = $1").bind(id.as_str().to_owned());
+        self.row(query).await?.map(|r| item_row(&r)).transpose()
+    }
+
+    pub async fn assignments(&mut self, id: &ItemId) -> Result<Vec<Assignment>, Error> {
+        let sql = "SELECT account_id, business_id FROM assignments WHERE item_id = $1 ORDER BY account_id";
+        let rows = self.rows(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(Assignment {
+                    account: parsed(r, "account_id", AccountId::parse)?,
+                    business: opt_parsed(r, "business_id", BusinessId::parse)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Takes a push: the whole of what the platform says about the Item replaces what it said before. The token
+    /// becomes a candidate (I5) and the Item is due for a person who waits. Returns the `wanted` it raised.
+    pub async fn push(&mut self, push: &Push) -> Result<i64, Error> {
+        let sql = "INSERT INTO items (item_id, state, state_since, business_id, only_listed, generation, replaces, created_at)
+            VALUES ($1, 'awaiting_token', $2, $3, $4, 0, $5, $2)
+            ON CONFLICT (item_id) DO UPDATE SET business_id = $3, only_listed = $4, replaces = $5,
+                state_why = CASE WHEN items.state = 'removed' THEN NULL ELSE items.state_why END,
+                state = CASE WHEN items.state = 'removed' THEN 'awaiting_token' ELSE items.state END";
+        let item = push.item.as_str().to_owned();
+        let query = sqlx::query(sql)
+            .bind(item.clone())
+            .bind(self.now().0)
+            .bind(push.business.as_ref().map(|b| b.as_str().to_owned()))
+            .bind(i64::from(push.accounts.is_some()))
+            .bind(push.replaces.as_ref().map(|i| i.as_str().to_owned()));
+        self.run(query).await?;
+        self.run(sqlx::query("DELETE FROM assignments WHERE item_id = $1").bind(item.clone())).await?;
+        for named in push.accounts.iter().flatten() {
+            let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
+                ON CONFLICT (item_id, account_id) DO UPDATE SET business_id = $3";
+            let query = sqlx::query(sql)
+                .bind(item.clone())
+                .bind(named.account.as_str().to_owned())
+                .bind(named.business.as_ref().map(|b| b.as_str().to_owned()));
+            self.run(query).await?;
+        }
+        let businesses = push.business.iter().chain(push.accounts.iter().flatten().filter_map(|a| a.business.as_ref()));
+        for business in businesses {
+            self.ensure_business(business, push.creation.as_deref()).await?;
+        }
+        if let Some(token) = &push.access_token {
+            self.add_candidate(&push.item, token, push.source, true).await?;
+        }
+        self.run(sqlx::query("DELETE FROM unknown_items WHERE item_id = $1").bind(item)).await?;
+        self.mark(&Mark {
+            kind: Kind::Item,
+            id: push.item.as_str(),
+            class: Class::Person,
+            reason: push.source,
+            wait: Duration::ZERO,
+            quiet: None,
+            unblocks: true,
+            traceparent: push.traceparent.as_deref(),
+        })
+        .await
+    }
+
+    pub async fn set_item_state(&mut self, id: &ItemId, state: ItemState, why: Option<&str>) -> Result<(), Error> {
+        let sql = "UPDATE items SET state_since = CASE WHEN state = $2 THEN state_since ELSE $4 END, state = $2, state_why = $3
+            WHERE item_id = $1";
+        let query = sqlx::query(sql)
+            .bind(id.as_str().to_owned())
+            .bind(state.as_str())
+            .bind(why.map(str::to_owned))
+            .bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// The platform removed the Item: its accounts leave every list by the platform's word, and its tokens are erased.
+    /// Returns the businesses that are due for it.
+    pub async fn remove_item(&mut self, id: &ItemId, why: &str) -> Result<Vec<BusinessId>, Error> {
+        self.set_item_state(id, ItemState::Removed, Some(why)).await?;
+        let item = id.as_str().to_owned();
+        self.run(sqlx::query("UPDATE access_tokens SET sealed = NULL, standing = 'superseded', why = 'the Item was removed' WHERE item_id = $1 AND standing IN ('current', 'candidate')").bind(item.clone())).await?;
+        // A removed Item is not looked at any more: no event, retry or sweep may cost a call.
+        let sql = "UPDATE work SET due_at = NULL, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL,
+            blocked_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL
+            WHERE kind = 'item' AND id = $1";
+        self.run(sqlx::query(sql).bind(item)).await?;
+        self.businesses_of_item(id).await
+    }
+
+    /// Every business that an account of the Item is in, or is leaving.
+    pub async fn businesses_of_item(&mut self, id: &ItemId) -> Result<Vec<BusinessId>, Error> {
+        let sql = "SELECT business_id AS b FROM accounts WHERE item_id = $1 AND business_id IS NOT NULL
+            UNION SELECT moving_from FROM accounts WHERE item_id = $1 AND moving_from IS NOT NULL ORDER BY 1";
+        let rows = self.rows(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        rows.iter().map(|r| parsed(r, "b", BusinessId::parse)).collect()
+    }
+
+    pub async fn replaced(&mut self, id: &ItemId) -> Result<(), Error> {
+        self.run(sqlx::query("UPDATE items SET replaces = NULL WHERE item_id = $1").bind(id.as_str().to_owned()))
+            .await?;
+        Ok(())
+    }
+
+    pub async fn count_items(&mut self) -> Result<i64, Error> {
+        let row = self.row(sqlx::query("SELECT COUNT(*) AS n FROM items WHERE state <> 'removed'")).await?;
+        row.map_or(Ok(0), |r| number(&r, "n"))
+    }
+}
+
+pub(crate) fn item_row(row: &AnyRow) -> Result<ItemRow, Error> {
+    Ok(ItemRow {
+        id: parsed(row, "item_id", ItemId::parse)?,
+        state: parsed(row, "state", |w| ItemState::from_word(&w).ok_or_else(|| format!("unknown state {w}")))?,
+        state_why: opt_text(row, "state_why")?,
+        state_since: Millis(number(row, "state_since")?),
+        business: opt_parsed(row, "business_id", BusinessId::parse)?,
+        only_listed: number(row, "only_listed")? == 1,
+        generation: number(row, "generation")?,
+        replaces: opt_parsed(row, "replaces", ItemId::parse)?,
+        created_at: Millis(number(row, "created_at")?),
+    })
+}

@@ -1,0 +1,64 @@
+//! The store: queue, leases, sealed tokens, outbox; SQLite and PostgreSQL behind one text of SQL.
+//!
+//! Every operation is a method of [`Tx`], so a caller composes what must commit together. Times are database times,
+//! read once when the transaction begins.
+
+mod access_tokens;
+mod accounts;
+mod admin;
+mod businesses;
+mod items;
+mod minting;
+mod open;
+mod outbox;
+mod queue;
+mod sealed;
+mod signals;
+mod suspicion;
+mod tx;
+
+pub use access_tokens::{Candidate, CurrentToken, TokenView};
+pub use accounts::{AccountRow, AccountUpdate};
+pub use admin::{AuditEntry, Page, UnknownItem};
+pub use businesses::{Accepted, BusinessRow, TokenOwner};
+pub use items::{Assignment, ItemRow, Push};
+pub use minting::{Intent, Saved, WantedAccount};
+pub use open::{Settings, Store};
+pub use outbox::{OutboxRow, Record};
+pub use queue::{Blocked, Claim, DueAge, Finish, Mark, WorkRow};
+pub use sealed::{BadKeyRing, KeyRing, parse_keys};
+pub use signals::{Hint, Intake};
+pub use suspicion::PauseRow;
+pub use tx::Tx;
+
+/// What can go wrong in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Away, overloaded or refusing: the caller tries again.
+    #[error("the database did not answer as expected")]
+    Database(#[source] sqlx::Error),
+    /// Somebody else holds the lease by now; nothing was written.
+    #[error("the lease of {kind} {id} was lost (epoch {epoch}); nothing was written")]
+    Stale { kind: &'static str, id: String, epoch: i64 },
+    #[error("a row was sealed under key {id}, which secrets.keys does not hold: add that key again")]
+    MissingKey { id: String },
+    #[error("a secret could not be sealed")]
+    Sealing,
+    #[error("{0}")]
+    Corrupt(String),
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Error {
+    /// Passing faults are retried; the others need a person.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}

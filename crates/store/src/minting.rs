@@ -1,0 +1,215 @@
+//! Processor tokens (I6): the intent is stored before the call, the first saved answer wins, and what nobody saved is
+//! an orphan.
+
+use crate::queue::Claim;
+use crate::tx::{number, opt_text, parsed, text};
+use crate::{Error, Tx};
+use domain::{AccountId, BusinessId, Fingerprint, ItemId, ProcessorToken};
+use secrecy::ExposeSecret;
+
+/// A mint that is about to be asked for.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    pub id: String,
+    pub item: ItemId,
+    pub account: AccountId,
+    pub generation: i64,
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saved {
+    Live(Fingerprint),
+    /// Another answer was saved first, or the lease was lost meanwhile.
+    Orphan(Fingerprint),
+}
+
+/// An account that belongs into a business's list, with its newest live token.
+#[derive(Debug, Clone)]
+pub struct WantedAccount {
+    pub account: AccountId,
+    pub item: ItemId,
+    pub token: Option<Fingerprint>,
+    /// Minted under an earlier access token than the current one, or the current one is not known.
+    pub older_generation: bool,
+}
+
+fn place(id: &str) -> String {
+    format!("processor_tokens/{id}")
+}
+
+impl Tx {
+    /// Live tokens of an Item: for each account the newest generation.
+    pub async fn live_generations(&mut self, item: &ItemId) -> Result<Vec<(AccountId, i64)>, Error> {
+        let sql = "SELECT account_id, MAX(generation) AS generation FROM processor_tokens
+            WHERE item_id = $1 AND state = 'live' GROUP BY account_id";
+        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        rows.iter().map(|r| Ok((parsed(r, "account_id", AccountId::parse)?, number(r, "generation")?))).collect()
+    }
+
+    /// Intents that an earlier look left behind: their answers were lost, so the tokens may exist and never reach a
+    /// list. Returns how many.
+    pub async fn orphan_intents(&mut self, item: &ItemId) -> Result<u64, Error> {
+        let sql =
+            "UPDATE processor_tokens SET state = 'orphaned', settled_at = $2 WHERE item_id = $1 AND state = 'intended'";
+        let now = self.now().0;
+        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(now)).await
+    }
+
+    /// Stores that a token is about to be minted. Commit before the call.
+    pub async fn intend(
+        &mut self,
+        claim: &Claim,
+        item: &ItemId,
+        account: &AccountId,
+        generation: i64,
+    ) -> Result<Intent, Error> {
+        let id = uuid::Uuid::now_v7().to_string();
+        let sql =
+            "INSERT INTO processor_tokens (id, item_id, account_id, generation, state, origin, epoch, intended_at)
+            VALUES ($1, $2, $3, $4, 'intended', 'minted', $5, $6)";
+        let query = sqlx::query(sql)
+            .bind(id.clone())
+            .bind(item.as_str().to_owned())
+            .bind(account.as_str().to_owned())
+            .bind(generation)
+            .bind(claim.epoch)
+            .bind(self.now().0);
+        self.run(query).await?;
+        Ok(Intent { id, item: item.clone(), account: account.clone(), generation })
+    }
+
+    /// Plaid refused with an answer, so no token exists.
+    pub async fn drop_intent(&mut self, intent: &Intent) -> Result<(), Error> {
+        let sql = "DELETE FROM processor_tokens WHERE id = $1 AND state = 'intended'";
+        self.run(sqlx::query(sql).bind(intent.id.clone())).await?;
+        Ok(())
+    }
+
+    /// The answer never came: a token may exist that nobody has seen.
+    pub async fn orphan_intent(&mut self, intent: &Intent) -> Result<(), Error> {
+        let sql =
+            "UPDATE processor_tokens SET state = 'orphaned', settled_at = $2 WHERE id = $1 AND state = 'intended'";
+        let now = self.now().0;
+        self.run(sqlx::query(sql).bind(intent.id.clone()).bind(now)).await?;
+        Ok(())
+    }
+
+    /// Saves a minted token. It goes live unless its intent was settled by somebody else or the generation moved on;
+    /// what it replaces is superseded, and erased because nothing may list it again.
+    pub async fn save_minted(&mut self, intent: &Intent, token: &ProcessorToken) -> Result<Saved, Error> {
+        let fingerprint = self.fingerprints.of_processor(token);
+        let sealed = self.keys.seal(&place(&intent.id), token.expose())?;
+        let sql = "UPDATE processor_tokens SET state = 'live', fingerprint = $2, sealed = $3, settled_at = $4
+            WHERE id = $1 AND state = 'intended'
+              AND generation = (SELECT generation FROM items WHERE item_id = $5)
+              AND NOT EXISTS (SELECT 1 FROM processor_tokens o WHERE o.item_id = $5 AND o.account_id = $6
+                  AND o.generation = $7 AND o.state = 'live')";
+        let now = self.now().0;
+        let query = sqlx::query(sql)
+            .bind(intent.id.clone())
+            .bind(fingerprint.to_string())
+            .bind(sealed)
+            .bind(now)
+            .bind(intent.item.as_str().to_owned())
+            .bind(intent.account.as_str().to_owned())
+            .bind(intent.generation);
+        if self.run(query).await? == 0 {
+            let sql =
+                "UPDATE processor_tokens SET state = 'orphaned', fingerprint = $2, settled_at = $3 WHERE id = $1";
+            self.run(sqlx::query(sql).bind(intent.id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
+            return Ok(Saved::Orphan(fingerprint));
+        }
+        self.supersede_before(&intent.item, &intent.account, intent.generation).await?;
+        Ok(Saved::Live(fingerprint))
+    }
+
+    async fn supersede_before(&mut self, item: &ItemId, account: &AccountId, generation: i64) -> Result<(), Error> {
+        let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $4
+            WHERE item_id = $1 AND account_id = $2 AND generation < $3 AND state = 'live'";
+        let now = self.now().0;
+        let query = sqlx::query(sql)
+            .bind(item.as_str().to_owned())
+            .bind(account.as_str().to_owned())
+            .bind(generation)
+            .bind(now);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// First contact: a token that Layer had before us and that Plaid says is alive becomes ours.
+    pub async fn adopt(
+        &mut self,
+        item: &ItemId,
+        account: &AccountId,
+        generation: i64,
+        token: &ProcessorToken,
+    ) -> Result<(), Error> {
+        let id = uuid::Uuid::now_v7().to_string();
+        let sealed = self.keys.seal(&place(&id), token.expose())?;
+        let sql = "INSERT INTO processor_tokens (id, item_id, account_id, generation, state, origin, fingerprint, sealed, epoch, intended_at, settled_at)
+            VALUES ($1, $2, $3, $4, 'live', 'adopted', $5, $6, 0, $7, $7)";
+        let query = sqlx::query(sql)
+            .bind(id)
+            .bind(item.as_str().to_owned())
+            .bind(account.as_str().to_owned())
+            .bind(generation)
+            .bind(self.fingerprints.of_processor(token).to_string())
+            .bind(sealed)
+            .bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// Every account that shall be in the list of `business` now: assigned to it, not gone, not still leaving another.
+    pub async fn wanted_accounts(&mut self, business: &BusinessId) -> Result<Vec<WantedAccount>, Error> {
+        let sql = "SELECT a.account_id, a.item_id, t.fingerprint,
+                CASE WHEN t.generation < i.generation OR i.state = 'awaiting_token' THEN 1 ELSE 0 END AS older
+            FROM accounts a
+            JOIN items i ON i.item_id = a.item_id
+            LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
+                AND t.generation = (SELECT MAX(x.generation) FROM processor_tokens x WHERE x.item_id = a.item_id
+                    AND x.account_id = a.account_id AND x.state = 'live')
+            WHERE a.business_id = $1 AND a.moving_from IS NULL AND a.state = 'active'
+                AND i.state NOT IN ('revoked', 'removed')
+            ORDER BY a.item_id, a.account_id";
+        let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned())).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(WantedAccount {
+                    account: parsed(r, "account_id", AccountId::parse)?,
+                    item: parsed(r, "item_id", ItemId::parse)?,
+                    token: opt_text(r, "fingerprint")?.map(Fingerprint::from_stored),
+                    older_generation: number(r, "older")? == 1,
+                })
+            })
+            .collect()
+    }
+
+    /// The tokens themselves, for the PUT.
+    pub async fn open_live_tokens(
+        &mut self,
+        business: &BusinessId,
+    ) -> Result<Vec<(Fingerprint, ProcessorToken)>, Error> {
+        let sql = "SELECT t.id, t.fingerprint, t.sealed FROM processor_tokens t
+            JOIN accounts a ON a.item_id = t.item_id AND a.account_id = t.account_id
+            WHERE a.business_id = $1 AND t.state = 'live' AND t.sealed IS NOT NULL";
+        let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned())).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let secret = self.keys.open(&place(&text(row, "id")?), &text(row, "sealed")?)?;
+            found.push((
+                Fingerprint::from_stored(text(row, "fingerprint")?),
+                ProcessorToken::new(secret.expose_secret()),
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Tokens of an Item by state, for operators.
+    pub async fn processor_token_counts(&mut self, item: &ItemId) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "SELECT state, COUNT(*) AS n FROM processor_tokens WHERE item_id = $1 GROUP BY state ORDER BY state";
+        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        rows.iter().map(|r| Ok((text(r, "state")?, number(r, "n")?))).collect()
+    }
+}

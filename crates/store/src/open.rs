@@ -1,0 +1,180 @@
+//! Opening a database: connection, migrations, the range of schemas this release runs on, the key check.
+
+use crate::tx::{Dialect, Tx};
+use crate::{Error, KeyRing};
+use domain::Fingerprinter;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::AnyPool;
+use sqlx::any::AnyPoolOptions;
+use std::sync::Arc;
+use std::time::Duration;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// The newest schema this release knows.
+const SCHEMA: i64 = 1;
+/// Written into the database: the oldest schema a release must know to run on it. A migration that takes something
+/// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
+const OLDEST_COMPATIBLE: i64 = 1;
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `sqlite:///path/to/file` or `postgres://…`; secret, because it may hold a password.
+    pub url: SecretString,
+    pub connections: u32,
+    /// Longest wait for a free connection.
+    pub acquire_timeout: Duration,
+}
+
+/// A database that is open, migrated and readable with our keys.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) pool: AnyPool,
+    pub(crate) dialect: Dialect,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) fingerprints: Fingerprinter,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({:?})", self.dialect)
+    }
+}
+
+impl Store {
+    /// Connects, migrates and checks the key ring. Several processes may do so at once.
+    pub async fn open(settings: &Settings, keys: KeyRing, fingerprints: Fingerprinter) -> Result<Self, Error> {
+        let store = Self::connect(settings, keys, fingerprints)?;
+        store.migrate().await?;
+        store.check_keys().await?;
+        Ok(store)
+    }
+
+    /// Makes the pool without touching the database yet.
+    pub fn connect(settings: &Settings, keys: KeyRing, fingerprints: Fingerprinter) -> Result<Self, Error> {
+        sqlx::any::install_default_drivers();
+        let url = settings.url.expose_secret();
+        let dialect = Dialect::of_url(url)
+            .ok_or_else(|| Error::Unusable("database.url must begin with sqlite:// or postgres://".into()))?;
+        let options = AnyPoolOptions::new()
+            .max_connections(settings.connections.max(1))
+            .acquire_timeout(settings.acquire_timeout)
+            // An idle connection that the server closed is noticed here instead of failing the work.
+            .test_before_acquire(true);
+        let options = match dialect {
+            Dialect::Sqlite => options.after_connect(|connection, _| {
+                Box::pin(async move {
+                    // FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
+                    let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
+                    sqlx::raw_sql(pragmas).execute(connection).await.map(|_| ())
+                })
+            }),
+            Dialect::Postgres => options,
+        };
+        // The URL may hold a password, so the parser's own message, which may quote it, is not passed on.
+        let pool = options
+            .connect_lazy(&dialect.complete_url(url))
+            .map_err(|_| Error::Unusable("database.url can't be read: check its form".into()))?;
+        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints })
+    }
+
+    /// Applies what is missing. PostgreSQL serialises concurrent migrators by an advisory lock; SQLite has none, so
+    /// the loser of a race tries again and finds the work done.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            let mut migrator = sqlx::migrate::Migrator { ignore_missing: true, ..sqlx::migrate::Migrator::DEFAULT };
+            migrator.migrations = MIGRATIONS.migrations.clone();
+            match migrator.run(&self.pool).await {
+                Ok(()) => break,
+                Err(
+                    sqlx::migrate::MigrateError::Execute(error)
+                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
+                ) if tries < 5 && matches!(self.dialect, Dialect::Sqlite) && error.as_database_error().is_some() => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(50 * tries)).await;
+                }
+                Err(sqlx::migrate::MigrateError::Execute(error)) => return Err(Error::Database(error)),
+                Err(error) => {
+                    return Err(Error::Unusable(format!(
+                        "the database can't be migrated ({error}): restore the last backup or run the release that \
+                         changed it"
+                    )));
+                }
+            }
+        }
+        self.check_range().await
+    }
+
+    async fn check_range(&self) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        let oldest: i64 = match tx.meta("oldest_compatible_schema").await? {
+            Some(text) => text.parse().unwrap_or(i64::MAX),
+            None => 0,
+        };
+        if oldest > SCHEMA {
+            return Err(Error::Unusable(format!(
+                "the database needs a release that knows schema {oldest}, this one knows {SCHEMA}: run a newer release"
+            )));
+        }
+        if oldest < OLDEST_COMPATIBLE {
+            tx.set_meta("oldest_compatible_schema", &OLDEST_COMPATIBLE.to_string()).await?;
+        }
+        tx.commit().await
+    }
+
+    /// A lost or mistyped key is found here, before anything is written under a wrong one.
+    async fn check_keys(&self) -> Result<(), Error> {
+        const PLACE: &str = "meta/key_check";
+        let mut tx = self.begin().await?;
+        match tx.meta("key_check").await? {
+            None => {
+                let sealed = self.keys.seal(PLACE, "rekey")?;
+                tx.set_meta("key_check", &sealed).await?;
+            }
+            Some(sealed) => match self.keys.open(PLACE, &sealed) {
+                Ok(_) => {}
+                Err(Error::MissingKey { id }) => {
+                    return Err(Error::Unusable(format!(
+                        "this database was sealed under key {id}, which secrets.keys does not hold: add that key again, \
+                         after the one that shall seal"
+                    )));
+                }
+                Err(_) => {
+                    return Err(Error::Unusable(
+                        "secrets.keys does not open this database: a key was changed under the same id, so put the \
+                         old key back"
+                            .into(),
+                    ));
+                }
+            },
+        }
+        tx.check_fingerprint_key(&self.fingerprints).await?;
+        tx.commit().await
+    }
+
+    /// Begins a transaction that may write.
+    pub async fn begin(&self) -> Result<Tx, Error> {
+        Tx::begin(self, true).await
+    }
+
+    /// Begins one that only reads; on SQLite it does not wait for the writer.
+    pub async fn begin_read(&self) -> Result<Tx, Error> {
+        Tx::begin(self, false).await
+    }
+
+    /// Answers when the database does.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    pub fn fingerprints(&self) -> &Fingerprinter {
+        &self.fingerprints
+    }
+
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}

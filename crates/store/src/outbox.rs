@@ -1,0 +1,95 @@
+//! The outbox: what a committed change publishes is committed with it, and leaves at least once.
+
+use crate::tx::{number, opt_text, text};
+use crate::{Error, Tx};
+use domain::Millis;
+
+/// A record to publish.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    pub topic: &'a str,
+    pub key: &'a str,
+    /// The CloudEvents type, such as `rekey.business.converged`.
+    pub kind: &'a str,
+    pub subject: &'a str,
+    pub payload: serde_json::Value,
+    pub traceparent: Option<&'a str>,
+}
+
+/// A record that waits in the outbox.
+#[derive(Debug, Clone)]
+pub struct OutboxRow {
+    pub id: String,
+    pub topic: String,
+    pub key: String,
+    pub kind: String,
+    pub subject: String,
+    pub payload: String,
+    pub traceparent: Option<String>,
+    pub created_at: Millis,
+}
+
+impl Tx {
+    pub async fn publish(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        let sql = "INSERT INTO outbox (id, topic, record_key, record_type, subject, payload, traceparent, created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let query = sqlx::query(sql)
+            .bind(uuid::Uuid::now_v7().to_string())
+            .bind(record.topic.to_owned())
+            .bind(record.key.to_owned())
+            .bind(record.kind.to_owned())
+            .bind(record.subject.to_owned())
+            .bind(record.payload.to_string())
+            .bind(record.traceparent.map(str::to_owned))
+            .bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// The oldest records. Whoever holds the publisher's turn (see [`Tx::take_turn`]) sends and then deletes them.
+    pub async fn outbox(&mut self, limit: u32) -> Result<Vec<OutboxRow>, Error> {
+        let sql = "SELECT * FROM outbox ORDER BY id LIMIT $1";
+        let rows = self.rows(sqlx::query(sql).bind(i64::from(limit))).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(OutboxRow {
+                    id: text(r, "id")?,
+                    topic: text(r, "topic")?,
+                    key: text(r, "record_key")?,
+                    kind: text(r, "record_type")?,
+                    subject: text(r, "subject")?,
+                    payload: text(r, "payload")?,
+                    traceparent: opt_text(r, "traceparent")?,
+                    created_at: Millis(number(r, "created_at")?),
+                })
+            })
+            .collect()
+    }
+
+    pub async fn published(&mut self, ids: &[String]) -> Result<(), Error> {
+        for id in ids {
+            self.run(sqlx::query("DELETE FROM outbox WHERE id = $1").bind(id.clone())).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn outbox_length(&mut self) -> Result<i64, Error> {
+        let row = self.row(sqlx::query("SELECT COUNT(*) AS n FROM outbox")).await?;
+        row.map_or(Ok(0), |r| number(&r, "n"))
+    }
+
+    /// One process at a time does a chore of the whole fleet. Saves work only: two at once would publish twice, which
+    /// at-least-once permits. Returns whether it is `owner`'s turn until `lasts` from now.
+    pub async fn take_turn(&mut self, chore: &str, owner: &str, lasts: std::time::Duration) -> Result<bool, Error> {
+        let name = format!("turn_{chore}");
+        let now = self.now();
+        if let Some(held) = self.meta(&name).await? {
+            let (holder, until) = held.rsplit_once(' ').unwrap_or((&held, "0"));
+            if holder != owner && until.parse::<i64>().unwrap_or(0) > now.0 {
+                return Ok(false);
+            }
+        }
+        self.set_meta(&name, &format!("{owner} {}", now.plus(lasts).0)).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,347 @@
+//! The work queue: one row per Item and one per business.
+//!
+//! `wanted` grows with every event and `done` becomes the `wanted` that a finished look had started from, so an event
+//! that arrives during a look is never erased by its end. A claim raises `epoch`; whoever commits under an older epoch
+//! finds no row and writes nothing.
+
+use crate::tx::{built, number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::{Error, Store, Tx};
+use domain::work::{Block, Class, Kind};
+use domain::{Millis, Provider};
+use sqlx::any::AnyRow;
+use std::time::{Duration, Instant};
+
+/// An event that makes a row due.
+#[derive(Debug, Clone)]
+pub struct Mark<'a> {
+    pub kind: Kind,
+    pub id: &'a str,
+    pub class: Class,
+    pub reason: &'a str,
+    /// When it may be looked at, from now.
+    pub wait: Duration,
+    /// At most one look in this time, counted from the last one.
+    pub quiet: Option<Duration>,
+    /// Clears backoff and parking.
+    pub unblocks: bool,
+    pub traceparent: Option<&'a str>,
+}
+
+/// A row that this worker, and nobody else, may work on while its lease lasts.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub kind: Kind,
+    pub id: String,
+    pub epoch: i64,
+    pub wanted: i64,
+    pub class: Class,
+    pub reason: String,
+    pub attempts: u32,
+    /// The previous holder never gave the row back: what it sent may still be on its way.
+    pub taken_over: bool,
+    /// An operator released the row and allows, this once, what a guard held back.
+    pub permit: bool,
+    /// When the oldest unserved event arrived.
+    pub signal_at: Option<Millis>,
+    pub traceparent: Option<String>,
+    owner: String,
+    deadline: Instant,
+}
+
+impl Claim {
+    /// Time left of the lease on this machine's monotonic clock, counted from before the claim was sent.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn stale(&self) -> Error {
+        Error::Stale { kind: self.kind.as_str(), id: self.id.clone(), epoch: self.epoch }
+    }
+}
+
+/// Why a row does not go on by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    pub by: Block,
+    /// A word for metrics and scripts.
+    pub code: String,
+    /// What happened and what a person can do.
+    pub why: String,
+}
+
+/// How a look ended.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    /// When to look again if nothing happens until then.
+    pub again_after: Duration,
+    pub class: Class,
+    /// None: the look reached its end.
+    pub blocked: Option<Blocked>,
+}
+
+/// A work row as operators see it.
+#[derive(Debug, Clone)]
+pub struct WorkRow {
+    pub kind: Kind,
+    pub id: String,
+    pub due_at: Option<Millis>,
+    pub class: Class,
+    pub reason: String,
+    pub wanted: i64,
+    pub done: i64,
+    pub attempts: i64,
+    pub epoch: i64,
+    pub leased_until: Option<Millis>,
+    pub blocked: Option<Blocked>,
+    pub blocked_at: Option<Millis>,
+    pub looked_at: Option<Millis>,
+}
+
+/// How much is due of one kind, and since when.
+#[derive(Debug, Clone)]
+pub struct DueAge {
+    pub kind: Kind,
+    pub due: i64,
+    pub oldest: Option<Duration>,
+}
+
+impl Store {
+    /// Takes up to `limit` due rows, most urgent class first. None while the kind's provider is paused.
+    pub async fn claim(&self, kind: Kind, owner: &str, lease: Duration, limit: u32) -> Result<Vec<Claim>, Error> {
+        // Counted from before the claim was sent: however long the answer takes, the lease ends here first.
+        let deadline = Instant::now() + lease;
+        let mut tx = self.begin().await?;
+        let query = built(format!(
+            "UPDATE work SET epoch = epoch + 1, lease_owner = $1, lease_until = $2, due_at = $2, looked_at = $3,
+                 taken_over = held, held = 1
+             WHERE kind = $4 AND id IN (
+                 SELECT id FROM work WHERE kind = $4 AND due_at <= $3
+                     AND (lease_until IS NULL OR lease_until <= $3)
+                     AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $5)
+                 ORDER BY class, due_at LIMIT $6 {})
+             RETURNING id, epoch, wanted, class, reason, attempts, permit, signal_at, traceparent, taken_over",
+            self.dialect.skip_locked()
+        ))
+        .bind(owner.to_owned())
+        .bind(tx.now().plus(lease).0)
+        .bind(tx.now().0)
+        .bind(kind.as_str())
+        .bind(provider_of(kind).as_str())
+        .bind(i64::from(limit));
+        let mut claims = Vec::new();
+        for row in &tx.rows(query).await? {
+            claims.push(Claim {
+                kind,
+                id: text(row, "id")?,
+                epoch: number(row, "epoch")?,
+                wanted: number(row, "wanted")?,
+                class: Class::from_rank(number(row, "class")?),
+                reason: text(row, "reason")?,
+                attempts: u32::try_from(number(row, "attempts")?).unwrap_or(u32::MAX),
+                taken_over: number(row, "taken_over")? == 1,
+                permit: number(row, "permit")? == 1,
+                signal_at: opt_time(row, "signal_at")?,
+                traceparent: opt_text(row, "traceparent")?,
+                owner: owner.to_owned(),
+                deadline,
+            });
+        }
+        tx.commit().await?;
+        claims.sort_by_key(|c| c.class.rank());
+        Ok(claims)
+    }
+
+    /// Gives back what was claimed but not begun, so that nobody waits for the lease to expire.
+    pub async fn give_back(&self, claim: &Claim) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        let sql = "UPDATE work SET lease_owner = NULL, lease_until = NULL, due_at = $4, held = 0
+                    WHERE kind = $1 AND id = $2 AND epoch = $3";
+        let now = tx.now().0;
+        let query = sqlx::query(sql).bind(claim.kind.as_str()).bind(claim.id.clone()).bind(claim.epoch).bind(now);
+        tx.run(query).await?;
+        tx.commit().await
+    }
+}
+
+/// The provider whose pause stops this kind of work.
+fn provider_of(kind: Kind) -> Provider {
+    match kind {
+        Kind::Item => Provider::Plaid,
+        Kind::Business => Provider::Layer,
+    }
+}
+
+impl Tx {
+    /// Makes a row due. Returns the `wanted` it raised, which a waiter compares with `done`.
+    pub async fn mark(&mut self, mark: &Mark<'_>) -> Result<i64, Error> {
+        self.mark_since(mark, None).await
+    }
+
+    /// The same for work that follows from an earlier event: `signal_at` is when that one arrived.
+    pub async fn mark_since(&mut self, mark: &Mark<'_>, signal_at: Option<Millis>) -> Result<i64, Error> {
+        let sql = "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held,
+                taken_over, permit, signal_at, traceparent)
+            VALUES ($1, $2, $3, $4, $5, 1, 0, $6, 0, 0, 0, 0, 0, $7, $8)
+            ON CONFLICT (kind, id) DO UPDATE SET
+                wanted = work.wanted + 1,
+                reason = CASE WHEN $4 <= work.class THEN $5 ELSE work.reason END,
+                traceparent = CASE WHEN $4 <= work.class THEN $8 ELSE work.traceparent END,
+                class = CASE WHEN $4 < work.class THEN $4 ELSE work.class END,
+                unblocked = CASE WHEN $6 = 1 THEN work.wanted + 1 ELSE work.unblocked END,
+                attempts = CASE WHEN $6 = 1 THEN 0 ELSE work.attempts END,
+                due_at = CASE
+                    WHEN $6 = 0 AND work.blocked_by IN ('backoff', 'parked') THEN work.due_at
+                    WHEN work.looked_at IS NOT NULL AND work.looked_at + $9 > $3 THEN
+                        CASE WHEN work.due_at IS NULL OR work.looked_at + $9 < work.due_at
+                             THEN work.looked_at + $9 ELSE work.due_at END
+                    WHEN work.due_at IS NULL OR $3 < work.due_at THEN $3
+                    ELSE work.due_at END,
+                blocked_by = CASE WHEN $6 = 1 THEN NULL ELSE work.blocked_by END,
+                blocked_code = CASE WHEN $6 = 1 THEN NULL ELSE work.blocked_code END,
+                blocked_why = CASE WHEN $6 = 1 THEN NULL ELSE work.blocked_why END,
+                blocked_at = CASE WHEN $6 = 1 THEN NULL ELSE work.blocked_at END,
+                signal_at = COALESCE(work.signal_at, $7)
+            RETURNING wanted";
+        let query = sqlx::query(sql)
+            .bind(mark.kind.as_str())
+            .bind(mark.id.to_owned())
+            .bind(self.now().plus(mark.wait).0)
+            .bind(mark.class.rank())
+            .bind(mark.reason.to_owned())
+            .bind(i64::from(mark.unblocks))
+            .bind(signal_at.unwrap_or(self.now()).0)
+            .bind(mark.traceparent.map(str::to_owned))
+            .bind(mark.quiet.map_or(i64::MIN / 2, domain::time::millis));
+        let row = self.row(query).await?.ok_or_else(|| Error::Corrupt("a mark returned no row".into()))?;
+        number(&row, "wanted")
+    }
+
+    /// An operator's release: due at once, every block cleared, and one permit for what a guard held back.
+    /// Returns whether there was anything to release.
+    pub async fn release(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
+        let sql = "UPDATE work SET due_at = $3, class = $4, attempts = 0, permit = 1, wanted = wanted + 1,
+                unblocked = wanted + 1, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL, blocked_at = NULL,
+                reason = 'released by an operator', signal_at = COALESCE(signal_at, $3)
+            WHERE kind = $1 AND id = $2 AND blocked_by IS NOT NULL";
+        let now = self.now().0;
+        let query = sqlx::query(sql).bind(kind.as_str()).bind(id.to_owned()).bind(now).bind(Class::Person.rank());
+        Ok(self.run(query).await? == 1)
+    }
+
+    /// Makes the lease last `lease` from now, and fails if it was lost. Call it before each provider call of a look
+    /// that makes several.
+    pub async fn renew(&mut self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + lease;
+        let sql = "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $5 ELSE due_at END, lease_until = $5
+            WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $6";
+        let (now, until) = (self.now(), self.now().plus(lease));
+        let query = sqlx::query(sql)
+            .bind(claim.kind.as_str())
+            .bind(claim.id.clone())
+            .bind(claim.epoch)
+            .bind(claim.owner.clone())
+            .bind(until.0)
+            .bind(now.0);
+        if self.run(query).await? == 0 {
+            return Err(claim.stale());
+        }
+        // The transaction's own duration is not added: the deadline was taken before the statement was sent.
+        claim.deadline = deadline;
+        Ok(())
+    }
+
+    /// Ends a look and gives the row back; with it commit the look's results. Fails, and with it the whole
+    /// transaction, if somebody else has claimed the row since.
+    pub async fn finish(&mut self, claim: &Claim, finish: &Finish) -> Result<(), Error> {
+        let sql = "UPDATE work SET
+                lease_owner = NULL, lease_until = NULL, held = 0, taken_over = 0, permit = 0,
+                done = CASE WHEN $5 IS NULL THEN $4 ELSE done END,
+                attempts = CASE WHEN $5 IS NULL OR unblocked > $4 THEN 0 ELSE attempts + 1 END,
+                class = CASE WHEN wanted > $4 AND class < $8 THEN class ELSE $8 END,
+                due_at = CASE WHEN wanted > $4 AND (COALESCE($5, 'hold') = 'hold' OR unblocked > $4) AND due_at < $9
+                              THEN due_at ELSE $9 END,
+                blocked_by = CASE WHEN unblocked > $4 THEN NULL ELSE $5 END,
+                blocked_code = CASE WHEN unblocked > $4 THEN NULL ELSE $6 END,
+                blocked_why = CASE WHEN unblocked > $4 THEN NULL ELSE $7 END,
+                blocked_at = CASE WHEN $5 IS NULL OR unblocked > $4 THEN NULL ELSE COALESCE(blocked_at, $10) END,
+                signal_at = CASE WHEN $5 IS NOT NULL THEN signal_at WHEN wanted > $4 THEN $10 ELSE NULL END
+            WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $11";
+        let blocked = finish.blocked.as_ref();
+        let query = sqlx::query(sql)
+            .bind(claim.kind.as_str())
+            .bind(claim.id.clone())
+            .bind(claim.epoch)
+            .bind(claim.wanted)
+            .bind(blocked.map(|b| b.by.as_str()))
+            .bind(blocked.map(|b| b.code.clone()))
+            .bind(blocked.map(|b| b.why.clone()))
+            .bind(finish.class.rank())
+            .bind(self.now().plus(finish.again_after).0)
+            .bind(self.now().0)
+            .bind(claim.owner.clone());
+        if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
+    }
+
+    /// Fails unless the claim still holds its lease.
+    pub async fn check_lease(&mut self, claim: &Claim) -> Result<(), Error> {
+        let sql = "SELECT 1 AS one FROM work
+            WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $5";
+        let now = self.now().0;
+        let query = sqlx::query(sql)
+            .bind(claim.kind.as_str())
+            .bind(claim.id.clone())
+            .bind(claim.epoch)
+            .bind(claim.owner.clone())
+            .bind(now);
+        if self.row(query).await?.is_none() { Err(claim.stale()) } else { Ok(()) }
+    }
+
+    pub async fn work(&mut self, kind: Kind, id: &str) -> Result<Option<WorkRow>, Error> {
+        let query =
+            sqlx::query("SELECT * FROM work WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id.to_owned());
+        self.row(query).await?.map(|r| work_row(&r)).transpose()
+    }
+
+    /// Due rows and the age of the oldest, for metrics.
+    pub async fn due_age(&mut self, kind: Kind) -> Result<DueAge, Error> {
+        let sql = "SELECT COUNT(*) AS due, MIN(due_at) AS oldest FROM work
+            WHERE kind = $1 AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2)";
+        let now = self.now();
+        let row = self.row(sqlx::query(sql).bind(kind.as_str()).bind(now.0)).await?;
+        let row = row.ok_or_else(|| Error::Corrupt("a count returned no row".into()))?;
+        let oldest = opt_time(&row, "oldest")?.map(|t| now.since(t));
+        Ok(DueAge { kind, due: number(&row, "due")?, oldest })
+    }
+
+    /// Makes every row of a kind due within `spread`, in a stable pseudo-random order.
+    pub async fn mark_all(&mut self, kind: Kind, spread: Duration, reason: &str) -> Result<u64, Error> {
+        let sql = "UPDATE work SET wanted = wanted + 1, reason = $2,
+                due_at = CASE WHEN due_at IS NULL OR due_at > $3 + (epoch * 7919 + wanted * 104729) % $4
+                    THEN $3 + (epoch * 7919 + wanted * 104729) % $4 ELSE due_at END
+            WHERE kind = $1 AND blocked_by IS NULL";
+        let (now, spread) = (self.now().0, domain::time::millis(spread).max(1));
+        let query = sqlx::query(sql).bind(kind.as_str()).bind(reason.to_owned()).bind(now).bind(spread);
+        self.run(query).await
+    }
+}
+
+pub(crate) fn work_row(row: &AnyRow) -> Result<WorkRow, Error> {
+    let word = |w: String| Block::from_word(&w).ok_or_else(|| format!("unknown block {w}"));
+    let by = opt_parsed(row, "blocked_by", word)?;
+    let (code, why) = (opt_text(row, "blocked_code")?, opt_text(row, "blocked_why")?);
+    Ok(WorkRow {
+        kind: parsed(row, "kind", |w| Kind::from_word(&w).ok_or_else(|| format!("unknown kind {w}")))?,
+        id: text(row, "id")?,
+        due_at: opt_time(row, "due_at")?,
+        class: Class::from_rank(number(row, "class")?),
+        reason: text(row, "reason")?,
+        wanted: number(row, "wanted")?,
+        done: number(row, "done")?,
+        attempts: number(row, "attempts")?,
+        epoch: number(row, "epoch")?,
+        leased_until: opt_time(row, "lease_until")?,
+        blocked: by.map(|by| Blocked { by, code: code.unwrap_or_default(), why: why.unwrap_or_default() }),
+        blocked_at: opt_time(row, "blocked_at")?,
+        looked_at: opt_time(row, "looked_at")?,
+    })
+}

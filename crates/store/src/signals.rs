@@ -1,0 +1,153 @@
+//! What events leave in the store: a due Item, a hint, or a note that nobody knows the Item.
+
+use crate::queue::Mark;
+use crate::tx::{number, opt_text, parsed, text};
+use crate::{Error, Tx};
+use domain::item::ItemState;
+use domain::webhook::{Pace, Signal};
+use domain::work::{Class, HintKind, Kind};
+use domain::{AccountId, ItemId, Millis};
+use std::time::Duration;
+
+/// A claim of a webhook that a look has to prove or forget.
+#[derive(Debug, Clone)]
+pub struct Hint {
+    pub account: Option<AccountId>,
+    pub kind: HintKind,
+    pub said_at: Millis,
+    pub detail: Option<String>,
+}
+
+/// One event about one Item, and how patiently it is treated.
+#[derive(Debug, Clone)]
+pub struct Intake<'a> {
+    pub item: &'a ItemId,
+    pub signal: &'a Signal,
+    pub reason: &'a str,
+    pub account: Option<&'a AccountId>,
+    /// When the event happened, by its own record.
+    pub said_at: Millis,
+    pub detail: Option<&'a str>,
+    /// The wait that lets a burst collect.
+    pub debounce: Duration,
+    /// Events that can't touch a token cause at most one look in this time.
+    pub quiet: Duration,
+    pub hint_ttl: Duration,
+    pub traceparent: Option<&'a str>,
+}
+
+impl Tx {
+    /// Takes an event. Returns false when nobody knows the Item: it is noted, and nothing is due.
+    pub async fn intake(&mut self, event: &Intake<'_>) -> Result<bool, Error> {
+        let known = self.item(event.item).await?;
+        if known.as_ref().is_none_or(|i| i.state == ItemState::Removed && i.state_why.is_none()) {
+            self.note_unknown(event.item).await?;
+            return Ok(false);
+        }
+        if let Some(kind) = event.signal.hint {
+            self.hint(event, kind).await?;
+        }
+        self.mark(&Mark {
+            kind: Kind::Item,
+            id: event.item.as_str(),
+            class: event.signal.class,
+            reason: event.reason,
+            wait: event.debounce,
+            quiet: (event.signal.pace == Pace::Quiet).then_some(event.quiet),
+            unblocks: event.signal.unblocks,
+            traceparent: event.traceparent,
+        })
+        .await?;
+        Ok(true)
+    }
+
+    async fn note_unknown(&mut self, item: &ItemId) -> Result<(), Error> {
+        let sql = "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen) VALUES ($1, $2, $2, 1)
+            ON CONFLICT (item_id) DO UPDATE SET last_seen = $2, seen = unknown_items.seen + 1";
+        let now = self.now().0;
+        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(now)).await?;
+        Ok(())
+    }
+
+    /// A replayed topic must not revive what expired long ago, so the event's own time counts.
+    async fn hint(&mut self, event: &Intake<'_>, kind: HintKind) -> Result<(), Error> {
+        let expires = event.said_at.plus(event.hint_ttl);
+        if expires <= self.now() {
+            return Ok(());
+        }
+        let sql = "INSERT INTO hints (item_id, account_id, kind, said_at, expires_at, detail)
+            VALUES ($1, $2, $3, $4, $5, $6)
+            ON CONFLICT (item_id, account_id, kind) DO UPDATE SET
+                detail = CASE WHEN $4 >= hints.said_at THEN $6 ELSE hints.detail END,
+                expires_at = CASE WHEN $4 >= hints.said_at THEN $5 ELSE hints.expires_at END,
+                said_at = CASE WHEN $4 >= hints.said_at THEN $4 ELSE hints.said_at END";
+        let query = sqlx::query(sql)
+            .bind(event.item.as_str().to_owned())
+            .bind(event.account.map_or(String::new(), |a| a.as_str().to_owned()))
+            .bind(kind.as_str())
+            .bind(event.said_at.0)
+            .bind(expires.0)
+            .bind(event.detail.map(str::to_owned));
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// Hints that have not expired.
+    pub async fn hints(&mut self, item: &ItemId) -> Result<Vec<Hint>, Error> {
+        let sql = "SELECT * FROM hints WHERE item_id = $1 AND expires_at > $2 ORDER BY kind, account_id";
+        let now = self.now().0;
+        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned()).bind(now)).await?;
+        let mut hints = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let account = text(row, "account_id")?;
+            hints.push(Hint {
+                account: (!account.is_empty())
+                    .then(|| AccountId::parse(account))
+                    .transpose()
+                    .map_err(|e| Error::Corrupt(e.to_string()))?,
+                kind: parsed(row, "kind", |w| HintKind::from_word(&w).ok_or_else(|| format!("unknown hint {w}")))?,
+                said_at: Millis(number(row, "said_at")?),
+                detail: opt_text(row, "detail")?,
+            });
+        }
+        Ok(hints)
+    }
+
+    /// A look has judged what the hint said.
+    pub async fn settle_hints(&mut self, item: &ItemId, kinds: &[HintKind], said_until: Millis) -> Result<(), Error> {
+        for kind in kinds {
+            let sql = "DELETE FROM hints WHERE item_id = $1 AND kind = $2 AND said_at <= $3";
+            let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(kind.as_str()).bind(said_until.0);
+            self.run(query).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn forget_expired_hints(&mut self) -> Result<u64, Error> {
+        let now = self.now().0;
+        self.run(sqlx::query("DELETE FROM hints WHERE expires_at <= $1").bind(now)).await
+    }
+
+    /// Makes a business due after something about it changed.
+    pub async fn mark_business(
+        &mut self,
+        business: &domain::BusinessId,
+        class: Class,
+        reason: &str,
+        wait: Duration,
+        cause: Option<&crate::Claim>,
+    ) -> Result<i64, Error> {
+        self.ensure_business(business, None).await?;
+        let mark = Mark {
+            kind: Kind::Business,
+            id: business.as_str(),
+            class,
+            reason,
+            wait,
+            quiet: None,
+            unblocks: false,
+            traceparent: cause.and_then(|c| c.traceparent.as_deref()),
+        };
+        self.mark_since(&mark, cause.and_then(|c| c.signal_at)).await
+    }
+}

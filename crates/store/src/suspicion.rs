@@ -1,0 +1,105 @@
+//! Is it the provider or the row? (I4) Refusals are collected; when enough unrelated rows agree, or a probe is refused
+//! as well, the provider is paused and nobody is parked for it.
+
+use crate::tx::{number, parsed, text};
+use crate::{Error, Tx};
+use domain::work::Kind;
+use domain::{Millis, Provider};
+use std::time::Duration;
+
+/// A provider that refuses everybody.
+#[derive(Debug, Clone)]
+pub struct PauseRow {
+    pub provider: Provider,
+    pub reason: String,
+    pub since: Millis,
+    pub probe_at: Millis,
+}
+
+impl Tx {
+    /// Notes that `id` was refused for `fault`. Returns how many different rows were, within the window.
+    pub async fn suspect(
+        &mut self,
+        provider: Provider,
+        fault: &str,
+        kind: Kind,
+        id: &str,
+        window: Duration,
+    ) -> Result<u64, Error> {
+        let sql = "INSERT INTO suspicions (provider, fault, kind, id, at) VALUES ($1, $2, $3, $4, $5)
+            ON CONFLICT (provider, fault, kind, id) DO UPDATE SET at = $5";
+        let query = sqlx::query(sql)
+            .bind(provider.as_str())
+            .bind(fault.to_owned())
+            .bind(kind.as_str())
+            .bind(id.to_owned())
+            .bind(self.now().0);
+        self.run(query).await?;
+        let since = self.now().minus(window).0;
+        self.run(sqlx::query("DELETE FROM suspicions WHERE at <= $1").bind(since)).await?;
+        let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
+        let row = self.row(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned())).await?;
+        Ok(row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs())
+    }
+
+    /// Stops the provider's work until a probe succeeds. Rows that were parked for the same fault were wronged: they
+    /// wait like the others. Returns whether the pause is new.
+    pub async fn pause(
+        &mut self,
+        provider: Provider,
+        reason: &str,
+        fault: &str,
+        probe_after: Duration,
+    ) -> Result<bool, Error> {
+        let sql = "INSERT INTO pauses (provider, reason, since, probe_at) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (provider) DO NOTHING";
+        let query = sqlx::query(sql)
+            .bind(provider.as_str())
+            .bind(reason.to_owned())
+            .bind(self.now().0)
+            .bind(self.now().plus(probe_after).0);
+        let new = self.run(query).await? == 1;
+        let sql = "UPDATE work SET blocked_by = 'pause', due_at = $3 WHERE blocked_by = 'parked' AND EXISTS (
+            SELECT 1 FROM suspicions s WHERE s.provider = $1 AND s.fault = $2 AND s.kind = work.kind AND s.id = work.id)";
+        let now = self.now().0;
+        self.run(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned()).bind(now)).await?;
+        Ok(new)
+    }
+
+    /// Takes the pauses whose probe is due; the next probe is set before this one is sent, so that one process probes.
+    pub async fn due_probes(&mut self, interval: Duration) -> Result<Vec<PauseRow>, Error> {
+        let sql = "UPDATE pauses SET probe_at = $1 WHERE probe_at <= $2 RETURNING provider, reason, since, probe_at";
+        let (next, now) = (self.now().plus(interval).0, self.now().0);
+        let rows = self.rows(sqlx::query(sql).bind(next).bind(now)).await?;
+        rows.iter().map(pause_row).collect()
+    }
+
+    pub async fn pauses(&mut self) -> Result<Vec<PauseRow>, Error> {
+        let rows = self.rows(sqlx::query("SELECT * FROM pauses ORDER BY provider")).await?;
+        rows.iter().map(pause_row).collect()
+    }
+
+    /// The provider answers again: its rows go on by themselves.
+    pub async fn resume(&mut self, provider: Provider) -> Result<bool, Error> {
+        let ended = self.run(sqlx::query("DELETE FROM pauses WHERE provider = $1").bind(provider.as_str())).await? == 1;
+        self.run(sqlx::query("DELETE FROM suspicions WHERE provider = $1").bind(provider.as_str())).await?;
+        let kind = match provider {
+            Provider::Plaid => Kind::Item,
+            Provider::Layer => Kind::Business,
+        };
+        let sql = "UPDATE work SET blocked_by = NULL, blocked_code = NULL, blocked_why = NULL, blocked_at = NULL,
+            attempts = 0, due_at = $2 WHERE kind = $1 AND blocked_by = 'pause'";
+        let now = self.now().0;
+        self.run(sqlx::query(sql).bind(kind.as_str()).bind(now)).await?;
+        Ok(ended)
+    }
+}
+
+fn pause_row(row: &sqlx::any::AnyRow) -> Result<PauseRow, Error> {
+    Ok(PauseRow {
+        provider: parsed(row, "provider", |w| Provider::from_word(&w).ok_or_else(|| format!("unknown provider {w}")))?,
+        reason: text(row, "reason")?,
+        since: Millis(number(row, "since")?),
+        probe_at: Millis(number(row, "probe_at")?),
+    })
+}

@@ -1,0 +1,166 @@
+//! One transaction: the clock, the two differences between the databases, small helpers.
+
+use crate::{Error, KeyRing, Store};
+use domain::{Fingerprinter, Millis};
+use sqlx::any::AnyRow;
+use sqlx::{Any, AssertSqlSafe, Row, Transaction};
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    pub(crate) fn of_url(url: &str) -> Option<Self> {
+        if url.starts_with("sqlite:") {
+            Some(Self::Sqlite)
+        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            Some(Self::Postgres)
+        } else {
+            None
+        }
+    }
+
+    /// A missing SQLite file is made; an explicit mode in the URL wins.
+    pub(crate) fn complete_url(self, url: &str) -> String {
+        match self {
+            Self::Sqlite if !url.contains("mode=") => {
+                format!("{url}{}mode=rwc", if url.contains('?') { '&' } else { '?' })
+            }
+            _ => url.to_owned(),
+        }
+    }
+
+    fn clock(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+            Self::Postgres => "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+        }
+    }
+
+    /// Lets several claimers pass each other; SQLite has one writer anyway.
+    pub(crate) fn skip_locked(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => "FOR UPDATE SKIP LOCKED",
+        }
+    }
+}
+
+/// A transaction. Dropped without [`Tx::commit`] it changes nothing.
+pub struct Tx {
+    pub(crate) inner: Transaction<'static, Any>,
+    pub(crate) dialect: Dialect,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) fingerprints: Fingerprinter,
+    now: Millis,
+}
+
+impl std::fmt::Debug for Tx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tx({:?})", self.dialect)
+    }
+}
+
+pub(crate) type Query = sqlx::query::Query<'static, Any, sqlx::any::AnyArguments>;
+
+impl Tx {
+    pub(crate) async fn begin(store: &Store, writes: bool) -> Result<Self, Error> {
+        let mut inner = match (store.dialect, writes) {
+            // IMMEDIATE: a transaction that reads first and writes later would fail, not wait, when another wrote.
+            (Dialect::Sqlite, true) => store.pool.begin_with("BEGIN IMMEDIATE").await?,
+            _ => store.pool.begin().await?,
+        };
+        let now: i64 = sqlx::query(store.dialect.clock()).fetch_one(&mut *inner).await?.try_get(0)?;
+        Ok(Self {
+            inner,
+            dialect: store.dialect,
+            keys: Arc::clone(&store.keys),
+            fingerprints: store.fingerprints.clone(),
+            now: Millis(now),
+        })
+    }
+
+    /// Database time at the beginning of this transaction.
+    pub fn now(&self) -> Millis {
+        self.now
+    }
+
+    pub async fn commit(self) -> Result<(), Error> {
+        Ok(self.inner.commit().await?)
+    }
+
+    pub(crate) async fn run(&mut self, query: Query) -> Result<u64, Error> {
+        Ok(query.execute(&mut *self.inner).await?.rows_affected())
+    }
+    pub(crate) async fn rows(&mut self, query: Query) -> Result<Vec<AnyRow>, Error> {
+        Ok(query.fetch_all(&mut *self.inner).await?)
+    }
+    pub(crate) async fn row(&mut self, query: Query) -> Result<Option<AnyRow>, Error> {
+        Ok(query.fetch_optional(&mut *self.inner).await?)
+    }
+
+    pub(crate) async fn meta(&mut self, name: &str) -> Result<Option<String>, Error> {
+        let found = self.row(sqlx::query("SELECT value FROM meta WHERE name = $1").bind(name.to_owned())).await?;
+        Ok(found.map(|r| r.try_get("value")).transpose()?)
+    }
+    pub(crate) async fn set_meta(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2";
+        self.run(sqlx::query(sql).bind(name.to_owned()).bind(value.to_owned())).await?;
+        Ok(())
+    }
+
+    /// The fingerprint key must stay the same under its version, or every comparison would see a rotation.
+    pub(crate) async fn check_fingerprint_key(&mut self, fingerprints: &Fingerprinter) -> Result<(), Error> {
+        let name = format!("fingerprint_check_{}", fingerprints.version());
+        let now = fingerprints.of("rekey").to_string();
+        match self.meta(&name).await? {
+            Some(before) if before != now => Err(Error::Unusable(format!(
+                "secrets.fingerprint_key version {} is not the key this database was written with: put the old key \
+                 back, or give the new one a higher version",
+                fingerprints.version()
+            ))),
+            Some(_) => Ok(()),
+            None => self.set_meta(&name, &now).await,
+        }
+    }
+}
+
+/// A query whose text is put together from constants of this crate.
+pub(crate) fn built(text: String) -> Query {
+    sqlx::query(AssertSqlSafe(text))
+}
+
+pub(crate) fn text(row: &AnyRow, column: &str) -> Result<String, Error> {
+    Ok(row.try_get(column)?)
+}
+pub(crate) fn opt_text(row: &AnyRow, column: &str) -> Result<Option<String>, Error> {
+    Ok(row.try_get(column)?)
+}
+pub(crate) fn number(row: &AnyRow, column: &str) -> Result<i64, Error> {
+    Ok(row.try_get(column)?)
+}
+pub(crate) fn opt_time(row: &AnyRow, column: &str) -> Result<Option<Millis>, Error> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(Millis))
+}
+
+/// Reads a column that holds a checked id or a word of the design.
+pub(crate) fn parsed<T, E: std::fmt::Display>(
+    row: &AnyRow,
+    column: &str,
+    parse: impl FnOnce(String) -> Result<T, E>,
+) -> Result<T, Error> {
+    parse(text(row, column)?).map_err(|e| Error::Corrupt(format!("the column {column} holds nonsense: {e}")))
+}
+pub(crate) fn opt_parsed<T, E: std::fmt::Display>(
+    row: &AnyRow,
+    column: &str,
+    parse: impl FnOnce(String) -> Result<T, E>,
+) -> Result<Option<T>, Error> {
+    opt_text(row, column)?
+        .map(parse)
+        .transpose()
+        .map_err(|e| Error::Corrupt(format!("the column {column} holds nonsense: {e}")))
+}
