@@ -1,1 +1,67 @@
+//! Kafka: the producer, the intake consumer, the form of records, the topics.
 
+mod consumer;
+mod embedded;
+mod event;
+mod producer;
+mod topics;
+
+pub use consumer::{Delivery, Intake, IntakeSettings};
+pub use embedded::EmbeddedBroker;
+pub use event::{DecodeError, Event, schema};
+pub use producer::{Producer, ProducerSettings, PublishError};
+pub use topics::{TopicFault, TopicPlan, Topics, apply, check};
+
+use rdkafka::ClientConfig;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How to reach the brokers.
+#[derive(Clone)]
+pub struct Connection {
+    /// `host:port,…`
+    pub bootstrap: String,
+    /// Any other librdkafka property: TLS, SASL, timeouts. Values may be secret.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&String> = self.properties.keys().collect();
+        write!(f, "Connection({}, {names:?})", self.bootstrap)
+    }
+}
+
+impl Connection {
+    pub(crate) fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("client.id", "rekey")
+            // The default cap of 10 s is how long answers would stay 503 after a short outage is over.
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("socket.keepalive.enable", "true")
+            .set("log.connection.close", "false");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+}
+
+/// A failure of Kafka or of its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("Kafka can't be used as configured")]
+    Config(#[source] rdkafka::error::KafkaError),
+    #[error("Kafka did not do what was asked: {doing}")]
+    Kafka {
+        doing: &'static str,
+        #[source]
+        source: rdkafka::error::KafkaError,
+    },
+}
+
+/// Bounds every blocking call into librdkafka.
+pub(crate) const METADATA_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,1 +1,11 @@
+//! Layer: OAuth, businesses, the full-replace token list, and what Layer's errors mean.
+//!
+//! Facts are from <https://docs.layerfi.com/>. Much is undocumented there, so answers are read leniently, and nothing
+//! is concluded from a field that may be missing.
 
+mod auth;
+mod client;
+mod error;
+
+pub use client::{Business, Client, Found, ListedAccount, Settings};
+pub use error::{Error, Meaning};

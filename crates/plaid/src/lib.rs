@@ -1,1 +1,13 @@
+//! Plaid: webhook verification, the few API calls Rekey makes, and what Plaid's errors mean.
+//!
+//! Facts are from <https://plaid.com/docs/api/>; where Plaid says nothing, the behaviour is a setting.
 
+mod client;
+mod error;
+mod keys;
+mod verify;
+
+pub use client::{Accounts, Client, ItemInfo, Settings, TokenHealth};
+pub use error::{Error, Meaning};
+pub use keys::{KeySettings, Keys};
+pub use verify::{Rejection, Verified, Verifier};

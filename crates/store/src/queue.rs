@@ -54,6 +54,11 @@ impl Claim {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// When the lease ends on this machine's monotonic clock.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     fn stale(&self) -> Error {
         Error::Stale { kind: self.kind.as_str(), id: self.id.clone(), epoch: self.epoch }
     }

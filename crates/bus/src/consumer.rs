@@ -1,0 +1,170 @@
+//! The intake consumer: records one by one, an offset stored only when its record is settled.
+
+use crate::{Connection, DecodeError, Error, Event};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{ClientContext, TopicPartitionList};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How the group behaves.
+#[derive(Debug, Clone)]
+pub struct IntakeSettings {
+    pub group: String,
+    pub topics: Vec<String>,
+    /// Values of `ce_dataschema` that are read.
+    pub schemas: Vec<&'static str>,
+}
+
+/// One record, or what can be said about it when it is none of ours.
+#[derive(Debug)]
+pub struct Delivery {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub event: Result<Event, DecodeError>,
+    /// Length of the value in bytes, and the value itself only for hashing.
+    pub raw: Vec<u8>,
+    /// Records that should have come before this one on its partition and did not.
+    pub gap: bool,
+}
+
+/// Where each partition goes on, to notice gaps: the embedded broker evicts silently, and retention may overtake a
+/// consumer that was away for long.
+#[derive(Clone, Default)]
+struct Positions {
+    next: Arc<Mutex<HashMap<(String, i32), i64>>>,
+}
+
+impl Positions {
+    fn step(&self, topic: &str, partition: i32, offset: i64) -> bool {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = next.insert((topic.to_owned(), partition), offset + 1);
+        expected.is_some_and(|e| offset > e)
+    }
+    fn forget(&self, gone: &TopicPartitionList) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        for element in gone.elements() {
+            next.remove(&(element.topic().to_owned(), element.partition()));
+        }
+    }
+}
+
+impl ClientContext for Positions {}
+
+impl ConsumerContext for Positions {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(partitions) = rebalance {
+            self.forget(partitions);
+        }
+    }
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => tracing::info!(partitions = partitions.count(), "partitions assigned"),
+            Rebalance::Revoke(partitions) => tracing::info!(partitions = partitions.count(), "partitions given up"),
+            Rebalance::Error(error) => tracing::warn!(%error, "the consumer group could not be balanced"),
+        }
+    }
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        // Usual while the group is being balanced; the records come again and change nothing.
+        if let Err(error) = result
+            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
+        {
+            tracing::debug!(%error, "offsets could not be committed and will be with the next ones");
+        }
+    }
+}
+
+/// Reads the topics as a member of the group.
+pub struct Intake {
+    consumer: StreamConsumer<Positions>,
+    positions: Positions,
+    schemas: Vec<&'static str>,
+}
+
+impl std::fmt::Debug for Intake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Intake")
+    }
+}
+
+impl Intake {
+    pub fn new(connection: &Connection, settings: &IntakeSettings) -> Result<Self, Error> {
+        let positions = Positions::default();
+        let mut config = connection.config();
+        let defaults = [
+            ("group.id", settings.group.as_str()),
+            // Offsets are committed in the background, but only those stored by `settled`.
+            ("enable.auto.commit", "true"),
+            ("auto.commit.interval.ms", "1000"),
+            ("enable.auto.offset.store", "false"),
+            // A new group reads what is there already: events before the first start are events too.
+            ("auto.offset.reset", "earliest"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ];
+        for (name, value) in defaults {
+            if config.get(name).is_none() {
+                config.set(name, value);
+            }
+        }
+        let consumer: StreamConsumer<Positions> =
+            config.create_with_context(positions.clone()).map_err(Error::Config)?;
+        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|source| Error::Kafka { doing: "subscribe", source })?;
+        Ok(Self { consumer, positions, schemas: settings.schemas.clone() })
+    }
+
+    /// The next record.
+    pub async fn next(&self) -> Result<Delivery, Error> {
+        let message =
+            self.consumer.recv().await.map_err(|source| Error::Kafka { doing: "read the next record", source })?;
+        let (topic, partition, offset) = (message.topic().to_owned(), message.partition(), message.offset());
+        Ok(Delivery {
+            gap: self.positions.step(&topic, partition, offset),
+            event: Event::decode(&message, &self.schemas),
+            raw: message.payload().unwrap_or_default().to_vec(),
+            topic,
+            partition,
+            offset,
+        })
+    }
+
+    /// The record's effect is durable: it need not come again.
+    pub fn settled(&self, delivery: &Delivery) {
+        let stored = self.consumer.store_offset(&delivery.topic, delivery.partition, delivery.offset);
+        if let Err(error) = stored {
+            // The partition was taken away meanwhile; its new owner reads the record again, which changes nothing.
+            tracing::debug!(%error, topic = delivery.topic, partition = delivery.partition, "offset not stored");
+        }
+    }
+
+    /// Stops fetching while the store is away, so that nothing is held in memory and the group stays balanced.
+    pub fn pause(&self) {
+        self.each_assignment(|c, p| c.pause(p));
+    }
+    pub fn resume(&self) {
+        self.each_assignment(|c, p| c.resume(p));
+    }
+
+    fn each_assignment(&self, act: impl Fn(&StreamConsumer<Positions>, &TopicPartitionList) -> KafkaResult<()>) {
+        let done = self.consumer.assignment().and_then(|partitions| act(&self.consumer, &partitions));
+        if let Err(error) = done {
+            tracing::debug!(%error, "partitions could not be paused or resumed");
+        }
+    }
+
+    /// Commits what is settled and leaves the group.
+    pub async fn close(self) {
+        let committed = tokio::task::spawn_blocking(move || {
+            let committed = self.consumer.commit_consumer_state(CommitMode::Sync);
+            drop(self);
+            committed
+        });
+        match committed.await {
+            Ok(Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset))) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last offsets were not committed; their records come again"),
+            Err(_) => tracing::warn!("the consumer did not close cleanly"),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The producer: acknowledged by all in-sync replicas, or an error within a bound.
+
+use crate::{Connection, Error, Event, METADATA_TIMEOUT};
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Bounds of the producer.
+#[derive(Debug, Clone)]
+pub struct ProducerSettings {
+    /// Records that may wait for an acknowledgement.
+    pub queue_records: u32,
+    pub queue_kbytes: u32,
+    /// From publishing to the acknowledgement, retries included.
+    pub timeout: Duration,
+    /// How long a record may wait for others to share its request.
+    pub linger: Duration,
+    /// While the brokers are away, how often their return is looked for.
+    pub probe_interval: Duration,
+}
+
+/// Why a record is not known to be in Kafka. It may be there all the same: whoever repeats it makes a duplicate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    #[error("no broker can be reached")]
+    Away,
+    #[error("the queue of the producer is full")]
+    QueueFull,
+    #[error("Kafka did not acknowledge in time")]
+    TimedOut,
+    #[error("the record is larger than Kafka takes")]
+    TooLarge,
+    #[error("Kafka refused the record: {0}")]
+    Refused(String),
+}
+
+impl PublishError {
+    /// The word for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Away => "broker_away",
+            Self::QueueFull => "queue_full",
+            Self::TimedOut => "timed_out",
+            Self::TooLarge => "too_large",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Health {
+    away: Arc<AtomicBool>,
+}
+
+impl ClientContext for Health {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) && !self.away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(reason, "no Kafka broker can be reached");
+        }
+    }
+}
+
+/// Publishes events. Clones share one connection.
+#[derive(Clone)]
+pub struct Producer {
+    inner: FutureProducer<Health>,
+    health: Health,
+    settings: ProducerSettings,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Producer({} in flight)", self.inner.in_flight_count())
+    }
+}
+
+impl Producer {
+    pub fn new(connection: &Connection, settings: ProducerSettings) -> Result<Self, Error> {
+        let health = Health::default();
+        let inner = connection
+            .config()
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("queue.buffering.max.messages", settings.queue_records.to_string())
+            .set("queue.buffering.max.kbytes", settings.queue_kbytes.to_string())
+            .set("message.timeout.ms", settings.timeout.as_millis().max(10).to_string())
+            .set("request.timeout.ms", settings.timeout.as_millis().max(10).to_string())
+            .set("linger.ms", settings.linger.as_millis().to_string())
+            .create_with_context(health.clone())
+            .map_err(Error::Config)?;
+        Ok(Self { inner, health, settings })
+    }
+
+    /// Publishes and waits for the acknowledgement (I1). While the brokers are known to be away it answers at once.
+    pub async fn publish(&self, topic: &str, key: Option<&str>, event: &Event) -> Result<(), PublishError> {
+        if self.health.away.load(Ordering::Relaxed) {
+            return Err(PublishError::Away);
+        }
+        let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&event.data).headers(event.headers());
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        let delivery = self.inner.send_result(record).map_err(|(error, _)| reading(&error))?;
+        // librdkafka bounds this by message.timeout.ms; the second bound is for a callback that never comes.
+        match tokio::time::timeout(self.settings.timeout + Duration::from_millis(500), delivery).await {
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err((error, _)))) => {
+                let reading = reading(&error);
+                if reading == PublishError::TimedOut {
+                    // Until a probe says otherwise: the next caller shall not wait as long to hear the same.
+                    self.health.away.store(true, Ordering::Relaxed);
+                }
+                Err(reading)
+            }
+            Ok(Err(_)) | Err(_) => Err(PublishError::TimedOut),
+        }
+    }
+
+    pub fn is_away(&self) -> bool {
+        self.health.away.load(Ordering::Relaxed)
+    }
+
+    /// Records not yet acknowledged.
+    pub fn in_flight(&self) -> i32 {
+        self.inner.in_flight_count()
+    }
+
+    /// Waits until the brokers have answered once and know `topic`.
+    pub async fn reachable(&self, topic: &str) -> Result<(), Error> {
+        let (inner, topic) = (self.inner.clone(), topic.to_owned());
+        let looked = tokio::task::spawn_blocking(move || {
+            let metadata = inner.client().fetch_metadata(Some(&topic), METADATA_TIMEOUT)?;
+            match metadata.topics().first().and_then(|t| t.error()) {
+                Some(code) => Err(KafkaError::MetadataFetch(code.into())),
+                None => Ok(()),
+            }
+        });
+        let outcome = looked.await.unwrap_or(Err(KafkaError::Canceled));
+        outcome.map_err(|source| Error::Kafka { doing: "read the topic's metadata", source })
+    }
+
+    /// Looks for the return of the brokers while they are away, until `stop`. Without it [`Producer::publish`] would
+    /// never try again.
+    pub async fn watch(&self, topic: &str, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(self.settings.probe_interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            metrics::gauge!("rekey_producer_in_flight").set(f64::from(self.inner.in_flight_count()));
+            if self.is_away() && self.reachable(topic).await.is_ok() {
+                self.health.away.store(false, Ordering::Relaxed);
+                tracing::info!("Kafka is back");
+            }
+        }
+    }
+
+    /// Sends what is queued; call it when nothing new will be published.
+    pub async fn flush(&self, within: Duration) -> Result<(), Error> {
+        let inner = self.inner.clone();
+        let flushed = tokio::task::spawn_blocking(move || inner.flush(within)).await;
+        flushed.unwrap_or(Err(KafkaError::Canceled)).map_err(|source| Error::Kafka { doing: "flush the producer", source })
+    }
+}
+
+fn reading(error: &KafkaError) -> PublishError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::QueueFull) => PublishError::QueueFull,
+        Some(RDKafkaErrorCode::MessageTimedOut | RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::OperationTimedOut) => {
+            PublishError::TimedOut
+        }
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => PublishError::Away,
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::TooLarge,
+        Some(code) => PublishError::Refused(format!("{code:?}")),
+        None => PublishError::Refused("no code".into()),
+    }
+}

@@ -1,0 +1,111 @@
+//! The topics of Rekey, in one place.
+
+use crate::{Connection, Error, METADATA_TIMEOUT};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use std::time::Duration;
+
+/// Names of the topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// Verified webhooks about an Item, keyed by `item_id`.
+    pub item_events: String,
+    /// Every other verified webhook, for anyone.
+    pub other_events: String,
+    /// "Look at Item X", from the platform.
+    pub notices: String,
+    /// What changed, keyed by business.
+    pub outcomes: String,
+    pub dead_letters: String,
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self {
+            item_events: "plaid.item-events.v1".into(),
+            other_events: "plaid.other-events.v1".into(),
+            notices: "rekey.notices.v1".into(),
+            outcomes: "rekey.outcomes.v1".into(),
+            dead_letters: "rekey.dead-letters.v1".into(),
+        }
+    }
+}
+
+impl Topics {
+    pub fn names(&self) -> [&str; 5] {
+        [&self.item_events, &self.other_events, &self.notices, &self.outcomes, &self.dead_letters]
+    }
+}
+
+/// How to create missing topics.
+#[derive(Debug, Clone)]
+pub struct TopicPlan {
+    pub partitions: i32,
+    pub replication: i32,
+    /// `min.insync.replicas`; with `acks=all` this is what an acknowledged webhook rests on.
+    pub min_insync: i32,
+    pub retention: Duration,
+}
+
+/// What is wrong with a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopicFault {
+    Missing(String),
+}
+
+impl std::fmt::Display for TopicFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(name) => write!(f, "the topic {name} does not exist: run `rekey topics apply`"),
+        }
+    }
+}
+
+/// Looks for the topics. Fails when no broker answers.
+pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<TopicFault>, Error> {
+    let names: Vec<String> = topics.names().iter().map(ToString::to_string).collect();
+    let config = connection.config();
+    let looked = tokio::task::spawn_blocking(move || -> Result<Vec<TopicFault>, Error> {
+        let client: AdminClient<DefaultClientContext> = config.create().map_err(Error::Config)?;
+        let metadata = client
+            .inner()
+            .fetch_metadata(None, METADATA_TIMEOUT)
+            .map_err(|source| Error::Kafka { doing: "read the list of topics", source })?;
+        let exists = |name: &String| metadata.topics().iter().any(|t| t.name() == name);
+        Ok(names.into_iter().filter(|n| !exists(n)).map(TopicFault::Missing).collect())
+    });
+    looked.await.unwrap_or_else(|_| Ok(Vec::new()))
+}
+
+/// Creates the topics that are missing and leaves the others as they are. Returns the names it created.
+pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -> Result<Vec<String>, Error> {
+    let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::Config)?;
+    let retention = plan.retention.as_millis().to_string();
+    let min_insync = plan.min_insync.to_string();
+    let wanted: Vec<NewTopic<'_>> = topics
+        .names()
+        .into_iter()
+        .map(|name| {
+            NewTopic::new(name, plan.partitions, TopicReplication::Fixed(plan.replication))
+                .set("retention.ms", &retention)
+                .set("min.insync.replicas", &min_insync)
+        })
+        .collect();
+    let options = AdminOptions::new()
+        .operation_timeout(Some(Duration::from_secs(10)))
+        .request_timeout(Some(Duration::from_secs(15)));
+    let doing = "create topics";
+    let results = client.create_topics(&wanted, &options).await.map_err(|source| Error::Kafka { doing, source })?;
+    let mut created = Vec::new();
+    for result in results {
+        match result {
+            Ok(name) => created.push(name),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => {
+                return Err(Error::Kafka { doing, source: rdkafka::error::KafkaError::AdminOp(code) });
+            }
+        }
+    }
+    Ok(created)
+}

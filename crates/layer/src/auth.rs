@@ -1,0 +1,94 @@
+//! OAuth client credentials: <https://docs.layerfi.com/api-details/authentication>. The scope chooses the environment.
+
+use crate::error::Error;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+const ENDPOINT: &str = "/oauth2/token";
+
+/// What the token endpoint wants to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Credentials {
+    pub(crate) token_url: String,
+    pub(crate) client_id: String,
+    pub(crate) client_secret: SecretString,
+    pub(crate) scope: String,
+}
+
+struct Held {
+    token: SecretString,
+    refresh_at: Instant,
+}
+
+/// The bearer token, asked for once at a time and replaced early.
+pub(crate) struct Bearer {
+    credentials: Credentials,
+    held: Mutex<Option<Held>>,
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer(hidden)")
+    }
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    access_token: SecretString,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+/// RFC 6749, not Layer's `errors` array.
+#[derive(Deserialize)]
+struct OAuthError {
+    error: String,
+}
+
+impl Bearer {
+    pub(crate) fn new(credentials: Credentials) -> Self {
+        Self { credentials, held: Mutex::new(None) }
+    }
+
+    /// The token in force; `refused` is the one Layer just answered 401 to.
+    pub(crate) async fn token(&self, http: &web::Client, refused: Option<&SecretString>) -> Result<SecretString, Error> {
+        // Held over the request on purpose: whoever comes meanwhile waits for this one instead of asking as well.
+        let mut held = self.held.lock().await;
+        if let Some(current) = held.as_ref() {
+            let is_refused = refused.is_some_and(|r| r.expose_secret() == current.token.expose_secret());
+            if !is_refused && Instant::now() < current.refresh_at {
+                return Ok(current.token.clone());
+            }
+        }
+        *held = None;
+        let (token, lifetime) = self.ask(http).await?;
+        // Half of its life is what Layer's own client waits; a token that dies on the way costs a 401 and a retry.
+        *held = Some(Held { token: token.clone(), refresh_at: Instant::now() + lifetime / 2 });
+        Ok(token)
+    }
+
+    async fn ask(&self, http: &web::Client) -> Result<(SecretString, Duration), Error> {
+        let credentials = &self.credentials;
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("scope", credentials.scope.as_str()),
+            ("client_id", credentials.client_id.as_str()),
+        ];
+        let request = http
+            .post(&credentials.token_url)
+            .basic_auth(&credentials.client_id, Some(credentials.client_secret.expose_secret()))
+            .form(&form);
+        let answer = http.send(request).await.map_err(|source| Error::Unanswered { endpoint: ENDPOINT, source })?;
+        let status = answer.status.as_u16();
+        if !answer.status.is_success() {
+            let error = serde_json::from_slice::<OAuthError>(&answer.body).map_or_else(|_| "unnamed".into(), |e| e.error);
+            let error: String = error.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
+            return Err(Error::Credentials { status, error });
+        }
+        let wire: Wire =
+            serde_json::from_slice(&answer.body).map_err(|_| Error::Malformed { endpoint: ENDPOINT, status })?;
+        Ok((wire.access_token, Duration::from_secs(wire.expires_in.unwrap_or(3600).min(86_400))))
+    }
+}

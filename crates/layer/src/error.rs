@@ -1,0 +1,146 @@
+//! What Layer's errors mean, written once as a table.
+//!
+//! Error bodies are `{errors: [{type, description, error_enum?}]}` (<https://docs.layerfi.com/api-details/json-data>);
+//! `error_enum` is the machine key, absent on 5xx. The use of 401, 403, 404, 409 and 422 is undocumented, so a status
+//! decides only between trying again, asking whether the provider refuses everybody, and parking this business.
+
+use domain::Next;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// A call to Layer that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("Layer's {endpoint} did not answer")]
+    Unanswered {
+        endpoint: &'static str,
+        #[source]
+        source: web::Unanswered,
+    },
+    #[error("Layer's {endpoint} answered {status} {error_enum}")]
+    Refused { endpoint: &'static str, status: u16, error_enum: String, retry_after: Option<Duration> },
+    #[error("Layer's {endpoint} answered {status} with a body of an unknown form")]
+    Malformed { endpoint: &'static str, status: u16 },
+    /// The token endpoint refused our client id, secret or scope.
+    #[error("Layer's token endpoint answered {status} {error}: check layer.client_id, layer.client_secret and layer.scope")]
+    Credentials { status: u16, error: String },
+}
+
+/// What an error says about the business or the work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// Layer does not have, or no longer shows, this business.
+    NoSuchBusiness,
+    /// Layer read the request and refuses its content: for a PUT, one of the tokens.
+    RefusedContent,
+    Other(Next),
+}
+
+impl Error {
+    pub fn meaning(&self) -> Meaning {
+        match self {
+            Self::Unanswered { .. } | Self::Malformed { .. } => Meaning::Other(Next::Retry { after: None }),
+            Self::Credentials { status, .. } if *status >= 500 || *status == 429 => {
+                Meaning::Other(Next::Retry { after: None })
+            }
+            Self::Credentials { .. } => Meaning::Other(Next::Suspect),
+            Self::Refused { status, error_enum, retry_after, .. } => meaning(*status, error_enum, *retry_after),
+        }
+    }
+
+    /// Whether the call may have had an effect that we do not know of.
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Unanswered { source, .. } => source.sent,
+            Self::Malformed { .. } => true,
+            Self::Refused { status, .. } => *status >= 500,
+            Self::Credentials { .. } => false,
+        }
+    }
+
+    /// Short words for logs, metrics and parked rows.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unanswered { .. } => "unanswered",
+            Self::Malformed { .. } => "malformed",
+            Self::Refused { error_enum, .. } => error_enum,
+            Self::Credentials { .. } => "credentials",
+        }
+    }
+}
+
+fn meaning(status: u16, error_enum: &str, retry_after: Option<Duration>) -> Meaning {
+    match (status, error_enum) {
+        (404 | 410, _) | (_, "SpecifiedIdNotFound") => Meaning::NoSuchBusiness,
+        (401 | 403, _) => Meaning::Other(Next::Suspect),
+        (408 | 425 | 429 | 500..=599, _) => Meaning::Other(Next::Retry { after: retry_after }),
+        (400 | 409 | 422, _) => Meaning::RefusedContent,
+        // A 2xx with an `errors` array: Layer's own client treats it as a failure too.
+        (200..=299, _) => Meaning::RefusedContent,
+        _ => Meaning::Other(Next::Park),
+    }
+}
+
+#[derive(Deserialize)]
+struct Body {
+    errors: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    error_enum: Option<String>,
+}
+
+/// Reads an answer that is not a success. Descriptions may quote what we sent, so they are not kept.
+pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
+    let status = answer.status.as_u16();
+    let named = serde_json::from_slice::<Body>(&answer.body)
+        .ok()
+        .and_then(|b| b.errors.into_iter().find_map(|e| e.error_enum));
+    Error::Refused { endpoint, status, error_enum: word(named), retry_after: answer.retry_after }
+}
+
+fn word(text: Option<String>) -> String {
+    match text {
+        Some(t) if !t.is_empty() && t.len() <= 64 && t.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => t,
+        Some(_) => "Unreadable".into(),
+        None => "unnamed".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_says_what_next() {
+        let retry = || Meaning::Other(Next::Retry { after: None });
+        let table = [
+            (404, "unnamed", Meaning::NoSuchBusiness),
+            (400, "SpecifiedIdNotFound", Meaning::NoSuchBusiness),
+            (400, "SpecifiedBadRequest", Meaning::RefusedContent),
+            (409, "unnamed", Meaning::RefusedContent),
+            (422, "unnamed", Meaning::RefusedContent),
+            (200, "SpecifiedBadRequest", Meaning::RefusedContent),
+            (401, "unnamed", Meaning::Other(Next::Suspect)),
+            (403, "unnamed", Meaning::Other(Next::Suspect)),
+            (429, "unnamed", retry()),
+            (500, "unnamed", retry()),
+            (503, "unnamed", retry()),
+            (405, "unnamed", Meaning::Other(Next::Park)),
+        ];
+        for (status, error_enum, expected) in table {
+            assert_eq!(meaning(status, error_enum, None), expected, "{status} {error_enum}");
+        }
+        let wait = Some(Duration::from_secs(7));
+        assert_eq!(meaning(429, "unnamed", wait), Meaning::Other(Next::Retry { after: wait }));
+    }
+
+    #[test]
+    fn wrong_credentials_are_suspect_and_a_failing_token_endpoint_is_not() {
+        let at = |status| Error::Credentials { status, error: "x".into() }.meaning();
+        assert_eq!(at(401), Meaning::Other(Next::Suspect));
+        assert_eq!(at(503), Meaning::Other(Next::Retry { after: None }));
+    }
+}

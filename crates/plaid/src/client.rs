@@ -1,0 +1,227 @@
+//! The calls that Rekey makes. Each is a POST with the credentials in headers, so that a body never holds them.
+
+use crate::error::{Error, Meaning, refusal};
+use domain::accounts::{Read, Traits};
+use domain::{AccessToken, AccountId, ItemId, ProcessorToken};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How to reach Plaid.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `https://sandbox.plaid.com` or `https://production.plaid.com`.
+    pub base_url: String,
+    pub client_id: String,
+    pub secret: SecretString,
+    /// The `processor` of `/processor/token/create`.
+    pub processor: String,
+    pub http: web::ClientSettings,
+}
+
+/// A client for one environment of Plaid.
+#[derive(Debug)]
+pub struct Client {
+    settings: Settings,
+    http: web::Client,
+}
+
+/// `/item/get`: whose token it is, and how the Item is.
+#[derive(Debug, Clone)]
+pub struct ItemInfo {
+    pub item: ItemId,
+    /// `item.error.error_code`.
+    pub error_code: Option<String>,
+}
+
+/// `/accounts/get`: the open accounts, and how the Item is.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    pub item: ItemInfo,
+    pub accounts: Vec<Read>,
+}
+
+/// What a probe of a processor token found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenHealth {
+    Alive,
+    Dead,
+}
+
+/// A webhook verification key: <https://plaid.com/docs/api/webhooks/webhook-verification/>.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Jwk {
+    pub(crate) kid: String,
+    pub(crate) kty: String,
+    pub(crate) crv: String,
+    pub(crate) alg: String,
+    pub(crate) x: String,
+    pub(crate) y: String,
+    /// Unix seconds; null while the key lives.
+    #[serde(default)]
+    pub(crate) expired_at: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct WireItem {
+    item_id: String,
+    #[serde(default)]
+    error: Option<WireError>,
+}
+
+#[derive(Deserialize)]
+struct WireError {
+    #[serde(default)]
+    error_code: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireAccount {
+    account_id: String,
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    subtype: Option<String>,
+    #[serde(default)]
+    mask: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    persistent_account_id: Option<String>,
+}
+
+impl Client {
+    pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
+        let http = web::Client::new(&settings.http)?;
+        Ok(Self { settings, http })
+    }
+
+    /// The longest one call takes, waiting for its share of the rate included.
+    pub fn longest_call(&self) -> Duration {
+        self.http.timeout() * 2
+    }
+
+    /// `/item/get`: <https://plaid.com/docs/api/items/#itemget>.
+    pub async fn item_get(&self, token: &AccessToken) -> Result<ItemInfo, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            item: WireItem,
+        }
+        let endpoint = "/item/get";
+        let wire: Wire = self.call(endpoint, &serde_json::json!({"access_token": token.expose()})).await?;
+        item_info(endpoint, wire.item)
+    }
+
+    /// `/accounts/get`: <https://plaid.com/docs/api/accounts/#accountsget>. Free, cached, without closed accounts.
+    pub async fn accounts_get(&self, token: &AccessToken) -> Result<Accounts, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            item: WireItem,
+            accounts: Vec<WireAccount>,
+        }
+        let endpoint = "/accounts/get";
+        let wire: Wire = self.call(endpoint, &serde_json::json!({"access_token": token.expose()})).await?;
+        let mut accounts = Vec::with_capacity(wire.accounts.len());
+        for account in wire.accounts {
+            let id = AccountId::parse(account.account_id).map_err(|_| Error::Malformed { endpoint, status: 200 })?;
+            let traits = Traits {
+                kind: account.kind,
+                subtype: account.subtype,
+                mask: account.mask,
+                name: account.name,
+                persistent_id: account.persistent_account_id,
+            };
+            accounts.push(Read { id, traits });
+        }
+        Ok(Accounts { item: item_info(endpoint, wire.item)?, accounts })
+    }
+
+    /// `/processor/token/create`: <https://plaid.com/docs/api/processors/#processortokencreate>. No idempotency key:
+    /// after a lost answer a token may exist that nobody has seen.
+    pub async fn processor_token_create(&self, token: &AccessToken, account: &AccountId) -> Result<ProcessorToken, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            processor_token: ProcessorToken,
+        }
+        let body = serde_json::json!({
+            "access_token": token.expose(),
+            "account_id": account.as_str(),
+            "processor": self.settings.processor,
+        });
+        let wire: Wire = self.call("/processor/token/create", &body).await?;
+        Ok(wire.processor_token)
+    }
+
+    /// `/processor/token/permissions/get`, the only read that takes a processor token with our own keys: a liveness
+    /// probe. <https://plaid.com/docs/api/processors/#processortokenpermissionsget>
+    pub async fn processor_token_health(&self, token: &ProcessorToken) -> Result<TokenHealth, Error> {
+        let body = serde_json::json!({"processor_token": token.expose()});
+        match self.call::<serde_json::Value>("/processor/token/permissions/get", &body).await {
+            Ok(_) => Ok(TokenHealth::Alive),
+            Err(error) if error.meaning() == Meaning::UnknownProcessorToken => Ok(TokenHealth::Dead),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `/webhook_verification_key/get`. None when Plaid says there is no such key in this environment.
+    pub(crate) async fn verification_key(&self, kid: &str) -> Result<Option<Jwk>, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            key: Jwk,
+        }
+        match self.call::<Wire>("/webhook_verification_key/get", &serde_json::json!({"key_id": kid})).await {
+            Ok(wire) => Ok(Some(wire.key)),
+            Err(error) if error.meaning() == Meaning::UnknownKey => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Are our credentials accepted at all? Asks for a key that can't exist: that it is unknown is the good answer.
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.verification_key("00000000-0000-4000-8000-000000000000").await.map(|_| ())
+    }
+
+    async fn call<T: DeserializeOwned>(&self, endpoint: &'static str, body: &serde_json::Value) -> Result<T, Error> {
+        let url = format!("{}{endpoint}", self.settings.base_url.trim_end_matches('/'));
+        let request = self
+            .http
+            .post(&url)
+            .header("PLAID-CLIENT-ID", &self.settings.client_id)
+            .header("PLAID-SECRET", self.settings.secret.expose_secret())
+            .header("Plaid-Version", "2020-09-14")
+            .json(body);
+        let outcome = match self.http.send(request).await {
+            Err(source) => Err(Error::Unanswered { endpoint, source }),
+            Ok(answer) if answer.status.as_u16() == 200 => {
+                serde_json::from_slice(&answer.body).map_err(|_| Error::Malformed { endpoint, status: 200 })
+            }
+            Ok(answer) => Err(refusal(endpoint, &answer)),
+        };
+        let label = outcome.as_ref().err().map_or("ok", |e| result_label(e));
+        metrics::counter!("rekey_provider_calls_total", "provider" => "plaid", "endpoint" => endpoint, "result" => label)
+            .increment(1);
+        outcome
+    }
+}
+
+/// A bounded set of words: Plaid's codes are an open enum and would grow the number of series without end.
+fn result_label(error: &Error) -> &'static str {
+    match error.meaning() {
+        Meaning::LoginRequired => "login_required",
+        Meaning::ItemGone { .. } => "item_gone",
+        Meaning::UnknownToken => "unknown_token",
+        Meaning::UnknownAccount => "unknown_account",
+        Meaning::UnknownProcessorToken => "unknown_processor_token",
+        Meaning::UnknownKey => "unknown_key",
+        Meaning::AccountNotSupported => "not_supported",
+        Meaning::Other(domain::Next::Retry { .. }) => "retry",
+        Meaning::Other(domain::Next::Suspect) => "suspect",
+        Meaning::Other(domain::Next::Park) => "park",
+    }
+}
+
+fn item_info(endpoint: &'static str, wire: WireItem) -> Result<ItemInfo, Error> {
+    let item = ItemId::parse(wire.item_id).map_err(|_| Error::Malformed { endpoint, status: 200 })?;
+    Ok(ItemInfo { item, error_code: wire.error.and_then(|e| e.error_code) })
+}

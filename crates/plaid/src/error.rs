@@ -1,0 +1,203 @@
+//! What Plaid's errors mean, written once as a table.
+//!
+//! Error codes: <https://plaid.com/docs/errors/>. Nearly everything is HTTP 400, a bad API key and a dead access token
+//! included, so the code decides and the status is only a fallback. `error_message` may change and is never looked at.
+
+use domain::Next;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// A call to Plaid that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("Plaid's {endpoint} did not answer")]
+    Unanswered {
+        endpoint: &'static str,
+        #[source]
+        source: web::Unanswered,
+    },
+    #[error("Plaid's {endpoint} answered {status} {error_type}/{error_code} (request {request_id})")]
+    Refused {
+        endpoint: &'static str,
+        status: u16,
+        error_type: String,
+        error_code: String,
+        request_id: String,
+        retry_after: Option<Duration>,
+    },
+    /// Neither the documented answer nor a documented error.
+    #[error("Plaid's {endpoint} answered {status} with a body of an unknown form")]
+    Malformed { endpoint: &'static str, status: u16 },
+}
+
+/// What an error says about the Item, the account or the work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// The user must log in again; nothing to do until then.
+    LoginRequired,
+    /// Proof that the whole Item is gone. `revoked`: by the user's own word.
+    ItemGone { revoked: bool },
+    /// The access token is unknown: rotated elsewhere, of another environment, or mistyped.
+    UnknownToken,
+    /// The account is closed, revoked, de-selected or re-numbered: read the accounts again.
+    UnknownAccount,
+    /// The processor token is unknown.
+    UnknownProcessorToken,
+    /// Plaid's own explicit answer that the verification key does not exist here.
+    UnknownKey,
+    /// This account can never be handed to this processor.
+    AccountNotSupported,
+    Other(Next),
+}
+
+impl Error {
+    pub fn meaning(&self) -> Meaning {
+        let retry = |after| Meaning::Other(Next::Retry { after });
+        match self {
+            Self::Unanswered { .. } | Self::Malformed { .. } => retry(None),
+            Self::Refused { status, error_type, error_code, retry_after, .. } => {
+                meaning(*status, error_type, error_code, *retry_after)
+            }
+        }
+    }
+
+    /// Whether the call may have had an effect that we do not know of.
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Unanswered { source, .. } => source.sent,
+            Self::Malformed { .. } => true,
+            // An error of the documented form is an answer: nothing was made. Except that a failing server may fail
+            // after the deed.
+            Self::Refused { status, .. } => *status >= 500,
+        }
+    }
+
+    /// Short words for logs, metrics and parked rows.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unanswered { .. } => "unanswered",
+            Self::Malformed { .. } => "malformed",
+            Self::Refused { error_code, .. } => error_code,
+        }
+    }
+}
+
+fn meaning(status: u16, error_type: &str, error_code: &str, retry_after: Option<Duration>) -> Meaning {
+    let retry = Meaning::Other(Next::Retry { after: retry_after });
+    match (error_type, error_code) {
+        (_, "ITEM_LOGIN_REQUIRED") => Meaning::LoginRequired,
+        (_, "ITEM_NOT_FOUND" | "ITEM_CONCURRENTLY_DELETED") => Meaning::ItemGone { revoked: false },
+        (_, "USER_PERMISSION_REVOKED") => Meaning::ItemGone { revoked: true },
+        (_, "INVALID_ACCESS_TOKEN") => Meaning::UnknownToken,
+        (_, "INVALID_ACCOUNT_ID") => Meaning::UnknownAccount,
+        (_, "INVALID_PROCESSOR_TOKEN") => Meaning::UnknownProcessorToken,
+        (_, "INVALID_WEBHOOK_VERIFICATION_KEY_ID") => Meaning::UnknownKey,
+        (_, "ITEM_NOT_SUPPORTED" | "NO_ACCOUNTS") => Meaning::AccountNotSupported,
+        // Credentials, or an integration that is not enabled in the Dashboard: the provider's or this row's?
+        (_, "INVALID_PRODUCT" | "UNAUTHORIZED_ROUTE_ACCESS" | "INVALID_API_KEYS" | "UNAUTHORIZED_ENVIRONMENT") => {
+            Meaning::Other(Next::Suspect)
+        }
+        // A quota that a person must raise.
+        ("RATE_LIMIT_EXCEEDED", "CREDITS_EXHAUSTED" | "TRIAL_CONNECTION_LIMIT" | "ADDITION_LIMIT") => {
+            Meaning::Other(Next::Suspect)
+        }
+        ("RATE_LIMIT_EXCEEDED", _) => retry,
+        ("API_ERROR" | "INSTITUTION_ERROR", _) => retry,
+        // Our own mistake: trying again would change nothing.
+        ("INVALID_REQUEST", _) => Meaning::Other(Next::Park),
+        _ => match status {
+            401 | 403 => Meaning::Other(Next::Suspect),
+            408 | 425 | 429 | 500..=599 => retry,
+            _ => Meaning::Other(Next::Park),
+        },
+    }
+}
+
+/// Plaid's error body: <https://plaid.com/docs/errors/#error-schema>.
+#[derive(Debug, Deserialize)]
+struct Body {
+    error_type: String,
+    error_code: String,
+    #[serde(default)]
+    request_id: Option<String>,
+}
+
+/// Reads an answer that was not 200.
+pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
+    let status = answer.status.as_u16();
+    let Ok(body) = serde_json::from_slice::<Body>(&answer.body) else {
+        return match status {
+            // A proxy on the way answers without Plaid's body; the status is all there is.
+            401 | 403 | 408 | 429 | 500..=599 => Error::Refused {
+                endpoint,
+                status,
+                error_type: String::new(),
+                error_code: format!("HTTP_{status}"),
+                request_id: "none".into(),
+                retry_after: answer.retry_after,
+            },
+            _ => Error::Malformed { endpoint, status },
+        };
+    };
+    Error::Refused {
+        endpoint,
+        status,
+        error_type: word(body.error_type),
+        error_code: word(body.error_code),
+        request_id: word(body.request_id.unwrap_or_else(|| "none".into())),
+        retry_after: answer.retry_after,
+    }
+}
+
+/// Codes are open enums, but they are words: anything else is not put into a log line.
+fn word(text: String) -> String {
+    let fits = !text.is_empty()
+        && text.len() <= 64
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    if fits { text } else { "UNREADABLE".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_documented_error_says_what_next() {
+        let retry = || Meaning::Other(Next::Retry { after: None });
+        let suspect = || Meaning::Other(Next::Suspect);
+        let park = || Meaning::Other(Next::Park);
+        let table = [
+            (500, "API_ERROR", "INTERNAL_SERVER_ERROR", retry()),
+            (503, "API_ERROR", "PLANNED_MAINTENANCE", retry()),
+            (429, "RATE_LIMIT_EXCEEDED", "ITEM_GET_LIMIT", retry()),
+            (429, "RATE_LIMIT_EXCEEDED", "A_LIMIT_OF_2031", retry()),
+            (429, "RATE_LIMIT_EXCEEDED", "CREDITS_EXHAUSTED", suspect()),
+            (400, "INSTITUTION_ERROR", "INSTITUTION_DOWN", retry()),
+            (400, "ITEM_ERROR", "ITEM_LOGIN_REQUIRED", Meaning::LoginRequired),
+            (400, "ITEM_ERROR", "ITEM_NOT_FOUND", Meaning::ItemGone { revoked: false }),
+            (400, "ITEM_ERROR", "ITEM_CONCURRENTLY_DELETED", Meaning::ItemGone { revoked: false }),
+            (400, "INVALID_INPUT", "USER_PERMISSION_REVOKED", Meaning::ItemGone { revoked: true }),
+            (400, "ITEM_ERROR", "USER_PERMISSION_REVOKED", Meaning::ItemGone { revoked: true }),
+            (400, "ITEM_ERROR", "ITEM_NOT_SUPPORTED", Meaning::AccountNotSupported),
+            (400, "INVALID_INPUT", "INVALID_ACCESS_TOKEN", Meaning::UnknownToken),
+            (400, "INVALID_INPUT", "INVALID_ACCOUNT_ID", Meaning::UnknownAccount),
+            (400, "INVALID_INPUT", "INVALID_PRODUCT", suspect()),
+            (400, "INVALID_INPUT", "INVALID_API_KEYS", suspect()),
+            (400, "INVALID_INPUT", "UNAUTHORIZED_ENVIRONMENT", suspect()),
+            (400, "INVALID_REQUEST", "UNKNOWN_FIELDS", park()),
+            (404, "INVALID_REQUEST", "NOT_FOUND", park()),
+            (400, "NEW_ERROR_OF_2031", "SOMETHING", park()),
+            (403, "NEW_ERROR_OF_2031", "SOMETHING", suspect()),
+            (502, "", "HTTP_502", retry()),
+        ];
+        for (status, kind, code, expected) in table {
+            assert_eq!(meaning(status, kind, code, None), expected, "{status} {kind}/{code}");
+        }
+    }
+
+    #[test]
+    fn a_body_cannot_write_into_our_logs() {
+        assert_eq!(word("line\nbreak".into()), "UNREADABLE");
+        assert_eq!(word("ITEM_GET_LIMIT".into()), "ITEM_GET_LIMIT");
+    }
+}

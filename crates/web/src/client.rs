@@ -1,0 +1,124 @@
+//! One outgoing JSON client for both providers: a deadline, a rate, a bounded answer, and the one question that matters
+//! when no answer came: could the call have had an effect?
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use reqwest::{RequestBuilder, StatusCode, header};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+/// Answers larger than this are not read to their end: no provider answer we know comes near.
+const MAX_ANSWER: usize = 8 * 1024 * 1024;
+
+/// How patiently and how often a provider is called.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// From sending the request to having read the answer.
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+    /// Calls a minute for this process.
+    pub per_minute: u32,
+    /// How many of them may come at once.
+    pub burst: u32,
+}
+
+/// A status and what came with it.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub retry_after: Option<Duration>,
+    pub body: Vec<u8>,
+}
+
+/// No answer came.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer: {what}")]
+pub struct Unanswered {
+    what: &'static str,
+    /// Whether the request may have reached the provider. If not, it certainly had no effect.
+    pub sent: bool,
+    #[source]
+    source: Option<reqwest::Error>,
+}
+
+/// Sends requests to one provider.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    rate: DefaultDirectRateLimiter,
+    timeout: Duration,
+}
+
+impl Client {
+    pub fn new(settings: &ClientSettings) -> Result<Self, reqwest::Error> {
+        let one = NonZeroU32::MIN;
+        let quota = Quota::per_minute(NonZeroU32::new(settings.per_minute).unwrap_or(one))
+            .allow_burst(NonZeroU32::new(settings.burst).unwrap_or(one));
+        let http = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            .connect_timeout(settings.connect_timeout)
+            // A redirect would carry tokens to a place nobody configured.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("rekey/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { http, rate: RateLimiter::direct(quota), timeout: settings.timeout })
+    }
+
+    pub fn post(&self, url: &str) -> RequestBuilder {
+        self.http.post(url)
+    }
+    pub fn put(&self, url: &str) -> RequestBuilder {
+        self.http.put(url)
+    }
+    pub fn get(&self, url: &str) -> RequestBuilder {
+        self.http.get(url)
+    }
+
+    /// Longest time from sending a request until [`Client::send`] returns.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Waits for its share of the rate, at most one timeout long, then sends.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Answer, Unanswered> {
+        self.send_within(request, None).await
+    }
+
+    /// The same, but nothing is sent unless a whole timeout is left before `end`: the lease that permits the call must
+    /// outlive it.
+    pub async fn send_within(&self, request: RequestBuilder, end: Option<Instant>) -> Result<Answer, Unanswered> {
+        let unanswered = |what, sent, source| Unanswered { what, sent, source };
+        tokio::time::timeout(self.timeout, self.rate.until_ready())
+            .await
+            .map_err(|_| unanswered("the rate configured for this provider is used up", false, None))?;
+        if end.is_some_and(|end| Instant::now() + self.timeout >= end) {
+            return Err(unanswered("the lease would not outlive the call", false, None));
+        }
+        let response = request.send().await.map_err(|e| {
+            let what = if e.is_timeout() { "timed out" } else { "the connection failed" };
+            let sent = !e.is_connect() && !e.is_builder();
+            unanswered(what, sent, Some(e.without_url()))
+        })?;
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let body = read_bounded(response).await.map_err(|e| unanswered("the answer broke off", true, e))?;
+        Ok(Answer { status, retry_after, body })
+    }
+}
+
+async fn read_bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Option<reqwest::Error>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| Some(e.without_url()))? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// `Retry-After` in seconds. The form with a date is ignored: our own backoff is as good a guess.
+fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    // A day is longer than any provider means, and keeps the arithmetic sane.
+    seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)))
+}

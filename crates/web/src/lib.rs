@@ -1,0 +1,9 @@
+//! What our HTTP servers and clients share: an accept loop with limits, the operations endpoints, paced outgoing calls.
+
+mod client;
+mod ops;
+mod serve;
+
+pub use client::{Answer, Client, ClientSettings, Unanswered};
+pub use ops::{Readiness, ops_routes};
+pub use serve::{Limits, serve};

@@ -1,0 +1,90 @@
+//! `/livez`, `/readyz` and `/metrics`, on a port of their own.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Whether the process shall get work, and what it still waits for.
+///
+/// Each part reports its name once it has started. A dependency that goes away later does not make the process
+/// unready: leaving the load balancer would not bring it back.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    inner: Arc<Mutex<Parts>>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    /// Name of a part, and what it waits for. None once started.
+    parts: BTreeMap<&'static str, Option<String>>,
+    draining: bool,
+}
+
+impl Readiness {
+    fn with<T>(&self, f: impl FnOnce(&mut Parts) -> T) -> T {
+        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    /// Announces a part that must start before the process is ready.
+    pub fn expect(&self, part: &'static str) {
+        self.with(|s| {
+            s.parts.entry(part).or_insert(Some("starting".into()));
+        });
+    }
+    pub fn waiting(&self, part: &'static str, why: impl Into<String>) {
+        self.with(|s| {
+            s.parts.insert(part, Some(why.into()));
+        });
+    }
+    pub fn started(&self, part: &'static str) {
+        self.with(|s| {
+            s.parts.insert(part, None);
+        });
+    }
+    pub fn drain(&self) {
+        self.with(|s| s.draining = true);
+    }
+    pub fn is_draining(&self) -> bool {
+        self.with(|s| s.draining)
+    }
+    pub fn is_ready(&self) -> bool {
+        self.with(|s| !s.draining && s.parts.values().all(Option::is_none))
+    }
+    fn report(&self) -> (bool, String) {
+        self.with(|s| {
+            let mut lines: Vec<String> = s
+                .parts
+                .iter()
+                .map(|(part, wait)| format!("{part}: {}", wait.as_deref().unwrap_or("ready")))
+                .collect();
+            if s.draining {
+                lines.push("draining".into());
+            }
+            (!s.draining && s.parts.values().all(Option::is_none), lines.join("\n") + "\n")
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Ops {
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+}
+
+/// The routes of the operations port.
+pub fn ops_routes(readiness: Readiness, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(|State(ops): State<Ops>| async move { ops.metrics.render() }))
+        .with_state(Ops { readiness, metrics })
+}
+
+async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
+    let (ready, report) = ops.readiness.report();
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, report)
+}
