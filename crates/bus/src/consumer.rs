@@ -5,8 +5,9 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Reb
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{ClientContext, TopicPartitionList};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// How the group behaves.
 #[derive(Debug, Clone)]
@@ -81,6 +82,8 @@ pub struct Intake {
     consumer: StreamConsumer<Positions>,
     positions: Positions,
     schemas: Vec<&'static str>,
+    /// Records that arrived while nobody could take them, see [`Intake::hold`].
+    held: Mutex<VecDeque<Delivery>>,
 }
 
 impl std::fmt::Debug for Intake {
@@ -112,11 +115,33 @@ impl Intake {
             config.create_with_context(positions.clone()).map_err(Error::Config)?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|source| Error::Kafka { doing: "subscribe", source })?;
-        Ok(Self { consumer, positions, schemas: settings.schemas.clone() })
+        Ok(Self { consumer, positions, schemas: settings.schemas.clone(), held: Mutex::default() })
     }
 
     /// The next record.
     pub async fn next(&self) -> Result<Delivery, Error> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        match held {
+            Some(delivery) => Ok(delivery),
+            None => self.receive().await,
+        }
+    }
+
+    /// Waits, with the partitions paused, and goes on polling: a member that does not poll is thrown out of its group.
+    /// What was fetched before the pause is kept for [`Intake::next`].
+    pub async fn hold(&self, wait: Duration) {
+        self.pause();
+        let until = tokio::time::Instant::now() + wait;
+        while let Ok(received) = tokio::time::timeout_at(until, self.receive()).await {
+            match received {
+                Ok(delivery) => self.held.lock().unwrap_or_else(PoisonError::into_inner).push_back(delivery),
+                Err(error) => tracing::debug!(%error, "polling while paused"),
+            }
+        }
+        self.resume();
+    }
+
+    async fn receive(&self) -> Result<Delivery, Error> {
         let message =
             self.consumer.recv().await.map_err(|source| Error::Kafka { doing: "read the next record", source })?;
         let (topic, partition, offset) = (message.topic().to_owned(), message.partition(), message.offset());
@@ -139,11 +164,10 @@ impl Intake {
         }
     }
 
-    /// Stops fetching while the store is away, so that nothing is held in memory and the group stays balanced.
-    pub fn pause(&self) {
+    fn pause(&self) {
         self.each_assignment(|c, p| c.pause(p));
     }
-    pub fn resume(&self) {
+    fn resume(&self) {
         self.each_assignment(|c, p| c.resume(p));
     }
 

@@ -88,7 +88,11 @@ impl Event {
         if !expected.contains(&schema.as_str()) {
             let family = |s: &str| s.rsplit_once(':').map(|(f, _)| f.to_owned());
             let same_family = expected.iter().any(|e| family(e) == family(&schema));
-            return Err(if same_family { DecodeError::Newer("ce_dataschema") } else { DecodeError::Header("ce_dataschema") });
+            return Err(if same_family {
+                DecodeError::Newer("ce_dataschema")
+            } else {
+                DecodeError::Header("ce_dataschema")
+            });
         }
         Ok(Self {
             id: need("ce_id")?,

@@ -58,7 +58,9 @@ struct Health {
 
 impl ClientContext for Health {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) && !self.away.swap(true, Ordering::Relaxed) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
+            && !self.away.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(reason, "no Kafka broker can be reached");
         }
     }
@@ -165,16 +167,18 @@ impl Producer {
     pub async fn flush(&self, within: Duration) -> Result<(), Error> {
         let inner = self.inner.clone();
         let flushed = tokio::task::spawn_blocking(move || inner.flush(within)).await;
-        flushed.unwrap_or(Err(KafkaError::Canceled)).map_err(|source| Error::Kafka { doing: "flush the producer", source })
+        flushed
+            .unwrap_or(Err(KafkaError::Canceled))
+            .map_err(|source| Error::Kafka { doing: "flush the producer", source })
     }
 }
 
 fn reading(error: &KafkaError) -> PublishError {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::QueueFull) => PublishError::QueueFull,
-        Some(RDKafkaErrorCode::MessageTimedOut | RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::OperationTimedOut) => {
-            PublishError::TimedOut
-        }
+        Some(
+            RDKafkaErrorCode::MessageTimedOut | RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::OperationTimedOut,
+        ) => PublishError::TimedOut,
         Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => PublishError::Away,
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::TooLarge,
         Some(code) => PublishError::Refused(format!("{code:?}")),

@@ -1,1 +1,91 @@
+//! The admin API: what the platform pushes, what operators see and do. Every write is audited, every list is paginated,
+//! every error says what to do, and an access token goes in but never comes out.
 
+mod auth;
+mod businesses;
+mod error;
+mod items;
+mod queue;
+mod view;
+
+pub use auth::{AdminToken, AdminTokens, BadToken, Role, hash_token, new_token};
+
+use auth::BearerScheme;
+use axum::Router;
+use axum::routing::get;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use tokio::sync::Notify;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What the routes work with.
+#[derive(Debug, Clone)]
+pub(crate) struct Console {
+    store: Store,
+    tokens: Arc<AdminTokens>,
+    settings: Settings,
+    /// Wakes the reconcilers when they run in the same process; elsewhere they poll.
+    wake: Vec<Arc<Notify>>,
+}
+
+impl Console {
+    pub(crate) fn wake(&self) {
+        self.wake.iter().for_each(|n| n.notify_one());
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a push waits for Plaid's verdict on its token before it answers 202.
+    pub push_wait: Duration,
+    /// The longest a caller may ask to wait.
+    pub max_wait: Duration,
+    /// How often a waiting call looks.
+    pub wait_poll: Duration,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Rekey admin API",
+        description = "Send `Authorization: Bearer <admin token>`. Roles: *read* sees, *operate* also changes.",
+        license(name = "Apache-2.0")
+    ),
+    modifiers(&BearerScheme),
+    security(("admin_token" = []))
+)]
+struct Document;
+
+/// The routes and the OpenAPI document, made from the same declarations.
+pub fn routes(store: Store, tokens: AdminTokens, settings: Settings, wake: Vec<Arc<Notify>>) -> Router {
+    let console = Console { store, tokens: Arc::new(tokens), settings, wake };
+    let (router, document) = api().split_for_parts();
+    let text = document.to_pretty_json().unwrap_or_default();
+    router
+        .layer(axum::middleware::from_fn_with_state(console.clone(), auth::admit))
+        .route("/openapi.json", get(move || async move { ([("content-type", "application/json")], text) }))
+        .layer(axum::extract::DefaultBodyLimit::max(256 * 1024))
+        .with_state(console)
+}
+
+fn api() -> OpenApiRouter<Console> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(items::list))
+        .routes(routes!(items::show, items::put, items::remove))
+        .routes(routes!(items::sync))
+        .routes(routes!(businesses::list))
+        .routes(routes!(businesses::show))
+        .routes(routes!(businesses::sync))
+        .routes(routes!(queue::parked))
+        .routes(routes!(queue::release))
+        .routes(routes!(queue::pauses))
+        .routes(routes!(queue::unknown_items))
+}
+
+/// The OpenAPI document alone.
+pub fn openapi_json() -> String {
+    api().split_for_parts().1.to_pretty_json().unwrap_or_default()
+}

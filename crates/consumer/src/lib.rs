@@ -1,1 +1,32 @@
+//! Intake, item reconciler, business reconciler, sweeper: from "look at this Item" to a list at Layer that is true.
 
+mod business;
+mod context;
+mod faults;
+mod intake;
+mod item;
+mod outcome;
+mod settings;
+mod source;
+mod sweeper;
+mod workers;
+
+pub use context::Context;
+pub use settings::{FirstContact, ImpossibleSweep, Mode, Settings, check_sweep};
+pub use source::{SourceError, TokenSource};
+
+use bus::Intake;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Runs every part of the consumer until `stop`, then finishes what is in flight and gives leases back.
+pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
+    let parts = tokio_util::task::TaskTracker::new();
+    parts.spawn(intake::run(Arc::clone(&context), intake, stop.clone()));
+    parts.spawn(workers::run(Arc::clone(&context), domain::work::Kind::Item, stop.clone()));
+    parts.spawn(workers::run(Arc::clone(&context), domain::work::Kind::Business, stop.clone()));
+    parts.spawn(sweeper::run(Arc::clone(&context), stop.clone()));
+    parts.spawn(outcome::publish_outbox(context, stop));
+    parts.close();
+    parts.wait().await;
+}

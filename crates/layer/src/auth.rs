@@ -53,7 +53,11 @@ impl Bearer {
     }
 
     /// The token in force; `refused` is the one Layer just answered 401 to.
-    pub(crate) async fn token(&self, http: &web::Client, refused: Option<&SecretString>) -> Result<SecretString, Error> {
+    pub(crate) async fn token(
+        &self,
+        http: &web::Client,
+        refused: Option<&SecretString>,
+    ) -> Result<SecretString, Error> {
         // Held over the request on purpose: whoever comes meanwhile waits for this one instead of asking as well.
         let mut held = self.held.lock().await;
         if let Some(current) = held.as_ref() {
@@ -83,7 +87,8 @@ impl Bearer {
         let answer = http.send(request).await.map_err(|source| Error::Unanswered { endpoint: ENDPOINT, source })?;
         let status = answer.status.as_u16();
         if !answer.status.is_success() {
-            let error = serde_json::from_slice::<OAuthError>(&answer.body).map_or_else(|_| "unnamed".into(), |e| e.error);
+            let error =
+                serde_json::from_slice::<OAuthError>(&answer.body).map_or_else(|_| "unnamed".into(), |e| e.error);
             let error: String = error.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
             return Err(Error::Credentials { status, error });
         }

@@ -247,7 +247,8 @@ impl Client {
         loop {
             let token = self.bearer.token(&self.http, refused.as_ref()).await?;
             let sent = request().bearer_auth(token.expose_secret());
-            let answer = self.http.send_within(sent, end).await.map_err(|source| Error::Unanswered { endpoint, source })?;
+            let answer =
+                self.http.send_within(sent, end).await.map_err(|source| Error::Unanswered { endpoint, source })?;
             match answer.status.as_u16() {
                 401 if refused.is_none() => refused = Some(token),
                 200..=299 if !has_errors(&answer) => return Ok(answer),
@@ -306,8 +307,10 @@ mod tests {
     #[test]
     fn both_envelopes_and_missing_fields_are_read() {
         let wrapped = br#"{"data":[{"type":"Plaid_Account_With_Processor_Token","plaid_account_id":"a","plaid_processor_token":"t","status":"ACTIVE","new_field":1}],"meta":{}}"#;
-        let bare = br#"[{"plaid_account_id":"a","status":"ARCHIVED"},{"type":"Plaid_Account","plaid_account_id":"own"}]"#;
-        let answer = |body: &[u8]| web::Answer { status: reqwest::StatusCode::OK, retry_after: None, body: body.to_vec() };
+        let bare =
+            br#"[{"plaid_account_id":"a","status":"ARCHIVED"},{"type":"Plaid_Account","plaid_account_id":"own"}]"#;
+        let answer =
+            |body: &[u8]| web::Answer { status: reqwest::StatusCode::OK, retry_after: None, body: body.to_vec() };
         let rows = |body: &[u8]| -> Vec<ListedAccount> {
             read::<Vec<WireAccount>>("list", &answer(body)).unwrap().0.into_iter().map(listed).collect()
         };
@@ -319,7 +322,8 @@ mod tests {
 
     #[test]
     fn success_with_errors_is_no_success() {
-        let answer = |body: &[u8]| web::Answer { status: reqwest::StatusCode::OK, retry_after: None, body: body.to_vec() };
+        let answer =
+            |body: &[u8]| web::Answer { status: reqwest::StatusCode::OK, retry_after: None, body: body.to_vec() };
         assert!(has_errors(&answer(br#"{"errors":[{"type":"x"}]}"#)));
         assert!(!has_errors(&answer(b"")));
         assert!(!has_errors(&answer(br#"{"data":{},"errors":[]}"#)));

@@ -22,7 +22,9 @@ pub enum Error {
     #[error("Layer's {endpoint} answered {status} with a body of an unknown form")]
     Malformed { endpoint: &'static str, status: u16 },
     /// The token endpoint refused our client id, secret or scope.
-    #[error("Layer's token endpoint answered {status} {error}: check layer.client_id, layer.client_secret and layer.scope")]
+    #[error(
+        "Layer's token endpoint answered {status} {error}: check layer.client_id, layer.client_secret and layer.scope"
+    )]
     Credentials { status: u16, error: String },
 }
 
@@ -95,9 +97,8 @@ struct Entry {
 /// Reads an answer that is not a success. Descriptions may quote what we sent, so they are not kept.
 pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
     let status = answer.status.as_u16();
-    let named = serde_json::from_slice::<Body>(&answer.body)
-        .ok()
-        .and_then(|b| b.errors.into_iter().find_map(|e| e.error_enum));
+    let named =
+        serde_json::from_slice::<Body>(&answer.body).ok().and_then(|b| b.errors.into_iter().find_map(|e| e.error_enum));
     Error::Refused { endpoint, status, error_enum: word(named), retry_after: answer.retry_after }
 }
 

@@ -139,7 +139,11 @@ impl Client {
 
     /// `/processor/token/create`: <https://plaid.com/docs/api/processors/#processortokencreate>. No idempotency key:
     /// after a lost answer a token may exist that nobody has seen.
-    pub async fn processor_token_create(&self, token: &AccessToken, account: &AccountId) -> Result<ProcessorToken, Error> {
+    pub async fn processor_token_create(
+        &self,
+        token: &AccessToken,
+        account: &AccountId,
+    ) -> Result<ProcessorToken, Error> {
         #[derive(Deserialize)]
         struct Wire {
             processor_token: ProcessorToken,

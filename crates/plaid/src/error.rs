@@ -36,7 +36,9 @@ pub enum Meaning {
     /// The user must log in again; nothing to do until then.
     LoginRequired,
     /// Proof that the whole Item is gone. `revoked`: by the user's own word.
-    ItemGone { revoked: bool },
+    ItemGone {
+        revoked: bool,
+    },
     /// The access token is unknown: rotated elsewhere, of another environment, or mistyped.
     UnknownToken,
     /// The account is closed, revoked, de-selected or re-numbered: read the accounts again.

@@ -103,17 +103,12 @@ impl Verifier {
     }
 
     /// `headers` are the values of every `Plaid-Verification` header of the request; `now` is Unix seconds.
-    pub async fn verify<'h>(
-        &self,
-        headers: impl IntoIterator<Item = &'h [u8]>,
-        body: Bytes,
-        now: i64,
-    ) -> Result<Verified, Rejection> {
-        let mut headers = headers.into_iter();
-        let token = headers.next().ok_or(Rejection::MissingHeader)?;
-        if headers.next().is_some() {
-            return Err(Rejection::RepeatedHeader);
-        }
+    pub async fn verify(&self, headers: &[&[u8]], body: Bytes, now: i64) -> Result<Verified, Rejection> {
+        let token = match headers {
+            [] => return Err(Rejection::MissingHeader),
+            [token] => token,
+            [_, _, ..] => return Err(Rejection::RepeatedHeader),
+        };
         let token = std::str::from_utf8(token).map_err(|_| Rejection::MalformedHeader)?.trim();
         if token.len() > MAX_HEADER {
             return Err(Rejection::MalformedHeader);
@@ -130,9 +125,8 @@ impl Verifier {
             NoKey::Expired => Rejection::ExpiredKey,
             NoKey::Unavailable => Rejection::KeyUnavailable,
         })?;
-        let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation())
-            .map_err(|_| Rejection::Signature)?
-            .claims;
+        let claims =
+            jsonwebtoken::decode::<Claims>(token, &key, &validation()).map_err(|_| Rejection::Signature)?.claims;
         check_age(claims.iat, now)?;
         let actual = domain::secret::hex(digest::digest(&digest::SHA256, &body).as_ref());
         let signed = claims.request_body_sha256.to_ascii_lowercase();
@@ -153,7 +147,8 @@ fn key_id(token: &str) -> Result<String, Rejection> {
         return Err(Rejection::Algorithm);
     }
     let kid = header.kid.ok_or(Rejection::MalformedHeader)?;
-    let fits = !kid.is_empty() && kid.len() <= 128 && kid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let fits =
+        !kid.is_empty() && kid.len() <= 128 && kid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if fits { Ok(kid) } else { Err(Rejection::MalformedHeader) }
 }
 

@@ -1,1 +1,121 @@
+//! Faithful simulators of Plaid and Layer over HTTP, the platform that uses both, and the oracle that knows the truth.
+//!
+//! Nothing of Rekey's own code is used here, so that a mistake there can't hide itself: signatures are made with
+//! another library, and the oracle judges from the truth of the simulated world alone.
 
+mod control;
+mod faults;
+mod layer_api;
+mod oracle;
+mod plaid_api;
+mod platform;
+mod signing;
+mod switches;
+mod webhooks;
+mod world;
+
+pub use faults::{Fault, FaultKind};
+pub use oracle::{BusinessVerdict, Counts, Verdict};
+pub use platform::Admin;
+pub use platform::{Announce, NewAccount, NewBusiness, NewItem, PlatformSettings};
+pub use signing::Signer;
+pub use switches::{BadToken, LoginRequiredReads, Shows, Switches};
+pub use webhooks::SignedWebhook;
+pub use world::{LAYER_CLIENT_ID, PLAID_CLIENT_ID};
+
+use axum::Router;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use world::World;
+
+/// How the sandbox plays.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Credentials that the fake Plaid and the fake Layer demand.
+    pub plaid_secret: String,
+    pub layer_secret: String,
+    /// Where webhooks go.
+    pub webhook_url: Option<String>,
+    /// 1.0 keeps Plaid's documented schedule of retries (30 s, 2 min, …); smaller is faster.
+    pub webhook_retry_scale: f64,
+    pub platform: PlatformSettings,
+}
+
+/// A running sandbox. Clones share one world.
+#[derive(Clone)]
+pub struct Sandbox {
+    world: Arc<Mutex<World>>,
+    settings: Arc<Settings>,
+    http: reqwest::Client,
+    platform_db: Option<sqlx::AnyPool>,
+    admin: Arc<Mutex<Option<platform::Admin>>>,
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sandbox")
+    }
+}
+
+/// Why the sandbox could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the sandbox knows no {what} {id}")]
+    Unknown { what: &'static str, id: String },
+    #[error("the platform's database does not answer")]
+    Database(#[from] sqlx::Error),
+    #[error("Rekey's admin API does not answer as expected: {0}")]
+    Admin(String),
+    #[error("the sandbox's HTTP client could not be made")]
+    Http(#[from] reqwest::Error),
+}
+
+impl Sandbox {
+    pub async fn new(settings: Settings) -> Result<Self, Error> {
+        let platform_db = platform::open(&settings.platform).await?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
+        let admin = settings.platform.admin.clone();
+        Ok(Self {
+            world: Arc::new(Mutex::new(World::new(&settings))),
+            settings: Arc::new(settings),
+            http,
+            platform_db,
+            admin: Arc::new(Mutex::new(admin)),
+        })
+    }
+
+    /// Plaid's, Layer's and the control routes, on one port.
+    pub fn routes(&self) -> Router {
+        plaid_api::routes(self).merge(layer_api::routes(self)).nest("/control", control::routes(self))
+    }
+
+    /// Serves until `stop`.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+        let limits =
+            web::Limits { connections: 1024, header_read: Duration::from_secs(30), drain: Duration::from_millis(500) };
+        web::serve(listener, self.routes(), limits, stop).await;
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes how the unconfirmed facts are answered.
+    pub fn switch(&self, change: impl FnOnce(&mut Switches)) {
+        change(&mut self.world().switches);
+    }
+
+    /// Makes the next matching calls misbehave.
+    pub fn fault(&self, fault: Fault) {
+        self.world().faults.push(fault);
+    }
+
+    /// Ends all misbehaviour.
+    pub fn heal(&self) {
+        self.world().faults.clear();
+    }
+}

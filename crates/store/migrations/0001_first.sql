@@ -63,6 +63,8 @@ CREATE TABLE access_tokens (
     standing TEXT NOT NULL,
     sealed TEXT,
     source TEXT NOT NULL,
+    -- What the push said besides the token, sealed; it holds once the token is proved.
+    declaration TEXT,
     why TEXT,
     seen_at BIGINT NOT NULL,
     judged_at BIGINT,

@@ -1,6 +1,7 @@
 //! Access tokens of an Item: candidates first, one of them current (I5). A token that is neither is kept as a
 //! fingerprint only, so that its late return is recognised.
 
+use crate::items::Declaration;
 use crate::tx::{number, opt_text, parsed, text};
 use crate::{Error, Tx};
 use domain::item::TokenStanding;
@@ -41,36 +42,42 @@ fn place(item: &ItemId, fingerprint: &Fingerprint) -> String {
     format!("access_tokens/{item}/{fingerprint}")
 }
 
+fn declared_at(item: &ItemId, fingerprint: &Fingerprint) -> String {
+    format!("access_tokens/{item}/{fingerprint}/declaration")
+}
+
 impl Tx {
-    /// Stores a token before anything else happens with it. `insist` lets an explicit push try again a token that was
-    /// refused before; what a lookup repeats is not tried again. Returns whether there is a candidate to judge.
+    /// Stores a token before anything else happens with it. An explicit push may try again a token that was refused
+    /// before, and its declaration waits for the token's proof; what a lookup repeats is not tried again. Returns
+    /// whether there is a candidate to judge.
     pub async fn add_candidate(
         &mut self,
         item: &ItemId,
         token: &AccessToken,
         source: &str,
-        insist: bool,
+        push: Option<&Declaration>,
     ) -> Result<bool, Error> {
         let fingerprint = self.fingerprints.of_access(token);
         let standing = self.standing(item, &fingerprint).await?;
         match standing {
-            Some(TokenStanding::Current | TokenStanding::Candidate) => {
-                return Ok(standing == Some(TokenStanding::Candidate));
-            }
-            Some(TokenStanding::Rejected | TokenStanding::Superseded) if !insist => return Ok(false),
+            Some(TokenStanding::Current) => return Ok(false),
+            Some(TokenStanding::Candidate) if push.is_none() => return Ok(true),
+            Some(TokenStanding::Rejected | TokenStanding::Superseded) if push.is_none() => return Ok(false),
             _ => {}
         }
         let sealed = self.keys.seal(&place(item, &fingerprint), token.expose())?;
-        let sql = "INSERT INTO access_tokens (item_id, fingerprint, standing, sealed, source, seen_at)
-            VALUES ($1, $2, 'candidate', $3, $4, $5)
+        let declaration = push.map(|d| d.seal(&self.keys, &declared_at(item, &fingerprint))).transpose()?;
+        let sql = "INSERT INTO access_tokens (item_id, fingerprint, standing, sealed, source, seen_at, declaration)
+            VALUES ($1, $2, 'candidate', $3, $4, $5, $6)
             ON CONFLICT (item_id, fingerprint) DO UPDATE SET standing = 'candidate', sealed = $3, source = $4,
-                seen_at = $5, why = NULL, judged_at = NULL";
+                seen_at = $5, declaration = $6, why = NULL, judged_at = NULL";
         let query = sqlx::query(sql)
             .bind(item.as_str().to_owned())
             .bind(fingerprint.to_string())
             .bind(sealed)
             .bind(source.to_owned())
-            .bind(self.now().0);
+            .bind(self.now().0)
+            .bind(declaration);
         self.run(query).await?;
         self.forget_oldest(item).await?;
         Ok(true)
@@ -124,21 +131,34 @@ impl Tx {
     /// Plaid proved the candidate: it becomes current and the generation grows. Candidates that came with it are
     /// settled too: an Item has one live token, so they are dead. Returns the new generation.
     pub async fn promote(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<i64, Error> {
-        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, judged_at = $3,
+        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3,
             why = 'a newer access token was proved' WHERE item_id = $1 AND fingerprint <> $2 AND standing IN ('current', 'candidate')";
         let id = item.as_str().to_owned();
         let now = self.now().0;
         self.run(sqlx::query(sql).bind(id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
         let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, judged_at = $3 WHERE item_id = $1 AND fingerprint = $2";
         self.run(sqlx::query(sql).bind(id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
+        self.apply_waiting_declaration(item, fingerprint).await?;
         let sql = "UPDATE items SET generation = generation + 1 WHERE item_id = $1 RETURNING generation";
         let row = self.row(sqlx::query(sql).bind(id)).await?;
         row.map_or(Err(Error::Corrupt(format!("the Item {item} has a token but no row"))), |r| number(&r, "generation"))
     }
 
+    async fn apply_waiting_declaration(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
+        let sql = "SELECT declaration FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
+        let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
+        let Some(row) = self.row(query).await? else { return Ok(()) };
+        let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(()) };
+        let declaration = Declaration::open(&self.keys, &declared_at(item, fingerprint), &sealed)?;
+        self.declare(item, &declaration).await?;
+        let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint = $2";
+        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string())).await?;
+        Ok(())
+    }
+
     /// The candidate is not the Item's token; what is kept is its fingerprint and why.
     pub async fn reject(&mut self, item: &ItemId, fingerprint: &Fingerprint, why: &str) -> Result<(), Error> {
-        let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, why = $3, judged_at = $4
+        let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, declaration = NULL, why = $3, judged_at = $4
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'";
         let query = sqlx::query(sql)
             .bind(item.as_str().to_owned())

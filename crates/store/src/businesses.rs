@@ -98,6 +98,14 @@ impl Tx {
         Ok(())
     }
 
+    /// Without a PUT of ours, what the list was found to hold counts as accepted, should Layer hide it later.
+    pub async fn record_listed(&mut self, id: &BusinessId, tokens: &[Fingerprint]) -> Result<(), Error> {
+        let list = serde_json::to_string(tokens).map_err(|e| Error::Corrupt(e.to_string()))?;
+        let sql = "UPDATE businesses SET accepted = $2 WHERE business_id = $1";
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(list)).await?;
+        Ok(())
+    }
+
     /// The list was read and equals the truth, as far as Layer shows it.
     pub async fn record_converged(&mut self, id: &BusinessId, verified: bool, outcome: &str) -> Result<(), Error> {
         let sql = "UPDATE businesses SET converged_at = $2, listed_at = $2, verified = $3, last_outcome = $4
@@ -127,8 +135,7 @@ impl Tx {
     pub async fn owners(&mut self, tokens: &[Fingerprint], accounts: &[AccountId]) -> Result<Vec<TokenOwner>, Error> {
         let mut found = Vec::new();
         for token in tokens {
-            let sql =
-                "SELECT t.fingerprint, a.account_id, a.business_id, a.moving_from, a.state, i.state AS item_state
+            let sql = "SELECT t.fingerprint, a.account_id, a.business_id, a.moving_from, a.state, i.state AS item_state
                 FROM processor_tokens t
                 JOIN accounts a ON a.item_id = t.item_id AND a.account_id = t.account_id
                 JOIN items i ON i.item_id = a.item_id WHERE t.fingerprint = $1";

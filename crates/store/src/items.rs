@@ -2,12 +2,17 @@
 
 use crate::queue::Mark;
 use crate::tx::{number, opt_parsed, opt_text, parsed};
-use crate::{Error, Tx};
+use crate::{Error, KeyRing, Tx};
 use domain::item::ItemState;
 use domain::work::{Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, ItemId, Millis};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use std::time::Duration;
+
+/// Why an Item is removed when the platform said so, as against Plaid's word.
+pub const REMOVED_BY_PLATFORM: &str = "removed by the platform";
 
 /// An Item as it is stored.
 #[derive(Debug, Clone)]
@@ -26,11 +31,35 @@ pub struct ItemRow {
 }
 
 /// What the push says about one account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     pub account: AccountId,
     /// None: the default business of the Item.
     pub business: Option<BusinessId>,
+}
+
+/// What the platform says about an Item besides its token. The whole of it replaces what it said before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declaration {
+    pub business: Option<BusinessId>,
+    /// The account filter: only these take part.
+    pub accounts: Option<Vec<Assignment>>,
+    /// The Item that this one takes the place of.
+    pub replaces: Option<ItemId>,
+    /// A JSON object of what Layer needs to create the business.
+    pub creation: Option<String>,
+}
+
+impl Declaration {
+    pub(crate) fn seal(&self, keys: &KeyRing, place: &str) -> Result<String, Error> {
+        let text = serde_json::to_string(self).map_err(|e| Error::Corrupt(e.to_string()))?;
+        keys.seal(place, &text)
+    }
+    pub(crate) fn open(keys: &KeyRing, place: &str, sealed: &str) -> Result<Self, Error> {
+        let text = keys.open(place, sealed)?;
+        serde_json::from_str(text.expose_secret())
+            .map_err(|_| Error::Corrupt(format!("the declaration at {place} can't be read")))
+    }
 }
 
 /// A platform's `PUT /v1/items/{item_id}`.
@@ -38,14 +67,17 @@ pub struct Assignment {
 pub struct Push {
     pub item: ItemId,
     pub access_token: Option<AccessToken>,
-    pub business: Option<BusinessId>,
-    pub accounts: Option<Vec<Assignment>>,
-    pub replaces: Option<ItemId>,
-    /// A JSON object of what Layer needs to create the business.
-    pub creation: Option<String>,
+    pub declaration: Declaration,
     /// Where the push came from: `push`, `import`.
     pub source: &'static str,
     pub traceparent: Option<String>,
+}
+
+impl ItemRow {
+    /// The platform took it off its books: no event, retry or sweep may cost a call.
+    pub fn is_offboarded(&self) -> bool {
+        self.state == ItemState::Removed && self.state_why.as_deref() == Some(REMOVED_BY_PLATFORM)
+    }
 }
 
 impl Tx {
@@ -67,38 +99,22 @@ impl Tx {
             .collect()
     }
 
-    /// Takes a push: the whole of what the platform says about the Item replaces what it said before. The token
-    /// becomes a candidate (I5) and the Item is due for a person who waits. Returns the `wanted` it raised.
+    /// Takes a push. A token that is not current yet becomes a candidate (I5), and what came with it waits for its
+    /// proof, so that a push with a wrong token changes nothing. The Item is due for a person who waits. Returns the
+    /// `wanted` it raised.
     pub async fn push(&mut self, push: &Push) -> Result<i64, Error> {
-        let sql = "INSERT INTO items (item_id, state, state_since, business_id, only_listed, generation, replaces, created_at)
-            VALUES ($1, 'awaiting_token', $2, $3, $4, 0, $5, $2)
-            ON CONFLICT (item_id) DO UPDATE SET business_id = $3, only_listed = $4, replaces = $5,
-                state_why = CASE WHEN items.state = 'removed' THEN NULL ELSE items.state_why END,
-                state = CASE WHEN items.state = 'removed' THEN 'awaiting_token' ELSE items.state END";
+        let sql = "INSERT INTO items (item_id, state, state_since, only_listed, generation, created_at)
+            VALUES ($1, 'awaiting_token', $2, 0, 0, $2)
+            ON CONFLICT (item_id) DO UPDATE SET
+                state_why = CASE WHEN items.state = 'removed' THEN NULL ELSE items.state_why END";
         let item = push.item.as_str().to_owned();
-        let query = sqlx::query(sql)
-            .bind(item.clone())
-            .bind(self.now().0)
-            .bind(push.business.as_ref().map(|b| b.as_str().to_owned()))
-            .bind(i64::from(push.accounts.is_some()))
-            .bind(push.replaces.as_ref().map(|i| i.as_str().to_owned()));
-        self.run(query).await?;
-        self.run(sqlx::query("DELETE FROM assignments WHERE item_id = $1").bind(item.clone())).await?;
-        for named in push.accounts.iter().flatten() {
-            let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
-                ON CONFLICT (item_id, account_id) DO UPDATE SET business_id = $3";
-            let query = sqlx::query(sql)
-                .bind(item.clone())
-                .bind(named.account.as_str().to_owned())
-                .bind(named.business.as_ref().map(|b| b.as_str().to_owned()));
-            self.run(query).await?;
-        }
-        let businesses = push.business.iter().chain(push.accounts.iter().flatten().filter_map(|a| a.business.as_ref()));
-        for business in businesses {
-            self.ensure_business(business, push.creation.as_deref()).await?;
-        }
-        if let Some(token) = &push.access_token {
-            self.add_candidate(&push.item, token, push.source, true).await?;
+        self.run(sqlx::query(sql).bind(item.clone()).bind(self.now().0)).await?;
+        let waits = match &push.access_token {
+            Some(token) => self.add_candidate(&push.item, token, push.source, Some(&push.declaration)).await?,
+            None => false,
+        };
+        if !waits {
+            self.declare(&push.item, &push.declaration).await?;
         }
         self.run(sqlx::query("DELETE FROM unknown_items WHERE item_id = $1").bind(item)).await?;
         self.mark(&Mark {
@@ -112,6 +128,37 @@ impl Tx {
             traceparent: push.traceparent.as_deref(),
         })
         .await
+    }
+
+    /// Puts a declaration in force. Accounts follow at the next look at the Item.
+    pub(crate) async fn declare(&mut self, id: &ItemId, declaration: &Declaration) -> Result<(), Error> {
+        let sql = "UPDATE items SET business_id = $2, only_listed = $3, replaces = $4,
+            state = CASE WHEN state = 'removed' THEN 'awaiting_token' ELSE state END WHERE item_id = $1";
+        let item = id.as_str().to_owned();
+        let query = sqlx::query(sql)
+            .bind(item.clone())
+            .bind(declaration.business.as_ref().map(|b| b.as_str().to_owned()))
+            .bind(i64::from(declaration.accounts.is_some()))
+            .bind(declaration.replaces.as_ref().map(|i| i.as_str().to_owned()));
+        self.run(query).await?;
+        self.run(sqlx::query("DELETE FROM assignments WHERE item_id = $1").bind(item.clone())).await?;
+        let named = declaration.accounts.iter().flatten();
+        for assignment in named.clone() {
+            let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
+                ON CONFLICT (item_id, account_id) DO UPDATE SET business_id = $3";
+            let query = sqlx::query(sql)
+                .bind(item.clone())
+                .bind(assignment.account.as_str().to_owned())
+                .bind(assignment.business.as_ref().map(|b| b.as_str().to_owned()));
+            self.run(query).await?;
+        }
+        if let Some(business) = &declaration.business {
+            self.ensure_business(business, declaration.creation.as_deref()).await?;
+        }
+        for business in named.filter_map(|a| a.business.as_ref()) {
+            self.ensure_business(business, None).await?;
+        }
+        Ok(())
     }
 
     pub async fn set_item_state(&mut self, id: &ItemId, state: ItemState, why: Option<&str>) -> Result<(), Error> {

@@ -21,7 +21,7 @@ pub use access_tokens::{Candidate, CurrentToken, TokenView};
 pub use accounts::{AccountRow, AccountUpdate};
 pub use admin::{AuditEntry, Page, UnknownItem};
 pub use businesses::{Accepted, BusinessRow, TokenOwner};
-pub use items::{Assignment, ItemRow, Push};
+pub use items::{Assignment, Declaration, ItemRow, Push, REMOVED_BY_PLATFORM};
 pub use minting::{Intent, Saved, WantedAccount};
 pub use open::{Settings, Store};
 pub use outbox::{OutboxRow, Record};

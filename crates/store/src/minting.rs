@@ -115,8 +115,7 @@ impl Tx {
             .bind(intent.account.as_str().to_owned())
             .bind(intent.generation);
         if self.run(query).await? == 0 {
-            let sql =
-                "UPDATE processor_tokens SET state = 'orphaned', fingerprint = $2, settled_at = $3 WHERE id = $1";
+            let sql = "UPDATE processor_tokens SET state = 'orphaned', fingerprint = $2, settled_at = $3 WHERE id = $1";
             self.run(sqlx::query(sql).bind(intent.id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
             return Ok(Saved::Orphan(fingerprint));
         }

@@ -3,7 +3,6 @@
 use crate::queue::Mark;
 use crate::tx::{number, opt_text, parsed, text};
 use crate::{Error, Tx};
-use domain::item::ItemState;
 use domain::webhook::{Pace, Signal};
 use domain::work::{Class, HintKind, Kind};
 use domain::{AccountId, ItemId, Millis};
@@ -39,10 +38,13 @@ pub struct Intake<'a> {
 impl Tx {
     /// Takes an event. Returns false when nobody knows the Item: it is noted, and nothing is due.
     pub async fn intake(&mut self, event: &Intake<'_>) -> Result<bool, Error> {
-        let known = self.item(event.item).await?;
-        if known.as_ref().is_none_or(|i| i.state == ItemState::Removed && i.state_why.is_none()) {
+        let Some(known) = self.item(event.item).await? else {
             self.note_unknown(event.item).await?;
             return Ok(false);
+        };
+        // Webhooks still arrive for Items that the platform removed.
+        if known.is_offboarded() {
+            return Ok(true);
         }
         if let Some(kind) = event.signal.hint {
             self.hint(event, kind).await?;

@@ -56,11 +56,8 @@ impl Readiness {
     }
     fn report(&self) -> (bool, String) {
         self.with(|s| {
-            let mut lines: Vec<String> = s
-                .parts
-                .iter()
-                .map(|(part, wait)| format!("{part}: {}", wait.as_deref().unwrap_or("ready")))
-                .collect();
+            let mut lines: Vec<String> =
+                s.parts.iter().map(|(part, wait)| format!("{part}: {}", wait.as_deref().unwrap_or("ready"))).collect();
             if s.draining {
                 lines.push("draining".into());
             }

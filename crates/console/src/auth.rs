@@ -1,0 +1,146 @@
+//! Admin tokens: stored as hashes, compared in constant time, each with a name for the audit trail and a role.
+
+use crate::Console;
+use crate::error::ApiError;
+use aws_lc_rs::{constant_time, digest};
+use axum::extract::{Request, State};
+use axum::http::{Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use domain::secret::hex;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Read,
+    Operate,
+}
+
+/// One token, as its hash.
+#[derive(Debug, Clone)]
+pub struct AdminToken {
+    pub name: String,
+    pub role: Role,
+    sha256: String,
+}
+
+/// Every token that is let in.
+#[derive(Debug, Clone, Default)]
+pub struct AdminTokens {
+    tokens: Vec<AdminToken>,
+}
+
+/// Why an entry of `console.tokens` can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "entry {0} of console.tokens is not `name:role:sha256` with role read or operate (make one with `rekey token new`)"
+)]
+pub struct BadToken(usize);
+
+impl AdminTokens {
+    /// Reads `name:role:sha256` entries.
+    pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, BadToken> {
+        let mut tokens = Vec::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            tokens.push(parse_one(entry).ok_or(BadToken(index + 1))?);
+        }
+        Ok(Self { tokens })
+    }
+
+    /// The token's owner. Every entry is compared, so the time taken does not tell which one came close.
+    fn owner(&self, presented: &str) -> Option<&AdminToken> {
+        let hash = hash_token(presented);
+        let matching = self
+            .tokens
+            .iter()
+            .filter(|t| constant_time::verify_slices_are_equal(t.sha256.as_bytes(), hash.as_bytes()).is_ok());
+        matching.last()
+    }
+}
+
+fn parse_one(entry: &str) -> Option<AdminToken> {
+    let mut parts = entry.trim().split(':');
+    let (name, role, sha256) = (parts.next()?, parts.next()?, parts.next()?);
+    let role = match role {
+        "read" => Role::Read,
+        "operate" => Role::Operate,
+        _ => return None,
+    };
+    let hash_fits = sha256.len() == 64 && sha256.chars().all(|c| c.is_ascii_hexdigit());
+    (parts.next().is_none() && !name.is_empty() && hash_fits).then(|| AdminToken {
+        name: name.to_owned(),
+        role,
+        sha256: sha256.to_ascii_lowercase(),
+    })
+}
+
+/// A new token and the hash to configure. The token is random, so a plain hash of it is enough.
+pub fn new_token() -> (String, String) {
+    let token = format!("rekey_{}", hex(&rand::rng().random::<[u8; 24]>()));
+    let hash = hash_token(&token);
+    (token, hash)
+}
+
+pub fn hash_token(token: &str) -> String {
+    hex(digest::digest(&digest::SHA256, token.as_bytes()).as_ref())
+}
+
+/// Who is calling, for the audit trail.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) name: String,
+}
+
+/// Lets in who has a token for what the method does.
+pub(crate) async fn admit(State(console): State<Console>, mut request: Request, next: Next) -> Response {
+    let presented = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("Bearer "));
+    let Some(owner) = presented.and_then(|p| console.tokens.owner(p)) else {
+        tracing::warn!("a call to the admin API came without a valid token");
+        return ApiError::unauthorized().into_response();
+    };
+    let needed = if request.method() == Method::GET { Role::Read } else { Role::Operate };
+    if owner.role < needed {
+        return ApiError::forbidden(&owner.name).into_response();
+    }
+    let caller = Caller { name: owner.name.clone() };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+pub(crate) struct BearerScheme;
+
+impl utoipa::Modify for BearerScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_with(Default::default);
+        components.add_security_scheme("admin_token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_by_its_hash_and_nothing_else() {
+        let (token, hash) = new_token();
+        let tokens = AdminTokens::parse([format!("ops:operate:{hash}").as_str()]).unwrap();
+        assert_eq!(tokens.owner(&token).map(|t| (t.name.as_str(), t.role)), Some(("ops", Role::Operate)));
+        assert!(tokens.owner(&hash).is_none());
+        assert!(tokens.owner("").is_none());
+    }
+
+    #[test]
+    fn a_mistyped_entry_is_named_by_its_place() {
+        for bad in ["", "ops:admin:00", "ops:read:zz", "ops:read"] {
+            assert!(AdminTokens::parse([bad]).unwrap_err().to_string().contains("entry 1"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Businesses: what belongs into each list and what Layer accepted.
+
+use crate::Console;
+use crate::auth::Caller;
+use crate::error::{ApiError, ErrorBody};
+use crate::items::sync_mark;
+use crate::view::{Business, BusinessDetail, PageQuery, Paged, WantedAccount, Work};
+use axum::Json;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::StatusCode;
+use domain::BusinessId;
+use domain::work::Kind;
+
+fn parse(text: &str) -> Result<BusinessId, ApiError> {
+    BusinessId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
+}
+
+fn no_business() -> ApiError {
+    ApiError::not_found("business", "it becomes known when an Item is pushed for it")
+}
+
+/// Businesses, a page at a time.
+#[utoipa::path(get, path = "/v1/businesses", params(PageQuery), responses((status = 200, body = Paged<Business>)))]
+pub(crate) async fn list(
+    State(console): State<Console>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Paged<Business>>, ApiError> {
+    let mut tx = console.store.begin_read().await?;
+    let rows = tx.list_businesses(&query.page()).await?;
+    let businesses: Vec<Business> = rows.iter().map(Business::from).collect();
+    Ok(Json(Paged::new(businesses, &query, |b| b.business_id.clone())))
+}
+
+/// One business: what its list should hold, what Layer accepted last, what differs.
+#[utoipa::path(get, path = "/v1/businesses/{business_id}", params(("business_id" = String, Path)),
+    responses((status = 200, body = BusinessDetail), (status = 404, body = ErrorBody)))]
+pub(crate) async fn show(
+    State(console): State<Console>,
+    Path(business): Path<String>,
+) -> Result<Json<BusinessDetail>, ApiError> {
+    let id = parse(&business)?;
+    let mut tx = console.store.begin_read().await?;
+    let row = tx.business(&id).await?.ok_or_else(no_business)?;
+    let accounts: Vec<WantedAccount> = tx
+        .wanted_accounts(&id)
+        .await?
+        .into_iter()
+        .map(|w| WantedAccount {
+            account_id: w.account.to_string(),
+            item_id: w.item.to_string(),
+            accepted: w.token.as_ref().is_some_and(|t| row.accepted.contains(t)),
+            token: w.token.map(|t| t.to_string()),
+            older_generation: w.older_generation,
+        })
+        .collect();
+    let differs = accounts.iter().filter(|a| !a.accepted).map(|a| a.account_id.clone()).collect();
+    let work = tx.work(Kind::Business, id.as_str()).await?.as_ref().map(Work::from);
+    Ok(Json(BusinessDetail { business: Business::from(&row), accounts, differs, work }))
+}
+
+/// Compare the list at Layer with the truth now, whatever the business waits for.
+#[utoipa::path(post, path = "/v1/businesses/{business_id}/sync", params(("business_id" = String, Path)),
+    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody)))]
+pub(crate) async fn sync(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(business): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let id = parse(&business)?;
+    let mut tx = console.store.begin().await?;
+    tx.business(&id).await?.ok_or_else(no_business)?;
+    tx.mark(&sync_mark(Kind::Business, id.as_str())).await?;
+    tx.audit(&caller.name, "business.sync", id.as_str(), "").await?;
+    tx.commit().await?;
+    console.wake();
+    Ok(StatusCode::ACCEPTED)
+}

@@ -1,0 +1,131 @@
+//! Errors of the admin API: what is wrong and what to do, never what was sent.
+
+use axum::Json;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    /// A word for programs.
+    pub(crate) error: String,
+    /// What is wrong, and what to do about it.
+    pub(crate) message: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, error: &str, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody { error: error.into(), message: message.into() } }
+    }
+    pub(crate) fn unauthorized() -> Self {
+        let message = "send `Authorization: Bearer <admin token>` with a token whose hash is in console.tokens";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+    pub(crate) fn forbidden(name: &str) -> Self {
+        let message = format!("the token {name} may only read: use one with the role operate");
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+    pub(crate) fn not_found(what: &str, hint: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what} here: {hint}"))
+    }
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+    pub(crate) fn rejected(why: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "token_rejected", why)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        if error.is_passing() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the admin API has no database");
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "database_away",
+                "the database does not answer: try again",
+            );
+        }
+        tracing::error!(error = &error as &dyn std::error::Error, "the admin API failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this should not happen: see the log of this process")
+    }
+}
+
+/// A JSON body. Its errors name the field and never quote a value: the value may be a token.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = axum::body::Bytes::from_request(request, state)
+            .await
+            .map_err(|_| ApiError::bad_request("the body could not be read, or is larger than 256 KiB"))?;
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        serde_path_to_error::deserialize(&mut json).map(Self).map_err(|error| {
+            let path = error.path().to_string();
+            ApiError::bad_request(explain(&path, error.inner()))
+        })
+    }
+}
+
+fn explain(path: &str, error: &serde_json::Error) -> String {
+    let place = format!("line {}, column {}", error.line(), error.column());
+    let text = error.to_string();
+    // These messages of serde name fields of ours; the others may quote what was sent.
+    let named = ["missing field `", "unknown field `"].iter().find(|p| text.starts_with(**p));
+    match named {
+        Some(prefix) if prefix.starts_with("missing") => {
+            let field: String = text[prefix.len()..].chars().take_while(|c| *c != '`').collect();
+            format!("the field `{field}` is missing ({place})")
+        }
+        Some(_) => format!("there is an unknown field at `{path}` ({place}): see /openapi.json for the known ones"),
+        None if error.is_data() => format!("the field `{path}` has the wrong type or form ({place})"),
+        None => format!("the body is not JSON ({place})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Sample {
+        access_token: String,
+        business: String,
+    }
+
+    #[test]
+    fn i3_an_error_names_the_field_and_never_quotes_the_body() {
+        let explained = |text: &str| {
+            let mut json = serde_json::Deserializer::from_str(text);
+            let error = serde_path_to_error::deserialize::<_, Sample>(&mut json).unwrap_err();
+            explain(&error.path().to_string(), error.inner())
+        };
+        let missing = explained(r#"{"access_token": "marked-secret"}"#);
+        assert!(missing.contains("`business`") && !missing.contains("marked"), "{missing}");
+        let wrong = explained(r#"{"access_token": ["marked-secret"], "business": "x"}"#);
+        assert!(wrong.contains("access_token") && !wrong.contains("marked"), "{wrong}");
+        let garbage = explained("marked-secret");
+        assert!(garbage.contains("not JSON") && !garbage.contains("marked"), "{garbage}");
+    }
+}

@@ -1,0 +1,246 @@
+//! What callers see. Nothing here has a field that could hold a token.
+
+use domain::Millis;
+use serde::{Deserialize, Serialize};
+use store::{AccountRow, BusinessRow, ItemRow, TokenView, WorkRow};
+use utoipa::{IntoParams, ToSchema};
+
+/// A page of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// The `next` of the page before.
+    pub(crate) after: Option<String>,
+    /// At most this many entries, 1 to 500; 100 when not given.
+    pub(crate) limit: Option<u32>,
+}
+
+impl PageQuery {
+    /// One more than asked, to know whether there is a next page.
+    pub(crate) fn page(&self) -> store::Page {
+        store::Page { after: self.after.clone(), limit: self.limit() + 1 }
+    }
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.unwrap_or(100).clamp(1, 500)
+    }
+}
+
+/// Entries, and where the next page begins.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Paged<T> {
+    pub(crate) data: Vec<T>,
+    /// Send it as `after` to get the next page; null on the last one.
+    pub(crate) next: Option<String>,
+}
+
+impl<T> Paged<T> {
+    pub(crate) fn new(mut data: Vec<T>, query: &PageQuery, cursor: impl Fn(&T) -> String) -> Self {
+        let limit = query.limit() as usize;
+        let more = data.len() > limit;
+        data.truncate(limit);
+        let next = if more { data.last().map(cursor) } else { None };
+        Self { data, next }
+    }
+}
+
+/// When a row is looked at next, and what keeps it from going on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Work {
+    pub(crate) due_at: Option<String>,
+    pub(crate) class: String,
+    /// Why it was made due last.
+    pub(crate) reason: String,
+    /// Events so far, and how many of them the last finished look had seen.
+    pub(crate) wanted: i64,
+    pub(crate) done: i64,
+    pub(crate) failures_in_a_row: i64,
+    pub(crate) looked_at: Option<String>,
+    pub(crate) being_looked_at: bool,
+    pub(crate) blocked: Option<Blocked>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Blocked {
+    /// `backoff`, `pause`, `hold` or `parked`.
+    pub(crate) by: String,
+    pub(crate) code: String,
+    /// What happened, and what a person can do.
+    pub(crate) why: String,
+    pub(crate) since: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Item {
+    pub(crate) item_id: String,
+    /// `active`, `awaiting_token`, `login_required`, `revoked` or `removed`.
+    pub(crate) state: String,
+    pub(crate) why: Option<String>,
+    pub(crate) since: String,
+    pub(crate) business: Option<String>,
+    /// Grows with every new access token.
+    pub(crate) generation: i64,
+}
+
+/// An access token by its fingerprint.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Token {
+    pub(crate) fingerprint: String,
+    /// `candidate`, `current`, `rejected` or `superseded`.
+    pub(crate) standing: String,
+    pub(crate) source: String,
+    pub(crate) why: Option<String>,
+    pub(crate) seen_at: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Account {
+    pub(crate) account_id: String,
+    /// `active`, `revoked` or `closed`.
+    pub(crate) state: String,
+    pub(crate) business: Option<String>,
+    /// The list it has to leave first.
+    pub(crate) moving_from: Option<String>,
+    pub(crate) missing_since: Option<String>,
+    pub(crate) proof: Option<String>,
+    /// Why it takes no part.
+    pub(crate) outside: Option<String>,
+    /// Why it alone has no token.
+    pub(crate) not_minted: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) mask: Option<String>,
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ItemDetail {
+    #[serde(flatten)]
+    pub(crate) item: Item,
+    pub(crate) access_tokens: Vec<Token>,
+    pub(crate) accounts: Vec<Account>,
+    /// Processor tokens by state: `intended`, `live`, `superseded`, `orphaned`.
+    pub(crate) processor_tokens: std::collections::BTreeMap<String, i64>,
+    pub(crate) work: Option<Work>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Business {
+    pub(crate) business_id: String,
+    pub(crate) layer_id: Option<String>,
+    pub(crate) last_outcome: Option<String>,
+    pub(crate) converged_at: Option<String>,
+    /// The last accepted list was read back at Layer.
+    pub(crate) verified: bool,
+    pub(crate) last_put_at: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BusinessDetail {
+    #[serde(flatten)]
+    pub(crate) business: Business,
+    pub(crate) accounts: Vec<WantedAccount>,
+    /// Accounts whose token is not in the list that Layer accepted last.
+    pub(crate) differs: Vec<String>,
+    pub(crate) work: Option<Work>,
+}
+
+/// An account that belongs into the list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WantedAccount {
+    pub(crate) account_id: String,
+    pub(crate) item_id: String,
+    /// Fingerprint of its newest live token.
+    pub(crate) token: Option<String>,
+    /// Its token was minted under an earlier access token.
+    pub(crate) older_generation: bool,
+    /// Layer accepted this token.
+    pub(crate) accepted: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Parked {
+    /// `item` or `business`.
+    pub(crate) kind: String,
+    pub(crate) id: String,
+    pub(crate) work: Work,
+}
+
+fn time(at: Option<Millis>) -> Option<String> {
+    at.map(Millis::rfc3339)
+}
+
+impl From<&WorkRow> for Work {
+    fn from(row: &WorkRow) -> Self {
+        Self {
+            due_at: time(row.due_at),
+            class: row.class.to_string(),
+            reason: row.reason.clone(),
+            wanted: row.wanted,
+            done: row.done,
+            failures_in_a_row: row.attempts,
+            looked_at: time(row.looked_at),
+            being_looked_at: row.leased_until.is_some(),
+            blocked: row.blocked.as_ref().map(|b| Blocked {
+                by: b.by.to_string(),
+                code: b.code.clone(),
+                why: b.why.clone(),
+                since: time(row.blocked_at),
+            }),
+        }
+    }
+}
+
+impl From<&ItemRow> for Item {
+    fn from(row: &ItemRow) -> Self {
+        Self {
+            item_id: row.id.to_string(),
+            state: row.state.to_string(),
+            why: row.state_why.clone(),
+            since: row.state_since.rfc3339(),
+            business: row.business.as_ref().map(ToString::to_string),
+            generation: row.generation,
+        }
+    }
+}
+
+impl From<&TokenView> for Token {
+    fn from(token: &TokenView) -> Self {
+        Self {
+            fingerprint: token.fingerprint.to_string(),
+            standing: token.standing.to_string(),
+            source: token.source.clone(),
+            why: token.why.clone(),
+            seen_at: token.seen_at.rfc3339(),
+        }
+    }
+}
+
+impl From<&AccountRow> for Account {
+    fn from(row: &AccountRow) -> Self {
+        Self {
+            account_id: row.id.to_string(),
+            state: row.state.to_string(),
+            business: row.business.as_ref().map(ToString::to_string),
+            moving_from: row.moving_from.as_ref().map(ToString::to_string),
+            missing_since: time(row.missing_since),
+            proof: row.proof.clone(),
+            outside: row.outside.clone(),
+            not_minted: row.mint_fault.as_ref().map(|(why, _)| why.clone()),
+            kind: row.traits.kind.clone(),
+            mask: row.traits.mask.clone(),
+            name: row.traits.name.clone(),
+        }
+    }
+}
+
+impl From<&BusinessRow> for Business {
+    fn from(row: &BusinessRow) -> Self {
+        Self {
+            business_id: row.id.to_string(),
+            layer_id: row.layer_id.as_ref().map(ToString::to_string),
+            last_outcome: row.last_outcome.clone(),
+            converged_at: time(row.converged_at),
+            verified: row.verified,
+            last_put_at: time(row.put_at),
+        }
+    }
+}

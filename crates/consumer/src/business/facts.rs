@@ -1,0 +1,114 @@
+//! What a plan is made of: the truth on our side, the list on Layer's.
+
+use super::{Look, Stop};
+use domain::token_list::{Listed, OurAccount, RowStatus, UnknownPolicy, Wanted};
+use domain::{AccountId, BusinessId, Fingerprint, LayerId, ProcessorToken};
+use layer::{ListedAccount, Meaning};
+use plaid::TokenHealth;
+use std::collections::HashMap;
+use store::TokenOwner;
+
+pub(super) struct Facts {
+    pub(super) wanted: Vec<Wanted>,
+    pub(super) listed: Vec<Listed>,
+    /// Every token that a PUT may have to name.
+    pub(super) tokens: HashMap<Fingerprint, ProcessorToken>,
+}
+
+pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
+    let rows = list(look, layer_id).await?;
+    let mut tx = look.context.store.begin_read().await?;
+    let wanted = tx.wanted_accounts(&look.id).await?;
+    let mut tokens: HashMap<Fingerprint, ProcessorToken> = tx.open_live_tokens(&look.id).await?.into_iter().collect();
+    let listed = recognise(look, &mut tx, &rows).await?;
+    drop(tx);
+    let fingerprints = look.context.store.fingerprints();
+    for token in rows.into_iter().filter_map(|r| r.token) {
+        tokens.entry(fingerprints.of_processor(&token)).or_insert(token);
+    }
+    if look.context.settings.unknown_tokens == UnknownPolicy::Adopt {
+        refuse_dead_strangers(look, &listed, &tokens).await?;
+    }
+    let wanted = wanted
+        .into_iter()
+        .map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation })
+        .collect();
+    Ok(Facts { wanted, listed, tokens })
+}
+
+/// The list at Layer, every page.
+pub(super) async fn list(look: &Look<'_>, layer_id: &LayerId) -> Result<Vec<ListedAccount>, Stop> {
+    match look.context.layer.list_plaid_accounts(layer_id).await {
+        Ok(rows) => Ok(rows),
+        Err(error) if error.meaning() == Meaning::NoSuchBusiness => {
+            // Archived or deleted since we knew it: the next look asks for it by name again.
+            let mut tx = look.context.store.begin().await?;
+            tx.forget_layer_id(&look.id).await?;
+            tx.commit().await?;
+            Err(look.parked(
+                "business_unknown_to_layer",
+                format!(
+                    "Layer does not show the business {} any more (archived?): unarchive it there, then release",
+                    look.id
+                ),
+            ))
+        }
+        Err(error) => Err(look.refused(&error).await),
+    }
+}
+
+/// Looks the rows up among the tokens and accounts that Rekey knows.
+pub(super) async fn recognise(
+    look: &Look<'_>,
+    tx: &mut store::Tx,
+    rows: &[ListedAccount],
+) -> Result<Vec<Listed>, Stop> {
+    let fingerprints = look.context.store.fingerprints();
+    let shown: Vec<Option<Fingerprint>> =
+        rows.iter().map(|r| r.token.as_ref().map(|t| fingerprints.of_processor(t))).collect();
+    let tokens: Vec<Fingerprint> = shown.iter().flatten().cloned().collect();
+    let accounts: Vec<AccountId> = rows.iter().filter_map(|r| r.account.clone()).collect();
+    let owners = tx.owners(&tokens, &accounts).await?;
+    let listed = rows.iter().zip(shown).map(|(row, token)| {
+        let by_token = token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
+        let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
+        let ours = by_token.or(by_account).and_then(|o| our_account(o, &look.id));
+        Listed { token, account: row.account.clone(), status: row.status, layer_owned: row.layer_owned, ours }
+    });
+    Ok(listed.collect())
+}
+
+fn our_account(owner: &TokenOwner, here: &BusinessId) -> Option<OurAccount> {
+    if owner.business.is_none() && owner.moving_from.as_ref() != Some(here) && !owner.gone {
+        // Known, but it never took part here: as strange as any other.
+        return None;
+    }
+    let elsewhere = owner.business.as_ref() != Some(here) || owner.moving_from.is_some();
+    Some(OurAccount { account: owner.account.clone(), may_leave: owner.gone || elsewhere })
+}
+
+/// Adopting means sending along what is alive; a dead stranger is an operator's question.
+async fn refuse_dead_strangers(
+    look: &mut Look<'_>,
+    listed: &[Listed],
+    tokens: &HashMap<Fingerprint, ProcessorToken>,
+) -> Result<(), Stop> {
+    let strangers = listed.iter().filter(|r| r.ours.is_none() && !r.layer_owned && r.status == RowStatus::Active);
+    let strangers: Vec<&ProcessorToken> = strangers.filter_map(|r| tokens.get(r.token.as_ref()?)).collect();
+    let mut dead = 0;
+    for token in strangers {
+        look.renew().await?;
+        match look.context.plaid.processor_token_health(token).await {
+            Ok(TokenHealth::Alive) => {}
+            Ok(TokenHealth::Dead) => dead += 1,
+            Err(error) => {
+                let refusal = crate::faults::Refusal::from(&error);
+                return Err(Stop::Row(crate::faults::conclude(look.context, &look.claim, &refusal).await?));
+            }
+        }
+    }
+    if dead > 0 && !look.claim.permit {
+        return Err(Stop::Row(look.held(&domain::token_list::Hold::UnknownTokens { count: dead })));
+    }
+    Ok(())
+}

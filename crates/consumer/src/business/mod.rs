@@ -1,0 +1,278 @@
+//! The business reconciler: one look at a business, until its list at Layer equals the truth.
+//!
+//! 1. Find the business at Layer, or create it when the push carried what that takes.
+//! 2. Read the truth (which accounts, with which tokens) and the list at Layer.
+//! 3. Plan. Nothing differs: done, without a PUT (I9). A guard objects: hold (I8).
+//! 4. PUT the whole list while the lease outlasts the request (I7), then list again until it shows.
+//! 5. Commit what was found, and the end of the look, in one transaction.
+
+mod facts;
+mod put;
+pub(crate) mod resolve;
+
+use crate::faults::{self, Interrupted, Refusal, chain, conclude, done, parked};
+use crate::outcome::{self, kind};
+use crate::{Context, Mode};
+use domain::token_list::{Hold, Plan, plan};
+use domain::work::{Block, Class};
+use domain::{BusinessId, LayerId};
+use facts::Facts;
+use serde_json::json;
+use std::time::Instant;
+use store::{Blocked, BusinessRow, Claim, Finish, Tx};
+
+/// One look, while it lasts.
+pub(crate) struct Look<'a> {
+    context: &'a Context,
+    claim: Claim,
+    id: BusinessId,
+    row: BusinessRow,
+}
+
+/// Why a look ends before its list is verified.
+enum Stop {
+    Row(Finish),
+    Interrupted(Interrupted),
+}
+
+impl From<store::Error> for Stop {
+    fn from(error: store::Error) -> Self {
+        Self::Interrupted(error.into())
+    }
+}
+impl From<Interrupted> for Stop {
+    fn from(error: Interrupted) -> Self {
+        Self::Interrupted(error)
+    }
+}
+
+/// Looks at the business and ends the claim, whatever happens.
+pub(crate) async fn look(context: &Context, claim: Claim) {
+    let began = Instant::now();
+    let ended = match begin(context, &claim).await {
+        Ok(Some(look)) => look.run().await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        return faults::interrupted(context, &claim, error).await;
+    }
+    metrics::histogram!("rekey_look_seconds", "kind" => "business").record(began.elapsed().as_secs_f64());
+}
+
+async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a>>, Interrupted> {
+    let mut tx = context.store.begin().await?;
+    let row = match BusinessId::parse(claim.id.clone()) {
+        Ok(id) => tx.business(&id).await?,
+        Err(_) => None,
+    };
+    let Some(row) = row else {
+        tx.finish(claim, &done(context)).await?;
+        tx.commit().await?;
+        return Ok(None);
+    };
+    tx.commit().await?;
+    Ok(Some(Look { context, claim: claim.clone(), id: row.id.clone(), row }))
+}
+
+impl Look<'_> {
+    async fn run(mut self) -> Result<(), Interrupted> {
+        match self.reconcile().await {
+            Ok(()) => Ok(()),
+            Err(Stop::Row(finish)) => self.end(finish).await,
+            Err(Stop::Interrupted(error)) => Err(error),
+        }
+    }
+
+    async fn reconcile(&mut self) -> Result<(), Stop> {
+        let Some(layer_id) = self.resolve().await? else {
+            // Nothing is minted yet, so there is nothing to create the business with; the mint makes it due again.
+            return Err(Stop::Row(done(self.context)));
+        };
+        let facts = self.facts(&layer_id).await?;
+        let policy = self.policy();
+        match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.permit()) {
+            Plan::Converged { verified, left_out } => {
+                metrics::counter!("rekey_puts_total", "result" => "not_needed").increment(1);
+                if !left_out.is_empty() {
+                    tracing::warn!(accounts = left_out.len(), "accounts wait outside the list for their new tokens");
+                }
+                self.converged(&facts, verified && left_out.is_empty(), None).await
+            }
+            Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
+            Plan::Put(put) if self.context.settings.mode == Mode::Observe => self.report(&put).await,
+            Plan::Put(put) => self.put(&layer_id, &facts, put).await,
+        }
+    }
+
+    fn permit(&self) -> domain::token_list::Permit {
+        domain::token_list::Permit { granted: self.claim.permit }
+    }
+
+    fn policy(&self) -> domain::token_list::Policy {
+        let settings = &self.context.settings;
+        domain::token_list::Policy {
+            unknown: settings.unknown_tokens,
+            archived: settings.archived,
+            listed_tokens: settings.listed_tokens,
+            max_unproved_removals: settings.max_unproved_removals,
+            leave_out_older: self.row.leave_out_older,
+            // Accepted but never seen: the sweep, and a person, send it again.
+            resend: !self.row.verified && matches!(self.claim.class, Class::Sweep | Class::Person),
+        }
+    }
+
+    /// A hold is looked at again with every event and sweep: what it objects to may be gone by then.
+    fn held(&self, hold: &Hold) -> Finish {
+        let why = hold.to_string();
+        tracing::error!(code = hold.word(), why, "business held, an operator must look");
+        let blocked = Blocked { by: Block::Hold, code: hold.word().to_owned(), why };
+        Finish { again_after: self.context.sweep_wait(), class: Class::Sweep, blocked: Some(blocked) }
+    }
+
+    /// What a provider's refusal means for this row.
+    async fn refused(&self, error: &layer::Error) -> Stop {
+        tracing::warn!(error = chain(error), "Layer did not do what was asked");
+        match conclude(self.context, &self.claim, &Refusal::from(error)).await {
+            Ok(finish) => Stop::Row(finish),
+            Err(interrupted) => Stop::Interrupted(interrupted),
+        }
+    }
+
+    /// The list equals the truth, as far as Layer shows it.
+    async fn converged(
+        &self,
+        facts: &Facts,
+        verified: bool,
+        put: Option<&domain::token_list::Put>,
+    ) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin().await?;
+        let older = facts.wanted.iter().any(|w| w.older_generation);
+        if self.row.leave_out_older && !older {
+            tx.set_leave_out_older(&self.id, false).await?;
+        }
+        let outcome = match put {
+            Some(_) if verified => "converged after a PUT",
+            Some(_) => "accepted, unverified",
+            None => "converged, no PUT needed",
+        };
+        if put.is_none() && verified {
+            let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
+            tx.record_listed(&self.id, &shown).await?;
+        }
+        tx.record_converged(&self.id, verified, outcome).await?;
+        self.moves(&mut tx).await?;
+        if let Some(put) = put {
+            self.report_converged(&mut tx, put, verified).await?;
+        }
+        let mut finish = done(self.context);
+        if self.claim.taken_over {
+            // The previous holder may have been stopped with a PUT on its way: list again after the longest life that
+            // such a PUT can have (I7).
+            finish = Finish { again_after: self.context.layer.request_timeout() * 2, class: Class::Retry, ..finish };
+        }
+        tx.finish(&self.claim, &finish).await?;
+        tx.commit().await?;
+        if let (Some(signal), Some(_)) = (self.claim.signal_at, put) {
+            let took = self.now_since(signal).await;
+            metrics::histogram!("rekey_converge_seconds").record(took.as_secs_f64());
+        }
+        self.context.outbox_filled.notify_one();
+        self.context.businesses_due.notify_one();
+        Ok(())
+    }
+
+    async fn now_since(&self, signal: domain::Millis) -> std::time::Duration {
+        match self.context.store.begin_read().await {
+            Ok(tx) => tx.now().since(signal),
+            Err(_) => std::time::Duration::ZERO,
+        }
+    }
+
+    /// Accounts that were leaving this list are read back as gone: they may enter their new business.
+    async fn moves(&self, tx: &mut Tx) -> Result<(), Stop> {
+        for entered in tx.moves_done(&self.id).await? {
+            let reason = format!("an account moved here from {}", self.id);
+            let wait = std::time::Duration::ZERO;
+            tx.mark_business(&entered, Class::Rotation, &reason, wait, Some(&self.claim)).await?;
+        }
+        Ok(())
+    }
+
+    async fn report_converged(&self, tx: &mut Tx, put: &domain::token_list::Put, verified: bool) -> Result<(), Stop> {
+        let payload = json!({
+            "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
+            "removed": put.removed, "left_out": put.left_out,
+        });
+        outcome::about_business(tx, self.context, &self.claim, &self.id, kind::BUSINESS_CONVERGED, payload).await?;
+        tracing::info!(
+            listed = put.tokens.len(),
+            added = put.added.len(),
+            replaced = put.replaced.len(),
+            removed = put.removed.len(),
+            left_out = put.left_out.len(),
+            verified,
+            "business converged"
+        );
+        Ok(())
+    }
+
+    /// Observe mode: says what would be sent.
+    async fn report(&self, put: &domain::token_list::Put) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin().await?;
+        let payload = json!({
+            "would_list": put.tokens.len(), "added": put.added, "replaced": put.replaced, "removed": put.removed,
+        });
+        outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind::WOULD, payload).await?;
+        tx.record_outcome(&self.id, "observe mode: a PUT would be sent").await?;
+        tx.finish(&self.claim, &done(self.context)).await?;
+        tx.commit().await?;
+        tracing::info!(
+            added = put.added.len(),
+            replaced = put.replaced.len(),
+            removed = put.removed.len(),
+            "observe mode: would PUT"
+        );
+        Ok(())
+    }
+
+    /// Ends the look with whatever keeps the row from going on.
+    async fn end(&self, finish: Finish) -> Result<(), Interrupted> {
+        let mut tx = self.context.store.begin().await?;
+        if let Some(blocked) = &finish.blocked {
+            tx.record_outcome(&self.id, &format!("{}: {}", blocked.by, blocked.why)).await?;
+            let payload = json!({"kind": "business", "code": blocked.code, "why": blocked.why});
+            let kind = match blocked.by {
+                Block::Hold => Some(kind::BUSINESS_HELD),
+                Block::Parked => Some(kind::PARKED),
+                Block::Backoff | Block::Pause => None,
+            };
+            if blocked.by == Block::Parked {
+                tracing::error!(code = blocked.code, why = blocked.why, "business parked");
+            }
+            if let Some(kind) = kind {
+                outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind, payload).await?;
+            }
+        }
+        tx.finish(&self.claim, &finish).await?;
+        tx.commit().await?;
+        self.context.outbox_filled.notify_one();
+        Ok(())
+    }
+
+    fn parked(&self, code: &str, why: String) -> Stop {
+        Stop::Row(parked(self.context, code, why))
+    }
+
+    async fn renew(&mut self) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin().await?;
+        tx.renew(&mut self.claim, self.context.settings.lease).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn facts(&mut self, layer_id: &LayerId) -> Result<Facts, Stop> {
+        self.renew().await?;
+        facts::gather(self, layer_id).await
+    }
+}

@@ -1,0 +1,177 @@
+//! The PUT and what follows it (I7).
+
+use super::facts::{Facts, list, recognise};
+use super::{Look, Stop};
+use crate::faults::{backoff, chain};
+use crate::outcome::{self, kind};
+use domain::token_list::{Hold, Listed, Put, Verification, verify};
+use domain::work::{Block, Class};
+use domain::{Fingerprint, LayerId, ProcessorToken};
+use layer::Meaning;
+use serde_json::json;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+use store::{Blocked, Finish};
+
+impl Look<'_> {
+    pub(super) async fn put(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
+        self.guard_fleet(&put).await?;
+        let tokens = self.open(facts, &put)?;
+        // A bearer token is fetched before, not under, the part of the lease that the PUT needs.
+        if let Err(error) = self.context.layer.warm_up().await {
+            return Err(self.refused(&error).await);
+        }
+        self.renew().await?;
+        match self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline()).await {
+            Ok(()) => {}
+            Err(error) if error.meaning() == Meaning::RefusedContent => {
+                return Err(self.list_refused(facts, &put, &error).await?);
+            }
+            Err(error) => {
+                metrics::counter!("rekey_puts_total", "result" => "failed").increment(1);
+                return Err(self.refused(&error).await);
+            }
+        }
+        metrics::counter!("rekey_puts_total", "result" => "accepted").increment(1);
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        tx.record_accepted(&self.id, &put.tokens).await?;
+        if !put.removed.is_empty() {
+            tx.record_removals(&self.id, put.removed.len(), self.context.settings.removal_window).await?;
+        }
+        tx.commit().await?;
+        self.verify(layer_id, facts, put).await
+    }
+
+    /// Removals out of the ordinary over the whole fleet hold everything: more likely a fault of ours or of a provider
+    /// than that many closed accounts.
+    async fn guard_fleet(&self, put: &Put) -> Result<(), Stop> {
+        if put.removed.is_empty() || self.claim.permit {
+            return Ok(());
+        }
+        let settings = &self.context.settings;
+        let mut tx = self.context.store.begin_read().await?;
+        let lately = tx.removals_within(settings.removal_window).await?;
+        let removals = i64::try_from(put.removed.len()).unwrap_or(i64::MAX);
+        if lately.saturating_add(removals) <= i64::from(settings.max_fleet_removals) {
+            return Ok(());
+        }
+        let why = format!(
+            "{lately} accounts left lists within {:?} and this would be {removals} more, over layer.max_fleet_removals: see \
+             whether they are really gone, then release",
+            settings.removal_window
+        );
+        tracing::error!(why, "removals are held over the whole fleet");
+        let blocked = Blocked { by: Block::Hold, code: "fleet_removal_guard".into(), why };
+        Err(Stop::Row(Finish { again_after: settings.removal_window, class: Class::Sweep, blocked: Some(blocked) }))
+    }
+
+    fn open(&self, facts: &Facts, put: &Put) -> Result<Vec<ProcessorToken>, Stop> {
+        let opened: Option<Vec<ProcessorToken>> = put.tokens.iter().map(|f| facts.tokens.get(f).cloned()).collect();
+        opened.ok_or_else(|| Stop::Row(self.held(&Hold::Hidden { count: 1 })))
+    }
+
+    /// Layer read the list and refuses it. Tokens of older generations are the likely cause: they alone are left out,
+    /// alarmed, until their successors are minted. Never found out by trial PUTs.
+    async fn list_refused(&self, facts: &Facts, put: &Put, error: &layer::Error) -> Result<Stop, Stop> {
+        metrics::counter!("rekey_puts_total", "result" => "refused").increment(1);
+        let older = facts
+            .wanted
+            .iter()
+            .filter(|w| w.older_generation && w.token.as_ref().is_some_and(|t| put.tokens.contains(t)));
+        let older = older.count();
+        if older == 0 || self.row.leave_out_older {
+            return Ok(self.parked(
+                "list_refused",
+                format!(
+                    "Layer refuses the token list ({}): one of its {} tokens is not accepted; look at the business there, \
+                     re-link or remove the account it can't read, then release",
+                    error.code(),
+                    put.tokens.len()
+                ),
+            ));
+        }
+        tracing::error!(
+            older,
+            error = chain(error),
+            "Layer refuses the list: tokens of older generations are left out until their successors are minted"
+        );
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        tx.set_leave_out_older(&self.id, true).await?;
+        tx.commit().await?;
+        let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
+        let blocked = Blocked { by: Block::Backoff, code: "list_refused".into(), why };
+        Ok(Stop::Row(Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked) }))
+    }
+
+    /// Lists until the PUT shows, or until the deadline.
+    async fn verify(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
+        let settings = &self.context.settings;
+        let (timeout, interval, shows) = (settings.verify_timeout, settings.verify_interval, settings.listed_tokens);
+        let began = Instant::now();
+        loop {
+            self.renew().await?;
+            let rows = list(self, layer_id).await?;
+            let mut tx = self.context.store.begin_read().await?;
+            let after = recognise(self, &mut tx, &rows).await?;
+            drop(tx);
+            self.watch_layers_own(&facts.listed, &after);
+            match verify(&put.tokens, &facts.listed, &after, shows) {
+                Verification::Applied => return self.converged(facts, true, Some(&put)).await,
+                Verification::Unverifiable => return self.converged(facts, false, Some(&put)).await,
+                Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
+                    return self.skipped(facts, put).await;
+                }
+                Verification::Foreign if began.elapsed() >= timeout => return Err(self.foreign_writer().await?),
+                Verification::Unchanged if began.elapsed() >= timeout => {
+                    let why = "Layer accepted the list and still shows the old one: it is sent again".to_owned();
+                    return Err(Stop::Row(backoff(self.context, &self.claim, None, "not_applied", why)));
+                }
+                Verification::Unchanged | Verification::Foreign => tokio::time::sleep(interval).await,
+            }
+        }
+    }
+
+    /// Layer took the list and skipped tokens of older generations, which it can't read with.
+    fn only_older_skipped(&self, facts: &Facts, put: &Put, after: &[Listed]) -> bool {
+        let shown: HashSet<&Fingerprint> = after.iter().filter_map(|r| r.token.as_ref()).collect();
+        let sent: HashSet<&Fingerprint> = put.tokens.iter().collect();
+        let older = |t: &Fingerprint| facts.wanted.iter().any(|w| w.older_generation && w.token.as_ref() == Some(t));
+        shown.is_subset(&sent) && put.tokens.iter().filter(|t| !shown.contains(t)).all(older)
+    }
+
+    async fn skipped(&mut self, facts: &Facts, mut put: Put) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        tx.set_leave_out_older(&self.id, true).await?;
+        tx.commit().await?;
+        put.left_out.extend(facts.wanted.iter().filter(|w| w.older_generation).map(|w| w.account.clone()));
+        self.converged(facts, true, Some(&put)).await
+    }
+
+    async fn foreign_writer(&self) -> Result<Stop, Stop> {
+        let why = "after our PUT Layer shows a third list: somebody else writes it, or Layer applied a part".to_owned();
+        tracing::error!(why, "foreign writer");
+        metrics::counter!("rekey_foreign_writers_total").increment(1);
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind::DRIFT, json!({"why": why})).await?;
+        tx.commit().await?;
+        Ok(Stop::Row(backoff(self.context, &self.claim, None, "foreign_writer", why)))
+    }
+
+    /// A PUT must not touch what Layer connected itself; no page promises that, so it is watched.
+    fn watch_layers_own(&self, before: &[Listed], after: &[Listed]) {
+        let own = |rows: &[Listed]| -> HashSet<Option<String>> {
+            let rows = rows.iter().filter(|r| r.layer_owned);
+            rows.map(|r| r.account.as_ref().map(ToString::to_string)).collect()
+        };
+        if !own(before).is_subset(&own(after)) {
+            metrics::counter!("rekey_layer_owned_changed_total").increment(1);
+            tracing::error!(
+                "an account that Layer connected itself disappeared after our PUT: tell Layer, and pause with layer.mode observe"
+            );
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! From a provider's refusal to what happens to the row: written once for both reconcilers.
+
+use crate::Context;
+use domain::fault::provider_is_at_fault;
+use domain::work::{Block, Class};
+use domain::{Next, Provider};
+use std::time::Duration;
+use store::{Blocked, Claim, Finish};
+
+/// Why a look ended early. Nothing was committed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Interrupted {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// A provider's refusal in words.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) provider: Provider,
+    pub(crate) next: Next,
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+impl From<&plaid::Error> for Refusal {
+    fn from(error: &plaid::Error) -> Self {
+        let next = match error.meaning() {
+            plaid::Meaning::Other(next) => next,
+            // The reconciler asks for these by name first; reaching this point with one is a contradiction to retry.
+            _ => Next::Retry { after: None },
+        };
+        Self { provider: Provider::Plaid, next, code: error.code().to_owned(), message: chain(error) }
+    }
+}
+
+impl From<&layer::Error> for Refusal {
+    fn from(error: &layer::Error) -> Self {
+        let next = match error.meaning() {
+            layer::Meaning::Other(next) => next,
+            layer::Meaning::NoSuchBusiness | layer::Meaning::RefusedContent => Next::Park,
+        };
+        Self { provider: Provider::Layer, next, code: error.code().to_owned(), message: chain(error) }
+    }
+}
+
+/// An error with its causes, for one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+pub(crate) fn backoff(context: &Context, claim: &Claim, at_least: Option<Duration>, code: &str, why: String) -> Finish {
+    let wait = context.backoff(claim.attempts.saturating_add(1)).max(at_least.unwrap_or_default());
+    let blocked = Blocked { by: Block::Backoff, code: code.to_owned(), why };
+    Finish { again_after: wait, class: Class::Retry, blocked: Some(blocked) }
+}
+
+/// Parked rows are tried again by the sweep: a cause that goes away by itself must not need a person.
+pub(crate) fn parked(context: &Context, code: &str, why: String) -> Finish {
+    let blocked = Blocked { by: Block::Parked, code: code.to_owned(), why };
+    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: Some(blocked) }
+}
+
+pub(crate) fn done(context: &Context) -> Finish {
+    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: None }
+}
+
+/// Decides what a refusal means for the row. May probe the provider and pause it.
+pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
+    match refusal.next {
+        Next::Retry { after } => Ok(backoff(context, claim, after, &refusal.code, refusal.message.clone())),
+        Next::Park => {
+            let why = format!("{}: mend the cause, then release it", refusal.message);
+            Ok(parked(context, &refusal.code, why))
+        }
+        Next::Suspect => suspect(context, claim, refusal).await,
+    }
+}
+
+/// The provider or the row? Asked first, because a broken credential must not park ten thousand rows, nor one broken
+/// Item stop the fleet (I4).
+async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
+    let probe_refused = probe(context, refusal.provider).await;
+    let settings = &context.settings;
+    let mut tx = context.store.begin().await?;
+    let rows = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, settings.agree_window).await?;
+    if !provider_is_at_fault(probe_refused, rows, settings.agree) {
+        tx.commit().await?;
+        let why = format!(
+            "{}; others are not refused, so it is this {}: mend it and release it",
+            refusal.message, claim.kind
+        );
+        return Ok(parked(context, &refusal.code, why));
+    }
+    let new = tx.pause(refusal.provider, &refusal.message, &refusal.code, settings.probe_interval).await?;
+    tx.commit().await?;
+    if new {
+        tracing::error!(
+            provider = %refusal.provider, rows, code = refusal.code,
+            "provider paused: {}; nothing is parked, work goes on when a probe succeeds", refusal.message
+        );
+    }
+    let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
+    Ok(Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked) })
+}
+
+/// Some(true): refused as well. Some(false): answered. None: no verdict.
+pub(crate) async fn probe(context: &Context, provider: Provider) -> Option<bool> {
+    let next = match provider {
+        Provider::Plaid => context.plaid.probe().await.err().map(|e| Refusal::from(&e).next),
+        Provider::Layer => context.layer.probe().await.err().map(|e| Refusal::from(&e).next),
+    };
+    match next {
+        None => Some(false),
+        Some(Next::Suspect) => Some(true),
+        Some(Next::Retry { .. } | Next::Park) => None,
+    }
+}
+
+/// Ends a look that something other than the row itself cut short.
+pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interrupted) {
+    let Interrupted::Store(error) = error;
+    match error {
+        store::Error::Stale { .. } => {
+            // Whoever holds the row now does not know what this look did last: let the row be looked at once more.
+            metrics::counter!("rekey_leases_lost_total", "kind" => claim.kind.as_str()).increment(1);
+            tracing::warn!("the lease was lost during the look; the row is marked due");
+            if let Err(error) = mark_again(context, claim).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the row could not be marked due; its lease or the sweep brings it back"
+                );
+            }
+        }
+        // The lease runs out by itself; nothing was committed, so nothing is lost.
+        error => tracing::warn!(
+            error = chain(&error),
+            "the look was cut short by the database; the row comes back when its lease ends"
+        ),
+    }
+}
+
+async fn mark_again(context: &Context, claim: &Claim) -> Result<(), store::Error> {
+    let mut tx = context.store.begin().await?;
+    tx.mark(&store::Mark {
+        kind: claim.kind,
+        id: &claim.id,
+        class: Class::Retry,
+        reason: "a lease was lost",
+        wait: Duration::ZERO,
+        quiet: None,
+        unblocks: false,
+        traceparent: claim.traceparent.as_deref(),
+    })
+    .await?;
+    tx.commit().await
+}

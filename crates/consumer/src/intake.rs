@@ -1,0 +1,239 @@
+//! Kafka to the store: each event marks its Item due, then its offset is stored. The store, not the topic, is the
+//! queue: a slow provider never stalls a partition.
+
+use crate::Context;
+use crate::faults::chain;
+use aws_lc_rs::digest;
+use bus::{Delivery, Event, Intake, schema};
+use domain::retry::{Curve, Retries};
+use domain::webhook::{Pace, Signal, Webhook, signal};
+use domain::work::{Class, Kind};
+use domain::{AccountId, ItemId, Millis, secret};
+use futures::FutureExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Records that share one transaction at most.
+const BATCH: usize = 100;
+
+/// "Look at Item X", from the platform. It never carries the token.
+#[derive(Deserialize)]
+struct Notice {
+    item_id: ItemId,
+}
+
+/// What a record asks for.
+struct Asked {
+    item: ItemId,
+    account: Option<AccountId>,
+    signal: Signal,
+    reason: String,
+    detail: Option<String>,
+    said_at: Millis,
+    traceparent: Option<String>,
+}
+
+/// Reads until `stop`, then commits and leaves the group.
+pub(crate) async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
+    let mut outage = Retries::new(Curve { first: Duration::from_millis(200), cap: Duration::from_secs(5) });
+    let mut swept_for_gap: Option<Instant> = None;
+    loop {
+        let first = tokio::select! {
+            () = stop.cancelled() => break,
+            next = intake.next() => next,
+        };
+        let first = match first {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                if outage.failures() == 0 {
+                    tracing::warn!(error = chain(&error), "Kafka gives no records; trying again until it does");
+                }
+                let wait = outage.next_wait(&mut rand::rng());
+                tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(wait) => continue }
+            }
+        };
+        outage.reset();
+        let batch = collect(&intake, first);
+        if batch.iter().any(|d| d.gap) && swept_for_gap.is_none_or(|at| at.elapsed() > context.settings.gap_spread) {
+            swept_for_gap = Some(Instant::now());
+            sweep_for_gap(&context).await;
+        }
+        if !settle(&context, &intake, &batch, &stop).await {
+            break;
+        }
+    }
+    intake.close().await;
+}
+
+/// What is there already, without waiting for more.
+fn collect(intake: &Intake, first: Delivery) -> Vec<Delivery> {
+    let mut batch = vec![first];
+    while batch.len() < BATCH {
+        match intake.next().now_or_never() {
+            Some(Ok(delivery)) => batch.push(delivery),
+            // An error comes again on the next call.
+            Some(Err(_)) | None => break,
+        }
+    }
+    batch
+}
+
+/// Settles a batch, however long the store or the dead-letter topic is away. False: stopped first; the records come
+/// again after the restart.
+async fn settle(context: &Context, intake: &Intake, batch: &[Delivery], stop: &CancellationToken) -> bool {
+    let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
+    let (mut asked, mut unreadable) = (Vec::new(), Vec::new());
+    for delivery in batch {
+        match read(delivery, &context.topics.notices) {
+            Ok(Some(ask)) => asked.push(ask),
+            Ok(None) => {}
+            Err(reason) => unreadable.push((delivery, reason)),
+        }
+    }
+    loop {
+        let outcome = match store(context, &asked).await {
+            Ok(()) => bury(context, &unreadable).await,
+            Err(error) => Err(chain(&error)),
+        };
+        match outcome {
+            Ok(()) => break,
+            Err(error) => {
+                if outage.failures() == 0 {
+                    tracing::warn!(error, "events can't be taken in; the partitions pause until they can");
+                }
+                let wait = outage.next_wait(&mut rand::rng());
+                tokio::select! {
+                    () = stop.cancelled() => return false,
+                    () = intake.hold(wait) => {}
+                }
+            }
+        }
+    }
+    if outage.failures() > 0 {
+        tracing::info!("events are taken in again");
+    }
+    for delivery in batch {
+        intake.settled(delivery);
+    }
+    metrics::counter!("rekey_intake_records_total", "outcome" => "taken").increment(asked.len() as u64);
+    metrics::counter!("rekey_intake_records_total", "outcome" => "dead_letter").increment(unreadable.len() as u64);
+    if !asked.is_empty() {
+        context.items_due.notify_one();
+    }
+    true
+}
+
+/// None: a webhook that is nobody's business here. Err: nobody can read it.
+fn read(delivery: &Delivery, notices: &str) -> Result<Option<Asked>, String> {
+    let event = delivery.event.as_ref().map_err(ToString::to_string)?;
+    let said_at = Millis(event.time.as_millisecond());
+    if delivery.topic == notices {
+        let notice: Notice = serde_json::from_slice(&event.data)
+            .map_err(|_| "the notice is not JSON with a usable item_id".to_owned())?;
+        let signal = Signal { class: Class::Rotation, pace: Pace::Soon, unblocks: true, hint: None };
+        let traceparent = event.traceparent.clone();
+        let reason = "notice".to_owned();
+        return Ok(Some(Asked {
+            item: notice.item_id,
+            account: None,
+            signal,
+            reason,
+            detail: None,
+            said_at,
+            traceparent,
+        }));
+    }
+    let value: Value = serde_json::from_slice(&event.data).map_err(|_| "the value is not JSON".to_owned())?;
+    let webhook = Webhook::read(&value).map_err(|e| e.to_string())?;
+    let Some(item) = webhook.item else { return Ok(None) };
+    Ok(Some(Asked {
+        signal: signal(&webhook.webhook_type, &webhook.webhook_code, webhook.error_code.as_deref()),
+        reason: format!("webhook {}/{}", webhook.webhook_type, webhook.webhook_code),
+        account: webhook.account,
+        detail: webhook.ends_at,
+        traceparent: event.traceparent.clone(),
+        item,
+        said_at,
+    }))
+}
+
+async fn store(context: &Context, asked: &[Asked]) -> Result<(), store::Error> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let settings = &context.settings;
+    let mut tx = context.store.begin().await?;
+    for ask in asked {
+        let event = store::Intake {
+            item: &ask.item,
+            signal: &ask.signal,
+            reason: &ask.reason,
+            account: ask.account.as_ref(),
+            said_at: ask.said_at,
+            detail: ask.detail.as_deref(),
+            debounce: settings.debounce,
+            quiet: settings.quiet,
+            hint_ttl: settings.hint_ttl,
+            traceparent: ask.traceparent.as_deref(),
+        };
+        if tx.intake(&event).await? {
+            tracing::debug!(item = %ask.item, why = ask.reason, "item is due");
+        } else {
+            metrics::counter!("rekey_unknown_item_events_total").increment(1);
+            tracing::info!(item = %ask.item, why = ask.reason, "nobody pushed this Item: noted as unknown");
+        }
+    }
+    tx.commit().await
+}
+
+/// A dead letter is acknowledged before the offset behind it is stored. It tells where the record is, its size, its
+/// hash and why, never its bytes: they may hold anything.
+async fn bury(context: &Context, unreadable: &[(&Delivery, String)]) -> Result<(), String> {
+    for (delivery, reason) in unreadable {
+        let data = json!({
+            "from": "intake", "topic": delivery.topic, "partition": delivery.partition, "offset": delivery.offset,
+            "reason": reason, "bytes": delivery.raw.len(),
+            "sha256": secret::hex(digest::digest(&digest::SHA256, &delivery.raw).as_ref()),
+        });
+        let event = Event {
+            // The same record read twice makes the same id.
+            id: format!("{}-{}-{}", delivery.topic, delivery.partition, delivery.offset),
+            kind: "rekey.dead_letter".into(),
+            source: "/rekey/intake".into(),
+            subject: None,
+            time: jiff::Timestamp::now(),
+            schema: schema::DEAD_LETTER.into(),
+            traceparent: None,
+            data: data.to_string().into_bytes(),
+        };
+        context.producer.publish(&context.topics.dead_letters, None, &event).await.map_err(|e| e.to_string())?;
+        tracing::warn!(
+            topic = delivery.topic,
+            partition = delivery.partition,
+            offset = delivery.offset,
+            reason,
+            "a record nobody can read went to the dead letters"
+        );
+    }
+    Ok(())
+}
+
+/// Records were lost between two that we saw: whatever they said, a look finds it.
+async fn sweep_for_gap(context: &Context) {
+    tracing::warn!("records are missing from a topic (evicted or expired): every Item will be looked at");
+    metrics::counter!("rekey_intake_gaps_total").increment(1);
+    let marked = async {
+        let mut tx = context.store.begin().await?;
+        tx.mark_all(Kind::Item, context.settings.gap_spread, "a gap in a topic").await?;
+        tx.commit().await
+    };
+    if let Err(error) = marked.await {
+        tracing::warn!(
+            error = chain(&error),
+            "the sweep after a gap could not be ordered; the periodic one still comes"
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! Everything a look found, in one transaction with its end.
+
+use super::{Found, Look};
+use crate::faults::{Interrupted, backoff, done};
+use crate::outcome::{self, kind};
+use domain::accounts::{AccountState, Change};
+use domain::item::ItemState;
+use domain::work::{Block, Class, HintKind};
+use domain::{BusinessId, Millis};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use store::{AccountUpdate, Finish, Tx};
+
+impl Look<'_> {
+    pub(super) async fn commit(&self, mut found: Found) -> Result<(), Interrupted> {
+        let mut tx = self.context.store.begin().await?;
+        let mut touched: BTreeSet<BusinessId> = BTreeSet::new();
+        // Tokens minted in a look that was cut short count as well: a restart must not leave them unlisted.
+        touched.extend(self.lists_behind(&mut tx).await?);
+        let (state_changed, was_gone) = self.save_state(&mut tx, &found).await?;
+        if state_changed || was_gone {
+            touched.extend(tx.businesses_of_item(&self.item.id).await?);
+        }
+        for change in &found.accounts {
+            self.save_account(&mut tx, change, &mut touched).await?;
+        }
+        for account in found.minted.iter().chain(&found.adopted) {
+            tx.set_mint_fault(&self.item.id, account, None).await?;
+            touched.extend(found.accounts.iter().filter(|a| a.id == *account).filter_map(|a| a.business.clone()));
+        }
+        self.save_faults(&mut tx, &found).await?;
+        self.retire_replaced(&mut tx, &found, &mut touched).await?;
+        self.report_ends(&mut tx).await?;
+        self.report_would_mint(&mut tx, &found).await?;
+        for business in &touched {
+            let class =
+                if self.item.generation > 1 { self.claim.class } else { self.claim.class.min(Class::NewAccount) };
+            // Items of one business that change together become one PUT.
+            let wait = if class == Class::Person { Duration::ZERO } else { self.context.settings.debounce };
+            let reason = format!("item {}", self.item.id);
+            tx.mark_business(business, class, &reason, wait, Some(&self.claim)).await?;
+        }
+        let finish = self.ending(&mut tx, &mut found).await?;
+        self.report_parked(&mut tx, &finish, &touched).await?;
+        tx.finish(&self.claim, &finish).await?;
+        tx.commit().await?;
+        if !touched.is_empty() {
+            self.context.businesses_due.notify_one();
+        }
+        self.context.outbox_filled.notify_one();
+        Ok(())
+    }
+
+    /// Businesses whose last accepted list lacks a live token of this Item.
+    async fn lists_behind(&self, tx: &mut Tx) -> Result<Vec<BusinessId>, Interrupted> {
+        let mut behind = Vec::new();
+        for business in tx.businesses_of_item(&self.item.id).await? {
+            let Some(row) = tx.business(&business).await? else { continue };
+            let wanted = tx.wanted_accounts(&business).await?;
+            let lacks = |w: &store::WantedAccount| w.token.as_ref().is_some_and(|t| !row.accepted.contains(t));
+            if wanted.iter().any(|w| w.item == self.item.id && lacks(w)) {
+                behind.push(business);
+            }
+        }
+        Ok(behind)
+    }
+
+    /// Returns whether the state changed, and whether it is one in which everything leaves.
+    async fn save_state(&self, tx: &mut Tx, found: &Found) -> Result<(bool, bool), Interrupted> {
+        let Some((state, why)) = &found.state else { return Ok((false, false)) };
+        let item = &self.item;
+        tx.set_item_state(&item.id, *state, why.as_deref()).await?;
+        if *state == item.state {
+            return Ok((false, false));
+        }
+        let businesses = tx.businesses_of_item(&item.id).await?;
+        let payload = json!({"from": item.state, "to": state, "why": why});
+        outcome::about_item(tx, self.context, &self.claim, &item.id, &businesses, kind::ITEM_STATE, payload).await?;
+        match state {
+            ItemState::Active => tracing::info!(from = %item.state, "item is active"),
+            _ => tracing::warn!(from = %item.state, to = %state, why, "item changed its state"),
+        }
+        Ok((true, state.is_gone() || item.state.is_gone()))
+    }
+
+    async fn save_account(
+        &self,
+        tx: &mut Tx,
+        change: &super::AccountChange,
+        touched: &mut BTreeSet<BusinessId>,
+    ) -> Result<(), Interrupted> {
+        let known = self.known.iter().find(|a| a.id == change.id);
+        let settled = &change.settled;
+        let (state, missing_since, proof, outside) = match &settled.change {
+            Change::Joined { .. } | Change::Present | Change::Moved { .. } => (AccountState::Active, None, None, None),
+            Change::Outside(why) => (AccountState::Active, None, None, Some(*why)),
+            Change::Missing { since, .. } => (AccountState::Active, Some(*since), None, None),
+            Change::Gone { state, proof } => {
+                let before = known.filter(|k| k.state != AccountState::Active).and_then(|k| k.proof.clone());
+                (
+                    *state,
+                    known.and_then(|k| k.missing_since),
+                    Some(before.unwrap_or_else(|| proof.as_str().into())),
+                    None,
+                )
+            }
+        };
+        let update = AccountUpdate {
+            item: &self.item.id,
+            id: &change.id,
+            traits: &settled.traits,
+            state,
+            business: change.business.as_ref(),
+            missing_since,
+            proof: proof.as_deref(),
+            outside,
+        };
+        tx.save_account(&update).await?;
+        if let (Change::Joined { business }, None) = (&settled.change, known)
+            && self.item.business.as_ref() != Some(business)
+        {
+            tx.inherit_assignment(&self.item.id, &change.id, business).await?;
+        }
+        let before = known.and_then(|k| k.business.clone());
+        let changed = known.is_none_or(|k| k.state != state || k.business != change.business)
+            || known.is_some_and(|k| k.missing_since.is_some() != missing_since.is_some());
+        let takes_part = before.is_some() || change.business.is_some();
+        if changed && takes_part {
+            touched.extend(before.iter().cloned().chain(change.business.clone()));
+            let word = word(&settled.change);
+            let payload = json!({"account_id": change.id, "change": word, "proof": proof, "why": outside});
+            let concerned: Vec<BusinessId> =
+                before.into_iter().chain(change.business.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+            outcome::about_item(tx, self.context, &self.claim, &self.item.id, &concerned, kind::ACCOUNT, payload)
+                .await?;
+            tracing::info!(account = %change.id, change = word, proof, "account changed");
+        }
+        Ok(())
+    }
+
+    async fn save_faults(&self, tx: &mut Tx, found: &Found) -> Result<(), Interrupted> {
+        for (account, why) in &found.faults {
+            tx.set_mint_fault(&self.item.id, account, Some((why, self.item.generation))).await?;
+            let businesses = tx.businesses_of_item(&self.item.id).await?;
+            let payload = json!({"account_id": account, "change": "not_minted", "why": why});
+            outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind::ACCOUNT, payload)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A re-linked Item takes the place of the old one once every account has its token, so that both happen in one PUT.
+    async fn retire_replaced(
+        &self,
+        tx: &mut Tx,
+        found: &Found,
+        touched: &mut BTreeSet<BusinessId>,
+    ) -> Result<(), Interrupted> {
+        let Some(old) = &self.item.replaces else { return Ok(()) };
+        let read = !found.accounts.is_empty() && found.finish.is_none() && found.faults.is_empty();
+        if !read || !matches!(found.state, Some((ItemState::Active, _))) {
+            return Ok(());
+        }
+        touched.extend(tx.remove_item(old, store::REMOVED_BY_PLATFORM).await?);
+        tx.replaced(&self.item.id).await?;
+        tx.audit("rekey", "item.replaced", old.as_str(), &format!("by {}", self.item.id)).await?;
+        tracing::info!(old = %old, "the replaced item leaves with the arrival of this one");
+        Ok(())
+    }
+
+    /// Plaid announced that access will end: said once, when the hint is new.
+    async fn report_ends(&self, tx: &mut Tx) -> Result<(), Interrupted> {
+        let ends = [HintKind::PendingDisconnect, HintKind::PendingExpiration];
+        for hint in tx.hints(&self.item.id).await?.into_iter().filter(|h| ends.contains(&h.kind)) {
+            let is_new = self.claim.reason.starts_with("webhook ITEM/PENDING");
+            if is_new {
+                let businesses = tx.businesses_of_item(&self.item.id).await?;
+                let payload = json!({"kind": hint.kind, "ends_at": hint.detail});
+                outcome::about_item(
+                    tx,
+                    self.context,
+                    &self.claim,
+                    &self.item.id,
+                    &businesses,
+                    kind::ITEM_ENDS,
+                    payload,
+                )
+                .await?;
+                tracing::warn!(ends_at = hint.detail, "Plaid announced the end of access to this item");
+            }
+        }
+        Ok(())
+    }
+
+    async fn report_would_mint(&self, tx: &mut Tx, found: &Found) -> Result<(), Interrupted> {
+        if found.would_mint.is_empty() {
+            return Ok(());
+        }
+        let businesses = tx.businesses_of_item(&self.item.id).await?;
+        let payload = json!({"would_mint": found.would_mint});
+        outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind::WOULD, payload).await?;
+        tracing::info!(accounts = found.would_mint.len(), "observe mode: would mint for these accounts");
+        Ok(())
+    }
+
+    async fn report_parked(
+        &self,
+        tx: &mut Tx,
+        finish: &Finish,
+        touched: &BTreeSet<BusinessId>,
+    ) -> Result<(), Interrupted> {
+        let Some(blocked) = finish.blocked.as_ref().filter(|b| b.by == Block::Parked) else { return Ok(()) };
+        tracing::error!(code = blocked.code, why = blocked.why, "item parked");
+        let payload = json!({"kind": "item", "code": blocked.code, "why": blocked.why});
+        let businesses: Vec<BusinessId> = touched.iter().cloned().collect();
+        outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind::PARKED, payload).await?;
+        Ok(())
+    }
+
+    /// When to look again.
+    async fn ending(&self, tx: &mut Tx, found: &mut Found) -> Result<Finish, Interrupted> {
+        if let Some(finish) = found.finish.take() {
+            return Ok(finish);
+        }
+        let settings = &self.context.settings;
+        let mut finish = done(self.context);
+        if matches!(found.state, Some((ItemState::AwaitingToken, _))) && self.can_look_up() {
+            // The platform's database is asked again until it names the new token, ever more slowly.
+            let why = "waiting for the platform's database to name the new access token".to_owned();
+            finish = backoff(self.context, &self.claim, None, "awaiting_token", why);
+            finish.again_after = finish.again_after.min(settings.awaiting_token_poll);
+        }
+        if found.faults.iter().any(|(_, why)| why.starts_with(super::read::UNKNOWN_TO_PLAID)) {
+            let why = "Plaid listed an account and then did not know it: the accounts are read again".to_owned();
+            finish = backoff(self.context, &self.claim, None, "account_list_lags", why);
+        }
+        if let Some(at) = self.next_proof(tx, found).await? {
+            let wait = at.since(tx.now());
+            if wait < finish.again_after {
+                finish = Finish { again_after: wait, class: Class::Retry, ..finish };
+            }
+        }
+        Ok(finish)
+    }
+
+    fn can_look_up(&self) -> bool {
+        !matches!(self.context.source, crate::TokenSource::PushOnly)
+    }
+
+    /// The moment at which a missing account may be proved gone, or a revocation that Plaid's cached list does not
+    /// show yet may have reached it.
+    async fn next_proof(&self, tx: &mut Tx, found: &Found) -> Result<Option<Millis>, Interrupted> {
+        let missing = found.accounts.iter().filter_map(|a| match &a.settled.change {
+            Change::Missing { again_at, .. } => Some(*again_at),
+            _ => None,
+        });
+        let unproved = |k: HintKind| matches!(k, HintKind::AccountRevoked | HintKind::PermissionRevoked);
+        let open = tx.hints(&self.item.id).await?.into_iter().any(|h| {
+            let gone = |a: &super::AccountChange| {
+                Some(&a.id) == h.account.as_ref() && matches!(a.settled.change, Change::Gone { .. })
+            };
+            unproved(h.kind) && !found.accounts.iter().any(gone)
+        });
+        let gone_item = matches!(&found.state, Some((state, _)) if state.is_gone());
+        let hinted = (open && !gone_item).then(|| tx.now().plus(self.context.settings.gone_after));
+        Ok(missing.chain(hinted).min())
+    }
+}
+
+fn word(change: &Change) -> &'static str {
+    match change {
+        Change::Joined { .. } => "joined",
+        Change::Present => "present",
+        Change::Outside(_) => "left_out",
+        Change::Moved { .. } => "moved",
+        Change::Missing { .. } => "missing",
+        Change::Gone { .. } => "gone",
+    }
+}

@@ -1,0 +1,117 @@
+//! Which access token is the Item's (I5).
+
+use super::{Look, Stop};
+use crate::faults::{Refusal, chain, conclude};
+use crate::outcome::{self, kind};
+use domain::item::{Judgement, OwnerAnswer, judge};
+use domain::work::Class;
+use plaid::Meaning;
+use serde_json::json;
+use store::Candidate;
+
+impl Look<'_> {
+    /// Asks the platform's database. What it names is at most a candidate: a replica may lag.
+    pub(super) async fn look_up_token(&mut self) -> Result<(), Stop> {
+        let token = match self.context.source.lookup(&self.item.id).await {
+            Ok(Some(token)) => token,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                // Not a reason to stop: the token we hold may be the right one, and Plaid will say so.
+                tracing::warn!(error = chain(&error), "the token source could not be asked");
+                metrics::counter!("rekey_token_lookups_total", "result" => "failed").increment(1);
+                return Ok(());
+            }
+        };
+        metrics::counter!("rekey_token_lookups_total", "result" => "found").increment(1);
+        let mut tx = self.context.store.begin().await?;
+        let news = tx.add_candidate(&self.item.id, &token, "lookup", None).await?;
+        tx.commit().await?;
+        if news {
+            let fingerprint = self.context.store.fingerprints().of_access(&token);
+            tracing::info!(token = %fingerprint, "the platform's database holds an access token we did not know");
+        }
+        Ok(())
+    }
+
+    /// The newest candidate first; the first one that Plaid proves settles the others.
+    pub(super) async fn judge_candidates(&mut self) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin_read().await?;
+        let candidates = tx.candidates(&self.item.id).await?;
+        drop(tx);
+        for candidate in candidates {
+            self.renew().await?;
+            let (answer, refusal) = self.ask_owner(&candidate).await;
+            let ours = self.context.settings.environment.as_str();
+            let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
+            match judge(&self.item.id, &answer, environment) {
+                Judgement::Promote => return self.promote(&candidate).await,
+                Judgement::Reject(why) => self.reject(&candidate, &why).await?,
+                Judgement::Later => match refusal {
+                    // The user must log in first: the candidate waits for the repair like the Item does.
+                    None => return Ok(()),
+                    Some(refusal) => {
+                        let finish = conclude(self.context, &self.claim, &refusal).await?;
+                        return Err(Stop::Row(finish));
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_owner(&self, candidate: &Candidate) -> (OwnerAnswer, Option<Refusal>) {
+        match self.context.plaid.item_get(&candidate.token).await {
+            Ok(info) => (OwnerAnswer::Names(info.item), None),
+            Err(error) => match error.meaning() {
+                Meaning::UnknownToken => (OwnerAnswer::UnknownToken, None),
+                Meaning::ItemGone { .. } => (OwnerAnswer::Gone, None),
+                Meaning::LoginRequired => (OwnerAnswer::Unanswered, None),
+                _ => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
+            },
+        }
+    }
+
+    async fn promote(&mut self, candidate: &Candidate) -> Result<(), Stop> {
+        let item = self.item.id.clone();
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        let generation = tx.promote(&item, &candidate.fingerprint).await?;
+        let businesses = tx.businesses_of_item(&item).await?;
+        let payload = json!({
+            "generation": generation, "fingerprint": candidate.fingerprint, "source": candidate.source,
+        });
+        outcome::about_item(&mut tx, self.context, &self.claim, &item, &businesses, kind::ITEM_TOKEN, payload).await?;
+        // What came with the token is in force now.
+        if let Some(item) = tx.item(&item).await? {
+            self.item = item;
+        }
+        tx.commit().await?;
+        // The first token of an Item is a link, every later one a rotation.
+        self.claim.class = self.claim.class.min(Class::Rotation);
+        metrics::counter!("rekey_token_changes_total", "source" => source_label(&candidate.source)).increment(1);
+        tracing::info!(generation, token = %candidate.fingerprint, source = candidate.source, "access token proved, it is current now");
+        Ok(())
+    }
+
+    async fn reject(&self, candidate: &Candidate, why: &str) -> Result<(), Stop> {
+        let item = &self.item.id;
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        tx.reject(item, &candidate.fingerprint, why).await?;
+        let businesses = tx.businesses_of_item(item).await?;
+        let payload = json!({"fingerprint": candidate.fingerprint, "source": candidate.source, "why": why});
+        let kind = kind::ITEM_TOKEN_REJECTED;
+        outcome::about_item(&mut tx, self.context, &self.claim, item, &businesses, kind, payload).await?;
+        tx.commit().await?;
+        tracing::warn!(token = %candidate.fingerprint, source = candidate.source, why, "access token rejected, the current one stays");
+        Ok(())
+    }
+}
+
+fn source_label(source: &str) -> &'static str {
+    match source {
+        "lookup" => "lookup",
+        "import" => "import",
+        _ => "push",
+    }
+}

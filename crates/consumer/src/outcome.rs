@@ -1,0 +1,157 @@
+//! What changed, for the platform: `rekey.outcomes.v1`, through the outbox, without secrets.
+
+use crate::Context;
+use crate::faults::chain;
+use bus::{Event, schema};
+use domain::retry::{Curve, Retries};
+use domain::{BusinessId, ItemId};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Claim, OutboxRow, Record, Tx};
+use tokio_util::sync::CancellationToken;
+
+/// The kinds of outcomes, in one place.
+pub(crate) mod kind {
+    pub(crate) const ITEM_STATE: &str = "rekey.item.state_changed";
+    pub(crate) const ITEM_TOKEN: &str = "rekey.item.token_changed";
+    pub(crate) const ITEM_TOKEN_REJECTED: &str = "rekey.item.token_rejected";
+    pub(crate) const ITEM_ENDS: &str = "rekey.item.access_ends";
+    pub(crate) const ACCOUNT: &str = "rekey.account.changed";
+    pub(crate) const BUSINESS_CONVERGED: &str = "rekey.business.converged";
+    pub(crate) const BUSINESS_HELD: &str = "rekey.business.held";
+    pub(crate) const PARKED: &str = "rekey.parked";
+    pub(crate) const DRIFT: &str = "rekey.business.drift";
+    pub(crate) const WOULD: &str = "rekey.business.plan";
+}
+
+/// Records an outcome about a business.
+pub(crate) async fn about_business(
+    tx: &mut Tx,
+    context: &Context,
+    claim: &Claim,
+    business: &BusinessId,
+    kind: &str,
+    mut payload: Value,
+) -> Result<(), store::Error> {
+    payload["business_id"] = business.as_str().into();
+    record(tx, context, claim, business.as_str(), kind, payload).await
+}
+
+/// Records an outcome about an Item, once for each business it concerns, so that each business's record is complete
+/// and in order; an Item without a business is keyed by itself.
+pub(crate) async fn about_item(
+    tx: &mut Tx,
+    context: &Context,
+    claim: &Claim,
+    item: &ItemId,
+    businesses: &[BusinessId],
+    kind: &str,
+    mut payload: Value,
+) -> Result<(), store::Error> {
+    payload["item_id"] = item.as_str().into();
+    if businesses.is_empty() {
+        return record(tx, context, claim, item.as_str(), kind, payload).await;
+    }
+    for business in businesses {
+        about_business(tx, context, claim, business, kind, payload.clone()).await?;
+    }
+    Ok(())
+}
+
+async fn record(
+    tx: &mut Tx,
+    context: &Context,
+    claim: &Claim,
+    key: &str,
+    kind: &str,
+    payload: Value,
+) -> Result<(), store::Error> {
+    let record = Record {
+        topic: &context.topics.outcomes,
+        key,
+        kind,
+        subject: key,
+        payload,
+        traceparent: claim.traceparent.as_deref(),
+    };
+    tx.publish(&record).await
+}
+
+/// Records that are sent in one go.
+const BATCH: u32 = 200;
+/// How long the publisher's turn lasts; another process takes over when this one is gone that long.
+const TURN: Duration = Duration::from_secs(10);
+
+/// Publishes the outbox until `stop`, then once more. One process at a time, so that the records of a business stay
+/// in order.
+pub(crate) async fn publish_outbox(context: Arc<Context>, stop: CancellationToken) {
+    let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
+    loop {
+        let stopping = stop.is_cancelled();
+        let wait = match publish_some(&context).await {
+            Ok(sent) => {
+                outage.reset();
+                if sent == BATCH as usize { Duration::ZERO } else { context.settings.poll }
+            }
+            Err(error) => {
+                if outage.failures() == 0 {
+                    tracing::warn!(error, "outcomes can't be published; they stay in the outbox until they can");
+                }
+                outage.next_wait(&mut rand::rng())
+            }
+        };
+        if stopping {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+            () = context.outbox_filled.notified() => {}
+        }
+    }
+}
+
+async fn publish_some(context: &Context) -> Result<usize, String> {
+    let mut tx = context.store.begin_read().await.map_err(|e| chain(&e))?;
+    let rows = tx.outbox(1).await.map_err(|e| chain(&e))?;
+    drop(tx);
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let mut tx = context.store.begin().await.map_err(|e| chain(&e))?;
+    let ours = tx.take_turn("outbox", &context.owner, TURN).await.map_err(|e| chain(&e))?;
+    let rows = if ours { tx.outbox(BATCH).await.map_err(|e| chain(&e))? } else { Vec::new() };
+    tx.commit().await.map_err(|e| chain(&e))?;
+    let mut sent = Vec::with_capacity(rows.len());
+    let publishing = futures::future::join_all(rows.iter().map(|row| publish(context, row))).await;
+    let mut failed = None;
+    for (row, outcome) in rows.iter().zip(publishing) {
+        match outcome {
+            // After the first failure nothing more is deleted: what follows goes out again, in order.
+            Ok(()) if failed.is_none() => sent.push(row.id.clone()),
+            Ok(()) => {}
+            Err(error) => failed = failed.or(Some(error.to_string())),
+        }
+    }
+    if !sent.is_empty() {
+        let mut tx = context.store.begin().await.map_err(|e| chain(&e))?;
+        tx.published(&sent).await.map_err(|e| chain(&e))?;
+        tx.commit().await.map_err(|e| chain(&e))?;
+    }
+    failed.map_or(Ok(sent.len()), Err)
+}
+
+async fn publish(context: &Context, row: &OutboxRow) -> Result<(), bus::PublishError> {
+    let event = Event {
+        id: row.id.clone(),
+        kind: row.kind.clone(),
+        source: "/rekey/consumer".into(),
+        subject: Some(row.subject.clone()),
+        time: jiff::Timestamp::from_millisecond(row.created_at.0).unwrap_or_else(|_| jiff::Timestamp::now()),
+        schema: schema::OUTCOME.into(),
+        traceparent: row.traceparent.clone(),
+        data: row.payload.clone().into_bytes(),
+    };
+    context.producer.publish(&row.topic, Some(&row.key), &event).await
+}

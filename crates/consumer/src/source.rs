@@ -1,0 +1,66 @@
+//! Where the current access token of an Item can be looked up: the platform's own database.
+
+use domain::{AccessToken, ItemId};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{AssertSqlSafe, Row};
+use std::time::Duration;
+
+/// Looks up tokens, or leaves it to pushes.
+pub enum TokenSource {
+    /// Tokens come by push and import only.
+    PushOnly,
+    /// A query of the platform's database, with the `item_id` as `$1`, that returns one text column.
+    Sql { pool: sqlx::AnyPool, query: String, timeout: Duration },
+}
+
+impl std::fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PushOnly => f.write_str("PushOnly"),
+            Self::Sql { .. } => f.write_str("Sql"),
+        }
+    }
+}
+
+/// Why a lookup found nothing out.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("the token source did not answer in time")]
+    TimedOut,
+    /// The driver's own message is not kept: it may quote the query's parameters or its row.
+    #[error("the token source refused the query of token_source.sql")]
+    Refused,
+    #[error("token_source.url can't be read: it must begin with sqlite:// or postgres://")]
+    Url,
+}
+
+impl TokenSource {
+    pub fn sql(url: &SecretString, query: String, connections: u32, timeout: Duration) -> Result<Self, SourceError> {
+        sqlx::any::install_default_drivers();
+        let pool = sqlx::any::AnyPoolOptions::new()
+            .max_connections(connections.max(1))
+            .acquire_timeout(timeout)
+            .connect_lazy(url.expose_secret())
+            .map_err(|_| SourceError::Url)?;
+        Ok(Self::Sql { pool, query, timeout })
+    }
+
+    /// The token that the platform holds now. None when there is no source or it does not know the Item.
+    pub async fn lookup(&self, item: &ItemId) -> Result<Option<AccessToken>, SourceError> {
+        let Self::Sql { pool, query, timeout } = self else { return Ok(None) };
+        let sql = sqlx::query(AssertSqlSafe(query.clone())).bind(item.as_str().to_owned());
+        let row = tokio::time::timeout(*timeout, sql.fetch_optional(pool))
+            .await
+            .map_err(|_| SourceError::TimedOut)?
+            .map_err(|_| SourceError::Refused)?;
+        let Some(row) = row else { return Ok(None) };
+        let token: Option<String> = row.try_get(0).map_err(|_| SourceError::Refused)?;
+        Ok(token.filter(|t| !t.trim().is_empty()).map(AccessToken::new))
+    }
+
+    /// Is the source there at all? For `rekey check`.
+    pub async fn probe(&self) -> Result<(), SourceError> {
+        let nobody = ItemId::parse("rekey-probe").map_err(|_| SourceError::Refused)?;
+        self.lookup(&nobody).await.map(drop)
+    }
+}

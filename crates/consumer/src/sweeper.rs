@@ -1,0 +1,77 @@
+//! Chores: probes of paused providers, expired hints, figures about the queue.
+//!
+//! The sweep itself needs no chore: every finished look leaves its row due again within the sweep period.
+
+use crate::Context;
+use crate::faults::{chain, probe};
+use domain::Provider;
+use domain::work::{Block, Kind};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(
+        (context.settings.probe_interval / 4).clamp(Duration::from_millis(20), Duration::from_secs(5)),
+    );
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = chores(&context).await {
+            tracing::debug!(error = chain(&error), "chores wait for the database");
+        }
+    }
+}
+
+async fn chores(context: &Context) -> Result<(), store::Error> {
+    let mut tx = context.store.begin_read().await?;
+    let paused = tx.pauses().await?;
+    for kind in Kind::ALL {
+        let age = tx.due_age(*kind).await?;
+        metrics::gauge!("rekey_due_rows", "kind" => kind.as_str()).set(age.due as f64);
+        metrics::gauge!("rekey_due_oldest_seconds", "kind" => kind.as_str())
+            .set(age.oldest.unwrap_or_default().as_secs_f64());
+        let blocked = tx.blocked_counts(*kind).await?;
+        for block in Block::ALL {
+            let rows: i64 = blocked.iter().filter(|(by, _, _)| by == block.as_str()).map(|(_, _, n)| n).sum();
+            metrics::gauge!("rekey_blocked_rows", "kind" => kind.as_str(), "by" => block.as_str()).set(rows as f64);
+        }
+    }
+    metrics::gauge!("rekey_outbox_records").set(tx.outbox_length().await? as f64);
+    drop(tx);
+    for provider in Provider::ALL {
+        let is_paused = paused.iter().any(|p| p.provider == *provider);
+        metrics::gauge!("rekey_provider_paused", "provider" => provider.as_str()).set(f64::from(u8::from(is_paused)));
+    }
+    if !paused.is_empty() {
+        probe_paused(context).await?;
+    }
+    let mut tx = context.store.begin().await?;
+    if tx.take_turn("hints", &context.owner, Duration::from_secs(60)).await? {
+        tx.forget_expired_hints().await?;
+    }
+    tx.commit().await
+}
+
+async fn probe_paused(context: &Context) -> Result<(), store::Error> {
+    let mut tx = context.store.begin().await?;
+    let due = tx.due_probes(context.settings.probe_interval).await?;
+    tx.commit().await?;
+    for pause in due {
+        // Only an answer resumes: silence is an outage, in which nothing is gained by trying every row.
+        if probe(context, pause.provider).await != Some(false) {
+            tracing::warn!(provider = %pause.provider, "still paused: {}", pause.reason);
+            continue;
+        }
+        let mut tx = context.store.begin().await?;
+        tx.resume(pause.provider).await?;
+        tx.commit().await?;
+        tracing::info!(provider = %pause.provider, "provider resumed: a probe succeeded");
+        context.items_due.notify_one();
+        context.businesses_due.notify_one();
+    }
+    Ok(())
+}

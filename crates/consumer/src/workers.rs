@@ -1,0 +1,76 @@
+//! Claims due rows and gives each to a look of its own.
+
+use crate::{Context, business, item};
+use domain::retry::{Curve, Retries};
+use domain::work::Kind;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Claim;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// Works off one kind until `stop`; then no row is claimed any more and looks in flight end.
+pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(context.settings.workers.max(1) as usize));
+    let looks = TaskTracker::new();
+    let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
+    while !stop.is_cancelled() {
+        let free = slots.available_permits() as u32;
+        let claims = if free == 0 {
+            Ok(Vec::new())
+        } else {
+            context.store.claim(kind, &context.owner, context.settings.lease, free).await
+        };
+        let wait = match claims {
+            Ok(claims) => {
+                if outage.failures() > 0 {
+                    tracing::info!(%kind, "the database is back");
+                    outage.reset();
+                }
+                let claimed = claims.len() as u32;
+                for claim in claims {
+                    start(&context, claim, &slots, &looks).await;
+                }
+                if claimed > 0 && claimed == free { Duration::from_millis(1) } else { context.settings.poll }
+            }
+            Err(error) => {
+                if outage.failures() == 0 {
+                    tracing::warn!(%kind, error = &error as &dyn std::error::Error, "the database does not answer; trying again until it does");
+                }
+                outage.next_wait(&mut rand::rng())
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+            () = context.due(kind).notified() => {}
+        }
+    }
+    looks.close();
+    looks.wait().await;
+}
+
+async fn start(context: &Arc<Context>, claim: Claim, slots: &Arc<Semaphore>, looks: &TaskTracker) {
+    let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
+    let context = Arc::clone(context);
+    let trace = claim.traceparent.as_deref().and_then(domain::trace::TraceParent::parse).map(|t| t.trace_id());
+    let span = match claim.kind {
+        Kind::Item => tracing::info_span!("look", item = claim.id, why = claim.reason, epoch = claim.epoch, trace),
+        Kind::Business => {
+            tracing::info_span!("look", business = claim.id, why = claim.reason, epoch = claim.epoch, trace)
+        }
+    };
+    let look = async move {
+        let kind = claim.kind;
+        match kind {
+            Kind::Item => item::look(&context, claim).await,
+            Kind::Business => business::look(&context, claim).await,
+        }
+        drop(slot);
+        // A free slot and, likely, new rows: do not wait for the next poll.
+        context.due(kind).notify_one();
+    };
+    looks.spawn(look.instrument(span));
+}

@@ -1,0 +1,92 @@
+//! The only way to the webhook topics: it takes nothing but a [`Verified`] webhook (I2) and redacts it (I3).
+
+use aws_lc_rs::digest;
+use bus::{Event, Producer, PublishError, Topics, schema};
+use domain::redact::redact;
+use domain::trace::TraceParent;
+use domain::webhook::{NotAWebhook, Webhook};
+use domain::{Fingerprinter, secret};
+use plaid::Verified;
+use serde_json::{Value, json};
+
+/// Publishes verified webhooks.
+#[derive(Debug, Clone)]
+pub struct WebhookPublisher {
+    producer: Producer,
+    topics: Topics,
+    fingerprints: Fingerprinter,
+    /// `/plaid/sandbox` or `/plaid/production`.
+    source: String,
+}
+
+/// Why a verified webhook is not on its topic.
+#[derive(Debug)]
+pub(crate) enum NotPublished {
+    /// Sending it again would not help.
+    NoWebhook(NotAWebhook),
+    Kafka(PublishError),
+}
+
+impl WebhookPublisher {
+    pub fn new(producer: Producer, topics: Topics, fingerprints: Fingerprinter, environment: &str) -> Self {
+        Self { producer, topics, fingerprints, source: format!("/plaid/{environment}") }
+    }
+
+    pub(crate) async fn publish(&self, verified: &Verified, trace: &TraceParent) -> Result<(), NotPublished> {
+        let mut value: Value =
+            serde_json::from_slice(verified.body()).map_err(|_| NotPublished::NoWebhook(NotAWebhook::NotAnObject))?;
+        // Redacted before anything is read from it: whatever becomes a key, a header or a log field is clean.
+        redact(&mut value, &self.fingerprints);
+        let webhook = Webhook::read(&value).map_err(NotPublished::NoWebhook)?;
+        let span = tracing::Span::current();
+        span.record("webhook", format!("{}/{}", webhook.webhook_type, webhook.webhook_code));
+        if let Some(item) = &webhook.item {
+            span.record("item", item.as_str());
+        }
+        let topic = if webhook.item.is_some() { &self.topics.item_events } else { &self.topics.other_events };
+        let key = webhook.key(&value).map(str::to_owned);
+        let event = Event {
+            id: self.event_id(verified),
+            kind: format!("com.plaid.{}.{}", webhook.webhook_type, webhook.webhook_code),
+            source: self.source.clone(),
+            subject: webhook.item.as_ref().map(ToString::to_string),
+            time: jiff::Timestamp::now(),
+            schema: schema::WEBHOOK.to_owned(),
+            traceparent: Some(trace.to_string()),
+            data: value.to_string().into_bytes(),
+        };
+        self.producer.publish(topic, key.as_deref(), &event).await.map_err(NotPublished::Kafka)
+    }
+
+    /// What nobody can read is recorded as size and hash, never as bytes.
+    pub(crate) async fn dead_letter(
+        &self,
+        verified: &Verified,
+        reason: &NotAWebhook,
+        trace: &TraceParent,
+    ) -> Result<(), PublishError> {
+        let body = verified.body();
+        let data = json!({
+            "from": "receiver", "reason": reason.to_string(), "bytes": body.len(),
+            "sha256": secret::hex(digest::digest(&digest::SHA256, body).as_ref()),
+        });
+        let event = Event {
+            id: self.event_id(verified),
+            kind: "rekey.dead_letter".into(),
+            source: self.source.clone(),
+            subject: None,
+            time: jiff::Timestamp::now(),
+            schema: schema::DEAD_LETTER.to_owned(),
+            traceparent: Some(trace.to_string()),
+            data: data.to_string().into_bytes(),
+        };
+        self.producer.publish(&self.topics.dead_letters, None, &event).await
+    }
+
+    /// The same delivery, published twice by a retry of ours, keeps its id; Plaid's own retry is signed anew and gets
+    /// another.
+    fn event_id(&self, verified: &Verified) -> String {
+        let hash = secret::hex(digest::digest(&digest::SHA256, verified.body()).as_ref());
+        format!("{}-{}", &hash[..32], verified.issued_at())
+    }
+}

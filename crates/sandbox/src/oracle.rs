@@ -1,0 +1,134 @@
+//! The oracle: judges from the truth of the simulated world alone.
+
+use crate::Sandbox;
+use crate::world::{LayerBusiness, World};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was done, for bounds on it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Counts {
+    pub rotations: u64,
+    pub mints: u64,
+    pub answers_lost: u64,
+    pub puts: u64,
+    pub needless_puts: u64,
+    pub puts_refused: u64,
+    pub lists: u64,
+    pub limits_exceeded: u64,
+    pub webhooks_sent: u64,
+    pub webhooks_answered_200: u64,
+}
+
+/// One business: is its list at Layer exactly right?
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BusinessVerdict {
+    pub business: String,
+    pub exact: bool,
+    /// Accounts that should be listed and are not.
+    pub missing: Vec<String>,
+    /// Accounts listed with a token that Layer can't read with.
+    pub dead: Vec<String>,
+    /// Accounts listed that should not be.
+    pub extra: Vec<String>,
+    /// Accounts listed more than once.
+    pub doubled: Vec<String>,
+}
+
+/// The whole world.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Every business's list is exactly right.
+    pub exact: bool,
+    pub businesses: usize,
+    /// Those that are not exact.
+    pub wrong: Vec<BusinessVerdict>,
+    /// What must never happen, in the order it happened.
+    pub violations: Vec<String>,
+    pub counts: Counts,
+    /// Generations times accounts plus answers lost (I6).
+    pub mints_allowed: u64,
+}
+
+impl Sandbox {
+    pub fn verdict(&self) -> Verdict {
+        let world = self.world();
+        let wrong: Vec<BusinessVerdict> =
+            world.businesses.iter().map(|b| world.judge_business(b)).filter(|v| !v.exact).collect();
+        let mints_allowed =
+            world.items.values().map(|i| u64::from(i.generation) * i.accounts.len() as u64).sum::<u64>()
+                + world.counts.answers_lost;
+        let mut violations = world.violations.clone();
+        if world.counts.mints > mints_allowed {
+            violations.push(format!("I6: {} mints, {mints_allowed} allowed", world.counts.mints));
+        }
+        if world.counts.limits_exceeded > 0 {
+            violations.push(format!("I9: {} calls over a provider's limit", world.counts.limits_exceeded));
+        }
+        Verdict {
+            exact: wrong.is_empty(),
+            businesses: world.businesses.len(),
+            wrong,
+            violations,
+            counts: world.counts.clone(),
+            mints_allowed,
+        }
+    }
+
+    pub fn business_verdict(&self, business: &str) -> BusinessVerdict {
+        self.world().judge_business(business)
+    }
+}
+
+impl World {
+    fn judge_business(&self, business: &str) -> BusinessVerdict {
+        let wanted: BTreeSet<String> = self.truth_of(business).into_iter().map(|(_, a)| a.id.clone()).collect();
+        let mut listed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let at_layer = self.layer.values().find(|b| b.external_id == business || format!("layer:{}", b.id) == business);
+        for (account, token) in at_layer.into_iter().flat_map(active_tokens) {
+            listed.entry(account).or_default().push(token);
+        }
+        let missing: Vec<String> = wanted.iter().filter(|a| !listed.contains_key(*a)).cloned().collect();
+        let extra: Vec<String> = listed.keys().filter(|a| !wanted.contains(*a)).cloned().collect();
+        let doubled: Vec<String> = listed.iter().filter(|(_, t)| t.len() > 1).map(|(a, _)| a.clone()).collect();
+        let dead: Vec<String> = listed
+            .iter()
+            .filter(|(a, t)| wanted.contains(*a) && t.iter().any(|t| !self.is_alive(t)))
+            .map(|(a, _)| a.clone())
+            .collect();
+        let exact = missing.is_empty() && extra.is_empty() && doubled.is_empty() && dead.is_empty();
+        BusinessVerdict { business: business.to_owned(), exact, missing, dead, extra, doubled }
+    }
+
+    /// Judges a PUT before it takes effect: is it needed, and does it drop what nobody asked to drop?
+    pub(crate) fn judge_put(&mut self, id: &str, tokens: &[String]) {
+        let Some(business) = self.layer.get(id) else { return };
+        let before: BTreeSet<String> = active_tokens(business).map(|(_, t)| t).collect();
+        let after: BTreeSet<String> = tokens.iter().cloned().collect();
+        let accounts: BTreeSet<&str> =
+            tokens.iter().filter_map(|t| self.minted.get(t)).map(|m| m.account.as_str()).collect();
+        let truth = self.truth_of(&business.external_id);
+        let dropped: Vec<String> = active_tokens(business)
+            .filter(|(account, token)| {
+                let wanted = truth.iter().any(|(_, a)| a.id == *account);
+                wanted && self.is_alive(token) && !accounts.contains(account.as_str())
+            })
+            .map(|(account, _)| account)
+            .collect();
+        let external = business.external_id.clone();
+        if before == after {
+            self.counts.needless_puts += 1;
+        }
+        if !dropped.is_empty() {
+            self.violations.push(format!("I8: a PUT for {external} drops {}", dropped.join(", ")));
+        }
+    }
+}
+
+fn active_tokens(business: &LayerBusiness) -> impl Iterator<Item = (String, String)> + '_ {
+    business
+        .rows
+        .iter()
+        .filter(|r| !r.archived)
+        .filter_map(|r| r.token.as_ref().map(|t| (r.account.clone(), t.clone())))
+}

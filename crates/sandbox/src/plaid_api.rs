@@ -1,0 +1,253 @@
+//! Fake Plaid: <https://plaid.com/docs/api/>, error bodies and all.
+
+use crate::Sandbox;
+use crate::faults::{cut, error_answer};
+use crate::switches::LoginRequiredReads;
+use crate::world::{Item, ItemStatus, Minted, PLAID_CLIENT_ID, World};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+pub(crate) fn routes(sandbox: &Sandbox) -> Router {
+    Router::new()
+        .route("/item/get", post(item_get))
+        .route("/accounts/get", post(accounts_get))
+        .route("/processor/token/create", post(processor_token_create))
+        .route("/processor/token/permissions/get", post(permissions_get))
+        .route("/item/access_token/invalidate", post(invalidate))
+        .route("/item/remove", post(item_remove))
+        .route("/webhook_verification_key/get", post(verification_key_get))
+        .with_state(sandbox.clone())
+}
+
+type Answer = Response<Body>;
+
+/// Plaid's error schema: <https://plaid.com/docs/errors/#error-schema>.
+fn error_body(error_type: &str, error_code: &str) -> Value {
+    json!({
+        "error_type": error_type, "error_code": error_code, "error_message": "made by the sandbox",
+        "display_message": null, "request_id": "sandboxRequest",
+    })
+}
+
+fn refuse(error_type: &str, error_code: &str) -> Answer {
+    error_answer(400, &error_body(error_type, error_code), None)
+}
+
+fn limit(code: &str) -> Answer {
+    error_answer(429, &error_body("RATE_LIMIT_EXCEEDED", code), None)
+}
+
+fn ok(mut body: Value) -> Answer {
+    body["request_id"] = "sandboxRequest".into();
+    error_answer(200, &body, None)
+}
+
+/// Checks what every endpoint checks, lets faults happen, and runs `effect` if nothing speaks against it.
+async fn answer(
+    sandbox: &Sandbox,
+    endpoint: &str,
+    headers: &HeaderMap,
+    body: &Value,
+    fields: &[&str],
+    effect: impl FnOnce(&mut World) -> Answer,
+) -> Answer {
+    let about = about(&sandbox.world(), body);
+    let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    let fate = sandbox.fate(endpoint, &about, error_body).await;
+    let mut world = sandbox.world();
+    world.called(endpoint, about.first().copied().unwrap_or_default());
+    if let Some(instead) = fate.instead {
+        return instead;
+    }
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if header("PLAID-CLIENT-ID") != PLAID_CLIENT_ID || header("PLAID-SECRET") != world.plaid_secret {
+        return refuse("INVALID_INPUT", "INVALID_API_KEYS");
+    }
+    let Value::Object(given) = body else { return refuse("INVALID_REQUEST", "INVALID_BODY") };
+    if given.keys().any(|k| !fields.contains(&k.as_str())) {
+        return refuse("INVALID_REQUEST", "UNKNOWN_FIELDS");
+    }
+    if fields.iter().any(|f| !given.get(*f).is_some_and(Value::is_string)) {
+        return refuse("INVALID_REQUEST", "MISSING_FIELDS");
+    }
+    let answer = effect(&mut world);
+    if fate.lose_answer {
+        world.counts.answers_lost += 1;
+        return cut();
+    }
+    answer
+}
+
+/// The Item and account that a call is about, for faults that single one out.
+fn about(world: &World, body: &Value) -> Vec<String> {
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let item = text("access_token").and_then(|t| world.item_by_token(t)).map(|i| i.id.clone());
+    let account = text("account_id").map(str::to_owned);
+    item.into_iter().chain(account).collect()
+}
+
+fn token_of(body: &Value) -> &str {
+    body["access_token"].as_str().unwrap_or_default()
+}
+
+/// The Item behind a live access token, or the error that Plaid answers.
+fn item_for<'w>(world: &'w World, token: &str) -> Result<&'w Item, Answer> {
+    let item = world.item_by_token(token).ok_or_else(|| refuse("INVALID_INPUT", "INVALID_ACCESS_TOKEN"))?;
+    match item.status {
+        ItemStatus::Good | ItemStatus::LoginRequired => Ok(item),
+        ItemStatus::Revoked => Err(refuse("ITEM_ERROR", "USER_PERMISSION_REVOKED")),
+        ItemStatus::Removed => Err(refuse("ITEM_ERROR", "ITEM_NOT_FOUND")),
+    }
+}
+
+fn item_body(item: &Item) -> Value {
+    let error = (item.status == ItemStatus::LoginRequired).then(|| error_body("ITEM_ERROR", "ITEM_LOGIN_REQUIRED"));
+    json!({"item_id": item.id, "institution_id": "ins_109508", "webhook": item.webhook_url, "error": error})
+}
+
+async fn item_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
+    answer(&sandbox, "/item/get", &headers, &body, &["access_token"], |world| {
+        let item = match item_for(world, token_of(&body)) {
+            Ok(item) => item.clone(),
+            Err(refused) => return refused,
+        };
+        let allowed = world.switches.item_get_per_minute_per_item as usize;
+        if allowed > 0 && world.calls_last_minute("/item/get", Some(&item.id)) > allowed {
+            world.counts.limits_exceeded += 1;
+            return limit("ITEM_GET_LIMIT");
+        }
+        ok(json!({"item": item_body(&item), "status": null}))
+    })
+    .await
+}
+
+async fn accounts_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
+    answer(&sandbox, "/accounts/get", &headers, &body, &["access_token"], |world| {
+        let item = match item_for(world, token_of(&body)) {
+            Ok(item) => item,
+            Err(refused) => return refused,
+        };
+        let fails = world.switches.login_required_reads == LoginRequiredReads::Fail;
+        if item.status == ItemStatus::LoginRequired && fails {
+            return refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED");
+        }
+        let accounts: Vec<Value> = item
+            .accounts
+            .iter()
+            .filter(|a| a.open)
+            .map(|a| {
+                json!({
+                    "account_id": a.id, "type": a.kind, "subtype": a.subtype, "mask": a.mask, "name": a.name,
+                    "official_name": null, "balances": {"current": 100.0, "iso_currency_code": "USD"},
+                })
+            })
+            .collect();
+        ok(json!({"item": item_body(item), "accounts": accounts}))
+    })
+    .await
+}
+
+async fn processor_token_create(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
+    let fields = ["access_token", "account_id", "processor"];
+    answer(&sandbox, "/processor/token/create", &headers, &body, &fields, |world| mint(world, &body)).await
+}
+
+fn mint(world: &mut World, body: &Value) -> Answer {
+    if body["processor"] != "layer" {
+        return refuse("INVALID_REQUEST", "INVALID_FIELD");
+    }
+    let account = body["account_id"].as_str().unwrap_or_default().to_owned();
+    let item = match item_for(world, token_of(body)) {
+        Ok(item) => item.clone(),
+        Err(refused) => return refused,
+    };
+    if item.status == ItemStatus::LoginRequired && !world.switches.mint_while_login_required {
+        return refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED");
+    }
+    match item.accounts.iter().find(|a| a.id == account) {
+        Some(a) if a.unsupported => return refuse("ITEM_ERROR", "ITEM_NOT_SUPPORTED"),
+        Some(a) if a.open => {}
+        _ => return refuse("INVALID_INPUT", "INVALID_ACCOUNT_ID"),
+    }
+    let allowed = world.switches.mints_per_minute as usize;
+    if allowed > 0 && world.calls_last_minute("/processor/token/create", None) > allowed {
+        world.counts.limits_exceeded += 1;
+        return limit("RATE_LIMIT");
+    }
+    world.counts.mints += 1;
+    let same = |m: &Minted| m.account == account && m.access_token == item.access_token && !m.dead;
+    let before = world.minted.iter().find(|(_, m)| same(m)).map(|(t, _)| t.clone());
+    let token = match before.filter(|_| world.switches.repeated_create_gives_same_token) {
+        Some(token) => token,
+        None => format!("processor-sandbox-{}", world.uuid()),
+    };
+    let minted = Minted { item: item.id.clone(), account, access_token: item.access_token, dead: false };
+    world.minted.insert(token.clone(), minted);
+    ok(json!({"processor_token": token}))
+}
+
+async fn permissions_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
+    answer(&sandbox, "/processor/token/permissions/get", &headers, &body, &["processor_token"], |world| {
+        let token = body["processor_token"].as_str().unwrap_or_default();
+        if world.is_alive(token) {
+            ok(json!({"products": []}))
+        } else {
+            refuse("INVALID_INPUT", "INVALID_PROCESSOR_TOKEN")
+        }
+    })
+    .await
+}
+
+async fn invalidate(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
+    answer(&sandbox, "/item/access_token/invalidate", &headers, &body, &["access_token"], |world| {
+        let id = match item_for(world, token_of(&body)) {
+            Ok(item) => item.id.clone(),
+            Err(refused) => return refused,
+        };
+        match world.rotate(&id) {
+            Ok(token) => ok(json!({"new_access_token": token})),
+            Err(_) => refuse("ITEM_ERROR", "ITEM_NOT_FOUND"),
+        }
+    })
+    .await
+}
+
+async fn item_remove(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
+    answer(&sandbox, "/item/remove", &headers, &body, &["access_token"], |world| {
+        let id = match item_for(world, token_of(&body)) {
+            Ok(item) => item.id.clone(),
+            Err(refused) => return refused,
+        };
+        if let Ok(item) = world.item(&id) {
+            item.status = ItemStatus::Removed;
+        }
+        ok(json!({}))
+    })
+    .await
+}
+
+async fn verification_key_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
+    answer(&sandbox, "/webhook_verification_key/get", &headers, &body, &["key_id"], |world| {
+        let kid = body["key_id"].as_str().unwrap_or_default();
+        match world.signers.iter().find(|s| s.kid == kid) {
+            Some(signer) => ok(json!({"key": signer.jwk()})),
+            None => refuse("INVALID_INPUT", "INVALID_WEBHOOK_VERIFICATION_KEY_ID"),
+        }
+    })
+    .await
+}
+
+impl World {
+    /// The old access token dies at once, without grace: <https://plaid.com/docs/api/items/#itemaccess_tokeninvalidate>.
+    pub(crate) fn rotate(&mut self, item: &str) -> Result<String, crate::Error> {
+        let token = format!("access-sandbox-{}", self.uuid());
+        let item = self.item(item)?;
+        item.access_token.clone_from(&token);
+        item.generation += 1;
+        Ok(token)
+    }
+}

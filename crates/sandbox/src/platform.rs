@@ -1,0 +1,392 @@
+//! The platform: links Items, rotates tokens, tells Rekey or forgets to, keeps its own database.
+
+use crate::world::{Account, Item, ItemStatus, LayerBusiness, Minted, Row};
+use crate::{Error, Sandbox};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Where the platform keeps its tokens and how it reaches Rekey.
+#[derive(Debug, Clone, Default)]
+pub struct PlatformSettings {
+    /// The platform's own database, with a table `platform_items (item_id, access_token)`.
+    pub database_url: Option<SecretString>,
+    pub admin: Option<Admin>,
+}
+
+/// Rekey's admin API, with a token that may operate.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub url: String,
+    pub token: SecretString,
+}
+
+/// How a changed token becomes known to Rekey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Announce {
+    /// `PUT /v1/items/{item_id}`.
+    Push,
+    /// Written to the platform's database and nothing else.
+    Database,
+    /// Nobody is told; only the simulated Plaid knows.
+    Silent,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewBusiness {
+    pub external_id: String,
+    /// Whether Layer has it already.
+    #[serde(default)]
+    pub at_layer: bool,
+    #[serde(default)]
+    pub phone: Option<String>,
+    #[serde(default)]
+    pub archived: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewAccount {
+    pub name: String,
+    #[serde(default = "depository")]
+    pub kind: String,
+    pub mask: String,
+    /// Another business than the Item's.
+    #[serde(default)]
+    pub business: Option<String>,
+}
+
+fn depository() -> String {
+    "depository".into()
+}
+
+impl NewAccount {
+    pub fn checking(mask: &str) -> Self {
+        Self { name: "Checking".into(), kind: depository(), mask: mask.into(), business: None }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewItem {
+    pub business: String,
+    pub accounts: Vec<NewAccount>,
+    pub announce: Announce,
+}
+
+pub(crate) async fn open(settings: &PlatformSettings) -> Result<Option<sqlx::AnyPool>, Error> {
+    let Some(url) = &settings.database_url else { return Ok(None) };
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().max_connections(4).connect(url.expose_secret()).await?;
+    let table = "CREATE TABLE IF NOT EXISTS platform_items (item_id TEXT PRIMARY KEY, access_token TEXT NOT NULL)";
+    sqlx::query(table).execute(&pool).await?;
+    Ok(Some(pool))
+}
+
+impl Sandbox {
+    /// Tells the platform where Rekey's admin API is, once it is known.
+    pub fn set_admin(&self, admin: Admin) {
+        *self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admin);
+    }
+
+    pub fn create_business(&self, new: &NewBusiness) {
+        let mut world = self.world();
+        if !world.businesses.contains(&new.external_id) {
+            world.businesses.push(new.external_id.clone());
+        }
+        if new.at_layer && world.layer_by_external(&new.external_id).is_none() {
+            let id = world.uuid();
+            let made = LayerBusiness {
+                id: id.clone(),
+                external_id: new.external_id.clone(),
+                phone: new.phone.clone(),
+                archived: new.archived,
+                rows: Vec::new(),
+            };
+            world.layer.insert(id, made);
+        }
+    }
+
+    /// A person links a bank: a new Item with its access token.
+    pub async fn link(&self, new: &NewItem) -> Result<String, Error> {
+        let id = {
+            let mut world = self.world();
+            let id = world.opaque("item");
+            let token = format!("access-sandbox-{}", world.uuid());
+            let mut accounts = Vec::new();
+            for account in &new.accounts {
+                accounts.push(make_account(&mut world, account, &new.business));
+            }
+            let item = Item {
+                id: id.clone(),
+                business: new.business.clone(),
+                access_token: token,
+                generation: 1,
+                status: ItemStatus::Good,
+                accounts,
+                webhook_url: self.settings.webhook_url.clone(),
+                offboarded: false,
+            };
+            world.items.insert(id.clone(), item);
+            id
+        };
+        self.announce(&id, new.announce).await?;
+        Ok(id)
+    }
+
+    /// The access token changes; the old one is dead at once.
+    pub async fn rotate(&self, item: &str, announce: Announce) -> Result<(), Error> {
+        {
+            let mut world = self.world();
+            world.rotate(item)?;
+            world.counts.rotations += 1;
+        }
+        self.announce(item, announce).await
+    }
+
+    pub async fn announce(&self, item: &str, how: Announce) -> Result<(), Error> {
+        match how {
+            Announce::Silent => Ok(()),
+            Announce::Database => self.write_database(item).await,
+            Announce::Push => {
+                self.write_database(item).await?;
+                let answer = self.push(item, &json!({})).await?;
+                if answer.0 < 300 { Ok(()) } else { Err(Error::Admin(format!("status {}", answer.0))) }
+            }
+        }
+    }
+
+    async fn write_database(&self, item: &str) -> Result<(), Error> {
+        let Some(pool) = &self.platform_db else { return Ok(()) };
+        let token = self.world().item(item)?.access_token.clone();
+        let sql = "INSERT INTO platform_items (item_id, access_token) VALUES ($1, $2)
+            ON CONFLICT (item_id) DO UPDATE SET access_token = $2";
+        sqlx::query(sql).bind(item.to_owned()).bind(token).execute(pool).await?;
+        Ok(())
+    }
+
+    /// What the platform pushes about an Item; `with` overrides or adds fields.
+    pub fn push_body(&self, item: &str, with: &Value) -> Result<Value, Error> {
+        let mut world = self.world();
+        let item = world.item(item)?;
+        let mut body = json!({"access_token": item.access_token, "business": item.business});
+        if item.accounts.iter().any(|a| a.business.as_ref() != Some(&item.business)) {
+            body["accounts"] = item
+                .accounts
+                .iter()
+                .filter(|a| a.business.is_some())
+                .map(|a| json!({"account_id": a.id, "business": a.business}))
+                .collect();
+        }
+        if let (Some(body), Value::Object(with)) = (body.as_object_mut(), with) {
+            body.extend(with.clone());
+        }
+        Ok(body)
+    }
+
+    /// Pushes to Rekey's admin API; the status and the answer.
+    pub async fn push(&self, item: &str, with: &Value) -> Result<(u16, Value), Error> {
+        let body = self.push_body(item, with)?;
+        self.admin_call(reqwest::Method::PUT, &format!("/v1/items/{item}"), Some(&body)).await
+    }
+
+    /// Calls Rekey's admin API as the platform does.
+    pub async fn admin_call(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value), Error> {
+        let admin = self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let admin = admin.ok_or_else(|| Error::Admin("the sandbox was not told where it is".into()))?;
+        let mut request =
+            self.http.request(method, format!("{}{path}", admin.url)).bearer_auth(admin.token.expose_secret());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|e| Error::Admin(e.without_url().to_string()))?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.map_err(|e| Error::Admin(e.without_url().to_string()))?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    pub fn add_account(&self, item: &str, new: &NewAccount) -> Result<String, Error> {
+        let mut world = self.world();
+        let business = world.item(item)?.business.clone();
+        let account = make_account(&mut world, new, &business);
+        let id = account.id.clone();
+        world.item(item)?.accounts.push(account);
+        Ok(id)
+    }
+
+    pub fn close_account(&self, account: &str) -> Result<(), Error> {
+        self.world().account(account)?.1.open = false;
+        Ok(())
+    }
+
+    pub fn reopen_account(&self, account: &str) -> Result<(), Error> {
+        self.world().account(account)?.1.open = true;
+        Ok(())
+    }
+
+    /// The bank gives the account a new number: another `account_id` for the same account.
+    pub fn renumber_account(&self, account: &str) -> Result<String, Error> {
+        let mut world = self.world();
+        let new_id = world.opaque("acc");
+        let (item, old) = world.account(account)?;
+        let item = item.to_owned();
+        old.open = false;
+        let renumbered = Account { id: new_id.clone(), open: true, ..old.clone() };
+        world.item(&item)?.accounts.push(renumbered);
+        Ok(new_id)
+    }
+
+    /// Plaid can't hand the account to this processor.
+    pub fn refuse_account(&self, account: &str, refuse: bool) -> Result<(), Error> {
+        self.world().account(account)?.1.unsupported = refuse;
+        Ok(())
+    }
+
+    /// The platform decides that the account belongs to another business, or to none.
+    pub fn assign_account(&self, account: &str, business: Option<&str>) -> Result<(), Error> {
+        self.world().account(account)?.1.business = business.map(str::to_owned);
+        Ok(())
+    }
+
+    pub fn require_login(&self, item: &str) -> Result<(), Error> {
+        self.world().item(item)?.status = ItemStatus::LoginRequired;
+        Ok(())
+    }
+
+    pub fn repair(&self, item: &str) -> Result<(), Error> {
+        self.world().item(item)?.status = ItemStatus::Good;
+        Ok(())
+    }
+
+    /// The user withdraws consent for the whole Item.
+    pub fn revoke(&self, item: &str) -> Result<(), Error> {
+        self.world().item(item)?.status = ItemStatus::Revoked;
+        Ok(())
+    }
+
+    /// The platform removes the Item at Plaid and, if `tell`, at Rekey.
+    pub async fn offboard(&self, item: &str, tell: bool) -> Result<(), Error> {
+        {
+            let mut world = self.world();
+            let item = world.item(item)?;
+            item.status = ItemStatus::Removed;
+            item.offboarded = true;
+        }
+        if tell {
+            let (status, _) = self.admin_call(reqwest::Method::DELETE, &format!("/v1/items/{item}"), None).await?;
+            if status >= 300 {
+                return Err(Error::Admin(format!("status {status}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Layer connects an account through its own Plaid integration.
+    pub fn layer_connects(&self, business: &str) -> Result<String, Error> {
+        let mut world = self.world();
+        let (id, account) = (world.uuid(), world.opaque("own"));
+        let unknown = || Error::Unknown { what: "business", id: business.into() };
+        let at_layer = world.layer_by_external(business).ok_or_else(unknown)?;
+        at_layer.rows.push(Row { id: id.clone(), account, token: None, archived: false });
+        Ok(id)
+    }
+
+    /// Somebody else puts a token into the list at Layer: for `account` of ours, or for one nobody here knows.
+    pub fn foreign_token(&self, business: &str, account: Option<&str>) -> Result<String, Error> {
+        let mut world = self.world();
+        let (id, token) = (world.uuid(), format!("processor-sandbox-{}", world.uuid()));
+        let (account, minted) = match account {
+            Some(account) => {
+                let item = world.account(account)?.0.to_owned();
+                let access_token = world.item(&item)?.access_token.clone();
+                (account.to_owned(), Minted { item, account: account.to_owned(), access_token, dead: false })
+            }
+            None => {
+                let account = world.opaque("foreign");
+                (
+                    account.clone(),
+                    Minted { item: "elsewhere".into(), account, access_token: String::new(), dead: false },
+                )
+            }
+        };
+        world.minted.insert(token.clone(), minted);
+        let unknown = || Error::Unknown { what: "business", id: business.into() };
+        let at_layer = world.layer_by_external(business).ok_or_else(unknown)?;
+        at_layer.rows.push(Row { id, account, token: Some(token.clone()), archived: false });
+        Ok(token)
+    }
+
+    pub fn archive_row(&self, business: &str, account: &str) -> Result<(), Error> {
+        let mut world = self.world();
+        let unknown = || Error::Unknown { what: "business", id: business.into() };
+        let at_layer = world.layer_by_external(business).ok_or_else(unknown)?;
+        at_layer.rows.iter_mut().filter(|r| r.account == account).for_each(|r| r.archived = true);
+        Ok(())
+    }
+
+    /// Kills one processor token, as Plaid might do on its own.
+    pub fn kill_token_of(&self, account: &str) {
+        self.world().minted.values_mut().filter(|m| m.account == account).for_each(|m| m.dead = true);
+    }
+
+    pub fn access_token(&self, item: &str) -> Result<String, Error> {
+        Ok(self.world().item(item)?.access_token.clone())
+    }
+
+    pub fn accounts_of(&self, item: &str) -> Result<Vec<String>, Error> {
+        Ok(self.world().item(item)?.accounts.iter().map(|a| a.id.clone()).collect())
+    }
+
+    /// Tokens that Layer lists for a business, for tests of what leaks and what is compared.
+    pub fn listed_tokens(&self, business: &str) -> Vec<String> {
+        let mut world = self.world();
+        let rows = world.layer_by_external(business).map(|b| b.rows.clone()).unwrap_or_default();
+        rows.into_iter().filter(|r| !r.archived).filter_map(|r| r.token).collect()
+    }
+
+    pub fn layer_rows(&self, business: &str) -> usize {
+        self.world().layer_by_external(business).map_or(0, |b| b.rows.len())
+    }
+
+    pub fn layer_id(&self, business: &str) -> Option<String> {
+        self.world().layer_by_external(business).map(|b| b.id.clone())
+    }
+
+    pub fn items(&self) -> Vec<String> {
+        self.world().items.keys().cloned().collect()
+    }
+
+    /// Calls to an endpoint so far.
+    pub fn calls(&self, endpoint: &str) -> usize {
+        self.world().calls.iter().filter(|c| c.endpoint == endpoint).count()
+    }
+
+    /// Plaid brings a new signing key into use.
+    pub fn rotate_signing_key(&self) {
+        let mut world = self.world();
+        let signer = crate::Signer::new(&mut world.rng);
+        world.signers.push(signer);
+    }
+
+    /// Every bearer token that Layer gave out dies early.
+    pub fn revoke_bearers(&self) {
+        self.world().bearers.clear();
+    }
+}
+
+fn make_account(world: &mut crate::world::World, new: &NewAccount, business: &str) -> Account {
+    Account {
+        id: world.opaque("acc"),
+        kind: new.kind.clone(),
+        subtype: "checking".into(),
+        mask: new.mask.clone(),
+        name: new.name.clone(),
+        open: true,
+        business: Some(new.business.clone().unwrap_or_else(|| business.to_owned())),
+        unsupported: false,
+    }
+}

@@ -1,0 +1,194 @@
+//! The truth: what Plaid, Layer and the platform hold.
+
+use crate::faults::Faults;
+use crate::oracle::Counts;
+use crate::signing::{Signer, uuid};
+use crate::switches::Switches;
+use crate::{Error, Settings};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Instant;
+
+/// The client ids that the fakes accept; the secrets are made at run time.
+pub const PLAID_CLIENT_ID: &str = "sandbox-client";
+pub const LAYER_CLIENT_ID: &str = "sandbox-layer-client";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ItemStatus {
+    Good,
+    LoginRequired,
+    /// The user withdrew consent.
+    Revoked,
+    Removed,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) subtype: String,
+    pub(crate) mask: String,
+    pub(crate) name: String,
+    pub(crate) open: bool,
+    /// The business the platform means it for; None: it shall take no part.
+    pub(crate) business: Option<String>,
+    /// Plaid can't hand it to this processor.
+    pub(crate) unsupported: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    pub(crate) id: String,
+    pub(crate) business: String,
+    pub(crate) access_token: String,
+    pub(crate) generation: u32,
+    pub(crate) status: ItemStatus,
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) webhook_url: Option<String>,
+    /// The platform took it off its books; Rekey was told.
+    pub(crate) offboarded: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Minted {
+    pub(crate) item: String,
+    pub(crate) account: String,
+    pub(crate) access_token: String,
+    pub(crate) dead: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) id: String,
+    pub(crate) account: String,
+    /// None: connected by Layer's own Plaid integration.
+    pub(crate) token: Option<String>,
+    pub(crate) archived: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct LayerBusiness {
+    pub(crate) id: String,
+    pub(crate) external_id: String,
+    pub(crate) phone: Option<String>,
+    pub(crate) archived: bool,
+    pub(crate) rows: Vec<Row>,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: StdRng,
+    pub(crate) plaid_secret: String,
+    pub(crate) layer_secret: String,
+    pub(crate) switches: Switches,
+    pub(crate) faults: Faults,
+    pub(crate) signers: Vec<Signer>,
+    pub(crate) items: BTreeMap<String, Item>,
+    pub(crate) minted: HashMap<String, Minted>,
+    pub(crate) layer: BTreeMap<String, LayerBusiness>,
+    pub(crate) bearers: HashSet<String>,
+    /// Names of businesses that the platform uses, whether Layer has them or not.
+    pub(crate) businesses: Vec<String>,
+    pub(crate) counts: Counts,
+    pub(crate) violations: Vec<String>,
+    /// Calls by endpoint, in order: what for and when.
+    pub(crate) calls: Vec<Call>,
+    pub(crate) deliveries: Vec<(String, u16)>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) endpoint: String,
+    pub(crate) about: String,
+    pub(crate) at: Instant,
+}
+
+/// Calls that are remembered; a long run must not grow without end.
+const CALLS: usize = 200_000;
+
+impl World {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let mut rng = StdRng::seed_from_u64(settings.seed);
+        let signers = vec![Signer::new(&mut rng)];
+        Self {
+            rng,
+            plaid_secret: settings.plaid_secret.clone(),
+            layer_secret: settings.layer_secret.clone(),
+            switches: Switches::default(),
+            faults: Faults::default(),
+            signers,
+            items: BTreeMap::new(),
+            minted: HashMap::new(),
+            layer: BTreeMap::new(),
+            bearers: HashSet::new(),
+            businesses: Vec::new(),
+            counts: Counts::default(),
+            violations: Vec::new(),
+            calls: Vec::new(),
+            deliveries: Vec::new(),
+        }
+    }
+
+    pub(crate) fn uuid(&mut self) -> String {
+        uuid(&mut self.rng)
+    }
+
+    /// An id of the form Plaid uses: opaque letters and digits.
+    pub(crate) fn opaque(&mut self, prefix: &str) -> String {
+        let hex = self.uuid().replace('-', "");
+        format!("{prefix}{}", &hex[..20])
+    }
+
+    pub(crate) fn called(&mut self, endpoint: &str, about: &str) {
+        if self.calls.len() < CALLS {
+            self.calls.push(Call { endpoint: endpoint.into(), about: about.into(), at: Instant::now() });
+        }
+    }
+
+    /// Calls to `endpoint` about `about` in the last minute, this one included.
+    pub(crate) fn calls_last_minute(&self, endpoint: &str, about: Option<&str>) -> usize {
+        let recent = self.calls.iter().rev().take_while(|c| c.at.elapsed().as_secs() < 60);
+        recent.filter(|c| c.endpoint == endpoint && about.is_none_or(|a| c.about == a)).count()
+    }
+
+    pub(crate) fn item(&mut self, id: &str) -> Result<&mut Item, Error> {
+        self.items.get_mut(id).ok_or_else(|| Error::Unknown { what: "Item", id: id.into() })
+    }
+
+    pub(crate) fn item_by_token(&self, token: &str) -> Option<&Item> {
+        self.items.values().find(|i| i.access_token == token)
+    }
+
+    pub(crate) fn account(&mut self, id: &str) -> Result<(&str, &mut Account), Error> {
+        self.items
+            .values_mut()
+            .find_map(|i| i.accounts.iter_mut().find(|a| a.id == id).map(|a| (i.id.as_str(), a)))
+            .ok_or_else(|| Error::Unknown { what: "account", id: id.into() })
+    }
+
+    /// Whether Layer could read the account with this token.
+    pub(crate) fn is_alive(&self, token: &str) -> bool {
+        let Some(minted) = self.minted.get(token).filter(|m| !m.dead) else { return false };
+        let Some(item) = self.items.get(&minted.item) else { return false };
+        let rotated = item.access_token != minted.access_token;
+        let open = item.accounts.iter().any(|a| a.id == minted.account && a.open);
+        matches!(item.status, ItemStatus::Good | ItemStatus::LoginRequired)
+            && open
+            && !(rotated && self.switches.rotation_kills_processor_tokens)
+    }
+
+    pub(crate) fn layer_by_external(&mut self, external_id: &str) -> Option<&mut LayerBusiness> {
+        self.layer.values_mut().find(|b| b.external_id == external_id)
+    }
+
+    /// Accounts that belong into the list of `business`, by the platform's word and Plaid's state.
+    pub(crate) fn truth_of(&self, business: &str) -> Vec<(&Item, &Account)> {
+        let here = |i: &&Item| !i.offboarded && matches!(i.status, ItemStatus::Good | ItemStatus::LoginRequired);
+        let items = self.items.values().filter(here);
+        items
+            .flat_map(|i| i.accounts.iter().map(move |a| (i, a)))
+            .filter(|(_, a)| a.open && !a.unsupported && a.business.as_deref() == Some(business))
+            .filter(|(_, a)| matches!(a.kind.as_str(), "depository" | "credit"))
+            .collect()
+    }
+}
