@@ -88,6 +88,11 @@ impl Sandbox {
         *self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admin);
     }
 
+    /// Where webhooks of Items linked from now on go.
+    pub fn set_webhook_url(&self, url: String) {
+        self.world().webhook_url = Some(url);
+    }
+
     pub fn create_business(&self, new: &NewBusiness) {
         let mut world = self.world();
         if !world.businesses.contains(&new.external_id) {
@@ -123,7 +128,7 @@ impl Sandbox {
                 generation: 1,
                 status: ItemStatus::Good,
                 accounts,
-                webhook_url: self.settings.webhook_url.clone(),
+                webhook_url: world.webhook_url.clone(),
                 offboarded: false,
             };
             world.items.insert(id.clone(), item);

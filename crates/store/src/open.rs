@@ -46,9 +46,14 @@ impl Store {
     /// Connects, migrates and checks the key ring. Several processes may do so at once.
     pub async fn open(settings: &Settings, keys: KeyRing, fingerprints: Fingerprinter) -> Result<Self, Error> {
         let store = Self::connect(settings, keys, fingerprints)?;
-        store.migrate().await?;
-        store.check_keys().await?;
+        store.prepare().await?;
         Ok(store)
+    }
+
+    /// Migrates and checks the key ring; to be called before anything else, and again if the database was away.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        self.migrate().await?;
+        self.check_keys().await
     }
 
     /// Makes the pool without touching the database yet.

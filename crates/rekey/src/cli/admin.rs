@@ -1,0 +1,282 @@
+//! Commands that call the admin API.
+
+use super::{Ended, say};
+use crate::config::{BadSetting, Config};
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The admin API, as the command line sees it.
+pub(super) struct Admin {
+    url: String,
+    token: SecretString,
+    http: reqwest::Client,
+    json: bool,
+}
+
+/// A status and the body that came with it.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Value,
+}
+
+#[derive(Subcommand)]
+pub(super) enum ItemCommand {
+    /// Push an Item. The access token comes from a file or standard input, never from an argument.
+    Put(PutItem),
+    /// Show one Item.
+    Show { item: String },
+    /// List Items.
+    List(PageArgs),
+    /// Tell Rekey that the platform removed the Item: its accounts leave every list.
+    Remove { item: String },
+    /// Look at the Item now.
+    Sync { item: String },
+}
+
+#[derive(Args)]
+pub(super) struct PutItem {
+    item: String,
+    /// The business its accounts belong to.
+    #[arg(long)]
+    business: String,
+    /// Only this account takes part; may be repeated. ACCOUNT or ACCOUNT=BUSINESS.
+    #[arg(long = "account", value_name = "ACCOUNT[=BUSINESS]")]
+    accounts: Vec<String>,
+    /// The file with the access token; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// The Item that leaves when this one's tokens exist.
+    #[arg(long)]
+    replaces: Option<String>,
+    /// Wait until Layer accepted every list the Item is in.
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Subcommand)]
+pub(super) enum BusinessCommand {
+    /// Show one business: its list, what differs, what it waits for.
+    Show { business: String },
+    /// List businesses.
+    List(PageArgs),
+    /// Compare the list at Layer with the truth now.
+    Sync { business: String },
+}
+
+#[derive(Subcommand)]
+pub(super) enum ParkedCommand {
+    /// List what waits for a person.
+    List(PageArgs),
+    /// Let a row go on, on the truth of this moment.
+    Release {
+        /// item or business
+        kind: String,
+        id: String,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct PageArgs {
+    /// Continue after this entry.
+    #[arg(long)]
+    after: Option<String>,
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+}
+
+impl Admin {
+    pub(super) fn new(config: &Config, json: bool) -> anyhow::Result<Self> {
+        if config.admin.token.expose_secret().is_empty() {
+            return Err(BadSetting::new(
+                "admin.token",
+                "is not set: give REKEY_ADMIN__TOKEN or REKEY_ADMIN__TOKEN_FILE",
+            )
+            .into());
+        }
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).build()?;
+        let url = config.admin.url.trim_end_matches('/').to_owned();
+        Ok(Self { url, token: config.admin.token.clone(), http, json })
+    }
+
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.url)).bearer_auth(self.token.expose_secret());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|e| {
+            anyhow::anyhow!(
+                "the admin API at {} does not answer ({}): is `rekey console` running there?",
+                self.url,
+                e.without_url()
+            )
+        })?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await?;
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Ok(Answer { status, body })
+    }
+
+    /// Prints an answer and turns its status into an exit code.
+    fn finish(&self, answer: &Answer, readable: impl FnOnce(&Value)) -> Ended {
+        let ended = match answer.status {
+            200 | 202 | 204 => Ended::Well,
+            404 => Ended::NotFound,
+            422 => Ended::Rejected,
+            _ => Ended::Failed,
+        };
+        if self.json {
+            say(&answer.body.to_string());
+        } else if ended == Ended::Well {
+            readable(&answer.body);
+        } else {
+            say(&format!(
+                "{}: {}",
+                answer.body["error"].as_str().unwrap_or("failed"),
+                answer.body["message"].as_str().unwrap_or("no details")
+            ));
+        }
+        ended
+    }
+
+    async fn simple(&self, method: Method, path: &str, done: &str) -> anyhow::Result<Ended> {
+        let answer = self.call(method, path, None).await?;
+        Ok(self.finish(&answer, |_| say(done)))
+    }
+}
+
+/// A path segment as the API expects it.
+pub(super) fn segment(text: &str) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()),
+        "ids have no spaces and are not empty"
+    );
+    let escaped: String = text
+        .bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-._~:".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect();
+    Ok(escaped)
+}
+
+fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
+    let after = args.after.as_deref().map(segment).transpose()?;
+    Ok(format!("{path}?limit={}{}", args.limit, after.map_or(String::new(), |a| format!("&after={a}"))))
+}
+
+fn show(body: &Value) {
+    say(&serde_json::to_string_pretty(body).unwrap_or_default());
+}
+
+fn table(body: &Value, columns: &[&str]) {
+    let text = |v: &Value| match v {
+        Value::Null => "-".to_owned(),
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    };
+    say(&columns.iter().map(|c| c.rsplit('/').next().unwrap_or(c).to_uppercase()).collect::<Vec<_>>().join("\t"));
+    for row in body["data"].as_array().into_iter().flatten() {
+        let cells: Vec<String> =
+            columns.iter().map(|c| text(row.pointer(&format!("/{c}")).unwrap_or(&Value::Null))).collect();
+        say(&cells.join("\t"));
+    }
+    if let Some(next) = body["next"].as_str() {
+        say(&format!("# more: --after {next}"));
+    }
+}
+
+pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<Ended> {
+    match command {
+        ItemCommand::Put(put) => put_item(admin, put).await,
+        ItemCommand::Show { item } => {
+            let answer = admin.call(Method::GET, &format!("/v1/items/{}", segment(&item)?), None).await?;
+            Ok(admin.finish(&answer, show))
+        }
+        ItemCommand::List(args) => {
+            let answer = admin.call(Method::GET, &page("/v1/items", &args)?, None).await?;
+            Ok(admin.finish(&answer, |b| table(b, &["item_id", "state", "business", "generation", "since"])))
+        }
+        ItemCommand::Remove { item } => {
+            admin
+                .simple(
+                    Method::DELETE,
+                    &format!("/v1/items/{}", segment(&item)?),
+                    "its accounts are leaving every list",
+                )
+                .await
+        }
+        ItemCommand::Sync { item } => {
+            admin.simple(Method::POST, &format!("/v1/items/{}/sync", segment(&item)?), "it is due").await
+        }
+    }
+}
+
+async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
+    let token = if put.token_file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())?
+    } else {
+        std::fs::read_to_string(&put.token_file)
+            .map_err(|e| anyhow::anyhow!("the token file {} can't be read: {e}", put.token_file.display()))?
+    };
+    let mut body = json!({"access_token": token.trim(), "business": put.business});
+    if !put.accounts.is_empty() {
+        let named = put.accounts.iter().map(|a| match a.split_once('=') {
+            Some((account, business)) => json!({"account_id": account, "business": business}),
+            None => json!({"account_id": a}),
+        });
+        body["accounts"] = named.collect();
+    }
+    if let Some(old) = put.replaces {
+        body["replaces"] = old.into();
+    }
+    let wait = if put.wait { "?wait=converged&timeout=60" } else { "" };
+    let answer = admin.call(Method::PUT, &format!("/v1/items/{}{wait}", segment(&put.item)?), Some(&body)).await?;
+    let ended = admin.finish(&answer, |b| {
+        let text = |name: &str| b[name].as_str().unwrap_or("-").to_owned();
+        say(&format!("{} token {} ({})", text("item_id"), text("token"), text("fingerprint")));
+        for why in b["blocked"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            say(&format!("waits: {why}"));
+        }
+    });
+    Ok(if answer.status == 202 { Ended::Pending } else { ended })
+}
+
+pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow::Result<Ended> {
+    match command {
+        BusinessCommand::Show { business } => {
+            let answer = admin.call(Method::GET, &format!("/v1/businesses/{}", segment(&business)?), None).await?;
+            Ok(admin.finish(&answer, show))
+        }
+        BusinessCommand::List(args) => {
+            let answer = admin.call(Method::GET, &page("/v1/businesses", &args)?, None).await?;
+            Ok(admin.finish(&answer, |b| table(b, &["business_id", "converged_at", "verified", "last_outcome"])))
+        }
+        BusinessCommand::Sync { business } => {
+            admin.simple(Method::POST, &format!("/v1/businesses/{}/sync", segment(&business)?), "it is due").await
+        }
+    }
+}
+
+pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Result<Ended> {
+    match command {
+        ParkedCommand::List(args) => {
+            let answer = admin.call(Method::GET, &page("/v1/parked", &args)?, None).await?;
+            Ok(admin.finish(&answer, |b| {
+                table(b, &["kind", "id", "work/blocked/by", "work/blocked/code", "work/blocked/why"]);
+            }))
+        }
+        ParkedCommand::Release { kind, id } => {
+            let path = format!("/v1/parked/{}/{}/release", segment(&kind)?, segment(&id)?);
+            admin.simple(Method::POST, &path, "released: it is due").await
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `rekey check`, `rekey migrate`, `rekey topics apply`.
+
+use super::{Ended, say};
+use crate::config::{Config, fingerprinter};
+use anyhow::Context;
+use std::time::Duration;
+use store::{KeyRing, Store};
+
+/// Longest wait for one dependency.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one check found.
+struct Found {
+    what: &'static str,
+    /// None: fine. Else what is wrong and what to do.
+    fault: Option<String>,
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+fn found<E: std::error::Error + 'static>(what: &'static str, result: Result<(), E>) -> Found {
+    Found { what, fault: result.err().map(|e| chain(&e)) }
+}
+
+/// Validates every section and tries every connection; a section nobody filled in is reported like any other fault.
+pub(super) async fn check(config: &Config, json: bool) -> anyhow::Result<Ended> {
+    let all = vec![
+        found("secrets.keys", KeyRing::parse(&config.secrets.keys).map(drop)),
+        found("secrets.fingerprint_key", fingerprinter(&config.secrets.fingerprint_key).map(drop)),
+        found("receiver", config.receiver().map(drop)),
+        found("consumer", config.consumer().map(drop)),
+        found("console", config.console().map(drop)),
+        Found { what: "database", fault: database(config).await.err().map(|e| format!("{e:#}")) },
+        Found { what: "kafka", fault: kafka(config).await.err().map(|e| format!("{e:#}")) },
+        Found { what: "plaid", fault: plaid(config).await.err().map(|e| format!("{e:#}")) },
+        Found { what: "layer", fault: layer(config).await.err().map(|e| format!("{e:#}")) },
+        Found { what: "token_source", fault: source(config).await.err().map(|e| format!("{e:#}")) },
+    ];
+    let sound = all.iter().all(|f| f.fault.is_none());
+    if json {
+        let checks: Vec<serde_json::Value> = all
+            .iter()
+            .map(|f| serde_json::json!({"check": f.what, "ok": f.fault.is_none(), "fault": f.fault}))
+            .collect();
+        say(&serde_json::json!({"ok": sound, "checks": checks}).to_string());
+    } else {
+        for one in &all {
+            match &one.fault {
+                None => say(&format!("ok    {}", one.what)),
+                Some(fault) => say(&format!("FAIL  {:<24} {fault}", one.what)),
+            }
+        }
+    }
+    Ok(if sound { Ended::Well } else { Ended::Failed })
+}
+
+fn connect(config: &Config) -> anyhow::Result<Store> {
+    let keys = KeyRing::parse(&config.secrets.keys)?;
+    Ok(Store::connect(&config.store()?, keys, fingerprinter(&config.secrets.fingerprint_key)?)?)
+}
+
+async fn database(config: &Config) -> anyhow::Result<()> {
+    let store = connect(config)?;
+    tokio::time::timeout(PATIENCE, store.ping()).await.context("no answer: check database.url and the network")??;
+    Ok(())
+}
+
+async fn kafka(config: &Config) -> anyhow::Result<()> {
+    if config.is_embedded() {
+        return Ok(());
+    }
+    let faults = bus::check(&config.connection(), &config.topics())
+        .await
+        .context("check kafka.bootstrap and kafka.properties")?;
+    match faults.first() {
+        None => Ok(()),
+        Some(fault) => anyhow::bail!("{fault}"),
+    }
+}
+
+async fn plaid(config: &Config) -> anyhow::Result<()> {
+    let client = plaid::Client::new(config.plaid()?)?;
+    client.probe().await.context("check plaid.environment, plaid.client_id and plaid.secret")
+}
+
+async fn layer(config: &Config) -> anyhow::Result<()> {
+    let client = layer::Client::new(config.layer()?)?;
+    client.probe().await.context("check [layer]: base_url and scope must be of one environment")
+}
+
+async fn source(config: &Config) -> anyhow::Result<()> {
+    config.token_source()?.probe().await.context("check token_source.url and token_source.sql")
+}
+
+pub(super) async fn migrate(config: &Config) -> anyhow::Result<Ended> {
+    let store = connect(config)?;
+    store.prepare().await?;
+    say("the database is at this release's schema");
+    Ok(Ended::Well)
+}
+
+pub(super) async fn apply_topics(config: &Config) -> anyhow::Result<Ended> {
+    anyhow::ensure!(!config.is_embedded(), "kafka.bootstrap is \"embedded\": its topics are made at start");
+    let created = bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await?;
+    match created.as_slice() {
+        [] => say("every topic exists already"),
+        names => say(&format!("created {}", names.join(", "))),
+    }
+    Ok(Ended::Well)
+}

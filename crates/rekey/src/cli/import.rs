@@ -1,0 +1,156 @@
+//! `rekey import`: many Items from a file, with a progress bar, resumable.
+
+use super::admin::{Admin, segment};
+use super::{Ended, say};
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use serde_json::Value;
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// One JSON object a line: `item_id`, and whatever `PUT /v1/items/{item_id}` takes.
+#[derive(Args)]
+pub(super) struct Import {
+    file: PathBuf,
+    /// Pushes under way at once.
+    #[arg(long, default_value_t = 8)]
+    parallel: usize,
+}
+
+/// A line that is ready to be pushed.
+struct Entry {
+    line: usize,
+    item: String,
+    body: Value,
+}
+
+/// What became of one.
+enum Pushed {
+    Taken,
+    Refused(String),
+    Unanswered(String),
+}
+
+impl Import {
+    /// Items that were taken are noted beside the file, so that a second run goes on where the first one ended.
+    pub(super) async fn run(&self, admin: Admin) -> anyhow::Result<Ended> {
+        let text = std::fs::read_to_string(&self.file)
+            .with_context(|| format!("the file {} can't be read", self.file.display()))?;
+        let entries = parse(&text)?;
+        let journal_path = PathBuf::from(format!("{}.done", self.file.display()));
+        let done: HashSet<String> =
+            std::fs::read_to_string(&journal_path).unwrap_or_default().lines().map(str::to_owned).collect();
+        let mut journal = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&journal_path)
+            .with_context(|| format!("progress can't be noted in {}", journal_path.display()))?;
+        let total = entries.len();
+        let left: Vec<Entry> = entries.into_iter().filter(|e| !done.contains(&e.item)).collect();
+        let bar = ProgressBar::new(total as u64);
+        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} Items, {per_sec}, {eta} left, {msg}")?);
+        bar.set_position((total - left.len()) as u64);
+
+        let mut refused = Vec::new();
+        let mut unanswered = None;
+        let admin = Arc::new(admin);
+        let mut pushes = JoinSet::new();
+        let mut queue = left.into_iter();
+        loop {
+            while pushes.len() < self.parallel.max(1) && unanswered.is_none() {
+                let Some(entry) = queue.next() else { break };
+                pushes.spawn(push(Arc::clone(&admin), entry));
+            }
+            let Some(ended) = pushes.join_next().await else { break };
+            let (entry, pushed) = ended?;
+            match pushed {
+                Pushed::Taken => writeln!(journal, "{}", entry.item)?,
+                Pushed::Refused(why) => refused.push(format!("line {}: Item {}: {why}", entry.line, entry.item)),
+                Pushed::Unanswered(why) => unanswered = Some(why),
+            }
+            bar.inc(1);
+            bar.set_message(format!("{} refused", refused.len()));
+        }
+        journal.sync_all()?;
+        bar.finish_and_clear();
+        report(total, &refused, unanswered.as_deref())
+    }
+}
+
+fn report(total: usize, refused: &[String], unanswered: Option<&str>) -> anyhow::Result<Ended> {
+    for line in refused {
+        say(line);
+    }
+    if let Some(why) = unanswered {
+        anyhow::bail!("{why}; run the same command again to go on");
+    }
+    say(&format!("{} of {total} Items taken, {} refused", total - refused.len(), refused.len()));
+    Ok(if refused.is_empty() { Ended::Well } else { Ended::Rejected })
+}
+
+/// Every line is checked before the first one is sent: a broken file changes nothing.
+fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut seen = HashSet::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+        let number = index + 1;
+        // The parser's message may quote the line, which holds a token.
+        let Ok(Value::Object(mut fields)) = serde_json::from_str::<Value>(line) else {
+            anyhow::bail!("line {number} is not a JSON object; nothing was sent");
+        };
+        let Some(Value::String(item)) = fields.remove("item_id") else {
+            anyhow::bail!("line {number} has no item_id; nothing was sent");
+        };
+        anyhow::ensure!(seen.insert(item.clone()), "line {number} names an Item for the second time; nothing was sent");
+        entries.push(Entry { line: number, item, body: Value::Object(fields) });
+    }
+    Ok(entries)
+}
+
+async fn push(admin: Arc<Admin>, entry: Entry) -> (Entry, Pushed) {
+    let pushed = push_one(&admin, &entry).await;
+    (entry, pushed)
+}
+
+/// An admin API that restarts is waited for a little.
+async fn push_one(admin: &Admin, entry: &Entry) -> Pushed {
+    let path = match segment(&entry.item) {
+        Ok(item) => format!("/v1/items/{item}"),
+        Err(error) => return Pushed::Refused(error.to_string()),
+    };
+    let mut last = String::new();
+    for wait in [0u64, 200, 1000, 3000] {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        match admin.call(Method::PUT, &path, Some(&entry.body)).await {
+            Ok(answer) if matches!(answer.status, 200 | 202) => return Pushed::Taken,
+            Ok(answer) if answer.status >= 500 => last = format!("the admin API answers {}", answer.status),
+            Ok(answer) => {
+                return Pushed::Refused(
+                    answer.body["message"].as_str().unwrap_or("refused without a reason").to_owned(),
+                );
+            }
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Pushed::Unanswered(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_file_is_refused_as_a_whole_and_never_quoted() {
+        let broken = "{\"item_id\":\"a\"}\n{\"access_token\": \"marked";
+        let error = parse(broken).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("line 2") && !error.contains("marked"), "{error}");
+        assert!(parse("{\"item_id\":\"a\"}\n{\"item_id\":\"a\"}").is_err());
+        assert_eq!(parse("\n{\"item_id\":\"a\",\"business\":\"b\"}\n").unwrap().len(), 1);
+    }
+}

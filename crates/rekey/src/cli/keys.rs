@@ -1,0 +1,41 @@
+//! New keys and tokens, made here and shown once.
+
+use super::{Ended, say};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rand::RngExt;
+
+fn random_key() -> String {
+    BASE64.encode(rand::rng().random::<[u8; 32]>())
+}
+
+/// A key id that sorts by day and is not used twice.
+fn key_id() -> String {
+    let day = jiff::Zoned::now().strftime("%Y%m%d").to_string();
+    format!("k{day}{:04x}", rand::rng().random::<u16>())
+}
+
+pub(crate) fn sealing_key() -> String {
+    format!("{}:{}", key_id(), random_key())
+}
+
+pub(crate) fn fingerprint_key() -> String {
+    format!("1:{}", random_key())
+}
+
+pub(super) fn new_keys() -> anyhow::Result<Ended> {
+    say("# Keep these secret, and keep a copy: without the first one, the tokens in the database can't be read.");
+    say(&format!("secrets.keys            = {}", sealing_key()));
+    say(&format!("secrets.fingerprint_key = {}", fingerprint_key()));
+    Ok(Ended::Well)
+}
+
+pub(super) fn new_token(name: &str, role: &str) -> anyhow::Result<Ended> {
+    let (token, hash) = console::new_token();
+    let entry = format!("{name}:{role}:{hash}");
+    console::AdminTokens::parse([entry.as_str()])?;
+    say("# The token, shown this once; only its hash is configured.");
+    say(&format!("token         = {token}"));
+    say(&format!("console.tokens entry = {entry}"));
+    Ok(Ended::Well)
+}

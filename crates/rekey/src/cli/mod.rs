@@ -1,0 +1,184 @@
+//! The command line. It acts through the admin API, never on the database file of a running process.
+
+mod admin;
+mod check;
+mod import;
+pub(crate) mod keys;
+
+use crate::config::{self, Config};
+use crate::wiring::Roles;
+use crate::{demo, logs, process};
+use clap::{Parser, Subcommand};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What a command came to, for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Well,
+    /// 1: it failed.
+    Failed,
+    /// 3: there is no such thing.
+    NotFound,
+    /// 4: the access token is not the Item's.
+    Rejected,
+    /// 5: stored, but Plaid or Layer have not answered yet.
+    Pending,
+}
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> Self {
+        Self::from(match ended {
+            Ended::Well => 0,
+            Ended::Failed => 1,
+            Ended::NotFound => 3,
+            Ended::Rejected => 4,
+            Ended::Pending => 5,
+        })
+    }
+}
+
+/// Keeps Layer's view of bank accounts alive when Plaid access tokens change.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 token rejected, 5 not answered yet.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// The TOML file; rekey.example.toml lists every setting.
+    #[arg(long, short, global = true, env = "REKEY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer in JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the main job on embedded parts and stay up: no services, no credentials.
+    Run {
+        /// End after the demonstration instead of staying up.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Receive Plaid's webhooks and publish them to Kafka.
+    Receiver,
+    /// Take events in, mint processor tokens, keep Layer's lists true.
+    Consumer,
+    /// Serve the admin API.
+    Console,
+    /// Receiver, consumer and console in one process.
+    All,
+    /// Serve simulators of Plaid and Layer.
+    Sandbox,
+    /// Bring the database to this release's schema.
+    Migrate,
+    /// Validate the configuration and each connection, and say what to fix.
+    Check,
+    /// Kafka topics.
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Make keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Make admin tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Items.
+    #[command(subcommand)]
+    Item(admin::ItemCommand),
+    /// Businesses.
+    #[command(subcommand)]
+    Business(admin::BusinessCommand),
+    /// What waits for a person.
+    #[command(subcommand)]
+    Parked(admin::ParkedCommand),
+    /// Push many Items from a file of JSON lines, each `{"item_id": …, "access_token": …, "business": …}`.
+    Import(import::Import),
+}
+
+#[derive(Subcommand)]
+enum TopicsCommand {
+    /// Create the topics that are missing.
+    Apply,
+}
+
+#[derive(Subcommand)]
+enum KeysCommand {
+    /// Print a new key for secrets.keys and one for secrets.fingerprint_key.
+    New,
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Print a new admin token and the line for console.tokens.
+    New { name: String, role: String },
+}
+
+/// Runs the command line.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let config = match config::load(cli.config.as_deref(), &environment) {
+        Ok(config) => config,
+        Err(error) => return complain(2, &error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(1, &error),
+    };
+    match runtime.block_on(dispatch(cli, config)) {
+        Ok(ended) => ended.into(),
+        Err(error) => {
+            let is_configuration = error.downcast_ref::<config::BadSetting>().is_some();
+            complain(if is_configuration { 2 } else { 1 }, error.as_ref())
+        }
+    }
+}
+
+/// One line on standard error: what is wrong and what to do.
+#[allow(clippy::print_stderr, reason = "the last word of a command is for the terminal, not for the log")]
+fn complain(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    eprintln!("rekey: {text}");
+    ExitCode::from(code)
+}
+
+async fn serve(config: Config, roles: Roles) -> anyhow::Result<Ended> {
+    logs::start(&config.log).map_err(anyhow::Error::msg)?;
+    process::run(config, roles).await.map(|()| Ended::Well)
+}
+
+async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
+    match cli.command {
+        Command::Run { once } => demo::run(&config.log, once).await,
+        Command::Receiver => serve(config, Roles { receiver: true, ..Roles::default() }).await,
+        Command::Consumer => serve(config, Roles { consumer: true, ..Roles::default() }).await,
+        Command::Console => serve(config, Roles { console: true, ..Roles::default() }).await,
+        Command::All => serve(config, Roles::ALL).await,
+        Command::Sandbox => serve(config, Roles { sandbox: true, ..Roles::default() }).await,
+        Command::Migrate => check::migrate(&config).await,
+        Command::Check => check::check(&config, cli.json).await,
+        Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config).await,
+        Command::Keys(KeysCommand::New) => keys::new_keys(),
+        Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role),
+        Command::Item(command) => admin::item(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::Import(import) => import.run(admin::Admin::new(&config, cli.json)?).await,
+    }
+}
+
+/// A line of a command's result.
+#[allow(clippy::print_stdout, reason = "results of commands go to standard output")]
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,256 @@
+//! From settings as written to settings as the crates take them, and the checks that need more than one of them.
+
+use super::{Config, Span};
+use domain::retry::Curve;
+use secrecy::ExposeSecret;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A setting that is missing or contradicts another one.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} {why}")]
+pub struct BadSetting {
+    key: &'static str,
+    why: String,
+}
+
+impl BadSetting {
+    pub(crate) fn new(key: &'static str, why: impl Into<String>) -> Self {
+        Self { key, why: why.into() }
+    }
+}
+
+fn need(key: &'static str, text: &str) -> Result<(), BadSetting> {
+    if text.is_empty() { Err(BadSetting::new(key, "is not set")) } else { Ok(()) }
+}
+
+fn positive(key: &'static str, span: Span) -> Result<(), BadSetting> {
+    if span.0.is_zero() { Err(BadSetting::new(key, "must be longer than nothing")) } else { Ok(()) }
+}
+
+impl Config {
+    pub fn topics(&self) -> bus::Topics {
+        let topics = &self.kafka.topics;
+        bus::Topics {
+            item_events: topics.item_events.clone(),
+            other_events: topics.other_events.clone(),
+            notices: topics.notices.clone(),
+            outcomes: topics.outcomes.clone(),
+            dead_letters: topics.dead_letters.clone(),
+        }
+    }
+
+    pub fn topic_plan(&self) -> bus::TopicPlan {
+        let topics = &self.kafka.topics;
+        bus::TopicPlan {
+            partitions: topics.partitions,
+            replication: topics.replication,
+            min_insync: topics.min_insync,
+            retention: topics.retention.0,
+        }
+    }
+
+    pub fn is_embedded(&self) -> bool {
+        self.kafka.bootstrap == "embedded"
+    }
+
+    pub fn connection(&self) -> bus::Connection {
+        let properties = self.kafka.properties.iter().map(|(k, v)| (k.clone(), v.expose_secret().to_owned()));
+        bus::Connection { bootstrap: self.kafka.bootstrap.clone(), properties: properties.collect::<BTreeMap<_, _>>() }
+    }
+
+    pub fn producer(&self) -> bus::ProducerSettings {
+        bus::ProducerSettings {
+            queue_records: self.kafka.queue_records,
+            queue_kbytes: self.kafka.queue_kbytes,
+            timeout: self.kafka.publish_timeout.0,
+            linger: self.kafka.linger.0,
+            probe_interval: self.kafka.probe_interval.0.max(Duration::from_millis(10)),
+        }
+    }
+
+    pub fn intake(&self) -> bus::IntakeSettings {
+        bus::IntakeSettings {
+            group: self.kafka.group.clone(),
+            topics: vec![self.kafka.topics.item_events.clone(), self.kafka.topics.notices.clone()],
+            schemas: vec![bus::schema::WEBHOOK, bus::schema::NOTICE],
+        }
+    }
+
+    pub fn store(&self) -> Result<store::Settings, BadSetting> {
+        need("database.url", self.database.url.expose_secret())?;
+        Ok(store::Settings {
+            url: self.database.url.clone(),
+            connections: self.database.connections,
+            acquire_timeout: self.database.acquire_timeout.0,
+        })
+    }
+
+    fn plaid_base(&self) -> Result<String, BadSetting> {
+        match self.plaid.environment.as_str() {
+            _ if !self.plaid.base_url.is_empty() => Ok(self.plaid.base_url.clone()),
+            environment @ ("sandbox" | "production") => Ok(format!("https://{environment}.plaid.com")),
+            _ => Err(BadSetting::new("plaid.environment", "must be sandbox or production")),
+        }
+    }
+
+    fn plaid_settings(&self, timeout: Duration, per_minute: u32, burst: u32) -> Result<plaid::Settings, BadSetting> {
+        need("plaid.client_id", &self.plaid.client_id)?;
+        need("plaid.secret (or plaid.secret_file)", self.plaid.secret.expose_secret())?;
+        Ok(plaid::Settings {
+            base_url: self.plaid_base()?,
+            client_id: self.plaid.client_id.clone(),
+            secret: self.plaid.secret.clone(),
+            processor: self.plaid.processor.clone(),
+            http: web::ClientSettings { timeout, connect_timeout: self.plaid.connect_timeout.0, per_minute, burst },
+        })
+    }
+
+    pub fn plaid(&self) -> Result<plaid::Settings, BadSetting> {
+        self.plaid_settings(self.plaid.timeout.0, self.plaid.calls_per_minute, self.plaid.burst)
+    }
+
+    /// Key look-ups have a client of their own: they must not queue behind mints, and their budget is elsewhere.
+    pub fn plaid_for_keys(&self) -> Result<plaid::Settings, BadSetting> {
+        self.plaid_settings(self.plaid.keys.timeout.0, 600, 60)
+    }
+
+    pub fn keys(&self) -> plaid::KeySettings {
+        let keys = &self.plaid.keys;
+        plaid::KeySettings {
+            lookups_per_minute: keys.lookups_per_minute,
+            lookup_burst: keys.lookup_burst,
+            wait: keys.wait.0,
+            max_waiting: keys.max_waiting,
+            refresh_after: keys.refresh_after.0,
+            absent_for: keys.absent_for.0,
+            file: (!keys.file.is_empty()).then(|| PathBuf::from(&keys.file)),
+        }
+    }
+
+    pub fn layer(&self) -> Result<layer::Settings, BadSetting> {
+        let layer = &self.layer;
+        need("layer.client_id", &layer.client_id)?;
+        need("layer.client_secret (or layer.client_secret_file)", layer.client_secret.expose_secret())?;
+        Ok(layer::Settings {
+            base_url: layer.base_url.clone(),
+            token_url: layer.token_url.clone(),
+            scope: layer.scope.clone(),
+            client_id: layer.client_id.clone(),
+            client_secret: layer.client_secret.clone(),
+            http: web::ClientSettings {
+                timeout: layer.timeout.0,
+                connect_timeout: layer.connect_timeout.0,
+                per_minute: layer.calls_per_minute,
+                burst: layer.burst,
+            },
+        })
+    }
+
+    pub fn token_source(&self) -> Result<consumer::TokenSource, BadSetting> {
+        let source = &self.token_source;
+        if source.url.expose_secret().is_empty() {
+            return Ok(consumer::TokenSource::PushOnly);
+        }
+        consumer::TokenSource::sql(&source.url, source.sql.clone(), source.connections, source.timeout.0)
+            .map_err(|e| BadSetting::new("token_source.url", e.to_string()))
+    }
+
+    pub fn receiver(&self) -> Result<receiver::Settings, BadSetting> {
+        let receiver = &self.receiver;
+        if !matches!(receiver.unavailable_status, 429 | 503) {
+            return Err(BadSetting::new("receiver.unavailable_status", "must be 503 or 429: Plaid sends those again"));
+        }
+        if receiver.total_timeout.0 >= Duration::from_secs(10) {
+            return Err(BadSetting::new("receiver.total_timeout", "must be below the 10 s that Plaid waits"));
+        }
+        Ok(receiver::Settings {
+            max_body: receiver.max_body,
+            body_timeout: receiver.body_timeout.0,
+            total_timeout: receiver.total_timeout.0,
+            max_concurrent: receiver.max_concurrent,
+            unavailable_status: receiver.unavailable_status,
+            retry_after: receiver.retry_after.0,
+        })
+    }
+
+    pub fn limits(&self, connections: usize) -> web::Limits {
+        web::Limits { connections, header_read: self.receiver.header_timeout.0, drain: self.ops.drain.0 }
+    }
+
+    pub fn console(&self) -> Result<(console::AdminTokens, console::Settings), BadSetting> {
+        let tokens = console::AdminTokens::parse(self.console.tokens.iter().map(String::as_str))
+            .map_err(|e| BadSetting::new("console.tokens", e.to_string()))?;
+        let settings = console::Settings {
+            push_wait: self.console.push_wait.0,
+            max_wait: self.console.max_wait.0,
+            wait_poll: self.console.wait_poll.0.max(Duration::from_millis(1)),
+        };
+        Ok((tokens, settings))
+    }
+
+    pub fn consumer(&self) -> Result<consumer::Settings, BadSetting> {
+        let (consumer, layer) = (&self.consumer, &self.layer);
+        positive("consumer.poll", consumer.poll)?;
+        positive("consumer.sweep_period", consumer.sweep_period)?;
+        positive("consumer.backoff_first", consumer.backoff_first)?;
+        positive("consumer.probe_interval", consumer.probe_interval)?;
+        // A call waits for its share of the rate and then for its answer; the lease must outlive both.
+        let longest = self.plaid.timeout.0.max(layer.timeout.0) * 2;
+        if consumer.lease.0 <= longest {
+            let why = format!("must be longer than the longest provider call ({longest:?} with these timeouts)");
+            return Err(BadSetting::new("consumer.lease", why));
+        }
+        Ok(consumer::Settings {
+            mode: consumer.mode,
+            workers: consumer.workers,
+            poll: consumer.poll.0,
+            lease: consumer.lease.0,
+            backoff: Curve { first: consumer.backoff_first.0, cap: consumer.backoff_cap.0 },
+            debounce: consumer.debounce.0,
+            quiet: consumer.quiet.0,
+            hint_ttl: consumer.hint_ttl.0,
+            sweep_period: consumer.sweep_period.0,
+            sweep_share: consumer.sweep_share,
+            awaiting_token_poll: consumer.awaiting_token_poll.0,
+            gone_after: consumer.gone_after.0,
+            new_accounts_join: consumer.new_accounts_join,
+            account_types: self.plaid.account_types.clone(),
+            first_contact: consumer.first_contact,
+            environment: self.plaid.environment.clone(),
+            unknown_tokens: layer.unknown_tokens,
+            archived: layer.archived,
+            listed_tokens: layer.listed_tokens,
+            max_unproved_removals: layer.max_unproved_removals,
+            max_fleet_removals: layer.max_fleet_removals,
+            removal_window: layer.removal_window.0,
+            verify_timeout: layer.verify_timeout.0,
+            verify_interval: layer.verify_interval.0,
+            agree: consumer.agree,
+            agree_window: consumer.agree_window.0,
+            probe_interval: consumer.probe_interval.0,
+            gap_spread: consumer.gap_spread.0,
+        })
+    }
+
+    pub fn sandbox(&self) -> Result<sandbox::Settings, BadSetting> {
+        let sandbox = &self.sandbox;
+        need("sandbox.plaid_secret", sandbox.plaid_secret.expose_secret())?;
+        need("sandbox.layer_secret", sandbox.layer_secret.expose_secret())?;
+        let database = sandbox.platform_database_url.clone();
+        let admin = (!self.admin.token.expose_secret().is_empty())
+            .then(|| sandbox::Admin { url: self.admin.url.clone(), token: self.admin.token.clone() });
+        Ok(sandbox::Settings {
+            seed: sandbox.seed,
+            plaid_secret: sandbox.plaid_secret.expose_secret().to_owned(),
+            layer_secret: sandbox.layer_secret.expose_secret().to_owned(),
+            webhook_url: (!sandbox.webhook_url.is_empty()).then(|| sandbox.webhook_url.clone()),
+            webhook_retry_scale: sandbox.webhook_retry_scale,
+            platform: sandbox::PlatformSettings {
+                database_url: (!database.expose_secret().is_empty()).then_some(database),
+                admin,
+            },
+        })
+    }
+}

@@ -1,0 +1,69 @@
+use super::*;
+use std::time::Duration;
+
+fn with(text: &str) -> Result<Config, ConfigError> {
+    load_text("my.toml", text, &BTreeMap::new())
+}
+fn refused(text: &str) -> String {
+    with(text).map(|_| ()).unwrap_err().to_string()
+}
+fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    let config = with("").unwrap();
+    assert_eq!(config.consumer.sweep_period.0, Duration::from_secs(86_400));
+    assert_eq!(config.kafka.linger.0, Duration::from_millis(5));
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_line_and_the_nearest_one() {
+    let message = refused("[kafka]\ngroup = \"a\"\nbotstrap = \"x\"\n");
+    assert_eq!(message, "my.toml line 3: there is no setting `kafka.botstrap`; did you mean `kafka.bootstrap`?");
+    assert!(refused("[recever]\n").contains("did you mean `receiver`?"));
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_named_with_its_line_and_not_quoted() {
+    let message = refused("\n[consumer]\nlease = \"marked\"\n");
+    assert!(message.starts_with("my.toml line 3: `consumer.lease`") && !message.contains("marked"), "{message}");
+    let message = refused("[layer]\nunknown_tokens = \"drop\"\n");
+    assert!(message.contains("must be one of refuse, keep, adopt"), "{message}");
+    let message = refused("[plaid]\nsecret = 77123\n");
+    assert!(message.contains("line 2") && !message.contains("77123"), "{message}");
+}
+
+#[test]
+fn broken_toml_is_named_with_its_line() {
+    assert!(refused("[kafka]\nx = = 1\n").starts_with("my.toml line 2: this is not TOML"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_is_checked_too() {
+    let text = "[kafka]\ngroup = \"file\"\n";
+    let load = |e: &[(&str, &str)]| load_text("my.toml", text, &env(e));
+    let config = load(&[("REKEY_KAFKA__GROUP", "env"), ("REKEY_CONSUMER__WORKERS", "3"), ("HOME", "/")]).unwrap();
+    assert_eq!((config.kafka.group.as_str(), config.consumer.workers), ("env", 3));
+    let error = load(&[("REKEY_KAFKA__GRUOP", "x")]).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("REKEY_KAFKA__GRUOP"), "{error}");
+    let error = load(&[("REKEY_CONSUMER__WORKERS", "many")]).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("integer"), "{error}");
+}
+
+#[test]
+fn a_secret_comes_from_a_file_and_a_missing_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secret");
+    std::fs::write(&path, "from-file\n").unwrap();
+    let config = with(&format!("[plaid]\nsecret_file = {path:?}\n")).unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&config.plaid.secret), "from-file");
+    assert!(refused("[plaid]\nsecret_file = \"/nowhere/at/all\"\n").contains("/nowhere/at/all"));
+}
+
+#[test]
+fn i3_a_configuration_never_prints_its_secrets() {
+    let config = with("[plaid]\nsecret = \"marked\"\n[kafka.properties]\n\"sasl.password\" = \"marked\"\n").unwrap();
+    assert!(!format!("{config:?}").contains("marked"));
+}

@@ -1,0 +1,233 @@
+//! The settings, one struct per section of `rekey.example.toml`, which is compiled in as the defaults.
+
+mod convert;
+mod load;
+mod secrets;
+
+pub use convert::BadSetting;
+pub use load::{ConfigError, EXAMPLE, load, load_text};
+pub use secrets::fingerprinter;
+
+use consumer::{FirstContact, Mode};
+use domain::token_list::{ArchivedPolicy, ListedTokens, UnknownPolicy};
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A duration with its unit, such as `"500ms"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let span: jiff::Span = text
+            .parse()
+            .map_err(|_| serde::de::Error::custom("expected a duration with a unit, such as \"500ms\" or \"10min\""))?;
+        let days = jiff::SpanRelativeTo::days_are_24_hours();
+        let wait = span.to_duration(days).ok().and_then(|d| Duration::try_from(d).ok());
+        wait.map(Span).ok_or_else(|| serde::de::Error::custom("the duration must be positive and at most weeks long"))
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    pub log: Log,
+    pub ops: Ops,
+    pub kafka: Kafka,
+    pub database: Database,
+    pub secrets: Secrets,
+    pub plaid: Plaid,
+    pub layer: Layer,
+    pub token_source: TokenSource,
+    pub receiver: Receiver,
+    pub consumer: Consumer,
+    pub console: Console,
+    pub admin: Admin,
+    pub sandbox: Sandbox,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Auto,
+    Pretty,
+    Json,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ops {
+    pub listen: SocketAddr,
+    pub drain_delay: Span,
+    pub drain: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Kafka {
+    pub bootstrap: String,
+    pub group: String,
+    pub publish_timeout: Span,
+    pub queue_records: u32,
+    pub queue_kbytes: u32,
+    pub linger: Span,
+    pub probe_interval: Span,
+    pub properties: BTreeMap<String, SecretString>,
+    pub property_files: BTreeMap<String, PathBuf>,
+    pub topics: Topics,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Topics {
+    pub item_events: String,
+    pub other_events: String,
+    pub notices: String,
+    pub outcomes: String,
+    pub dead_letters: String,
+    pub partitions: i32,
+    pub replication: i32,
+    pub min_insync: i32,
+    pub retention: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Database {
+    pub url: SecretString,
+    pub connections: u32,
+    pub acquire_timeout: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Secrets {
+    pub keys: SecretString,
+    pub fingerprint_key: SecretString,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Plaid {
+    pub environment: String,
+    pub base_url: String,
+    pub client_id: String,
+    pub secret: SecretString,
+    pub processor: String,
+    pub account_types: Vec<String>,
+    pub timeout: Span,
+    pub connect_timeout: Span,
+    pub calls_per_minute: u32,
+    pub burst: u32,
+    pub keys: PlaidKeys,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct PlaidKeys {
+    pub lookups_per_minute: u32,
+    pub lookup_burst: u32,
+    pub wait: Span,
+    pub max_waiting: usize,
+    pub refresh_after: Span,
+    pub absent_for: Span,
+    pub timeout: Span,
+    pub file: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Layer {
+    pub base_url: String,
+    pub token_url: String,
+    pub scope: String,
+    pub client_id: String,
+    pub client_secret: SecretString,
+    pub timeout: Span,
+    pub connect_timeout: Span,
+    pub calls_per_minute: u32,
+    pub burst: u32,
+    pub unknown_tokens: UnknownPolicy,
+    pub archived: ArchivedPolicy,
+    pub listed_tokens: ListedTokens,
+    pub max_unproved_removals: usize,
+    pub max_fleet_removals: u32,
+    pub removal_window: Span,
+    pub verify_timeout: Span,
+    pub verify_interval: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct TokenSource {
+    pub url: SecretString,
+    pub sql: String,
+    pub connections: u32,
+    pub timeout: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Receiver {
+    pub listen: SocketAddr,
+    pub max_body: usize,
+    pub header_timeout: Span,
+    pub body_timeout: Span,
+    pub total_timeout: Span,
+    pub max_connections: usize,
+    pub max_concurrent: usize,
+    pub unavailable_status: u16,
+    pub retry_after: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Consumer {
+    pub mode: Mode,
+    pub workers: u32,
+    pub poll: Span,
+    pub lease: Span,
+    pub backoff_first: Span,
+    pub backoff_cap: Span,
+    pub debounce: Span,
+    pub quiet: Span,
+    pub hint_ttl: Span,
+    pub sweep_period: Span,
+    pub sweep_share: f64,
+    pub sweep_at_start: bool,
+    pub awaiting_token_poll: Span,
+    pub gone_after: Span,
+    pub new_accounts_join: bool,
+    pub first_contact: FirstContact,
+    pub agree: u64,
+    pub agree_window: Span,
+    pub probe_interval: Span,
+    pub gap_spread: Span,
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Console {
+    pub listen: SocketAddr,
+    pub tokens: Vec<String>,
+    pub push_wait: Span,
+    pub max_wait: Span,
+    pub wait_poll: Span,
+    pub max_connections: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Admin {
+    pub url: String,
+    pub token: SecretString,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Sandbox {
+    pub listen: SocketAddr,
+    pub seed: u64,
+    pub plaid_secret: SecretString,
+    pub layer_secret: SecretString,
+    pub webhook_url: String,
+    pub webhook_retry_scale: f64,
+    pub platform_database_url: SecretString,
+}

@@ -1,0 +1,8 @@
+//! Configuration, wiring of the roles, command line. The only crate that reads configuration.
+
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod logs;
+pub mod process;
+pub mod wiring;

@@ -1,0 +1,428 @@
+//! Builds the parts of each role and starts them. What is missing at start is waited for, with one line a change;
+//! what waiting can't mend ends the process with one line that says what to do.
+
+use crate::config::{Config, fingerprinter};
+use anyhow::{Context as _, bail};
+use bus::{Connection, EmbeddedBroker, Producer};
+use domain::retry::{Curve, Retries};
+use domain::work::Kind;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use plaid::{Keys, Verifier};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use store::{KeyRing, Store};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use web::Readiness;
+
+/// What a process does. Each role scales on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Roles {
+    pub receiver: bool,
+    pub consumer: bool,
+    pub console: bool,
+    pub sandbox: bool,
+}
+
+impl Roles {
+    pub const ALL: Self = Self { receiver: true, consumer: true, console: true, sandbox: false };
+}
+
+/// Parts that outlive a start: a test brings its own.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The broker in this process, when the configuration says `embedded`.
+    pub broker: Option<Arc<EmbeddedBroker>>,
+}
+
+/// A started process.
+#[derive(Debug)]
+pub struct Running {
+    pub ops: SocketAddr,
+    pub receiver: Option<SocketAddr>,
+    pub console: Option<SocketAddr>,
+    pub sandbox: Option<sandbox::Sandbox>,
+    pub sandbox_address: Option<SocketAddr>,
+    pub readiness: Readiness,
+    pub connection: Option<Connection>,
+    /// Set once the store is open.
+    pub store: Arc<OnceLock<Store>>,
+    config: Config,
+    producer: Option<Producer>,
+    tasks: TaskTracker,
+    failed: Arc<tokio::sync::Mutex<tokio::sync::mpsc::Receiver<anyhow::Error>>>,
+    /// Ends what takes work in; [`Running::stop`] waits for the rest.
+    stop: CancellationToken,
+    ops_stop: CancellationToken,
+    _broker: Option<Arc<EmbeddedBroker>>,
+}
+
+/// The process's metrics: one registry, however many roles and tests share it.
+fn metrics() -> anyhow::Result<PrometheusHandle> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let seconds =
+        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)
+        .context("the metrics can't be set up")?
+        .build_recorder();
+    let handle = recorder.handle();
+    // Somebody else's recorder is in place only in tests that run several instances at once; theirs is ours.
+    let _ = metrics::set_global_recorder(recorder);
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{what} can't listen on {address}: stop what holds the port, or set {what}.listen to another one")
+    })
+}
+
+/// Starts the roles. Ports are bound when it returns; what else is needed is waited for in the background.
+pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result<Running> {
+    let readiness = Readiness::default();
+    let ops_listener = bind("ops", config.ops.listen).await?;
+    let (fail, failed) = tokio::sync::mpsc::channel(8);
+    let mut running = Running {
+        ops: ops_listener.local_addr()?,
+        receiver: None,
+        console: None,
+        sandbox: None,
+        sandbox_address: None,
+        readiness: readiness.clone(),
+        connection: None,
+        store: Arc::default(),
+        producer: None,
+        tasks: TaskTracker::new(),
+        failed: Arc::new(tokio::sync::Mutex::new(failed)),
+        stop: CancellationToken::new(),
+        ops_stop: CancellationToken::new(),
+        _broker: None,
+        config,
+    };
+    let ops = web::ops_routes(readiness, metrics()?);
+    let limits =
+        web::Limits { connections: 64, header_read: Duration::from_secs(5), drain: Duration::from_millis(200) };
+    running.tasks.spawn(web::serve(ops_listener, ops, limits, running.ops_stop.clone()));
+
+    if roles.sandbox {
+        running.start_sandbox().await?;
+    }
+    if roles.receiver || roles.consumer {
+        running.reach_kafka(given)?;
+    }
+    if roles.receiver {
+        running.start_receiver().await?;
+    }
+    if roles.consumer || roles.console {
+        running.start_with_store(roles, fail).await?;
+    }
+    Ok(running)
+}
+
+impl Running {
+    async fn start_sandbox(&mut self) -> anyhow::Result<()> {
+        let sandbox = sandbox::Sandbox::new(self.config.sandbox()?).await?;
+        let listener = bind("sandbox", self.config.sandbox.listen).await?;
+        let address = listener.local_addr()?;
+        let (serving, stop) = (sandbox.clone(), self.ops_stop.clone());
+        self.tasks.spawn(async move { serving.serve(listener, stop).await });
+        self.sandbox_address = Some(address);
+        self.sandbox = Some(sandbox);
+        Ok(())
+    }
+
+    fn reach_kafka(&mut self, given: Given) -> anyhow::Result<()> {
+        let topics = self.config.topics();
+        let connection = if self.config.is_embedded() {
+            let broker = match given.broker {
+                Some(broker) => broker,
+                None => Arc::new(EmbeddedBroker::start(&topics, 4)?),
+            };
+            let connection = broker.connection()?;
+            self._broker = Some(broker);
+            connection
+        } else {
+            self.config.connection()
+        };
+        let producer =
+            Producer::new(&connection, self.config.producer()).context("check [kafka] and kafka.properties")?;
+        self.readiness.expect("kafka");
+        let (readiness, looking, stop) = (self.readiness.clone(), producer.clone(), self.stop.clone());
+        let topic = topics.item_events.clone();
+        self.tasks.spawn(async move {
+            let reached = until_it_works("kafka", &readiness, &stop, || looking.reachable(&topic)).await;
+            if reached.is_some() {
+                looking.watch(&topic, stop).await;
+            }
+        });
+        self.connection = Some(connection);
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    async fn start_receiver(&mut self) -> anyhow::Result<()> {
+        let fingerprints = fingerprinter(&self.config.secrets.fingerprint_key)?;
+        let client =
+            plaid::Client::new(self.config.plaid_for_keys()?).context("the HTTP client for Plaid can't be made")?;
+        let keys = Keys::new(client, self.config.keys());
+        let Some(producer) = self.producer.clone() else { bail!("the receiver needs Kafka") };
+        let publisher = receiver::WebhookPublisher::new(
+            producer,
+            self.config.topics(),
+            fingerprints,
+            &self.config.plaid.environment,
+        );
+        let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?);
+        let listener = bind("receiver", self.config.receiver.listen).await?;
+        self.receiver = Some(listener.local_addr()?);
+        let limits = self.config.limits(self.config.receiver.max_connections);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { keys.run(stop).await });
+        self.tasks.spawn(web::serve(listener, routes, limits, self.stop.clone()));
+        Ok(())
+    }
+
+    /// The roles that need the store begin when it is open. Settings are checked before anything is waited for.
+    async fn start_with_store(
+        &mut self,
+        roles: Roles,
+        fail: tokio::sync::mpsc::Sender<anyhow::Error>,
+    ) -> anyhow::Result<()> {
+        let opening = Opening::new(&self.config)?;
+        let consumer = if roles.consumer { Some(ConsumerParts::new(self)?) } else { None };
+        let console = if roles.console {
+            let listener = bind("console", self.config.console.listen).await?;
+            self.console = Some(listener.local_addr()?);
+            Some((listener, self.config.console()?))
+        } else {
+            None
+        };
+        self.readiness.expect("database");
+        let limits = self.config.limits(self.config.console.max_connections);
+        let (readiness, stop, slot, tasks) =
+            (self.readiness.clone(), self.stop.clone(), Arc::clone(&self.store), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let opened = opening.open(&readiness, &stop).await;
+            let store = match opened {
+                Ok(Some(store)) => store,
+                Ok(None) => return,
+                Err(error) => return drop(fail.send(error).await),
+            };
+            let _ = slot.set(store.clone());
+            let mut wake = Vec::new();
+            if let Some(parts) = consumer {
+                match parts.start(store.clone(), &readiness, &tasks, stop.clone()).await {
+                    Ok(notifies) => wake = notifies,
+                    Err(error) => return drop(fail.send(error).await),
+                }
+            }
+            if let Some((listener, (tokens, settings))) = console {
+                let routes = console::routes(store, tokens, settings, wake);
+                tasks.spawn(web::serve(listener, routes, limits, stop));
+            }
+            readiness.started("database");
+        });
+        Ok(())
+    }
+
+    /// Resolves when a part can't go on at all.
+    pub async fn failure(&self) -> Option<anyhow::Error> {
+        self.failed.lock().await.recv().await
+    }
+
+    /// Waits until the process is ready.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        loop {
+            if self.readiness.is_ready() {
+                return Ok(());
+            }
+            tokio::select! {
+                Some(error) = self.failure() => return Err(error),
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            }
+        }
+    }
+
+    /// Stops in order: not ready, wait for load balancers, take nothing in, finish what is in flight, flush.
+    pub async fn stop(self) {
+        self.readiness.drain();
+        let delay = self.config.ops.drain_delay.0;
+        if !delay.is_zero() {
+            tracing::info!(delay_ms = delay.as_millis(), "draining: still serving while load balancers notice");
+            tokio::time::sleep(delay).await;
+        }
+        tracing::info!("stopping: nothing new is taken in");
+        self.stop.cancel();
+        self.ops_stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(self.config.ops.drain.0 + Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+            tracing::warn!("some work did not end in time; its leases run out by themselves");
+        }
+        if let Some(producer) = &self.producer
+            && let Err(error) = producer.flush(Duration::from_secs(5)).await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "records were left in the producer; none of them was answered 200"
+            );
+        }
+        if let Some(store) = self.store.get() {
+            store.close().await;
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Tries until it works, says so once per change, and keeps the readiness report true. None: stopped first.
+async fn until_it_works<T, E, F>(
+    part: &'static str,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+    mut attempt: impl FnMut() -> F,
+) -> Option<T>
+where
+    F: Future<Output = Result<T, E>>,
+    E: std::error::Error + 'static,
+{
+    let mut retries = Retries::new(Curve { first: Duration::from_millis(50), cap: Duration::from_secs(2) });
+    loop {
+        match attempt().await {
+            Ok(value) => {
+                if retries.failures() > 0 {
+                    tracing::info!(part, "answers now");
+                }
+                readiness.started(part);
+                return Some(value);
+            }
+            Err(error) => {
+                if retries.failures() == 0 {
+                    tracing::warn!(
+                        part,
+                        error = &error as &dyn std::error::Error,
+                        "not there yet; trying again until it is"
+                    );
+                }
+                readiness.waiting(part, error.to_string());
+            }
+        }
+        let wait = retries.next_wait(&mut rand::rng());
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// A store that is about to be opened.
+struct Opening {
+    store: Store,
+}
+
+impl Opening {
+    fn new(config: &Config) -> anyhow::Result<Self> {
+        let keys = KeyRing::parse(&config.secrets.keys)?;
+        let fingerprints = fingerprinter(&config.secrets.fingerprint_key)?;
+        Ok(Self { store: Store::connect(&config.store()?, keys, fingerprints)? })
+    }
+
+    /// Waits for the database; what is wrong with it beyond being away is an error.
+    async fn open(self, readiness: &Readiness, stop: &CancellationToken) -> anyhow::Result<Option<Store>> {
+        let mut retries = Retries::new(Curve { first: Duration::from_millis(50), cap: Duration::from_secs(2) });
+        loop {
+            match self.store.prepare().await {
+                Ok(()) => return Ok(Some(self.store)),
+                Err(error) if error.is_passing() => {
+                    if retries.failures() == 0 {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "the database is not there yet; trying again until it is"
+                        );
+                    }
+                    readiness.waiting("database", "it does not answer");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let wait = retries.next_wait(&mut rand::rng());
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+/// Everything of the consumer but its store.
+struct ConsumerParts {
+    plaid: plaid::Client,
+    layer: layer::Client,
+    producer: Producer,
+    connection: Connection,
+    source: consumer::TokenSource,
+    settings: consumer::Settings,
+    config: Config,
+}
+
+impl ConsumerParts {
+    fn new(running: &Running) -> anyhow::Result<Self> {
+        let config = running.config.clone();
+        let (Some(producer), Some(connection)) = (running.producer.clone(), running.connection.clone()) else {
+            bail!("the consumer needs Kafka");
+        };
+        Ok(Self {
+            plaid: plaid::Client::new(config.plaid()?).context("the HTTP client for Plaid can't be made")?,
+            layer: layer::Client::new(config.layer()?).context("the HTTP client for Layer can't be made")?,
+            source: config.token_source()?,
+            settings: config.consumer()?,
+            producer,
+            connection,
+            config,
+        })
+    }
+
+    /// Starts the consumer's tasks; returns what wakes them.
+    async fn start(
+        self,
+        store: Store,
+        readiness: &Readiness,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Vec<Arc<tokio::sync::Notify>>> {
+        let mut tx = store.begin().await?;
+        consumer::check_sweep(&self.settings, tx.count_items().await?, self.config.plaid.calls_per_minute)?;
+        if self.config.consumer.sweep_at_start {
+            for kind in Kind::ALL {
+                tx.mark_all(*kind, self.settings.debounce, "sweep at start").await?;
+            }
+        }
+        tx.commit().await?;
+        let seed = match self.config.consumer.seed {
+            0 => rand::random(),
+            seed => seed,
+        };
+        let topics = self.config.topics();
+        let context = Arc::new(consumer::Context::new(
+            store,
+            self.plaid,
+            self.layer,
+            self.producer,
+            topics,
+            self.source,
+            self.settings,
+            seed,
+        ));
+        let wake = vec![Arc::clone(&context.items_due), Arc::clone(&context.businesses_due)];
+        // Made in the background: without a broker it only waits, and the reconcilers need none.
+        let intake = bus::Intake::new(&self.connection, &self.config.intake())
+            .context("the intake can't be set up: check [kafka]")?;
+        readiness.started("consumer");
+        tasks.spawn(consumer::run(context, intake, stop));
+        Ok(wake)
+    }
+}
