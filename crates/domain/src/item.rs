@@ -1,7 +1,7 @@
 //! An Item's states, and which access token is its current one (I5).
 
+use crate::ItemId;
 use crate::words::words;
-use crate::{Fingerprint, ItemId};
 
 words!(
     /// What is known of an Item.
@@ -72,16 +72,6 @@ pub fn judge(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str,
         OwnerAnswer::Gone => Judgement::Reject("Plaid answers that the Item behind this access token is gone".into()),
         OwnerAnswer::Unanswered => Judgement::Later,
     }
-}
-
-/// Whether a token that a source named is worth a look: not the current one, and not one already refused. A lagging
-/// replica repeats an old token at every lookup; one refusal is enough.
-pub fn is_news(
-    found: &Fingerprint,
-    current: Option<&Fingerprint>,
-    refused_before: impl Fn(&Fingerprint) -> bool,
-) -> bool {
-    current != Some(found) && !refused_before(found)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod local;
 pub mod logs;
 pub mod process;
 pub mod wiring;

@@ -3,24 +3,25 @@
 use crate::config::{Log, LogFormat};
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Starts logging to standard error. The second call in a process changes nothing.
 pub fn start(log: &Log) -> Result<(), String> {
     // librdkafka reports each reconnection at its own error level; what matters of it, we log ourselves.
     let filter = EnvFilter::try_new(format!("{},librdkafka=off,rdkafka=error,sqlx=error", log.level))
         .map_err(|_| "log.level must be error, warn, info, debug, or a filter such as \"info,sqlx=warn\"".to_owned())?;
-    let pretty = match log.format {
-        LogFormat::Pretty => true,
-        LogFormat::Json => false,
-        LogFormat::Auto => std::io::stderr().is_terminal(),
-    };
-    let base =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
-    let started = if pretty {
-        base.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
-    } else {
-        base.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+    let terminal = std::io::stderr().is_terminal();
+    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Demo => {
+            let uptime = tracing_subscriber::fmt::time::uptime();
+            base.with_target(false).with_ansi(terminal).with_timer(uptime).compact().try_init()
+        }
+        LogFormat::Auto | LogFormat::Pretty if terminal || log.format == LogFormat::Pretty => {
+            base.with_target(false).with_ansi(terminal).try_init()
+        }
+        LogFormat::Auto | LogFormat::Pretty | LogFormat::Json => {
+            base.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        }
     };
     drop(started);
     Ok(())

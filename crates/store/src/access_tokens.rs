@@ -21,6 +21,18 @@ pub struct Candidate {
     pub seen_at: Millis,
 }
 
+/// What a token that reached us is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// It waits for its proof from now on.
+    Candidate,
+    /// It waits already.
+    KnownCandidate,
+    IsCurrent,
+    /// A lookup repeats what was refused or is past: a lagging replica does so every time.
+    RefusedBefore,
+}
+
 /// The access token that Plaid proved to be the Item's.
 #[derive(Debug, Clone)]
 pub struct CurrentToken {
@@ -48,21 +60,22 @@ fn declared_at(item: &ItemId, fingerprint: &Fingerprint) -> String {
 
 impl Tx {
     /// Stores a token before anything else happens with it. An explicit push may try again a token that was refused
-    /// before, and its declaration waits for the token's proof; what a lookup repeats is not tried again. Returns
-    /// whether there is a candidate to judge.
+    /// before, and its declaration waits for the token's proof; what a lookup repeats is not tried again.
     pub async fn add_candidate(
         &mut self,
         item: &ItemId,
         token: &AccessToken,
         source: &str,
         push: Option<&Declaration>,
-    ) -> Result<bool, Error> {
+    ) -> Result<News, Error> {
         let fingerprint = self.fingerprints.of_access(token);
         let standing = self.standing(item, &fingerprint).await?;
         match standing {
-            Some(TokenStanding::Current) => return Ok(false),
-            Some(TokenStanding::Candidate) if push.is_none() => return Ok(true),
-            Some(TokenStanding::Rejected | TokenStanding::Superseded) if push.is_none() => return Ok(false),
+            Some(TokenStanding::Current) => return Ok(News::IsCurrent),
+            Some(TokenStanding::Candidate) if push.is_none() => return Ok(News::KnownCandidate),
+            Some(TokenStanding::Rejected | TokenStanding::Superseded) if push.is_none() => {
+                return Ok(News::RefusedBefore);
+            }
             _ => {}
         }
         let sealed = self.keys.seal(&place(item, &fingerprint), token.expose())?;
@@ -80,7 +93,7 @@ impl Tx {
             .bind(declaration);
         self.run(query).await?;
         self.forget_oldest(item).await?;
-        Ok(true)
+        Ok(News::Candidate)
     }
 
     async fn standing(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<Option<TokenStanding>, Error> {

@@ -1,5 +1,6 @@
 //! Items and what the platform says about them.
 
+use crate::access_tokens::News;
 use crate::queue::Mark;
 use crate::tx::{number, opt_parsed, opt_text, parsed};
 use crate::{Error, KeyRing, Tx};
@@ -109,11 +110,11 @@ impl Tx {
                 state_why = CASE WHEN items.state = 'removed' THEN NULL ELSE items.state_why END";
         let item = push.item.as_str().to_owned();
         self.run(sqlx::query(sql).bind(item.clone()).bind(self.now().0)).await?;
-        let waits = match &push.access_token {
+        let news = match &push.access_token {
             Some(token) => self.add_candidate(&push.item, token, push.source, Some(&push.declaration)).await?,
-            None => false,
+            None => News::IsCurrent,
         };
-        if !waits {
+        if news == News::IsCurrent {
             self.declare(&push.item, &push.declaration).await?;
         }
         self.run(sqlx::query("DELETE FROM unknown_items WHERE item_id = $1").bind(item)).await?;

@@ -263,6 +263,7 @@ impl Tx {
                 done = CASE WHEN $5 IS NULL THEN $4 ELSE done END,
                 attempts = CASE WHEN $5 IS NULL OR unblocked > $4 THEN 0 ELSE attempts + 1 END,
                 class = CASE WHEN wanted > $4 AND class < $8 THEN class ELSE $8 END,
+                reason = CASE WHEN wanted > $4 THEN reason WHEN $5 IS NULL THEN 'sweep' ELSE 'retry: ' || $6 END,
                 due_at = CASE WHEN wanted > $4 AND (COALESCE($5, 'hold') = 'hold' OR unblocked > $4) AND due_at < $9
                               THEN due_at ELSE $9 END,
                 blocked_by = CASE WHEN unblocked > $4 THEN NULL ELSE $5 END,

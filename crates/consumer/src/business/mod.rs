@@ -204,6 +204,7 @@ impl Look<'_> {
             "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
             "removed": put.removed, "left_out": put.left_out,
         });
+        let took_ms = self.claim.signal_at.map(|signal| tx.now().since(signal).as_millis());
         outcome::about_business(tx, self.context, &self.claim, &self.id, kind::BUSINESS_CONVERGED, payload).await?;
         tracing::info!(
             listed = put.tokens.len(),
@@ -212,6 +213,7 @@ impl Look<'_> {
             removed = put.removed.len(),
             left_out = put.left_out.len(),
             verified,
+            took_ms,
             "business converged"
         );
         Ok(())

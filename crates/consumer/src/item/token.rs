@@ -7,7 +7,7 @@ use domain::item::{Judgement, OwnerAnswer, judge};
 use domain::work::Class;
 use plaid::Meaning;
 use serde_json::json;
-use store::Candidate;
+use store::{Candidate, News};
 
 impl Look<'_> {
     /// Asks the platform's database. What it names is at most a candidate: a replica may lag.
@@ -26,7 +26,7 @@ impl Look<'_> {
         let mut tx = self.context.store.begin().await?;
         let news = tx.add_candidate(&self.item.id, &token, "lookup", None).await?;
         tx.commit().await?;
-        if news {
+        if news == News::Candidate {
             let fingerprint = self.context.store.fingerprints().of_access(&token);
             tracing::info!(token = %fingerprint, "the platform's database holds an access token we did not know");
         }

@@ -56,6 +56,9 @@ pub enum LogFormat {
     Auto,
     Pretty,
     Json,
+    /// Pretty, with the time since the start: for the demonstration.
+    #[serde(skip)]
+    Demo,
 }
 
 #[derive(Debug, Clone, Deserialize)]

