@@ -1,1 +1,364 @@
+//! A small world with verbs: build it, link, rotate, break something, heal it, look.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
+
+pub mod process;
+mod servers;
+
+pub use servers::{fresh_database, kafka_address};
+
+use bus::{Intake, IntakeSettings, schema};
+use domain::work::Kind;
+use rekey::local::{Databases, Ground, Local};
+use rekey::wiring::{Roles, Running};
+use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
+use serde_json::{Value, json};
+use std::future::Future;
+use std::time::{Duration, Instant};
+use store::{Page, Store};
+
+/// What a world stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// The broker in the process and SQLite.
+    Embedded,
+    /// Apache Kafka and PostgreSQL.
+    Real,
+}
+
+/// Waits on conditions are bounded by this; a story that reaches it has failed.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Everything as fast as it can be; the sweep is far away, so that no story is saved by it unless it asks.
+pub const SETTINGS: &str = r#"
+[log]
+level = "debug"
+[ops]
+listen = "127.0.0.1:0"
+drain = "3s"
+[kafka]
+publish_timeout = "2s"
+linger = "1ms"
+probe_interval = "100ms"
+[kafka.topics]
+partitions = 4
+replication = 1
+min_insync = 1
+[database]
+connections = 8
+[receiver]
+listen = "127.0.0.1:0"
+[console]
+listen = "127.0.0.1:0"
+push_wait = "8s"
+wait_poll = "10ms"
+[consumer]
+workers = 8
+poll = "25ms"
+lease = "3s"
+debounce = "30ms"
+quiet = "1h"
+backoff_first = "60ms"
+backoff_cap = "500ms"
+gone_after = "400ms"
+awaiting_token_poll = "150ms"
+sweep_period = "1h"
+sweep_share = 1.0
+probe_interval = "200ms"
+gap_spread = "100ms"
+[plaid]
+timeout = "1s"
+connect_timeout = "500ms"
+calls_per_minute = 600000
+burst = 2000
+[plaid.keys]
+lookups_per_minute = 600
+[layer]
+timeout = "1s"
+connect_timeout = "500ms"
+calls_per_minute = 600000
+burst = 2000
+verify_timeout = "700ms"
+verify_interval = "20ms"
+[sandbox]
+listen = "127.0.0.1:0"
+webhook_url = ""
+webhook_retry_scale = 0.002
+"#;
+
+/// The sandbox, Rekey, and what stands below them.
+#[derive(Debug)]
+pub struct World {
+    pub local: Local,
+    pub sandbox: Sandbox,
+    /// Rekey's processes, as far as they run inside the test.
+    pub rekeys: Vec<Running>,
+    pub parts: Parts,
+}
+
+impl World {
+    /// A world with Rekey running in every role.
+    pub async fn start(parts: Parts, extra: &str) -> Self {
+        let mut world = Self::without_rekey(parts, extra).await;
+        world.start_rekey(Roles::ALL, "").await;
+        world
+    }
+
+    /// The same before Rekey is started.
+    pub async fn without_rekey(parts: Parts, extra: &str) -> Self {
+        logs();
+        let mut settings: toml::Table = SETTINGS.parse().unwrap();
+        merge(&mut settings, extra.parse().unwrap());
+        let (kafka, databases) = match parts {
+            Parts::Embedded => (None, None),
+            Parts::Real => {
+                merge(&mut settings, topics_of_its_own());
+                let databases = Databases { rekey: fresh_database().await, platform: fresh_database().await };
+                (Some(kafka_address()), Some(databases))
+            }
+        };
+        let local = Local::new(Ground { kafka, databases, settings: settings.to_string() }).await.unwrap();
+        if parts == Parts::Real {
+            let config = local.config("").unwrap();
+            bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await.unwrap();
+        }
+        Self { sandbox: local.sandbox.clone(), local, rekeys: Vec::new(), parts }
+    }
+
+    /// Starts roles in this process. Returns which of [`World::rekeys`] they are.
+    pub async fn start_rekey(&mut self, roles: Roles, extra: &str) -> usize {
+        let running = self.local.start(roles, extra).await.unwrap();
+        running.ready().await.unwrap();
+        self.rekeys.push(running);
+        self.rekeys.len() - 1
+    }
+
+    pub fn rekey(&self) -> &Running {
+        self.rekeys.first().expect("Rekey was not started in this process")
+    }
+
+    pub fn store(&self) -> Store {
+        self.rekeys.iter().find_map(|r| r.store.get()).expect("no store is open").clone()
+    }
+
+    pub fn receiver_url(&self) -> String {
+        let address = self.rekeys.iter().find_map(|r| r.receiver).expect("no receiver runs");
+        format!("http://{address}/webhooks/plaid")
+    }
+
+    // Verbs of the platform.
+
+    pub fn business(&self, external_id: &str) {
+        let new = NewBusiness { external_id: external_id.into(), at_layer: true, phone: None, archived: false };
+        self.sandbox.create_business(&new);
+    }
+
+    /// Links an Item with that many accounts and pushes it.
+    pub async fn link(&self, business: &str, accounts: usize) -> String {
+        self.link_as(business, accounts, Announce::Push).await
+    }
+
+    pub async fn link_as(&self, business: &str, accounts: usize, announce: Announce) -> String {
+        let accounts = (0..accounts).map(|n| NewAccount::checking(&format!("{:04}", 1000 + n))).collect();
+        self.sandbox.link(&NewItem { business: business.into(), accounts, announce }).await.unwrap()
+    }
+
+    pub async fn rotate(&self, item: &str, announce: Announce) {
+        self.sandbox.rotate(item, announce).await.unwrap();
+    }
+
+    pub fn webhook(&self, item: &str, code: &str, extra: Value) {
+        self.sandbox.fire(item, "ITEM", code, &extra).unwrap();
+    }
+
+    pub fn accounts(&self, item: &str) -> Vec<String> {
+        self.sandbox.accounts_of(item).unwrap()
+    }
+
+    pub async fn sync_item(&self, item: &str) {
+        self.admin("POST", &format!("/v1/items/{item}/sync"), None).await;
+    }
+    pub async fn sync_business(&self, business: &str) {
+        self.admin("POST", &format!("/v1/businesses/{business}/sync"), None).await;
+    }
+
+    /// Calls the admin API; the status and the body.
+    pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        self.sandbox.admin_call(method.parse().unwrap(), path, body).await.unwrap()
+    }
+
+    /// A notice as the platform publishes it.
+    pub async fn notice(&self, item: &str) {
+        let event = bus::Event {
+            id: uuid::Uuid::new_v4().to_string(),
+            kind: "rekey.notice".into(),
+            source: "/platform".into(),
+            subject: Some(item.into()),
+            time: "2026-11-21T00:00:00Z".parse().unwrap(),
+            schema: schema::NOTICE.into(),
+            traceparent: None,
+            data: json!({"item_id": item}).to_string().into_bytes(),
+        };
+        let topics = self.local.config("").unwrap().topics();
+        self.producer().publish(&topics.notices, Some(item), &event).await.unwrap();
+    }
+
+    pub fn producer(&self) -> bus::Producer {
+        bus::Producer::new(&self.connection(), self.local.config("").unwrap().producer()).unwrap()
+    }
+
+    pub fn connection(&self) -> bus::Connection {
+        match &self.local.broker {
+            Some(broker) => broker.connection().unwrap(),
+            None => self.local.config("").unwrap().connection(),
+        }
+    }
+
+    /// Reads a topic from its beginning until `enough` says so. Returns the records: kind, key-less JSON data, raw text.
+    pub async fn read_topic(
+        &self,
+        topic: &str,
+        schema: &'static str,
+        enough: impl Fn(&[bus::Delivery]) -> bool,
+    ) -> Vec<bus::Delivery> {
+        let settings = IntakeSettings {
+            group: format!("reader-{}", uuid::Uuid::new_v4()),
+            topics: vec![topic.to_owned()],
+            schemas: vec![schema],
+        };
+        let reader = Intake::new(&self.connection(), &settings).unwrap();
+        let mut seen = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while !enough(&seen) {
+            assert!(Instant::now() < deadline, "the topic {topic} has only {} records", seen.len());
+            if let Ok(Ok(delivery)) = tokio::time::timeout(Duration::from_millis(500), reader.next()).await {
+                seen.push(delivery);
+            }
+        }
+        reader.close().await;
+        seen
+    }
+
+    // Conditions.
+
+    /// Waits until every list at Layer is exact and no work is left over.
+    pub async fn until_exact(&self) {
+        let exact = || async { self.sandbox.verdict().exact && self.is_quiet().await };
+        if !holds(exact).await {
+            panic!("not exact: {:?}\nparked: {:?}", self.sandbox.verdict(), self.parked().await);
+        }
+    }
+
+    /// Waits until no work is left that could go on by itself, exact or not.
+    pub async fn until_quiet(&self) {
+        assert!(holds(|| self.is_quiet()).await, "work goes on and on");
+    }
+
+    /// Nothing is being looked at and every event has been served or waits for a named reason.
+    async fn is_quiet(&self) -> bool {
+        let Some(store) = self.rekeys.iter().find_map(|r| r.store.get()) else { return true };
+        let Ok(mut tx) = store.begin_read().await else { return false };
+        for kind in Kind::ALL {
+            match tx.unserved(*kind).await {
+                Ok(0) => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Waits until the admin API shows the Item in this state.
+    pub async fn until_item(&self, item: &str, state: &str) {
+        let reached = || async {
+            let (status, body) = self.admin("GET", &format!("/v1/items/{item}"), None).await;
+            status == 200 && body["state"] == state
+        };
+        assert!(
+            holds(reached).await,
+            "{item} is not {state}: {:?}",
+            self.admin("GET", &format!("/v1/items/{item}"), None).await.1
+        );
+    }
+
+    /// Waits until the business is blocked for this reason.
+    pub async fn until_blocked(&self, kind: &str, id: &str, code: &str) {
+        let path = format!("/v1/{}/{id}", if kind == "item" { "items" } else { "businesses" });
+        let reached = || async { self.admin("GET", &path, None).await.1["work"]["blocked"]["code"] == code };
+        assert!(
+            holds(reached).await,
+            "{kind} {id} is not blocked by {code}: {:?}",
+            self.admin("GET", &path, None).await.1
+        );
+    }
+
+    pub async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        assert!(holds(|| async { condition() }).await, "waited in vain: {what}");
+    }
+
+    pub async fn parked(&self) -> Vec<String> {
+        let Some(store) = self.rekeys.iter().find_map(|r| r.store.get()) else { return Vec::new() };
+        let Ok(mut tx) = store.begin_read().await else { return vec!["the store is away".into()] };
+        let rows = tx.list_parked(&Page { after: None, limit: 100 }).await.unwrap_or_default();
+        rows.into_iter().map(|r| format!("{} {}: {:?}", r.kind, r.id, r.blocked)).collect()
+    }
+
+    /// Ends the story: every list exact, nothing violated, no needless PUT, nothing left waiting for a person.
+    pub async fn end(self) {
+        self.until_exact().await;
+        let parked = self.parked().await;
+        assert!(parked.is_empty(), "left parked: {parked:?}");
+        self.end_with_parked().await;
+    }
+
+    /// The same for a story in which somebody still has to look.
+    pub async fn end_with_parked(self) {
+        let verdict = self.sandbox.verdict();
+        assert!(verdict.violations.is_empty(), "violated: {:?}", verdict.violations);
+        assert_eq!(verdict.counts.needless_puts, 0, "I9: a PUT changed nothing");
+        for rekey in self.rekeys {
+            rekey.stop().await;
+        }
+        self.local.stop().await;
+    }
+}
+
+/// Waits until the condition holds, within [`PATIENCE`].
+pub async fn holds<F: Future<Output = bool>>(condition: impl Fn() -> F) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if condition().await {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(table)) => merge(inner, table),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+/// Stories share one Kafka, so each has its own topics and group.
+fn topics_of_its_own() -> toml::Table {
+    let name = uuid::Uuid::new_v4().simple().to_string();
+    format!(
+        "[kafka]\ngroup = \"g-{name}\"\n[kafka.topics]\nitem_events = \"{name}.item-events\"\nother_events = \
+         \"{name}.other-events\"\nnotices = \"{name}.notices\"\noutcomes = \"{name}.outcomes\"\ndead_letters = \
+         \"{name}.dead-letters\"\n"
+    )
+    .parse()
+    .unwrap()
+}
+
+/// What happened is printed when a test fails. REKEY_TEST_LOG chooses how much.
+fn logs() {
+    let level = std::env::var("REKEY_TEST_LOG").unwrap_or_else(|_| "info,librdkafka=off,rdkafka=off,sqlx=off".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(level).with_test_writer().with_target(false).compact().try_init();
+}

@@ -177,7 +177,8 @@ impl Play {
         let third = self.link("globex", &["4001"]).await?;
         self.until_exact("linking", scene).await?;
 
-        let scene = self.scene(&format!("the access token of {first} is rotated; every processor token of it is dead at Layer"));
+        let scene = self
+            .scene(&format!("the access token of {first} is rotated; every processor token of it is dead at Layer"));
         say("           the platform pushes the new access token");
         self.sandbox.rotate(&first, Announce::Push).await?;
         self.until_exact("pushed rotation", scene).await?;
@@ -189,13 +190,15 @@ impl Play {
         self.sandbox.fire(&globex, "ITEM", "WEBHOOK_UPDATE_ACKNOWLEDGED", &transactions)?;
         self.until_exact("rotation found by lookup", scene).await?;
 
-        let scene = self.scene(&format!("a user revokes one account of {globex} at the bank; Plaid sends USER_ACCOUNT_REVOKED"));
+        let scene = self
+            .scene(&format!("a user revokes one account of {globex} at the bank; Plaid sends USER_ACCOUNT_REVOKED"));
         let account = self.sandbox.accounts_of(&globex)?.remove(0);
         self.sandbox.close_account(&account)?;
         self.sandbox.fire(&globex, "ITEM", "USER_ACCOUNT_REVOKED", &json!({"account_id": account}))?;
         self.until_exact("revoked account", scene).await?;
 
-        let scene = self.scene(&format!("{third} is rotated and nobody says anything; the sweep finds it, or you push it"));
+        let scene =
+            self.scene(&format!("{third} is rotated and nobody says anything; the sweep finds it, or you push it"));
         self.sandbox.rotate(&third, Announce::Database).await?;
         self.until_exact("silent rotation", scene).await?;
 

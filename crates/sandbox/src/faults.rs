@@ -29,6 +29,8 @@ pub enum FaultKind {
     NotApplied,
     /// The call waits, before its effect, until the fault is lifted.
     Hang,
+    /// It happened, and the answer waits until the fault is lifted.
+    HangAfter,
 }
 
 /// Which calls misbehave, and how often.
@@ -61,7 +63,7 @@ impl Faults {
         self.active.clear();
     }
     pub(crate) fn still_hangs(&self, call: &str) -> bool {
-        self.active.iter().any(|f| f.call == call && matches!(f.kind, FaultKind::Hang))
+        self.active.iter().any(|f| f.call == call && matches!(f.kind, FaultKind::Hang | FaultKind::HangAfter))
     }
 
     /// Takes the faults that this call meets.
@@ -77,7 +79,7 @@ impl Faults {
             }
             met.push(fault.kind.clone());
         }
-        self.active.retain(|f| f.times != Some(0) || matches!(f.kind, FaultKind::Hang));
+        self.active.retain(|f| f.times != Some(0) || matches!(f.kind, FaultKind::Hang | FaultKind::HangAfter));
         met
     }
 }
@@ -108,6 +110,7 @@ pub(crate) struct Fate {
     pub(crate) instead: Option<Response<Body>>,
     pub(crate) lose_answer: bool,
     pub(crate) not_applied: bool,
+    pub(crate) hang_after: bool,
 }
 
 pub(crate) fn error_answer(status: u16, body: &serde_json::Value, retry_after: Option<u64>) -> Response<Body> {
@@ -139,13 +142,17 @@ impl crate::Sandbox {
                 FaultKind::LoseAnswer => fate.lose_answer = true,
                 FaultKind::NotApplied => fate.not_applied = true,
                 FaultKind::Delay { millis } => tokio::time::sleep(Duration::from_millis(millis)).await,
-                FaultKind::Hang => {
-                    while self.world().faults.still_hangs(call) {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                }
+                FaultKind::Hang => self.until_lifted(call).await,
+                FaultKind::HangAfter => fate.hang_after = true,
             }
         }
         fate
+    }
+
+    pub(crate) async fn until_lifted(&self, call: &str) {
+        self.world().hanging.push(call.to_owned());
+        while self.world().faults.still_hangs(call) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }

@@ -160,20 +160,28 @@ async fn update(State(sandbox): State<Sandbox>, headers: HeaderMap, Path(id): Pa
         Err(refused) => return refused,
     };
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let answer = put_effect(&sandbox, &id, &body, &fate);
+    if fate.hang_after {
+        sandbox.until_lifted("PUT /v1/businesses/{id}").await;
+    }
+    answer
+}
+
+fn put_effect(sandbox: &Sandbox, id: &str, body: &Value, fate: &Fate) -> Answer {
     let mut world = sandbox.world();
-    let Some(tokens) = tokens_of(&body) else { return refuse(400, "SpecifiedBadRequest") };
-    match world.layer.get(&id) {
+    let Some(tokens) = tokens_of(body) else { return refuse(400, "SpecifiedBadRequest") };
+    match world.layer.get(id) {
         Some(business) if !business.archived => {}
         _ => return refuse(404, "SpecifiedIdNotFound"),
     }
     world.counts.puts += 1;
-    world.judge_put(&id, &tokens);
+    world.judge_put(id, &tokens);
     if !fate.not_applied
-        && let Err(refused) = replace(&mut world, &id, &tokens)
+        && let Err(refused) = replace(&mut world, id, &tokens)
     {
         return refused;
     }
-    let data = world.layer.get(&id).map(business_body).unwrap_or_default();
+    let data = world.layer.get(id).map(business_body).unwrap_or_default();
     if fate.lose_answer { cut() } else { ok(&world, 200, &data, &json!({})) }
 }
 

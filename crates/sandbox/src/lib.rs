@@ -18,7 +18,7 @@ pub use faults::{Fault, FaultKind};
 pub use oracle::{BusinessVerdict, Counts, Verdict};
 pub use platform::Admin;
 pub use platform::{Announce, NewAccount, NewBusiness, NewItem, PlatformSettings};
-pub use signing::Signer;
+pub use signing::{Signer, sha256_hex};
 pub use switches::{BadToken, LoginRequiredReads, Shows, Switches};
 pub use webhooks::SignedWebhook;
 pub use world::{LAYER_CLIENT_ID, PLAID_CLIENT_ID};

@@ -58,9 +58,32 @@ async fn answer(
     let about = about(&sandbox.world(), body);
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     let fate = sandbox.fate(endpoint, &about, error_body).await;
+    let answer = effect_of(sandbox, endpoint, headers, body, fields, &about, fate.instead, effect);
+    if fate.hang_after {
+        sandbox.world().counts.answers_lost += 1;
+        sandbox.until_lifted(endpoint).await;
+    }
+    if fate.lose_answer {
+        sandbox.world().counts.answers_lost += 1;
+        return cut();
+    }
+    answer
+}
+
+#[allow(clippy::too_many_arguments, reason = "the half of `answer` that must not wait while it holds the world")]
+fn effect_of(
+    sandbox: &Sandbox,
+    endpoint: &str,
+    headers: &HeaderMap,
+    body: &Value,
+    fields: &[&str],
+    about: &[&str],
+    instead: Option<Answer>,
+    effect: impl FnOnce(&mut World) -> Answer,
+) -> Answer {
     let mut world = sandbox.world();
     world.called(endpoint, about.first().copied().unwrap_or_default());
-    if let Some(instead) = fate.instead {
+    if let Some(instead) = instead {
         return instead;
     }
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -74,12 +97,7 @@ async fn answer(
     if fields.iter().any(|f| !given.get(*f).is_some_and(Value::is_string)) {
         return refuse("INVALID_REQUEST", "MISSING_FIELDS");
     }
-    let answer = effect(&mut world);
-    if fate.lose_answer {
-        world.counts.answers_lost += 1;
-        return cut();
-    }
-    answer
+    effect(&mut world)
 }
 
 /// The Item and account that a call is about, for faults that single one out.

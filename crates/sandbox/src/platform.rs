@@ -370,6 +370,11 @@ impl Sandbox {
         self.world().calls.iter().filter(|c| c.endpoint == endpoint).count()
     }
 
+    /// How often a call was made to wait by a fault so far.
+    pub fn hung(&self, call: &str) -> usize {
+        self.world().hanging.iter().filter(|c| *c == call).count()
+    }
+
     /// Plaid brings a new signing key into use.
     pub fn rotate_signing_key(&self) {
         let mut world = self.world();

@@ -23,7 +23,7 @@ impl std::fmt::Debug for Signer {
 }
 
 /// Lower-case hex of SHA-256.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+pub fn sha256_hex(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -34,10 +34,13 @@ impl Sandbox {
 
     /// Signs with the newest key, at this moment.
     pub fn sign(&self, body: &[u8]) -> SignedWebhook {
-        let world = self.world();
-        let now = jiff::Timestamp::now().as_second();
-        let header = world.signers.last().map(|s| s.sign(body, now)).unwrap_or_default();
+        let header = self.sign_at(body, jiff::Timestamp::now().as_second());
         SignedWebhook { body: body.to_vec(), header }
+    }
+
+    /// The `Plaid-Verification` header of the newest key, issued at any time (Unix seconds).
+    pub fn sign_at(&self, body: &[u8], issued_at: i64) -> String {
+        self.world().signers.last().map(|s| s.sign(body, issued_at)).unwrap_or_default()
     }
 
     /// Sends a webhook about an Item as Plaid would, retries included, in the background.

@@ -95,6 +95,8 @@ pub(crate) struct World {
     /// Calls by endpoint, in order: what for and when.
     pub(crate) calls: Vec<Call>,
     pub(crate) deliveries: Vec<(String, u16)>,
+    /// Calls that were made to wait, in order.
+    pub(crate) hanging: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -128,6 +130,7 @@ impl World {
             violations: Vec::new(),
             calls: Vec::new(),
             deliveries: Vec::new(),
+            hanging: Vec::new(),
         }
     }
 

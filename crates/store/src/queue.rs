@@ -308,6 +308,14 @@ impl Tx {
         self.row(query).await?.map(|r| work_row(&r)).transpose()
     }
 
+    /// Rows with an event that no look has served yet and that nothing keeps from being served.
+    pub async fn unserved(&mut self, kind: Kind) -> Result<i64, Error> {
+        let sql = "SELECT COUNT(*) AS n FROM work WHERE kind = $1
+            AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))";
+        let row = self.row(sqlx::query(sql).bind(kind.as_str())).await?;
+        row.map_or(Ok(0), |r| number(&r, "n"))
+    }
+
     /// Due rows and the age of the oldest, for metrics.
     pub async fn due_age(&mut self, kind: Kind) -> Result<DueAge, Error> {
         let sql = "SELECT COUNT(*) AS due, MIN(due_at) AS oldest FROM work

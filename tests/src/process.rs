@@ -1,0 +1,123 @@
+//! Rekey as processes of its own, to be stopped and killed.
+
+use crate::{World, holds};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// A running `rekey` process; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pub role: &'static str,
+    pub ops: SocketAddr,
+    /// Where it serves, for a receiver or a console.
+    pub listen: SocketAddr,
+    environment: BTreeMap<String, String>,
+    config: PathBuf,
+    pub log: PathBuf,
+}
+
+/// The binary that cargo built beside this test.
+pub fn binary() -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.join("rekey")
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Process {
+    /// Starts a role of `world` as a process and waits until it is ready.
+    pub async fn start(world: &World, role: &'static str) -> Self {
+        let process = Self::spawn(world, role);
+        process.ready().await;
+        process
+    }
+
+    fn spawn(world: &World, role: &'static str) -> Self {
+        let (ops, listen) = (free_address(), free_address());
+        let mut environment = world.local.environment.clone();
+        for (key, value) in [("OPS", ops), ("RECEIVER", listen), ("CONSOLE", listen)] {
+            environment.insert(format!("REKEY_{key}__LISTEN"), value.to_string());
+        }
+        let name = format!("{role}-{}", ops.port());
+        let config = world.local.directory.path().join(format!("{name}.toml"));
+        std::fs::write(&config, &world.local.settings).unwrap();
+        let log = world.local.directory.path().join(format!("{name}.log"));
+        let child = launch(role, &config, &environment, &log);
+        Self { child, role, ops, listen, environment, config, log }
+    }
+
+    async fn ready(&self) {
+        let url = format!("http://{}/readyz", self.ops);
+        let ready = || async { reqwest::get(&url).await.is_ok_and(|a| a.status() == 200) };
+        if !holds(ready).await {
+            panic!("{} is not ready:\n{}", self.role, std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// SIGKILL: no chance to say goodbye.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGSTOP: it exists and does nothing.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// SIGTERM; the exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        for _ in 0..2000 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        None
+    }
+
+    /// Starts it again after a kill, at the same addresses.
+    pub async fn restart(&mut self) {
+        self.child = launch(self.role, &self.config, &self.environment, &self.log);
+        self.ready().await;
+    }
+}
+
+fn launch(role: &str, config: &PathBuf, environment: &BTreeMap<String, String>, log: &PathBuf) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+    Command::new(binary())
+        .arg(role)
+        .arg("--config")
+        .arg(config)
+        .envs(environment)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,295 @@
+//! The list at Layer: guards, strangers, creation, drift.
+
+use sandbox::{Announce, BadToken, Fault, FaultKind, NewBusiness};
+use serde_json::{Value, json};
+use tests::{Parts, World};
+
+stories!(
+    i8_an_unknown_token_holds_until_an_operator_decides,
+    i8_unknown_tokens_are_kept_when_told_so,
+    i8_a_foreign_token_of_our_account_is_replaced,
+    i8_accounts_that_layer_connected_itself_are_not_touched,
+    i8_removals_over_the_whole_fleet_are_held,
+    i8_a_list_that_layer_refuses_is_parked_once,
+    i10_drift_is_found_by_the_sweep,
+    i9_a_put_that_is_not_applied_is_sent_again,
+    a_business_unknown_to_layer_is_parked_and_goes_on_by_itself,
+    a_business_is_created_with_its_tokens,
+    the_phone_number_trap_is_caught,
+    a_business_by_layers_own_id,
+    first_contact_replaces,
+    first_contact_adopts_what_is_alive,
+    an_account_archived_at_layer_stays_out,
+    observe_mode_writes_nothing,
+);
+
+async fn i8_an_unknown_token_holds_until_an_operator_decides(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let stranger = world.sandbox.foreign_token("acme", None).unwrap();
+    world.link("acme", 1).await;
+    world.until_blocked("business", "acme", "unknown_tokens").await;
+    assert_eq!(world.sandbox.listed_tokens("acme"), vec![stranger.clone()], "nothing was sent");
+    let (_, body) = world.admin("GET", "/v1/parked", None).await;
+    let why = body["data"][0]["work"]["blocked"]["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("layer.unknown_tokens"), "{why}");
+    let (status, _) = world.admin("POST", "/v1/parked/business/acme/release", None).await;
+    assert_eq!(status, 202);
+    world.until("both are listed", || world.sandbox.listed_tokens("acme").len() == 2).await;
+    assert!(world.sandbox.listed_tokens("acme").contains(&stranger), "released means kept, not dropped");
+    world.end_with_parked().await;
+}
+
+async fn i8_unknown_tokens_are_kept_when_told_so(parts: Parts) {
+    let world = World::start(parts, "[layer]\nunknown_tokens = \"keep\"\n").await;
+    world.business("acme");
+    let stranger = world.sandbox.foreign_token("acme", None).unwrap();
+    // The sandbox would refuse a list with a token it can't read; this stranger lives elsewhere.
+    world.sandbox.switch(|s| s.layer_checks_tokens = false);
+    let item = world.link("acme", 1).await;
+    world.until("both are listed", || world.sandbox.listed_tokens("acme").len() == 2).await;
+    world.rotate(&item, Announce::Push).await;
+    world.until("the new token is listed", || world.sandbox.business_verdict("acme").dead.is_empty()).await;
+    assert!(world.sandbox.listed_tokens("acme").contains(&stranger));
+    world.end_with_parked().await;
+}
+
+async fn i8_a_foreign_token_of_our_account_is_replaced(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let foreign = world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
+    world.sync_business("acme").await;
+    world.until_exact().await;
+    assert!(!world.sandbox.listed_tokens("acme").contains(&foreign), "never doubled");
+    world.end().await;
+}
+
+async fn i8_accounts_that_layer_connected_itself_are_not_touched(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    world.sandbox.layer_connects("acme").unwrap();
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    assert_eq!(world.sandbox.layer_rows("acme"), 3);
+    world.end().await;
+}
+
+async fn i8_removals_over_the_whole_fleet_are_held(parts: Parts) {
+    let world = World::start(parts, "[layer]\nmax_fleet_removals = 2\n").await;
+    let mut items = Vec::new();
+    for name in ["one", "two"] {
+        world.business(name);
+        items.push(world.link(name, 2).await);
+    }
+    world.until_exact().await;
+    world.sandbox.offboard(&items[0], true).await.unwrap();
+    world.until("the first one left", || world.sandbox.listed_tokens("one").is_empty()).await;
+    world.sandbox.offboard(&items[1], true).await.unwrap();
+    world.until_blocked("business", "two", "fleet_removal_guard").await;
+    assert_eq!(world.sandbox.listed_tokens("two").len(), 2, "held");
+    world.admin("POST", "/v1/parked/business/two/release", None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i8_a_list_that_layer_refuses_is_parked_once(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    // Layer can't read one token, for a reason of its own, although it is of the current generation.
+    world.rotate(&item, Announce::Silent).await;
+    world.sandbox.fault(Fault {
+        call: "PUT /v1/businesses/{id}".into(),
+        about: None,
+        times: None,
+        kind: FaultKind::Answer {
+            status: 400,
+            error_type: "Plaid".into(),
+            error_code: "SpecifiedBadRequest".into(),
+            retry_after: None,
+        },
+    });
+    world.sandbox.push(&item, &json!({})).await.unwrap();
+    world.until_blocked("business", "acme", "list_refused").await;
+    let puts = world.sandbox.calls("PUT /v1/businesses/{id}");
+    world.notice(&item).await;
+    world.until_quiet().await;
+    assert_eq!(world.sandbox.calls("PUT /v1/businesses/{id}"), puts, "I8: no trial PUTs");
+    world.sandbox.heal();
+    world.admin("POST", "/v1/parked/business/acme/release", None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i10_drift_is_found_by_the_sweep(parts: Parts) {
+    let world = World::start(parts, "[consumer]\nsweep_period = \"900ms\"\n").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    // A process that was stopped wakes and sends its old list: Layer has no conditional PUT.
+    world.sandbox.archive_row("acme", "nobody").unwrap();
+    let account = world.accounts(&item).remove(0);
+    world.sandbox.foreign_token("acme", Some(&account)).unwrap();
+    assert!(!world.sandbox.verdict().exact);
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i9_a_put_that_is_not_applied_is_sent_again(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    world.sandbox.fault(Fault {
+        call: "PUT /v1/businesses/{id}".into(),
+        about: None,
+        times: Some(2),
+        kind: FaultKind::NotApplied,
+    });
+    world.link("acme", 1).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn a_business_unknown_to_layer_is_parked_and_goes_on_by_itself(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.sandbox.create_business(&NewBusiness {
+        external_id: "later".into(),
+        at_layer: false,
+        phone: None,
+        archived: false,
+    });
+    world.link("later", 1).await;
+    world.until_blocked("business", "later", "business_unknown_to_layer").await;
+    let looks = world.sandbox.calls("GET /v1/businesses");
+    world.until_quiet().await;
+    assert!(world.sandbox.calls("GET /v1/businesses") <= looks + 1, "parked, never a loop");
+    world.business("later");
+    world.admin("POST", "/v1/parked/business/later/release", None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+fn creation(phone: &str) -> Value {
+    json!({"create": {"legal_name": "New Inc", "us_state": "CA", "entity_type": "LLC", "phone_number": phone}})
+}
+
+async fn a_business_is_created_with_its_tokens(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.sandbox.create_business(&NewBusiness {
+        external_id: "new".into(),
+        at_layer: false,
+        phone: None,
+        archived: false,
+    });
+    let item = world.link_as("new", 2, Announce::Silent).await;
+    let (status, body) = world.sandbox.push(&item, &creation("+15550001")).await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    world.until_exact().await;
+    assert_eq!(world.sandbox.calls("POST /v1/businesses"), 1);
+    assert_eq!(world.sandbox.verdict().counts.puts, 0, "created with its tokens, so no PUT was needed");
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn the_phone_number_trap_is_caught(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.sandbox.create_business(&NewBusiness {
+        external_id: "somebody-else".into(),
+        at_layer: true,
+        phone: Some("+15550002".into()),
+        archived: true,
+    });
+    world.sandbox.create_business(&NewBusiness {
+        external_id: "new".into(),
+        at_layer: false,
+        phone: None,
+        archived: false,
+    });
+    let item = world.link_as("new", 1, Announce::Silent).await;
+    world.sandbox.push(&item, &creation("+15550002")).await.unwrap();
+    world.until_blocked("business", "new", "another_business_returned").await;
+    assert!(world.sandbox.listed_tokens("somebody-else").is_empty(), "the other business was not given our token");
+    // Corrected and pushed again, it is created.
+    world.sandbox.push(&item, &creation("+15550003")).await.unwrap();
+    world.admin("POST", "/v1/parked/business/new/release", None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn a_business_by_layers_own_id(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let id = format!("layer:{}", world.sandbox.layer_id("acme").unwrap());
+    let item = world.link_as("acme", 1, Announce::Silent).await;
+    let (status, body) = world.sandbox.push(&item, &json!({"business": id})).await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    world.until("the list is right", || world.sandbox.business_verdict("acme").exact).await;
+    // The same business under its other name would have two writers.
+    let other = world.link_as("acme", 1, Announce::Push).await;
+    world.until_blocked("business", "acme", "named_twice").await;
+    world.sandbox.push(&other, &json!({"business": id})).await.unwrap();
+    world.until("both are listed", || world.sandbox.business_verdict("acme").exact).await;
+    world.end_with_parked().await;
+}
+
+async fn first_contact_replaces(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link_as("acme", 1, Announce::Silent).await;
+    let before = world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
+    world.sandbox.announce(&item, Announce::Push).await.unwrap();
+    world.until_exact().await;
+    world.until("replaced", || !world.sandbox.listed_tokens("acme").contains(&before)).await;
+    world.end().await;
+}
+
+async fn first_contact_adopts_what_is_alive(parts: Parts) {
+    let world = World::start(parts, "[consumer]\nfirst_contact = \"adopt\"\n").await;
+    world.business("acme");
+    let item = world.link_as("acme", 2, Announce::Silent).await;
+    let accounts = world.accounts(&item);
+    let alive = world.sandbox.foreign_token("acme", Some(&accounts[0])).unwrap();
+    let dead = world.sandbox.foreign_token("acme", Some(&accounts[1])).unwrap();
+    world.sandbox.kill_token_of(&accounts[1]);
+    world.sandbox.announce(&item, Announce::Push).await.unwrap();
+    world.until_exact().await;
+    let listed = world.sandbox.listed_tokens("acme");
+    assert!(listed.contains(&alive) && !listed.contains(&dead), "{}", listed.len());
+    assert_eq!(world.sandbox.verdict().counts.mints, 1, "only the dead one was minted anew");
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn an_account_archived_at_layer_stays_out(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.sandbox.archive_row("acme", &world.accounts(&item)[0]).unwrap();
+    let puts = world.sandbox.verdict().counts.puts;
+    world.sync_business("acme").await;
+    world.until_quiet().await;
+    assert_eq!(world.sandbox.verdict().counts.puts, puts, "nobody fights the person who archived it");
+    world.end_with_parked().await;
+}
+
+async fn observe_mode_writes_nothing(parts: Parts) {
+    let world = World::start(parts, "[consumer]\nmode = \"observe\"\n").await;
+    world.business("acme");
+    world.link("acme", 2).await;
+    let topic = world.local.config("").unwrap().topics().outcomes;
+    let told =
+        |seen: &[bus::Delivery]| seen.iter().any(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.plan"));
+    world.read_topic(&topic, bus::schema::OUTCOME, told).await;
+    world.sandbox.switch(|s| s.bad_token = BadToken::IsAccepted);
+    let counts = world.sandbox.verdict().counts;
+    assert_eq!((counts.mints, counts.puts), (0, 0));
+    assert_eq!(world.sandbox.calls("POST /v1/businesses"), 0);
+    world.end_with_parked().await;
+}

@@ -1,0 +1,200 @@
+//! Providers that fail, throttle and refuse.
+
+use rekey::wiring::Roles;
+use sandbox::{Announce, Fault, FaultKind};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tests::{Parts, World};
+
+stories!(
+    i4_refused_credentials_pause_the_provider_and_park_nothing,
+    i4_one_refused_item_is_parked_alone,
+    i4_several_rows_that_agree_pause_the_provider,
+    i4_layer_refusing_everybody_pauses_and_resumes,
+    retry_after_is_honoured,
+    server_errors_are_waited_out,
+    a_bearer_token_revoked_early_costs_one_retry,
+    i7_a_lost_put_answer_is_found_by_listing,
+    two_consumers_share_the_work,
+);
+
+fn answer(call: &str, status: u16, error_type: &str, error_code: &str) -> Fault {
+    Fault {
+        call: call.into(),
+        about: None,
+        times: None,
+        kind: FaultKind::Answer {
+            status,
+            error_type: error_type.into(),
+            error_code: error_code.into(),
+            retry_after: None,
+        },
+    }
+}
+
+async fn i4_refused_credentials_pause_the_provider_and_park_nothing(parts: Parts) {
+    let world = World::start(parts, "").await;
+    for n in 0..5 {
+        world.business(&format!("b{n}"));
+    }
+    for call in ["/item/get", "/accounts/get", "/webhook_verification_key/get", "/processor/token/create"] {
+        world.sandbox.fault(answer(call, 400, "INVALID_INPUT", "INVALID_API_KEYS"));
+    }
+    for n in 0..5 {
+        // Nobody waits for the answer: 202 is as good as it gets.
+        let item = world.link_as(&format!("b{n}"), 1, Announce::Silent).await;
+        let path = format!("/v1/items/{item}?timeout=0");
+        let body = world.sandbox.push_body(&item, &json!({})).unwrap();
+        assert_eq!(world.admin("PUT", &path, Some(&body)).await.0, 202);
+    }
+    let paused = || async { world.admin("GET", "/v1/pauses", None).await.1[0]["provider"] == "plaid" };
+    assert!(tests::holds(paused).await);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(world.parked().await.is_empty(), "I4: {:?}", world.parked().await);
+    world.sandbox.heal();
+    world.until_exact().await;
+    assert_eq!(world.admin("GET", "/v1/pauses", None).await.1, json!([]));
+    world.end().await;
+}
+
+async fn i4_one_refused_item_is_parked_alone(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    world.business("globex");
+    let broken = world.link_as("acme", 1, Announce::Silent).await;
+    let fault = answer("/item/get", 400, "INVALID_INPUT", "INVALID_PRODUCT");
+    world.sandbox.fault(Fault { about: Some(broken.clone()), ..fault });
+    let body = world.sandbox.push_body(&broken, &json!({})).unwrap();
+    world.admin("PUT", &format!("/v1/items/{broken}?timeout=0"), Some(&body)).await;
+    world.until_blocked("item", &broken, "INVALID_PRODUCT").await;
+    world.link("globex", 2).await;
+    world.until("the others go on", || world.sandbox.business_verdict("globex").exact).await;
+    assert_eq!(world.admin("GET", "/v1/pauses", None).await.1, json!([]), "I4: one Item never pauses the fleet");
+    assert_eq!(world.parked().await.len(), 1);
+    world.sandbox.heal();
+    world.admin("POST", &format!("/v1/parked/item/{broken}/release"), None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i4_several_rows_that_agree_pause_the_provider(parts: Parts) {
+    let world = World::start(parts, "").await;
+    // The integration is not enabled in Plaid's dashboard: a probe can't see that, the rows can.
+    world.sandbox.fault(answer("/processor/token/create", 400, "INVALID_INPUT", "INVALID_PRODUCT"));
+    for n in 0..4 {
+        world.business(&format!("b{n}"));
+        world.link(&format!("b{n}"), 1).await;
+    }
+    let paused = || async { world.admin("GET", "/v1/pauses", None).await.1[0]["provider"] == "plaid" };
+    assert!(tests::holds(paused).await);
+    world.sandbox.heal();
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i4_layer_refusing_everybody_pauses_and_resumes(parts: Parts) {
+    let world = World::start(parts, "").await;
+    let calls =
+        ["GET /v1/businesses", "GET /v1/businesses/{id}/plaid/accounts", "PUT /v1/businesses/{id}", "GET /whoami"];
+    for call in calls {
+        world.sandbox.fault(answer(call, 403, "Auth", "Forbidden"));
+    }
+    for n in 0..4 {
+        world.business(&format!("b{n}"));
+        world.link(&format!("b{n}"), 1).await;
+    }
+    let paused = || async { world.admin("GET", "/v1/pauses", None).await.1[0]["provider"] == "layer" };
+    assert!(tests::holds(paused).await);
+    assert!(world.parked().await.is_empty());
+    world.sandbox.heal();
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn retry_after_is_honoured(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let limited = FaultKind::Answer {
+        status: 429,
+        error_type: "RATE_LIMIT_EXCEEDED".into(),
+        error_code: "ACCOUNTS_LIMIT".into(),
+        retry_after: Some(2),
+    };
+    world.sandbox.fault(Fault { call: "/accounts/get".into(), about: None, times: Some(1), kind: limited });
+    let calls = world.sandbox.calls("/accounts/get");
+    let began = Instant::now();
+    world.sync_item(&item).await;
+    world.until("it was tried again", || world.sandbox.calls("/accounts/get") >= calls + 2).await;
+    assert!(began.elapsed() >= Duration::from_secs(2), "tried again after {:?}", began.elapsed());
+    world.end().await;
+}
+
+async fn server_errors_are_waited_out(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    for (call, kind) in [
+        ("/accounts/get", FaultKind::CutBefore),
+        ("/processor/token/create", FaultKind::CutBefore),
+        ("GET /v1/businesses", FaultKind::LoseAnswer),
+        ("PUT /v1/businesses/{id}", FaultKind::CutBefore),
+    ] {
+        world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(2), kind });
+    }
+    for call in ["/accounts/get", "GET /v1/businesses/{id}/plaid/accounts", "PUT /v1/businesses/{id}"] {
+        world.sandbox.fault(Fault { times: Some(2), ..answer(call, 503, "API_ERROR", "PLANNED_MAINTENANCE") });
+    }
+    world.link("acme", 2).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn a_bearer_token_revoked_early_costs_one_retry(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.sandbox.revoke_bearers();
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+    assert_eq!(body["work"]["failures_in_a_row"], 0);
+    world.end().await;
+}
+
+async fn i7_a_lost_put_answer_is_found_by_listing(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.sandbox.fault(Fault {
+        call: "PUT /v1/businesses/{id}".into(),
+        about: None,
+        times: Some(1),
+        kind: FaultKind::LoseAnswer,
+    });
+    let puts = world.sandbox.verdict().counts.puts;
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    assert_eq!(world.sandbox.verdict().counts.puts - puts, 1, "the list shows that it was applied, so no second PUT");
+    world.end().await;
+}
+
+async fn two_consumers_share_the_work(parts: Parts) {
+    let mut world = World::start(parts, "").await;
+    world.start_rekey(Roles { consumer: true, ..Roles::default() }, "").await;
+    let mut items = Vec::new();
+    for n in 0..6 {
+        world.business(&format!("b{n}"));
+        items.push(world.link(&format!("b{n}"), 2).await);
+        items.push(world.link(&format!("b{n}"), 1).await);
+    }
+    for item in &items {
+        world.rotate(item, Announce::Push).await;
+    }
+    world.until_exact().await;
+    let verdict = world.sandbox.verdict();
+    assert_eq!(verdict.counts.mints, verdict.mints_allowed, "I6: one mint per account and generation");
+    world.end().await;
+}

@@ -1,0 +1,175 @@
+//! Events through Kafka: repeated, disordered, unreadable, lost; and what leaves on the outcomes topic.
+
+use domain::trace::TraceParent;
+use sandbox::{Announce, Sandbox};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tests::{Parts, World};
+
+stories!(
+    i9_the_same_webhook_a_thousand_times,
+    webhooks_out_of_order,
+    a_record_nobody_can_read_becomes_a_dead_letter,
+    i3_outcomes_are_complete_and_hold_no_secret,
+    i9_webhooks_that_cannot_touch_tokens_cause_one_look,
+    a_replayed_topic_does_not_revive_hints,
+);
+
+async fn i9_the_same_webhook_a_thousand_times(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let reads = world.sandbox.calls("/accounts/get");
+    let body = Sandbox::webhook_body("ITEM", "NEW_ACCOUNTS_AVAILABLE", Some(&item), &json!({}));
+    let url = world.receiver_url();
+    let mut sent = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (sandbox, url, body) = (world.sandbox.clone(), url.clone(), body.clone());
+        sent.spawn(async move {
+            for _ in 0..50 {
+                assert_eq!(sandbox.send_once(&url, &body).await, 200, "I1");
+            }
+        });
+    }
+    while let Some(done) = sent.join_next().await {
+        done.unwrap();
+    }
+    let events = |seen: &[bus::Delivery]| seen.len() >= 1000;
+    let topic = world.local.config("").unwrap().topics().item_events;
+    world.read_topic(&topic, bus::schema::WEBHOOK, events).await;
+    world.until_exact().await;
+    let looks = world.sandbox.calls("/accounts/get") - reads;
+    assert!(looks < 250, "I9: {looks} reads for 1000 equal events");
+    assert_eq!(world.sandbox.verdict().counts.puts, 1, "I9: nothing changed, no PUT");
+    world.end().await;
+}
+
+async fn webhooks_out_of_order(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    // The repair arrives before the error, and a revocation of an account that is open again comes last.
+    world.webhook(&item, "LOGIN_REPAIRED", json!({}));
+    world.webhook(&item, "ERROR", Sandbox::webhook_error("ITEM_LOGIN_REQUIRED"));
+    world.webhook(&item, "USER_ACCOUNT_REVOKED", json!({"account_id": world.accounts(&item)[0]}));
+    world.until("all were sent", || world.sandbox.verdict().counts.webhooks_answered_200 == 3).await;
+    world.until_exact().await;
+    world.until_item(&item, "active").await;
+    assert_eq!(world.sandbox.verdict().counts.puts, 1, "what to do follows from the facts, not from the events");
+    world.end().await;
+}
+
+async fn a_record_nobody_can_read_becomes_a_dead_letter(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let topics = world.local.config("").unwrap().topics();
+    let event = |schema: &str, data: &str| bus::Event {
+        id: "1".into(),
+        kind: "com.plaid.ITEM.ERROR".into(),
+        source: "/somebody".into(),
+        subject: None,
+        time: "2026-11-21T00:00:00Z".parse().unwrap(),
+        schema: schema.into(),
+        traceparent: Some(TraceParent::new(&mut rand::rng()).to_string()),
+        data: data.as_bytes().to_vec(),
+    };
+    let producer = world.producer();
+    for (schema, data) in [
+        (bus::schema::WEBHOOK, "marked-secret, not JSON"),
+        ("urn:rekey:plaid-webhook:2", "{\"webhook_type\":\"ITEM\"}"),
+        ("urn:somebody:else:1", "{}"),
+        (bus::schema::WEBHOOK, "[]"),
+    ] {
+        producer.publish(&topics.item_events, Some("k"), &event(schema, data)).await.unwrap();
+    }
+    world.rotate(&item, Announce::Database).await;
+    world.notice(&item).await;
+    world.until_exact().await;
+    let dead = world.read_topic(&topics.dead_letters, bus::schema::DEAD_LETTER, |seen| seen.len() >= 4).await;
+    for letter in &dead {
+        let text = String::from_utf8_lossy(&letter.raw).into_owned();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert!(!text.contains("marked-secret"), "never the bytes: {text}");
+        assert_eq!(value["topic"], topics.item_events.as_str());
+        assert!(value["offset"].is_number() && value["partition"].is_number() && value["reason"].is_string(), "{text}");
+    }
+    let reasons: Vec<String> = dead.iter().map(|d| String::from_utf8_lossy(&d.raw).into_owned()).collect();
+    assert!(reasons.iter().any(|r| r.contains("newer version")), "{reasons:?}");
+    world.end().await;
+}
+
+async fn i3_outcomes_are_complete_and_hold_no_secret(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    world.webhook(&item, "ERROR", json!({"error": {"error_code": "X", "error_message": format!("saw {}", world.sandbox.access_token(&item).unwrap())}}));
+    let topics = world.local.config("").unwrap().topics();
+    let converged = |seen: &[bus::Delivery]| {
+        seen.iter().filter(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.converged")).count() >= 2
+    };
+    let outcomes = world.read_topic(&topics.outcomes, bus::schema::OUTCOME, converged).await;
+    for outcome in &outcomes {
+        let event = outcome.event.as_ref().unwrap();
+        assert!(event.traceparent.is_some(), "{} has lost its trace", event.kind);
+    }
+    let kinds: Vec<&str> = outcomes.iter().map(|o| o.event.as_ref().unwrap().kind.as_str()).collect();
+    assert_eq!(kinds.iter().filter(|k| **k == "rekey.item.token_changed").count(), 1, "the rotation: {kinds:?}");
+    let events = world.read_topic(&topics.item_events, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
+    for record in outcomes.iter().chain(&events) {
+        let text = String::from_utf8_lossy(&record.raw);
+        for secret in ["access-sandbox-", "processor-sandbox-", "public-sandbox-", "bearer-"] {
+            assert!(!text.contains(secret), "I3: {secret} in {text}");
+        }
+    }
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i9_webhooks_that_cannot_touch_tokens_cause_one_look(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let reads = world.sandbox.calls("/accounts/get");
+    for n in 0..20 {
+        world.sandbox.fire(&item, "TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", &json!({"n": n})).unwrap();
+    }
+    world.until("all were answered", || world.sandbox.verdict().counts.webhooks_answered_200 == 20).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(world.sandbox.calls("/accounts/get") <= reads + 1, "I9: within the quiet time one look is enough");
+    world.end_with_parked().await;
+}
+
+async fn a_replayed_topic_does_not_revive_hints(parts: Parts) {
+    let world = World::start(parts, "[consumer]\nhint_ttl = \"1s\"\n").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    let topics = world.local.config("").unwrap().topics();
+    let account = world.accounts(&item).remove(0);
+    let old = bus::Event {
+        id: "old".into(),
+        kind: "com.plaid.ITEM.USER_ACCOUNT_REVOKED".into(),
+        source: "/plaid/sandbox".into(),
+        subject: Some(item.clone()),
+        time: "2020-01-01T00:00:00Z".parse().unwrap(),
+        schema: bus::schema::WEBHOOK.into(),
+        traceparent: None,
+        data: Sandbox::webhook_body("ITEM", "USER_ACCOUNT_REVOKED", Some(&item), &json!({"account_id": account})),
+    };
+    world.producer().publish(&topics.item_events, Some(&item), &old).await.unwrap();
+    let reads = world.sandbox.calls("/accounts/get");
+    world.until("it was looked at", || world.sandbox.calls("/accounts/get") > reads).await;
+    let mut tx = world.store().begin_read().await.unwrap();
+    let hints = tx.hints(&domain::ItemId::parse(item).unwrap()).await.unwrap();
+    drop(tx);
+    assert!(hints.is_empty(), "{hints:?}");
+    world.end().await;
+}

@@ -1,0 +1,30 @@
+//! The whole system's tests: one binary, cases in parallel, each on embedded and on real parts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
+
+/// Makes two tests of each story: one on embedded parts, one on Apache Kafka and PostgreSQL.
+macro_rules! stories {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn embedded() {
+                super::$name(tests::Parts::Embedded).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn real() {
+                super::$name(tests::Parts::Real).await;
+            }
+        })+
+    };
+}
+
+mod api;
+mod business_stories;
+mod fault_stories;
+mod item_stories;
+mod kafka_stories;
+mod process_stories;
+mod receiver;
+mod rotation_stories;
+mod store_suite;
+mod switches;

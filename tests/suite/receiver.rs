@@ -1,0 +1,287 @@
+//! The receiver: what it takes, what it refuses, and what it says when Kafka is away (I1, I2, I3).
+
+use jiff::Timestamp;
+use rekey::wiring::Roles;
+use sandbox::{Fault, FaultKind, Sandbox, Signer};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tests::{Parts, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const RECEIVER: Roles = Roles { receiver: true, consumer: false, console: false, sandbox: false };
+
+stories!(
+    i1_i3_a_verified_webhook_is_on_kafka_redacted_before_200,
+    i2_what_is_not_plaids_is_refused_and_not_published,
+    a_verified_body_that_is_no_webhook_becomes_a_dead_letter,
+    i2_known_keys_serve_while_the_key_endpoint_is_dark,
+);
+
+async fn receiver(parts: Parts, extra: &str) -> World {
+    let mut world = World::without_rekey(parts, extra).await;
+    world.start_rekey(RECEIVER, "").await;
+    world
+}
+
+struct Sent<'a> {
+    headers: Vec<(&'a str, String)>,
+    body: Vec<u8>,
+}
+
+async fn send(world: &World, sent: Sent<'_>) -> (u16, reqwest::header::HeaderMap) {
+    let mut request = reqwest::Client::new().post(world.receiver_url()).body(sent.body);
+    for (name, value) in sent.headers {
+        request = request.header(name, value);
+    }
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.headers().clone())
+}
+
+fn body() -> Vec<u8> {
+    Sandbox::webhook_body("ITEM", "LOGIN_REPAIRED", Some("item-1"), &json!({}))
+}
+
+async fn post(world: &World, signature: &str, body: &[u8]) -> u16 {
+    send(world, Sent { headers: vec![("plaid-verification", signature.to_owned())], body: body.to_vec() }).await.0
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+async fn i1_i3_a_verified_webhook_is_on_kafka_redacted_before_200(parts: Parts) {
+    let world = receiver(parts, "").await;
+    let extra = json!({
+        "access_token": "opaque-secret", "deep": [{"note": "token access-sandbox-1234-5678 was seen"}],
+        "field_of_2031": {"a": 1.5, "b": [null, true]},
+    });
+    let body = Sandbox::webhook_body("ITEM", "CODE_OF_2031", Some("item-1"), &extra);
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body).await, 200);
+    let link = Sandbox::webhook_body(
+        "LINK",
+        "SESSION_FINISHED",
+        None,
+        &json!({"link_session_id": "s-1", "public_tokens": ["public-sandbox-1"]}),
+    );
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &link).await, 200);
+    let topics = world.local.config("").unwrap().topics();
+    let records = world.read_topic(&topics.item_events, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
+    let event = records[0].event.as_ref().unwrap();
+    assert_eq!((event.kind.as_str(), event.subject.as_deref()), ("com.plaid.ITEM.CODE_OF_2031", Some("item-1")));
+    assert_eq!(event.source, "/plaid/sandbox");
+    let value: Value = serde_json::from_slice(&event.data).unwrap();
+    assert_eq!(value["field_of_2031"], extra["field_of_2031"], "unknown fields pass untouched");
+    assert!(value["access_token"].as_str().unwrap().starts_with("fp1_"), "{value}");
+    let text = value.to_string();
+    assert!(!text.contains("opaque-secret") && !text.contains("access-sandbox"), "I3: {text}");
+    let others = world.read_topic(&topics.other_events, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
+    assert!(!String::from_utf8_lossy(&others[0].raw).contains("public-sandbox"), "I3");
+    world.end_with_parked().await;
+}
+
+async fn i2_what_is_not_plaids_is_refused_and_not_published(parts: Parts) {
+    let world = receiver(parts, "").await;
+    let body = body();
+    let good = world.sandbox.sign(&body);
+    let stranger = Signer::new(&mut rand::rng());
+    let kid = key_id(&good.header);
+    let signed = |iat: i64| world.sandbox.sign_at(&body, iat);
+    let mut changed = body.clone();
+    *changed.last_mut().unwrap() = b' ';
+    let claims = json!({"iat": now(), "request_body_sha256": "00"});
+    let cases: Vec<(&str, String, Vec<u8>)> = vec![
+        ("unknown key", stranger.sign(&body, now()), body.clone()),
+        (
+            "a stranger's signature under Plaid's kid",
+            stranger.sign_raw(&json!({"alg": "ES256", "kid": kid}), &claims),
+            body.clone(),
+        ),
+        ("algorithm none", stranger.sign_raw(&json!({"alg": "none", "kid": kid}), &claims), body.clone()),
+        ("another algorithm", stranger.sign_raw(&json!({"alg": "HS256", "kid": kid}), &claims), body.clone()),
+        ("no kid", stranger.sign_raw(&json!({"alg": "ES256"}), &claims), body.clone()),
+        ("six minutes old", signed(now() - 360), body.clone()),
+        ("from the future", signed(now() + 360), body.clone()),
+        ("one byte changed", good.header.clone(), changed),
+        (
+            "re-indented",
+            good.header.clone(),
+            serde_json::to_vec(&serde_json::from_slice::<Value>(&body).unwrap()).unwrap(),
+        ),
+        ("garbage", "x.y.z".into(), body.clone()),
+        ("empty", String::new(), body.clone()),
+        ("very long", "a".repeat(8000), body.clone()),
+    ];
+    for (what, header, body) in cases {
+        assert_eq!(post(&world, &header, &body).await, 401, "{what}");
+    }
+    let none = send(&world, Sent { headers: vec![], body: body.clone() }).await.0;
+    assert_eq!(none, 401, "no header");
+    let twice = vec![("plaid-verification", good.header.clone()), ("plaid-verification", good.header.clone())];
+    assert_eq!(send(&world, Sent { headers: twice, body: body.clone() }).await.0, 401, "twice");
+    // Four minutes old is within Plaid's rule, and the real one passes at last.
+    assert_eq!(post(&world, &signed(now() - 240), &body).await, 200);
+    let topic = world.local.config("").unwrap().topics().item_events;
+    let records = world.read_topic(&topic, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
+    assert_eq!(records.len(), 1, "only the verified one is on Kafka");
+    world.end_with_parked().await;
+}
+
+fn key_id(header: &str) -> String {
+    let part = header.split('.').next().unwrap();
+    let decoded = base64url(part);
+    serde_json::from_slice::<Value>(&decoded).unwrap()["kid"].as_str().unwrap().to_owned()
+}
+
+fn base64url(text: &str) -> Vec<u8> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (mut out, mut bits, mut count) = (Vec::new(), 0u32, 0);
+    for byte in text.bytes() {
+        bits = bits << 6 | ALPHABET.iter().position(|c| *c == byte).unwrap() as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    out
+}
+
+async fn a_verified_body_that_is_no_webhook_becomes_a_dead_letter(parts: Parts) {
+    let world = receiver(parts, "").await;
+    for body in [&b"not json, marked"[..], b"[1, 2]", b"{\"webhook_type\": \"ITEM\"}"] {
+        assert_eq!(world.sandbox.send_once(&world.receiver_url(), body).await, 200);
+    }
+    let topic = world.local.config("").unwrap().topics().dead_letters;
+    let dead = world.read_topic(&topic, bus::schema::DEAD_LETTER, |seen| seen.len() >= 3).await;
+    assert!(dead.iter().all(|d| !String::from_utf8_lossy(&d.raw).contains("marked")));
+    world.end_with_parked().await;
+}
+
+async fn i2_known_keys_serve_while_the_key_endpoint_is_dark(parts: Parts) {
+    let mut world = World::without_rekey(parts, "[plaid.keys]\nwait = \"200ms\"\nrefresh_after = \"300ms\"\n").await;
+    world.start_rekey(RECEIVER, "").await;
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 200);
+    let call = "/webhook_verification_key/get";
+    world.sandbox.fault(Fault { call: call.into(), about: None, times: None, kind: FaultKind::CutBefore });
+    let calls = world.sandbox.calls(call);
+    world.until("a refresh failed", || world.sandbox.calls(call) > calls).await;
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 200, "the known key stays in use");
+    // A new key can't be judged: Plaid shall send again.
+    world.sandbox.rotate_signing_key();
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 503);
+    world.sandbox.heal();
+    let found = || async { world.sandbox.send_once(&world.receiver_url(), &body()).await == 200 };
+    assert!(tests::holds(found).await);
+    // A restart during the next outage still verifies, from the file.
+    world.rekeys.remove(0).stop().await;
+    world.sandbox.fault(Fault { call: call.into(), about: None, times: None, kind: FaultKind::CutBefore });
+    world.start_rekey(RECEIVER, "").await;
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 200);
+    world.end_with_parked().await;
+}
+
+/// A flood of forged keys costs a few calls, and a genuine new key that many webhooks carry is found all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i2_a_flood_of_forged_keys_is_cheap_and_does_not_hide_a_new_one() {
+    let settings = "[plaid.keys]\nlookups_per_minute = 30\nlookup_burst = 2\nwait = \"100ms\"\n";
+    let world = receiver(Parts::Embedded, settings).await;
+    let url = world.receiver_url();
+    assert_eq!(world.sandbox.send_once(&url, &body()).await, 200);
+    let forged = |n: u32| {
+        let stranger = Signer::new(&mut rand::rng());
+        let _ = n;
+        stranger.sign(&body(), now())
+    };
+    let mut flood = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let (url, header) = (url.clone(), forged(n));
+        flood.spawn(async move {
+            let client = reqwest::Client::new();
+            client.post(url).header("plaid-verification", header).body(body()).send().await.unwrap().status().as_u16()
+        });
+    }
+    world.sandbox.rotate_signing_key();
+    let began = Instant::now();
+    let found = || async { world.sandbox.send_once(&url, &body()).await == 200 };
+    assert!(tests::holds(found).await);
+    assert!(began.elapsed() < Duration::from_secs(15), "the genuine key goes before those seen once");
+    while let Some(status) = flood.join_next().await {
+        assert!(matches!(status.unwrap(), 401 | 503));
+    }
+    assert!(world.sandbox.calls("/webhook_verification_key/get") < 20, "budgeted");
+    world.end_with_parked().await;
+}
+
+/// Kafka goes away: 503 with `Retry-After`, at once. Back: 200 within a second or two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_kafka_gone_and_back() {
+    let world = receiver(Parts::Embedded, "[kafka]\npublish_timeout = \"1s\"\n").await;
+    let url = world.receiver_url();
+    assert_eq!(world.sandbox.send_once(&url, &body()).await, 200);
+    let broker = world.local.broker.clone().unwrap();
+    broker.down().unwrap();
+    let gone = || async { world.sandbox.send_once(&url, &body()).await == 503 };
+    assert!(tests::holds(gone).await);
+    let began = Instant::now();
+    let signed = world.sandbox.sign(&body());
+    let (status, headers) =
+        send(&world, Sent { headers: vec![("plaid-verification", signed.header)], body: signed.body }).await;
+    assert_eq!(status, 503);
+    assert!(headers.get("retry-after").is_some());
+    assert!(
+        began.elapsed() < Duration::from_millis(500),
+        "answered at once, not after a timeout: {:?}",
+        began.elapsed()
+    );
+    // A broker that is away is no reason to leave the load balancer.
+    let ready = reqwest::get(format!("http://{}/readyz", world.rekey().ops)).await.unwrap();
+    assert_eq!(ready.status(), 200);
+    broker.up().unwrap();
+    let began = Instant::now();
+    let back = || async { world.sandbox.send_once(&url, &body()).await == 200 };
+    assert!(tests::holds(back).await);
+    assert!(began.elapsed() < Duration::from_secs(4), "back after {:?}", began.elapsed());
+    world.end_with_parked().await;
+}
+
+/// Limits against callers: size, slowness, method, type.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_are_bounded() {
+    let settings = "[receiver]\nmax_body = 2000\nheader_timeout = \"300ms\"\nbody_timeout = \"300ms\"\n";
+    let world = receiver(Parts::Embedded, settings).await;
+    assert_eq!(post(&world, "x", &vec![b'a'; 5000]).await, 413);
+    let form = vec![("content-type", "application/x-www-form-urlencoded".to_owned())];
+    assert_eq!(send(&world, Sent { headers: form, body: body() }).await.0, 415);
+    assert_eq!(reqwest::get(world.receiver_url()).await.unwrap().status(), 405);
+    let other = world.receiver_url().replace("/webhooks/plaid", "/other");
+    assert_eq!(reqwest::get(other).await.unwrap().status(), 404);
+    let address = world.rekey().receiver.unwrap();
+    let talk = |text: &'static str| async move {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "the connection was not closed");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let slow = talk("POST /webhooks/plaid HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf a bo").await;
+    assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+    talk("POST /webhooks/plaid HTTP/1.1\r\nhost: x\r\nhalf-a-hea").await;
+    talk("").await;
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 200, "others are served meanwhile");
+    world.end_with_parked().await;
+}
+
+/// The hash that a real delivery of 2021 was signed with: <https://github.com/plaid/plaid-node/issues/399>. It fixes
+/// Plaid's body form (two-space indentation, no final newline), which the sandbox must speak.
+#[test]
+fn the_body_form_is_plaids() {
+    let text = "{\n  \"error\": null,\n  \"item_id\": \"xVDbz8kaZRf69Nd18x81I3y83kZaxEF688545\",\n  \"new_transactions\": 0,\n  \
+                \"webhook_code\": \"DEFAULT_UPDATE\",\n  \"webhook_type\": \"TRANSACTIONS\"\n}";
+    let value: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_vec_pretty(&value).unwrap(), text.as_bytes());
+    assert_eq!(
+        sandbox::sha256_hex(text.as_bytes()),
+        "c43741964e9b173d7bc1e840a21ce1ad26cfa27c1a379bba8cb5f5715aade40a"
+    );
+}

@@ -1,0 +1,252 @@
+//! The main job: a changed access token heals itself.
+
+use sandbox::{Announce, Fault, FaultKind};
+use serde_json::json;
+use std::time::Duration;
+use tests::{Parts, World};
+
+stories!(
+    first_link,
+    rotation_pushed,
+    i10_rotation_found_by_a_dead_token,
+    i10_rotation_found_by_the_sweep,
+    rotation_announced_by_a_notice,
+    i9_two_items_of_one_business_rotate_together,
+    i5_a_late_push_of_an_old_token_changes_nothing,
+    i5_a_push_with_a_token_of_another_item_is_rejected,
+    i5_a_push_is_kept_while_plaid_cannot_answer,
+    i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one,
+    i10_an_event_during_a_look_is_served_by_the_next_one,
+    i8_a_dead_token_makes_layer_refuse_the_list,
+    a_rotation_that_follows_a_rotation,
+);
+
+async fn first_link(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 3).await;
+    world.until_exact().await;
+    let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+    assert_eq!(body["accounts"].as_array().unwrap().len(), 3);
+    assert_eq!(body["differs"], json!([]));
+    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    assert_eq!((body["state"].as_str(), body["generation"].as_i64()), (Some("active"), Some(1)));
+    assert_eq!(world.sandbox.verdict().counts.mints, 3, "I6: one mint an account");
+    assert_eq!(world.sandbox.verdict().counts.puts, 1, "I9: one PUT");
+    world.end().await;
+}
+
+async fn rotation_pushed(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    let before = world.sandbox.listed_tokens("acme");
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    assert!(world.sandbox.listed_tokens("acme").iter().all(|t| !before.contains(t)), "every token is new");
+    let verdict = world.sandbox.verdict();
+    assert_eq!((verdict.counts.mints, verdict.counts.puts), (4, 2));
+    world.end().await;
+}
+
+async fn i10_rotation_found_by_a_dead_token(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.rotate(&item, Announce::Silent).await;
+    world.webhook(&item, "ERROR", json!({"error": null}));
+    world.until_item(&item, "awaiting_token").await;
+    // The platform's database catches up, and nobody says so.
+    world.sandbox.announce(&item, Announce::Database).await.unwrap();
+    world.until_exact().await;
+    world.until_item(&item, "active").await;
+    world.end().await;
+}
+
+async fn i10_rotation_found_by_the_sweep(parts: Parts) {
+    let world = World::start(parts, "[consumer]\nsweep_period = \"1s\"\n").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.rotate(&item, Announce::Database).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn rotation_announced_by_a_notice(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.rotate(&item, Announce::Database).await;
+    world.notice(&item).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i9_two_items_of_one_business_rotate_together(parts: Parts) {
+    let world = World::start(parts, "[consumer]\ndebounce = \"200ms\"\n").await;
+    world.business("acme");
+    let (one, two) = (world.link("acme", 2).await, world.link("acme", 2).await);
+    world.until_exact().await;
+    let before = world.sandbox.verdict().counts.puts;
+    world.rotate(&one, Announce::Database).await;
+    world.rotate(&two, Announce::Database).await;
+    world.notice(&one).await;
+    world.notice(&two).await;
+    world.until_exact().await;
+    let puts = world.sandbox.verdict().counts.puts - before;
+    assert!((1..=2).contains(&puts), "I9: {puts} PUTs for one business");
+    world.end().await;
+}
+
+async fn i5_a_late_push_of_an_old_token_changes_nothing(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let old = world.sandbox.access_token(&item).unwrap();
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    let counts = world.sandbox.verdict().counts;
+
+    let (status, body) = world.sandbox.push(&item, &json!({"access_token": old})).await.unwrap();
+    assert_eq!(status, 422, "{body}");
+    assert!(body["message"].as_str().unwrap().contains("push the current one"), "{body}");
+    assert!(!body.to_string().contains(&old), "I3");
+    world.until_exact().await;
+    let after = world.sandbox.verdict().counts;
+    assert_eq!((after.mints, after.puts), (counts.mints, counts.puts), "nothing was minted or sent");
+    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let standings: Vec<&str> =
+        body["access_tokens"].as_array().unwrap().iter().filter_map(|t| t["standing"].as_str()).collect();
+    assert!(standings.contains(&"rejected") && standings.contains(&"current"), "{standings:?}");
+    world.end().await;
+}
+
+async fn i5_a_push_with_a_token_of_another_item_is_rejected(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    world.business("globex");
+    let (ours, theirs) = (world.link("acme", 1).await, world.link("globex", 1).await);
+    world.until_exact().await;
+    let foreign = world.sandbox.access_token(&theirs).unwrap();
+    let wrong = json!({"access_token": foreign, "business": "globex"});
+    let (status, body) = world.sandbox.push(&ours, &wrong).await.unwrap();
+    assert_eq!(status, 422, "{body}");
+    assert!(body["message"].as_str().unwrap().contains("belongs to another Item"), "{body}");
+    let production = json!({"access_token": "access-production-11111111"});
+    let (status, body) = world.sandbox.push(&ours, &production).await.unwrap();
+    assert_eq!(status, 422);
+    assert!(body["message"].as_str().unwrap().contains("production environment"), "{body}");
+    let (status, _) = world.sandbox.push(&ours, &json!({"access_token": "has spaces in it"})).await.unwrap();
+    assert_eq!(status, 422);
+    // A rejected push changes nothing, the business that it named included.
+    let (_, body) = world.admin("GET", &format!("/v1/items/{ours}"), None).await;
+    assert_eq!(body["business"], "acme");
+    world.end().await;
+}
+
+async fn i5_a_push_is_kept_while_plaid_cannot_answer(parts: Parts) {
+    let world = World::start(parts, "[console]\npush_wait = \"300ms\"\n").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.sandbox.fault(Fault {
+        call: "/item/get".into(),
+        about: None,
+        times: None,
+        kind: FaultKind::Answer {
+            status: 500,
+            error_type: "API_ERROR".into(),
+            error_code: "INTERNAL_SERVER_ERROR".into(),
+            retry_after: None,
+        },
+    });
+    world.sandbox.rotate(&item, Announce::Silent).await.unwrap();
+    let (status, body) = world.sandbox.push(&item, &json!({})).await.unwrap();
+    assert_eq!((status, body["token"].as_str()), (202, Some("pending")), "{body}");
+    world.sandbox.heal();
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    // The push carries the new token, while the database still holds the old one.
+    world.sandbox.rotate(&item, Announce::Silent).await.unwrap();
+    let (status, _) = world.sandbox.push(&item, &json!({})).await.unwrap();
+    assert_eq!(status, 200);
+    world.until_exact().await;
+    let gets = world.sandbox.calls("/item/get");
+    for _ in 0..3 {
+        world.sync_item(&item).await;
+        world.until_exact().await;
+    }
+    assert!(world.sandbox.calls("/item/get") <= gets + 1, "a token refused once is not tried at every look");
+    world.until_item(&item, "active").await;
+    world.end().await;
+}
+
+async fn i10_an_event_during_a_look_is_served_by_the_next_one(parts: Parts) {
+    let world = World::start(parts, "[plaid]\ntimeout = \"1400ms\"\n").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let call = "/accounts/get";
+    world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind: FaultKind::HangAfter });
+    world.sync_item(&item).await;
+    world.until("the look hangs", || world.sandbox.hung(call) == 1).await;
+    // The bank shows a new account right after Plaid has answered the look that is under way.
+    world.sandbox.add_account(&item, &sandbox::NewAccount::checking("9999")).unwrap();
+    world.notice(&item).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.sandbox.heal();
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn i8_a_dead_token_makes_layer_refuse_the_list(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let (silent, loud) = (world.link("acme", 1).await, world.link("acme", 1).await);
+    world.until_exact().await;
+    // One Item's token is rotated and unknown to us: its account keeps the previous token, which is dead.
+    world.rotate(&silent, Announce::Silent).await;
+    world.webhook(&silent, "ERROR", json!({"error": null}));
+    world.until_item(&silent, "awaiting_token").await;
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 2, "I8: nothing is dropped for it");
+    // The other one is rotated and pushed: Layer refuses the list because of the dead token in it.
+    world.rotate(&loud, Announce::Push).await;
+    world
+        .until("the healthy account is listed", || {
+            let verdict = world.sandbox.business_verdict("acme");
+            verdict.dead.is_empty() && verdict.missing.len() == 1
+        })
+        .await;
+    assert!(world.sandbox.verdict().counts.puts_refused >= 1);
+    assert!(world.sandbox.verdict().counts.puts_refused <= 2, "never found out by trial PUTs");
+    // When the missing token arrives, its account is listed again.
+    let (status, _) = world.sandbox.push(&silent, &json!({})).await.unwrap();
+    assert_eq!(status, 200);
+    world.until_exact().await;
+    world.end().await;
+}
+
+async fn a_rotation_that_follows_a_rotation(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    for _ in 0..5 {
+        world.rotate(&item, Announce::Push).await;
+    }
+    world.until_exact().await;
+    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    assert_eq!(body["generation"], 6);
+    world.end().await;
+}

@@ -1,0 +1,74 @@
+//! Both answers to every unconfirmed fact: one journey under each.
+
+use sandbox::{Announce, BadToken, LoginRequiredReads, NewAccount, Shows, Switches};
+use serde_json::json;
+use tests::{Parts, World};
+
+/// Link, rotate by push and by lookup, lose an account, need a login, off-board: the lists are exact all along.
+async fn journey(switch: impl FnOnce(&mut Switches), settings: &str) {
+    let world = World::start(Parts::Embedded, settings).await;
+    world.sandbox.switch(switch);
+    world.business("acme");
+    let (one, two) = (world.link("acme", 2).await, world.link("acme", 1).await);
+    world.until_exact().await;
+    world.rotate(&one, Announce::Push).await;
+    world.until_exact().await;
+    world.rotate(&two, Announce::Database).await;
+    world.sync_item(&two).await;
+    world.until_exact().await;
+    world.sandbox.require_login(&one).unwrap();
+    world.sync_item(&one).await;
+    world.until_item(&one, "login_required").await;
+    world.sandbox.repair(&one).unwrap();
+    world.sandbox.add_account(&one, &NewAccount::checking("8888")).unwrap();
+    world.sandbox.close_account(&world.accounts(&one)[0]).unwrap();
+    world.sync_item(&one).await;
+    world.until_exact().await;
+    world.sandbox.offboard(&two, true).await.unwrap();
+    world.until_exact().await;
+    let verdict = world.sandbox.verdict();
+    assert!(verdict.counts.mints <= verdict.mints_allowed, "I6: {verdict:?}");
+    world.end().await;
+}
+
+macro_rules! journeys {
+    ($($name:ident: $switch:expr, $settings:expr;)+) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            journey($switch, $settings).await;
+        })+
+    };
+}
+
+journeys! {
+    rotation_kills_processor_tokens: |s| s.rotation_kills_processor_tokens = true, "";
+    rotation_leaves_processor_tokens_alive: |s| s.rotation_kills_processor_tokens = false, "";
+    a_repeated_create_gives_the_same_token: |s| s.repeated_create_gives_same_token = true, "";
+    a_bad_token_is_skipped: |s| s.bad_token = BadToken::IsSkipped, "";
+    a_bad_token_is_accepted: |s| s.bad_token = BadToken::IsAccepted, "";
+    layer_does_not_check_tokens: |s| s.layer_checks_tokens = false, "";
+    removed_rows_stay_archived: |s| s.removed_rows_stay_archived = true, "";
+    a_swap_makes_a_new_row: |s| { s.swap_keeps_row = false; s.removed_rows_stay_archived = true }, "";
+    the_list_is_paginated: |s| s.list_page_size = 1, "";
+    answers_have_no_envelope: |s| s.bare_envelope = true, "";
+    reads_fail_while_login_is_required: |s| s.login_required_reads = LoginRequiredReads::Fail, "";
+    nothing_is_minted_while_login_is_required: |s| s.mint_while_login_required = false, "";
+    the_list_omits_tokens: |s| s.list_shows = Shows::Omitted, "[layer]\nlisted_tokens = \"omitted\"\n";
+    the_list_masks_tokens: |s| s.list_shows = Shows::Masked, "[layer]\nlisted_tokens = \"masked\"\n";
+}
+
+/// Where tokens are not shown, an accepted list is sent again by the sweep, because nobody could verify it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_cannot_be_verified_is_sent_again_by_the_sweep() {
+    let settings = "[layer]\nlisted_tokens = \"omitted\"\n[consumer]\nsweep_period = \"600ms\"\n";
+    let world = World::start(Parts::Embedded, settings).await;
+    world.sandbox.switch(|s| s.list_shows = Shows::Omitted);
+    world.business("acme");
+    world.link("acme", 1).await;
+    world.until("it was sent again", || world.sandbox.verdict().counts.puts >= 3).await;
+    let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+    assert_eq!(body["verified"], json!(false), "{body}");
+    for rekey in world.rekeys {
+        rekey.stop().await;
+    }
+}
