@@ -20,7 +20,7 @@ run: prerequisites ## the main job on embedded parts: no services, no credential
 
 test: prerequisites ## everything that must pass, against a real Apache Kafka and PostgreSQL as well
 	$(CARGO) build --workspace --all-targets
-	tests/with-servers $(CARGO) test --workspace --no-fail-fast
+	tests/with-servers $(CARGO) test --workspace --no-fail-fast -- --test-threads=6
 
 ci: fmt-check lint deny docs test ## what CI runs: format, lints, licences and bans, docs, tests
 

@@ -299,7 +299,7 @@ pub(crate) async fn remove(
     tx.item(&id).await?.ok_or_else(no_item)?;
     let reason = format!("item {id} removed by the platform");
     for business in tx.remove_item(&id, store::REMOVED_BY_PLATFORM).await? {
-        tx.mark_business(&business, Class::Rotation, &reason, Duration::ZERO, None).await?;
+        tx.mark_business(&business, Class::Rotation, &reason, Duration::ZERO, true, None).await?;
     }
     tx.audit(&caller.name, "item.remove", id.as_str(), "").await?;
     tx.commit().await?;

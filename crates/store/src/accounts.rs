@@ -68,7 +68,11 @@ impl Tx {
                 moving_from = CASE
                     WHEN COALESCE(accounts.business_id, '') = COALESCE($4, '') THEN accounts.moving_from
                     WHEN accounts.moving_from = $4 THEN NULL
-                    ELSE COALESCE(accounts.moving_from, accounts.business_id) END";
+                    WHEN accounts.moving_from IS NOT NULL THEN accounts.moving_from
+                    -- A business that was never found at Layer has no list that it could be in.
+                    WHEN EXISTS (SELECT 1 FROM businesses b WHERE b.business_id = accounts.business_id
+                        AND b.layer_id IS NOT NULL) THEN accounts.business_id
+                    ELSE NULL END";
         let traits = update.traits;
         let query = sqlx::query(sql)
             .bind(update.item.as_str().to_owned())

@@ -130,13 +130,15 @@ impl Tx {
         self.run(sqlx::query("DELETE FROM hints WHERE expires_at <= $1").bind(now)).await
     }
 
-    /// Makes a business due after something about it changed.
+    /// Makes a business due. `changed`: its truth is another one than before, so what kept its list from being accepted
+    /// may be gone and it is tried at once.
     pub async fn mark_business(
         &mut self,
         business: &domain::BusinessId,
         class: Class,
         reason: &str,
         wait: Duration,
+        changed: bool,
         cause: Option<&crate::Claim>,
     ) -> Result<i64, Error> {
         self.ensure_business(business, None).await?;
@@ -147,7 +149,7 @@ impl Tx {
             reason,
             wait,
             quiet: None,
-            unblocks: false,
+            unblocks: changed,
             traceparent: cause.and_then(|c| c.traceparent.as_deref()),
         };
         self.mark_since(&mark, cause.and_then(|c| c.signal_at)).await

@@ -2,15 +2,17 @@
 
 use super::{Look, Stop};
 use domain::token_list::{Listed, OurAccount, RowStatus, UnknownPolicy, Wanted};
-use domain::{AccountId, BusinessId, Fingerprint, LayerId, ProcessorToken};
+use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning};
 use plaid::TokenHealth;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use store::TokenOwner;
 
 pub(super) struct Facts {
     pub(super) wanted: Vec<Wanted>,
     pub(super) listed: Vec<Listed>,
+    /// The Items that the wanted accounts belong to.
+    pub(super) items: BTreeSet<ItemId>,
     /// Every token that a PUT may have to name.
     pub(super) tokens: HashMap<Fingerprint, ProcessorToken>,
 }
@@ -29,11 +31,12 @@ pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Fa
     if look.context.settings.unknown_tokens == UnknownPolicy::Adopt {
         refuse_dead_strangers(look, &listed, &tokens).await?;
     }
+    let items = wanted.iter().map(|w| w.item.clone()).collect();
     let wanted = wanted
         .into_iter()
         .map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation })
         .collect();
-    Ok(Facts { wanted, listed, tokens })
+    Ok(Facts { wanted, listed, items, tokens })
 }
 
 /// The list at Layer, every page.

@@ -194,7 +194,7 @@ impl Look<'_> {
         for entered in tx.moves_done(&self.id).await? {
             let reason = format!("an account moved here from {}", self.id);
             let wait = std::time::Duration::ZERO;
-            tx.mark_business(&entered, Class::Rotation, &reason, wait, Some(&self.claim)).await?;
+            tx.mark_business(&entered, Class::Rotation, &reason, wait, true, Some(&self.claim)).await?;
         }
         Ok(())
     }
@@ -259,6 +259,29 @@ impl Look<'_> {
         tx.finish(&self.claim, &finish).await?;
         tx.commit().await?;
         self.context.outbox_filled.notify_one();
+        Ok(())
+    }
+
+    /// Layer does not take the list as it is. A token in it may be dead because its Item changed and nobody said so:
+    /// every Item of the list is looked at, and what they find makes this business due again.
+    async fn doubt_items(&self, facts: &Facts) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        for item in &facts.items {
+            let mark = store::Mark {
+                kind: domain::work::Kind::Item,
+                id: item.as_str(),
+                class: Class::Rotation,
+                reason: "Layer does not take the list",
+                wait: std::time::Duration::ZERO,
+                quiet: None,
+                unblocks: false,
+                traceparent: self.claim.traceparent.as_deref(),
+            };
+            tx.mark(&mark).await?;
+        }
+        tx.commit().await?;
+        self.context.items_due.notify_one();
         Ok(())
     }
 

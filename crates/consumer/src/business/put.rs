@@ -75,6 +75,7 @@ impl Look<'_> {
     /// alarmed, until their successors are minted. Never found out by trial PUTs.
     async fn list_refused(&self, facts: &Facts, put: &Put, error: &layer::Error) -> Result<Stop, Stop> {
         metrics::counter!("rekey_puts_total", "result" => "refused").increment(1);
+        self.doubt_items(facts).await?;
         let older = facts
             .wanted
             .iter()
@@ -123,7 +124,10 @@ impl Look<'_> {
                 Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
                     return self.skipped(facts, put).await;
                 }
-                Verification::Foreign if began.elapsed() >= timeout => return Err(self.foreign_writer().await?),
+                Verification::Foreign if began.elapsed() >= timeout => {
+                    self.doubt_items(facts).await?;
+                    return Err(self.foreign_writer().await?);
+                }
                 Verification::Unchanged if began.elapsed() >= timeout => {
                     let why = "Layer accepted the list and still shows the old one: it is sent again".to_owned();
                     return Err(Stop::Row(backoff(self.context, &self.claim, None, "not_applied", why)));

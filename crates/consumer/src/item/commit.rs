@@ -16,8 +16,6 @@ impl Look<'_> {
     pub(super) async fn commit(&self, mut found: Found) -> Result<(), Interrupted> {
         let mut tx = self.context.store.begin().await?;
         let mut touched: BTreeSet<BusinessId> = BTreeSet::new();
-        // Tokens minted in a look that was cut short count as well: a restart must not leave them unlisted.
-        touched.extend(self.lists_behind(&mut tx).await?);
         let (state_changed, was_gone) = self.save_state(&mut tx, &found).await?;
         if state_changed || was_gone {
             touched.extend(tx.businesses_of_item(&self.item.id).await?);
@@ -33,19 +31,22 @@ impl Look<'_> {
         self.retire_replaced(&mut tx, &found, &mut touched).await?;
         self.report_ends(&mut tx).await?;
         self.report_would_mint(&mut tx, &found).await?;
-        for business in &touched {
+        // Tokens minted in a look that was cut short count as well: a restart must not leave them unlisted.
+        let behind: BTreeSet<BusinessId> = self.lists_behind(&mut tx).await?.into_iter().collect();
+        for business in touched.union(&behind) {
             let class =
                 if self.item.generation > 1 { self.claim.class } else { self.claim.class.min(Class::NewAccount) };
             // Items of one business that change together become one PUT.
             let wait = if class == Class::Person { Duration::ZERO } else { self.context.settings.debounce };
             let reason = format!("item {}", self.item.id);
-            tx.mark_business(business, class, &reason, wait, Some(&self.claim)).await?;
+            let changed = touched.contains(business);
+            tx.mark_business(business, class, &reason, wait, changed, Some(&self.claim)).await?;
         }
         let finish = self.ending(&mut tx, &mut found).await?;
         self.report_parked(&mut tx, &finish, &touched).await?;
         tx.finish(&self.claim, &finish).await?;
         tx.commit().await?;
-        if !touched.is_empty() {
+        if !touched.is_empty() || !behind.is_empty() {
             self.context.businesses_due.notify_one();
         }
         self.context.outbox_filled.notify_one();
