@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
 pub mod process;
+pub mod proxy;
 mod servers;
 
 pub use servers::{fresh_database, kafka_address};

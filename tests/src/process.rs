@@ -41,7 +41,8 @@ impl Process {
         process
     }
 
-    fn spawn(world: &World, role: &'static str) -> Self {
+    /// Starts it without waiting.
+    pub fn spawn(world: &World, role: &'static str) -> Self {
         let (ops, listen) = (free_address(), free_address());
         let mut environment = world.local.environment.clone();
         for (key, value) in [("OPS", ops), ("RECEIVER", listen), ("CONSOLE", listen)] {
@@ -55,7 +56,7 @@ impl Process {
         Self { child, role, ops, listen, environment, config, log }
     }
 
-    async fn ready(&self) {
+    pub async fn ready(&self) {
         let url = format!("http://{}/readyz", self.ops);
         let ready = || async { reqwest::get(&url).await.is_ok_and(|a| a.status() == 200) };
         if !holds(ready).await {

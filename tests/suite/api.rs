@@ -1,1 +1,207 @@
-mod placeholder {}
+//! The admin API and the command line.
+
+use rekey::wiring::Roles;
+use serde_json::{Value, json};
+use std::process::{Command, Output};
+use tests::{Parts, World, process};
+
+stories!(
+    every_list_is_paginated_and_every_write_audited,
+    i3_a_token_goes_in_and_never_comes_out,
+    a_person_waits_until_layer_accepted_it,
+    the_command_line_acts_through_the_admin_api,
+    an_import_is_resumable,
+);
+
+async fn every_list_is_paginated_and_every_write_audited(parts: Parts) {
+    let world = World::start(parts, "").await;
+    for n in 0..5 {
+        world.business(&format!("b{n}"));
+        world.link(&format!("b{n}"), 1).await;
+    }
+    world.until_exact().await;
+    for path in ["/v1/items", "/v1/businesses"] {
+        let (mut seen, mut after) = (0, String::new());
+        loop {
+            let (status, body) = world.admin("GET", &format!("{path}?limit=2{after}"), None).await;
+            assert_eq!(status, 200, "{body}");
+            seen += body["data"].as_array().unwrap().len();
+            match body["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen, 5, "{path}");
+    }
+    let item = world.sandbox.items().remove(0);
+    world.sync_item(&item).await;
+    let mut tx = world.store().begin_read().await.unwrap();
+    let audit = tx.audit_of(&item, 10).await.unwrap();
+    drop(tx);
+    let actions: Vec<(&str, &str)> = audit.iter().map(|a| (a.action.as_str(), a.actor.as_str())).collect();
+    assert_eq!(actions, [("item.sync", "local"), ("item.put", "local")]);
+    world.end().await;
+}
+
+async fn i3_a_token_goes_in_and_never_comes_out(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let mut secrets = vec![world.sandbox.access_token(&item).unwrap(), world.local.admin_token.clone()];
+    secrets.extend(world.sandbox.listed_tokens("acme"));
+    let paths = [
+        "/v1/items".to_owned(),
+        format!("/v1/items/{item}"),
+        "/v1/businesses".to_owned(),
+        "/v1/businesses/acme".to_owned(),
+        "/v1/parked".to_owned(),
+        "/openapi.json".to_owned(),
+    ];
+    let metrics = reqwest::get(format!("http://{}/metrics", world.rekey().ops)).await.unwrap().text().await.unwrap();
+    let mut answers = vec![metrics];
+    for path in paths {
+        answers.push(world.admin("GET", &path, None).await.1.to_string());
+    }
+    let broken = json!({"access_token": ["access-sandbox-marked"], "business": 7});
+    answers.push(world.admin("PUT", &format!("/v1/items/{item}"), Some(&broken)).await.1.to_string());
+    for answer in &answers {
+        for secret in &secrets {
+            assert!(!answer.contains(secret.as_str()), "I3: a secret in {answer}");
+        }
+        assert!(!answer.contains("access-sandbox-"), "I3: {answer}");
+    }
+    world.end().await;
+}
+
+async fn a_person_waits_until_layer_accepted_it(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link_as("acme", 2, sandbox::Announce::Silent).await;
+    let body = world.sandbox.push_body(&item, &json!({})).unwrap();
+    let (status, answer) =
+        world.admin("PUT", &format!("/v1/items/{item}?wait=converged&timeout=20"), Some(&body)).await;
+    assert_eq!((status, answer["converged"].as_bool()), (200, Some(true)), "{answer}");
+    assert!(world.sandbox.business_verdict("acme").exact, "it is true at the moment of the answer");
+    world.end().await;
+}
+
+fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Output {
+    let console = world.rekeys.iter().find_map(|r| r.console).unwrap();
+    let mut command = Command::new(process::binary());
+    command
+        .args(arguments)
+        .env("REKEY_ADMIN__URL", format!("http://{console}"))
+        .env("REKEY_ADMIN__TOKEN", &world.local.admin_token)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    if let Some(input) = input {
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), input.as_bytes()).unwrap();
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+async fn the_command_line_acts_through_the_admin_api(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link_as("acme", 1, sandbox::Announce::Silent).await;
+    let token = world.sandbox.access_token(&item).unwrap();
+    let run = |arguments: &[&str], input: Option<&str>| cli(&world, arguments, input);
+    let put = ["item", "put", &item, "--business", "acme", "--token-file", "-", "--wait"];
+    let output = tokio::task::block_in_place(|| run(&put, Some(&token)));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!text(&output).contains(&token), "I3");
+    world.until_exact().await;
+    let shown = tokio::task::block_in_place(|| run(&["business", "show", "acme", "--json"], None));
+    let value: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(value["differs"], json!([]));
+    for (arguments, code) in [
+        (vec!["item", "show", &item], 0),
+        (vec!["item", "show", "nobody"], 3),
+        (vec!["item", "list"], 0),
+        (vec!["item", "sync", &item], 0),
+        (vec!["business", "list", "--limit", "1"], 0),
+        (vec!["business", "sync", "acme"], 0),
+        (vec!["parked", "list"], 0),
+        (vec!["parked", "release", "item", "nobody"], 3),
+        (vec!["item", "frobnicate"], 2),
+    ] {
+        let output = tokio::task::block_in_place(|| run(&arguments, None));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
+    }
+    let wrong = ["item", "put", &item, "--business", "acme", "--token-file", "-"];
+    let output = tokio::task::block_in_place(|| run(&wrong, Some("access-sandbox-dead")));
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    world.sandbox.offboard(&item, false).await.unwrap();
+    let output = tokio::task::block_in_place(|| run(&["item", "remove", &item], None));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    world.end().await;
+}
+
+async fn an_import_is_resumable(parts: Parts) {
+    let world = World::start(parts, "").await;
+    let mut lines = Vec::new();
+    for n in 0..6 {
+        let business = format!("b{n}");
+        world.business(&business);
+        let item = world.link_as(&business, 1, sandbox::Announce::Silent).await;
+        let mut body = world.sandbox.push_body(&item, &json!({})).unwrap();
+        body["item_id"] = item.into();
+        lines.push(body.to_string());
+    }
+    let file = world.local.directory.path().join("items.jsonl");
+    let path = file.display().to_string();
+    std::fs::write(&file, format!("{}\nnot json\n", lines[..3].join("\n"))).unwrap();
+    let output = tokio::task::block_in_place(|| cli(&world, &["import", &path], None));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("line 4") && text(&output).contains("nothing was sent"), "{}", text(&output));
+    assert_eq!(world.sandbox.calls("/item/get"), 0);
+    std::fs::write(&file, lines[..3].join("\n")).unwrap();
+    let output = tokio::task::block_in_place(|| cli(&world, &["import", &path], None));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let output = tokio::task::block_in_place(|| cli(&world, &["import", &path], None));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    world.until_exact().await;
+    assert_eq!(world.sandbox.calls("/item/get"), 6, "the second run went on where the first one ended");
+    world.end().await;
+}
+
+/// The document names exactly the routes that exist, with the roles that they need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_openapi_document_is_true() {
+    let mut world = World::without_rekey(Parts::Embedded, "").await;
+    let (reader, hash) = console::new_token();
+    let entries = world.local.environment["REKEY_CONSOLE__TOKENS"].clone();
+    world.local.environment.insert("REKEY_CONSOLE__TOKENS".into(), format!("{entries},reader:read:{hash}"));
+    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
+    let base = format!("http://{}", world.rekey().console.unwrap());
+    let client = reqwest::Client::new();
+    let document: Value = client.get(format!("{base}/openapi.json")).send().await.unwrap().json().await.unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() >= 9, "{:?}", paths.keys());
+    for (path, operations) in paths {
+        let url = format!("{base}{}", path.replace("{kind}", "item").replace('{', "").replace('}', ""));
+        for method in ["get", "put", "post", "delete"] {
+            let request = || client.request(method.to_uppercase().parse().unwrap(), &url);
+            let unauthorized = request().send().await.unwrap().status();
+            let as_reader = request().bearer_auth(&reader).send().await.unwrap();
+            let known = operations.get(method).is_some();
+            match (known, method) {
+                (false, _) => {
+                    assert_eq!(as_reader.status(), if method == "get" { 405 } else { 403 }, "{method} {path}")
+                }
+                (true, "get") => assert!(matches!(as_reader.status().as_u16(), 200 | 404), "{method} {path}"),
+                (true, _) => assert_eq!(as_reader.status(), 403, "{method} {path}: a reader may not"),
+            }
+            assert_eq!(unauthorized, 401, "{method} {path} without a token");
+        }
+    }
+    world.end_with_parked().await;
+}

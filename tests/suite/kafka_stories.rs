@@ -164,8 +164,8 @@ async fn a_replayed_topic_does_not_revive_hints(parts: Parts) {
         traceparent: None,
         data: Sandbox::webhook_body("ITEM", "USER_ACCOUNT_REVOKED", Some(&item), &json!({"account_id": account})),
     };
-    world.producer().publish(&topics.item_events, Some(&item), &old).await.unwrap();
     let reads = world.sandbox.calls("/accounts/get");
+    world.producer().publish(&topics.item_events, Some(&item), &old).await.unwrap();
     world.until("it was looked at", || world.sandbox.calls("/accounts/get") > reads).await;
     let mut tx = world.store().begin_read().await.unwrap();
     let hints = tx.hints(&domain::ItemId::parse(item).unwrap()).await.unwrap();

@@ -1,1 +1,219 @@
-mod placeholder {}
+//! Rekey as real processes: killed, frozen, cut off, started with what can't work. Always on Apache Kafka and PostgreSQL.
+
+use rekey::wiring::Roles;
+use sandbox::{Announce, Fault, FaultKind};
+use serde_json::json;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tests::process::{Process, binary};
+use tests::proxy::Proxy;
+use tests::{Parts, World, holds};
+
+const CONSOLE: Roles = Roles { console: true, receiver: true, consumer: false, sandbox: false };
+
+/// A world whose consumer is a process of its own.
+async fn world() -> World {
+    let mut world = World::without_rekey(Parts::Real, "").await;
+    world.start_rekey(CONSOLE, "").await;
+    world
+}
+
+/// SIGKILL at each step of a look, before and after its effect: nothing is lost, doubled or listed twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i6_i10_the_consumer_is_killed_at_each_step() {
+    let world = world().await;
+    world.business("acme");
+    let mut consumer = Process::start(&world, "consumer").await;
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    let steps = [
+        "/item/get",
+        "/accounts/get",
+        "/processor/token/create",
+        "GET /v1/businesses/{id}/plaid/accounts",
+        "PUT /v1/businesses/{id}",
+    ];
+    for call in steps {
+        for kind in [FaultKind::Hang, FaultKind::HangAfter] {
+            let before = world.sandbox.hung(call);
+            world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind });
+            world.rotate(&item, Announce::Database).await;
+            world.notice(&item).await;
+            world.until("the call hangs", || world.sandbox.hung(call) > before).await;
+            consumer.kill();
+            world.sandbox.heal();
+            consumer.restart().await;
+            world.until_exact().await;
+        }
+    }
+    let verdict = world.sandbox.verdict();
+    assert!(verdict.counts.mints <= verdict.mints_allowed, "I6: {verdict:?}");
+    drop(consumer);
+    world.end().await;
+}
+
+/// A process that is stopped with a PUT on its way wakes after another one took over: what it sends late is drift, and
+/// it is repaired.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_stopped_process_wakes_and_its_put_arrives_late() {
+    let world = world().await;
+    world.business("acme");
+    let first = Process::start(&world, "consumer").await;
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    let call = "PUT /v1/businesses/{id}";
+    world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind: FaultKind::Hang });
+    world.rotate(&item, Announce::Push).await;
+    world.until("the PUT is on its way", || world.sandbox.hung(call) == 1).await;
+    first.freeze();
+    // The list that hangs is soon an old one.
+    let _second = Process::start(&world, "consumer").await;
+    world.rotate(&item, Announce::Push).await;
+    let healed = || async { world.sandbox.business_verdict("acme").exact };
+    assert!(holds(healed).await, "the second one took over");
+    world.sandbox.heal();
+    first.thaw();
+    // Whatever the late PUT did, the list is exact in the end, without waiting for the sweep.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+/// PostgreSQL is cut off and comes back: events wait in Kafka, nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i10_postgresql_gone_and_back() {
+    let mut world = World::without_rekey(Parts::Real, "[database]\nacquire_timeout = \"500ms\"\n").await;
+    let url = world.local.environment["REKEY_DATABASE__URL"].clone();
+    let proxy = Proxy::to_postgres(&url).await;
+    world.local.environment.insert("REKEY_DATABASE__URL".into(), proxy.url(&url));
+    world.start_rekey(Roles::ALL, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    proxy.cut();
+    world.rotate(&item, Announce::Database).await;
+    let url = world.receiver_url();
+    let body = sandbox::Sandbox::webhook_body("ITEM", "ERROR", Some(&item), &json!({"error": null}));
+    assert_eq!(world.sandbox.send_once(&url, &body).await, 200, "the receiver needs no database");
+    let (status, answer) = world.admin("GET", "/v1/items", None).await;
+    assert_eq!(status, 503, "{answer}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!world.sandbox.verdict().exact);
+    proxy.heal();
+    world.until_exact().await;
+    world.end().await;
+}
+
+/// Dependencies that are missing at the start are waited for; SIGTERM ends it in order all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_dependencies_are_waited_for() {
+    let mut world = World::without_rekey(Parts::Real, "").await;
+    let url = world.local.environment["REKEY_DATABASE__URL"].clone();
+    let proxy = Proxy::to_postgres(&url).await;
+    proxy.cut();
+    world.local.environment.insert("REKEY_DATABASE__URL".into(), proxy.url(&url));
+    let mut process = Process::spawn(&world, "all");
+    let readyz = format!("http://{}/readyz", process.ops);
+    let waits = || async {
+        match reqwest::get(&readyz).await {
+            Ok(answer) => {
+                answer.status() == 503 && answer.text().await.is_ok_and(|t| t.contains("database: it does not answer"))
+            }
+            Err(_) => false,
+        }
+    };
+    assert!(holds(waits).await, "{}", std::fs::read_to_string(&process.log).unwrap());
+    assert_eq!(reqwest::get(readyz.replace("readyz", "livez")).await.unwrap().status(), 200);
+    proxy.heal();
+    process.ready().await;
+    assert_eq!(process.terminate().await, Some(0), "{}", std::fs::read_to_string(&process.log).unwrap());
+    let log = std::fs::read_to_string(&process.log).unwrap();
+    assert_eq!(log.matches("the database is not there yet").count(), 1, "said once: {log}");
+    for rekey in world.rekeys {
+        rekey.stop().await;
+    }
+}
+
+/// What waiting can't mend ends the process: one line that says what to do, and an exit code.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_work_is_said_in_one_line() {
+    let mut world = World::start(Parts::Real, "").await;
+    world.business("acme");
+    for _ in 0..3 {
+        world.link("acme", 1).await;
+    }
+    world.until_exact().await;
+    let held = world.rekey().console.unwrap().to_string();
+    let other_key = rekey::cli::sealing_key();
+    let cases: Vec<(&str, Vec<(&str, String)>, i32, &str)> = vec![
+        ("wrong key ring", vec![("REKEY_SECRETS__KEYS", other_key)], 1, "secrets.keys"),
+        ("no key ring", vec![("REKEY_SECRETS__KEYS", String::new())], 1, "rekey keys new"),
+        ("no database", vec![("REKEY_DATABASE__URL", String::new())], 2, "database.url"),
+        (
+            "a database of no known kind",
+            vec![("REKEY_DATABASE__URL", "mysql://x".into())],
+            1,
+            "sqlite:// or postgres://",
+        ),
+        (
+            "impossible sweep",
+            vec![("REKEY_CONSUMER__SWEEP_PERIOD", "1ms".into()), ("REKEY_CONSUMER__SWEEP_SHARE", "0.0000001".into())],
+            1,
+            "consumer.sweep_period can't be kept",
+        ),
+        ("a lease shorter than a call", vec![("REKEY_CONSUMER__LEASE", "1s".into())], 2, "consumer.lease"),
+        ("port in use", vec![("REKEY_CONSOLE__LISTEN", held)], 1, "console can't listen"),
+        ("misspelt variable", vec![("REKEY_KAFKA__BOTSTRAP", "x".into())], 2, "REKEY_KAFKA__BOTSTRAP"),
+        (
+            "a status that Plaid does not retry",
+            vec![("REKEY_RECEIVER__UNAVAILABLE_STATUS", "500".into())],
+            2,
+            "receiver.unavailable_status",
+        ),
+    ];
+    let config = world.local.directory.path().join("bad.toml");
+    std::fs::write(&config, &world.local.settings).unwrap();
+    for (what, changes, code, word) in cases {
+        let mut command = Command::new(binary());
+        command.arg("all").arg("--config").arg(&config).envs(&world.local.environment).stdin(Stdio::null());
+        command.envs(changes.iter().map(|(k, v)| (*k, v.as_str())));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = text.lines().filter(|l| l.starts_with("rekey: ")).collect::<Vec<_>>();
+        assert_eq!(output.status.code(), Some(code), "{what}: {text}");
+        assert_eq!(last.len(), 1, "{what}: one line: {text}");
+        assert!(last[0].contains(word), "{what}: {}", last[0]);
+    }
+    // Nothing was changed by any of it.
+    world.link("acme", 1).await;
+    world.end().await;
+}
+
+/// `rekey check` names what is wrong with each connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_says_what_to_fix() {
+    let world = World::without_rekey(Parts::Real, "").await;
+    let config = world.local.directory.path().join("check.toml");
+    std::fs::write(&config, &world.local.settings).unwrap();
+    let run = |changes: Vec<(&'static str, &'static str)>| {
+        let mut command = Command::new(binary());
+        command.args(["check", "--config"]).arg(&config).envs(&world.local.environment).envs(changes);
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let good = run(vec![]).await.unwrap();
+    let text = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert_eq!(good.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&good.stderr));
+    let wrong = vec![
+        ("REKEY_PLAID__SECRET", "wrong"),
+        ("REKEY_LAYER__CLIENT_SECRET", "wrong"),
+        ("REKEY_KAFKA__TOPICS__NOTICES", "no-such-topic"),
+        ("REKEY_TOKEN_SOURCE__SQL", "SELECT x FROM nowhere WHERE y = $1"),
+    ];
+    let bad = run(wrong).await.unwrap();
+    let text = String::from_utf8_lossy(&bad.stdout).into_owned();
+    assert_eq!(bad.status.code(), Some(1), "{text}");
+    for word in ["INVALID_API_KEYS", "layer.client_secret", "rekey topics apply", "token_source.sql"] {
+        assert!(text.contains(word), "{word} is missing: {text}");
+    }
+    world.local.stop().await;
+}

@@ -1,1 +1,444 @@
-mod placeholder {}
+//! One suite of store tests for both databases.
+
+use domain::accounts::{AccountState, Traits};
+use domain::work::{Block, Class, Kind};
+use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId, ProcessorToken};
+use rekey::config::{self, Config};
+use secrecy::SecretString;
+use std::time::Duration;
+use store::{
+    AccountUpdate, Blocked, Claim, Declaration, Error, Finish, KeyRing, Mark, News, Page, Push, Saved, Settings, Store,
+};
+use tests::{Parts, fresh_database};
+
+stories!(
+    i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it,
+    i7_a_lost_lease_writes_nothing,
+    a_lease_that_expires_is_taken_over,
+    many_claimers_share_without_overlap,
+    backoff_and_parking_wait_for_the_right_events,
+    a_pause_stops_claims_and_frees_the_wronged,
+    i5_candidates_are_stored_before_they_are_current,
+    i6_the_first_saved_answer_wins,
+    i3_nothing_secret_is_readable_in_the_database,
+    keys_are_checked_at_start,
+    several_processes_migrate_at_once,
+    a_database_of_the_future_is_refused,
+    lists_are_paginated,
+);
+
+struct Place {
+    url: String,
+    _directory: tempfile::TempDir,
+}
+
+async fn place(parts: Parts) -> Place {
+    let directory = tempfile::tempdir().unwrap();
+    let url = match parts {
+        Parts::Embedded => format!("sqlite://{}", directory.path().join("store.sqlite").display()),
+        Parts::Real => fresh_database().await,
+    };
+    Place { url, _directory: directory }
+}
+
+const KEY: &str = "a:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const OTHER_KEY: &str = "b:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+
+async fn open_with(place: &Place, keys: &str, fingerprint: u8) -> Result<Store, Error> {
+    let settings = Settings {
+        url: SecretString::from(place.url.clone()),
+        connections: 8,
+        acquire_timeout: Duration::from_secs(10),
+    };
+    let ring = KeyRing::parse(&SecretString::from(keys)).unwrap();
+    Store::open(&settings, ring, Fingerprinter::new(1, &[fingerprint; 32])).await
+}
+
+async fn open(parts: Parts) -> (Store, Place) {
+    let place = place(parts).await;
+    (open_with(&place, KEY, 7).await.unwrap(), place)
+}
+
+fn item(n: &str) -> ItemId {
+    ItemId::parse(n).unwrap()
+}
+fn mark(id: &str) -> Mark<'_> {
+    Mark {
+        kind: Kind::Item,
+        id,
+        class: Class::Rotation,
+        reason: "test",
+        wait: Duration::ZERO,
+        quiet: None,
+        unblocks: false,
+        traceparent: None,
+    }
+}
+async fn marked(store: &Store, mark: &Mark<'_>) -> i64 {
+    let mut tx = store.begin().await.unwrap();
+    let wanted = tx.mark(mark).await.unwrap();
+    tx.commit().await.unwrap();
+    wanted
+}
+async fn claim(store: &Store, owner: &str, lease: Duration) -> Vec<Claim> {
+    store.claim(Kind::Item, owner, lease, 10).await.unwrap()
+}
+const LONG: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_secs(3600);
+
+fn done() -> Finish {
+    Finish { again_after: SWEEP, class: Class::Sweep, blocked: None }
+}
+fn blocked(by: Block) -> Finish {
+    let blocked = Blocked { by, code: "test".into(), why: "because".into() };
+    Finish { again_after: SWEEP, class: Class::Retry, blocked: Some(blocked) }
+}
+async fn finish(store: &Store, claim: &Claim, finish: &Finish) -> Result<(), Error> {
+    let mut tx = store.begin().await.unwrap();
+    tx.finish(claim, finish).await?;
+    tx.commit().await
+}
+async fn push(store: &Store, id: &str, token: &str, source: Declaration) {
+    let push = Push {
+        item: item(id),
+        access_token: Some(AccessToken::new(token)),
+        declaration: source,
+        source: "push",
+        traceparent: None,
+    };
+    let mut tx = store.begin().await.unwrap();
+    tx.push(&push).await.unwrap();
+    tx.commit().await.unwrap();
+}
+fn acme() -> Declaration {
+    Declaration { business: Some(BusinessId::parse("acme").unwrap()), ..Declaration::default() }
+}
+
+async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    assert_eq!(marked(&store, &mark("x")).await, 1);
+    let first = claim(&store, "one", LONG).await.remove(0);
+    assert!(claim(&store, "two", LONG).await.is_empty(), "leased");
+    assert_eq!(marked(&store, &mark("x")).await, 2, "an event during the look");
+    finish(&store, &first, &done()).await.unwrap();
+    let second = claim(&store, "two", LONG).await.remove(0);
+    assert_eq!((second.wanted, second.taken_over), (2, false));
+    finish(&store, &second, &done()).await.unwrap();
+    assert!(claim(&store, "one", LONG).await.is_empty(), "served");
+    let mut tx = store.begin().await.unwrap();
+    let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
+    assert_eq!((row.wanted, row.done, row.reason.as_str()), (2, 2, "sweep"));
+}
+
+async fn i7_a_lost_lease_writes_nothing(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    marked(&store, &mark("x")).await;
+    let mut lost = claim(&store, "one", Duration::from_millis(1)).await.remove(0);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let held = claim(&store, "two", LONG).await.remove(0);
+    assert!(held.epoch > lost.epoch);
+    let mut tx = store.begin().await.unwrap();
+    tx.ensure_business(&BusinessId::parse("ghost").unwrap(), None).await.unwrap();
+    assert!(matches!(tx.finish(&lost, &done()).await, Err(Error::Stale { .. })));
+    drop(tx);
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.business(&BusinessId::parse("ghost").unwrap()).await.unwrap().is_none(), "the whole look is undone");
+    assert!(matches!(tx.renew(&mut lost, LONG).await, Err(Error::Stale { .. })));
+    assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
+    assert!(tx.check_lease(&held).await.is_ok());
+}
+
+async fn a_lease_that_expires_is_taken_over(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    marked(&store, &mark("x")).await;
+    let first = claim(&store, "one", Duration::from_millis(1)).await.remove(0);
+    assert!(first.remaining() <= Duration::from_millis(1));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let second = claim(&store, "two", LONG).await.remove(0);
+    assert!(second.taken_over, "what the first one sent may still be on its way");
+    store.give_back(&second).await.unwrap();
+    let third = claim(&store, "one", LONG).await.remove(0);
+    assert!(!third.taken_over, "given back in order");
+}
+
+async fn many_claimers_share_without_overlap(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let mut tx = store.begin().await.unwrap();
+    for n in 0..60 {
+        tx.mark(&mark(&format!("x{n:02}"))).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let mut claimers = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let store = store.clone();
+        claimers.spawn(async move {
+            let mut mine = Vec::new();
+            for _ in 0..6 {
+                mine.extend(store.claim(Kind::Item, &format!("w{n}"), LONG, 5).await.unwrap());
+            }
+            mine.into_iter().map(|c| c.id).collect::<Vec<_>>()
+        });
+    }
+    let mut all: Vec<String> = claimers.join_all().await.into_iter().flatten().collect();
+    all.extend(claim(&store, "last", LONG).await.into_iter().map(|c| c.id));
+    let count = all.len();
+    all.sort();
+    all.dedup();
+    assert_eq!((count, all.len()), (60, 60));
+}
+
+async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    for by in [Block::Backoff, Block::Parked] {
+        let id = by.as_str();
+        marked(&store, &mark(id)).await;
+        let held = claim(&store, "one", LONG).await.remove(0);
+        finish(&store, &held, &blocked(by)).await.unwrap();
+        marked(&store, &mark(id)).await;
+        assert!(claim(&store, "one", LONG).await.is_empty(), "{by}: an ordinary event does not hasten it");
+        marked(&store, &Mark { unblocks: true, ..mark(id) }).await;
+        let again = claim(&store, "one", LONG).await.remove(0);
+        assert_eq!(again.attempts, 0, "{by}: a new token starts afresh");
+        finish(&store, &again, &done()).await.unwrap();
+    }
+    // Held by a guard: every event looks again, because what it objected to may be gone.
+    marked(&store, &mark("hold")).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    finish(&store, &held, &blocked(Block::Hold)).await.unwrap();
+    marked(&store, &mark("hold")).await;
+    let again = claim(&store, "one", LONG).await.remove(0);
+    assert!(!again.permit);
+    finish(&store, &again, &blocked(Block::Hold)).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.release(Kind::Item, "hold").await.unwrap());
+    assert!(!tx.release(Kind::Item, "nobody").await.unwrap());
+    tx.commit().await.unwrap();
+    assert!(claim(&store, "one", LONG).await.remove(0).permit, "a release permits once");
+}
+
+async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
+    use domain::Provider;
+    let (store, _place) = open(parts).await;
+    for id in ["a", "b"] {
+        marked(&store, &mark(id)).await;
+    }
+    let held = store.claim(Kind::Item, "one", LONG, 1).await.unwrap().remove(0);
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.suspect(Provider::Plaid, "KEYS", Kind::Item, &held.id, LONG).await.unwrap(), 1);
+    tx.finish(&held, &blocked(Block::Parked)).await.unwrap();
+    assert!(tx.pause(Provider::Plaid, "why", "KEYS", Duration::ZERO).await.unwrap());
+    assert!(!tx.pause(Provider::Plaid, "why", "KEYS", Duration::ZERO).await.unwrap(), "once");
+    tx.commit().await.unwrap();
+    assert!(claim(&store, "one", LONG).await.is_empty(), "paused");
+    let mut tx = store.begin().await.unwrap();
+    assert!(
+        tx.list_parked(&Page { after: None, limit: 9 }).await.unwrap().is_empty(),
+        "I4: nobody stays parked for it"
+    );
+    assert_eq!(tx.due_probes(LONG).await.unwrap().len(), 1);
+    assert!(tx.due_probes(LONG).await.unwrap().is_empty(), "one process probes");
+    assert!(tx.resume(Provider::Plaid).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(claim(&store, "one", LONG).await.len(), 2, "everybody goes on");
+}
+
+async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    push(&store, "x", "token-1", acme()).await;
+    let fingerprint = |t: &str| store.fingerprints().of(t);
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.current_token(&item("x")).await.unwrap().is_none(), "stored, not current");
+    assert!(tx.item(&item("x")).await.unwrap().unwrap().business.is_none(), "what came with it waits for the proof");
+    assert_eq!(tx.promote(&item("x"), &fingerprint("token-1")).await.unwrap(), 1);
+    assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business);
+    assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().token.expose(), "token-1");
+    tx.commit().await.unwrap();
+    push(&store, "x", "token-2", acme()).await;
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().fingerprint, fingerprint("token-1"));
+    tx.reject(&item("x"), &fingerprint("token-2"), "not this Item's").await.unwrap();
+    let token = AccessToken::new("token-2");
+    assert_eq!(tx.add_candidate(&item("x"), &token, "lookup", None).await.unwrap(), News::RefusedBefore);
+    assert_eq!(tx.add_candidate(&item("x"), &token, "push", Some(&acme())).await.unwrap(), News::Candidate);
+    assert_eq!(tx.promote(&item("x"), &fingerprint("token-2")).await.unwrap(), 2);
+    let current = AccessToken::new("token-2");
+    assert_eq!(tx.add_candidate(&item("x"), &current, "lookup", None).await.unwrap(), News::IsCurrent);
+    let views = tx.token_views(&item("x")).await.unwrap();
+    assert_eq!(views.len(), 2, "{views:?}");
+}
+
+async fn i6_the_first_saved_answer_wins(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    push(&store, "x", "token-1", acme()).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    let account = AccountId::parse("acc").unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.promote(&item("x"), &store.fingerprints().of("token-1")).await.unwrap();
+    let acme = BusinessId::parse("acme").unwrap();
+    let traits = Traits { kind: "depository".into(), ..Traits::default() };
+    let id = item("x");
+    let update = AccountUpdate {
+        item: &id,
+        id: &account,
+        traits: &traits,
+        state: AccountState::Active,
+        business: Some(&acme),
+        missing_since: None,
+        proof: None,
+        outside: None,
+    };
+    tx.save_account(&update).await.unwrap();
+    let first = tx.intend(&held, &id, &account, 1).await.unwrap();
+    let second = tx.intend(&held, &id, &account, 1).await.unwrap();
+    let crashed = tx.intend(&held, &id, &account, 1).await.unwrap();
+    assert!(matches!(tx.save_minted(&second, &ProcessorToken::new("p-2")).await.unwrap(), Saved::Live(_)));
+    assert!(matches!(tx.save_minted(&first, &ProcessorToken::new("p-1")).await.unwrap(), Saved::Orphan(_)));
+    assert_eq!(tx.orphan_intents(&id).await.unwrap(), 1, "the look of the third one never ended");
+    assert!(matches!(tx.save_minted(&crashed, &ProcessorToken::new("p-3")).await.unwrap(), Saved::Orphan(_)));
+    let wanted = tx.wanted_accounts(&acme).await.unwrap();
+    assert_eq!(wanted[0].token, Some(store.fingerprints().of("p-2")));
+    assert!(!wanted[0].older_generation);
+    // The next generation: the previous token is kept until its successor is saved, and erased with it.
+    push_in(&mut tx, &id, "token-2").await;
+    tx.promote(&id, &store.fingerprints().of("token-2")).await.unwrap();
+    let wanted = tx.wanted_accounts(&acme).await.unwrap();
+    assert!(wanted[0].older_generation && wanted[0].token.is_some(), "I8: kept");
+    let late = tx.intend(&held, &id, &account, 1).await.unwrap();
+    assert!(
+        matches!(tx.save_minted(&late, &ProcessorToken::new("p-4")).await.unwrap(), Saved::Orphan(_)),
+        "an old generation"
+    );
+    let next = tx.intend(&held, &id, &account, 2).await.unwrap();
+    assert!(matches!(tx.save_minted(&next, &ProcessorToken::new("p-5")).await.unwrap(), Saved::Live(_)));
+    let counts = tx.processor_token_counts(&id).await.unwrap();
+    assert_eq!(counts, vec![("live".into(), 1), ("orphaned".into(), 3), ("superseded".into(), 1)]);
+    assert_eq!(tx.open_live_tokens(&acme).await.unwrap()[0].1.expose(), "p-5");
+}
+
+async fn push_in(tx: &mut store::Tx, id: &ItemId, token: &str) {
+    let push = Push {
+        item: id.clone(),
+        access_token: Some(AccessToken::new(token)),
+        declaration: acme(),
+        source: "push",
+        traceparent: None,
+    };
+    tx.push(&push).await.unwrap();
+}
+
+async fn i3_nothing_secret_is_readable_in_the_database(parts: Parts) {
+    let (store, place) = open(parts).await;
+    let creation = Some("{\"phone_number\": \"marked-phone\"}".to_owned());
+    push(&store, "x", "access-sandbox-marked", Declaration { creation, ..acme() }).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    let mut tx = store.begin().await.unwrap();
+    tx.promote(&item("x"), &store.fingerprints().of("access-sandbox-marked")).await.unwrap();
+    let intent = tx.intend(&held, &item("x"), &AccountId::parse("acc").unwrap(), 1).await.unwrap();
+    tx.save_minted(&intent, &ProcessorToken::new("processor-sandbox-marked")).await.unwrap();
+    tx.commit().await.unwrap();
+    let dump = dump(&place.url).await;
+    assert!(dump.len() > 500, "the dump is not empty");
+    assert!(!dump.contains("marked"), "I3: a secret stands in the database");
+}
+
+/// Every row of every table as text.
+async fn dump(url: &str) -> String {
+    use sqlx::Row;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().connect(url).await.unwrap();
+    let tables = [
+        "work",
+        "items",
+        "assignments",
+        "access_tokens",
+        "accounts",
+        "processor_tokens",
+        "businesses",
+        "hints",
+        "unknown_items",
+        "outbox",
+        "audit",
+        "meta",
+    ];
+    let mut text = String::new();
+    for table in tables {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT * FROM {table}"))).fetch_all(&pool).await.unwrap();
+        for row in rows {
+            for column in 0..row.len() {
+                let value = row.try_get::<Option<String>, _>(column).ok().flatten();
+                text.push_str(&value.unwrap_or_default());
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+async fn keys_are_checked_at_start(parts: Parts) {
+    let place = place(parts).await;
+    drop(open_with(&place, KEY, 7).await.unwrap());
+    let refused = |result: Result<Store, Error>, word: &str| {
+        let message = result.map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(word), "{message}");
+    };
+    refused(open_with(&place, OTHER_KEY, 7).await, "add that key again");
+    refused(open_with(&place, &KEY.replace("AQEB", "AQED"), 7).await, "a key was changed under the same id");
+    refused(open_with(&place, KEY, 8).await, "fingerprint_key");
+    // A new key in front seals, the old one behind it still opens.
+    open_with(&place, &format!("{OTHER_KEY},{KEY}"), 7).await.unwrap();
+}
+
+async fn several_processes_migrate_at_once(parts: Parts) {
+    let place = place(parts).await;
+    let opened = futures_join((0..4).map(|_| open_with(&place, KEY, 7)).collect()).await;
+    for store in opened {
+        store.unwrap();
+    }
+}
+
+async fn futures_join<F: Future>(all: Vec<F>) -> Vec<F::Output> {
+    let mut pinned: Vec<_> = all.into_iter().map(Box::pin).collect();
+    let mut out: Vec<Option<F::Output>> = pinned.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, slot) in pinned.iter_mut().zip(&mut out) {
+            if slot.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *slot = Some(value);
+            }
+        }
+        if out.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    out.into_iter().flatten().collect()
+}
+
+async fn a_database_of_the_future_is_refused(parts: Parts) {
+    let place = place(parts).await;
+    let store = open_with(&place, KEY, 7).await.unwrap();
+    store.close().await;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().connect(&place.url).await.unwrap();
+    sqlx::query("UPDATE meta SET value = '99' WHERE name = 'oldest_compatible_schema'").execute(&pool).await.unwrap();
+    let message = open_with(&place, KEY, 7).await.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("run a newer release"), "{message}");
+}
+
+async fn lists_are_paginated(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    for n in 0..5 {
+        push(&store, &format!("item{n}"), &format!("t{n}"), acme()).await;
+    }
+    let mut tx = store.begin().await.unwrap();
+    let page = tx.list_items(&Page { after: Some("item1".into()), limit: 2 }).await.unwrap();
+    let ids: Vec<&str> = page.iter().map(|i| i.id.as_str()).collect();
+    assert_eq!(ids, ["item2", "item3"]);
+}
+
+/// The settings that the examples name are settings.
+#[test]
+fn every_configuration_in_the_repository_is_valid() {
+    let config: Config = config::load_text("rekey.example.toml", config::EXAMPLE, &Default::default()).unwrap();
+    assert_eq!(config.kafka.topics.partitions, 12);
+    config::load_text("the tests' settings", tests::SETTINGS, &Default::default()).unwrap();
+}

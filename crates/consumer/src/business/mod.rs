@@ -117,8 +117,8 @@ impl Look<'_> {
             listed_tokens: settings.listed_tokens,
             max_unproved_removals: settings.max_unproved_removals,
             leave_out_older: self.row.leave_out_older,
-            // Accepted but never seen: the sweep, and a person, send it again.
-            resend: !self.row.verified && matches!(self.claim.class, Class::Sweep | Class::Person),
+            // Accepted but never seen: the sweep sends it again.
+            resend: !self.row.verified && self.claim.class == Class::Sweep,
         }
     }
 

@@ -15,7 +15,8 @@ fn key_id() -> String {
     format!("k{day}{:04x}", rand::rng().random::<u16>())
 }
 
-pub(crate) fn sealing_key() -> String {
+/// A new key for `secrets.keys`.
+pub fn sealing_key() -> String {
     format!("{}:{}", key_id(), random_key())
 }
 

@@ -5,6 +5,8 @@ mod check;
 mod import;
 pub(crate) mod keys;
 
+pub use keys::sealing_key;
+
 use crate::config::{self, Config};
 use crate::wiring::Roles;
 use crate::{demo, logs, process};
