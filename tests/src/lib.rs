@@ -358,8 +358,8 @@ fn topics_of_its_own() -> toml::Table {
     .unwrap()
 }
 
-/// What happened is printed when a test fails. REKEY_TEST_LOG chooses how much.
+/// What happened is printed when a test fails. TEST_LOG chooses how much.
 fn logs() {
-    let level = std::env::var("REKEY_TEST_LOG").unwrap_or_else(|_| "info,librdkafka=off,rdkafka=off,sqlx=off".into());
+    let level = std::env::var("TEST_LOG").unwrap_or_else(|_| "info,librdkafka=off,rdkafka=off,sqlx=off".into());
     let _ = tracing_subscriber::fmt().with_env_filter(level).with_test_writer().with_target(false).compact().try_init();
 }

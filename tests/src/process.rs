@@ -12,7 +12,7 @@ pub struct Process {
     child: Child,
     pub role: &'static str,
     pub ops: SocketAddr,
-    /// Where it serves, for a receiver or a console.
+    /// Where a receiver listens.
     pub listen: SocketAddr,
     environment: BTreeMap<String, String>,
     config: PathBuf,
@@ -43,9 +43,9 @@ impl Process {
 
     /// Starts it without waiting.
     pub fn spawn(world: &World, role: &'static str) -> Self {
-        let (ops, listen) = (free_address(), free_address());
+        let (ops, listen, console) = (free_address(), free_address(), free_address());
         let mut environment = world.local.environment.clone();
-        for (key, value) in [("OPS", ops), ("RECEIVER", listen), ("CONSOLE", listen)] {
+        for (key, value) in [("OPS", ops), ("RECEIVER", listen), ("CONSOLE", console)] {
             environment.insert(format!("REKEY_{key}__LISTEN"), value.to_string());
         }
         let name = format!("{role}-{}", ops.port());

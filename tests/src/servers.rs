@@ -6,13 +6,12 @@ const HOW: &str = "run the tests through `make test`, which starts Apache Kafka 
 
 /// `host:port` of a real Apache Kafka.
 pub fn kafka_address() -> String {
-    std::env::var("REKEY_TEST_KAFKA").unwrap_or_else(|_| panic!("REKEY_TEST_KAFKA is not set: {HOW}"))
+    std::env::var("TEST_KAFKA").unwrap_or_else(|_| panic!("TEST_KAFKA is not set: {HOW}"))
 }
 
 /// The URL of an empty PostgreSQL database of its own.
 pub async fn fresh_database() -> String {
-    let server =
-        std::env::var("REKEY_TEST_POSTGRES").unwrap_or_else(|_| panic!("REKEY_TEST_POSTGRES is not set: {HOW}"));
+    let server = std::env::var("TEST_POSTGRES").unwrap_or_else(|_| panic!("TEST_POSTGRES is not set: {HOW}"));
     sqlx::any::install_default_drivers();
     let name = format!("t{}", uuid::Uuid::new_v4().simple());
     let options = sqlx::any::AnyConnectOptions::from_str(&server).unwrap();

@@ -26,15 +26,16 @@ async fn i6_i10_the_consumer_is_killed_at_each_step() {
     let mut consumer = Process::start(&world, "consumer").await;
     let item = world.link("acme", 2).await;
     world.until_exact().await;
+    let both = vec![FaultKind::Hang, FaultKind::HangAfter];
     let steps = [
-        "/item/get",
-        "/accounts/get",
-        "/processor/token/create",
-        "GET /v1/businesses/{id}/plaid/accounts",
-        "PUT /v1/businesses/{id}",
+        ("/item/get", both.clone()),
+        ("/accounts/get", both.clone()),
+        ("/processor/token/create", both.clone()),
+        ("GET /v1/businesses/{id}/plaid/accounts", vec![FaultKind::Hang]),
+        ("PUT /v1/businesses/{id}", both),
     ];
-    for call in steps {
-        for kind in [FaultKind::Hang, FaultKind::HangAfter] {
+    for (call, kinds) in steps {
+        for kind in kinds {
             let before = world.sandbox.hung(call);
             world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind });
             world.rotate(&item, Announce::Database).await;
@@ -137,7 +138,7 @@ async fn missing_dependencies_are_waited_for() {
 /// What waiting can't mend ends the process: one line that says what to do, and an exit code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_work_is_said_in_one_line() {
-    let mut world = World::start(Parts::Real, "").await;
+    let world = World::start(Parts::Real, "").await;
     world.business("acme");
     for _ in 0..3 {
         world.link("acme", 1).await;

@@ -1,6 +1,7 @@
 //! One suite of store tests for both databases.
 
 use domain::accounts::{AccountState, Traits};
+use domain::item::ItemState;
 use domain::work::{Block, Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId, ProcessorToken};
 use rekey::config::{self, Config};
@@ -87,11 +88,11 @@ const LONG: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(3600);
 
 fn done() -> Finish {
-    Finish { again_after: SWEEP, class: Class::Sweep, blocked: None }
+    Finish { again_after: SWEEP, class: Class::Sweep, blocked: None, unless_agreed: None }
 }
 fn blocked(by: Block) -> Finish {
     let blocked = Blocked { by, code: "test".into(), why: "because".into() };
-    Finish { again_after: SWEEP, class: Class::Retry, blocked: Some(blocked) }
+    Finish { again_after: SWEEP, class: Class::Retry, blocked: Some(blocked), unless_agreed: None }
 }
 async fn finish(store: &Store, claim: &Claim, finish: &Finish) -> Result<(), Error> {
     let mut tx = store.begin().await.unwrap();
@@ -288,6 +289,7 @@ async fn i6_the_first_saved_answer_wins(parts: Parts) {
         outside: None,
     };
     tx.save_account(&update).await.unwrap();
+    tx.set_item_state(&id, ItemState::Active, None).await.unwrap();
     let first = tx.intend(&held, &id, &account, 1).await.unwrap();
     let second = tx.intend(&held, &id, &account, 1).await.unwrap();
     let crashed = tx.intend(&held, &id, &account, 1).await.unwrap();

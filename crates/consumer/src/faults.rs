@@ -59,17 +59,17 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) fn backoff(context: &Context, claim: &Claim, at_least: Option<Duration>, code: &str, why: String) -> Finish {
     let wait = context.backoff(claim.attempts.saturating_add(1)).max(at_least.unwrap_or_default());
     let blocked = Blocked { by: Block::Backoff, code: code.to_owned(), why };
-    Finish { again_after: wait, class: Class::Retry, blocked: Some(blocked) }
+    Finish { again_after: wait, class: Class::Retry, blocked: Some(blocked), unless_agreed: None }
 }
 
 /// Parked rows are tried again by the sweep: a cause that goes away by itself must not need a person.
 pub(crate) fn parked(context: &Context, code: &str, why: String) -> Finish {
     let blocked = Blocked { by: Block::Parked, code: code.to_owned(), why };
-    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: Some(blocked) }
+    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: Some(blocked), unless_agreed: None }
 }
 
 pub(crate) fn done(context: &Context) -> Finish {
-    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: None }
+    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: None, unless_agreed: None }
 }
 
 /// Decides what a refusal means for the row. May probe the provider and pause it.
@@ -97,7 +97,8 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
             "{}; others are not refused, so it is this {}: mend it and release it",
             refusal.message, claim.kind
         );
-        return Ok(parked(context, &refusal.code, why));
+        let finish = parked(context, &refusal.code, why);
+        return Ok(Finish { unless_agreed: Some((refusal.provider, settings.agree)), ..finish });
     }
     let new = tx.pause(refusal.provider, &refusal.message, &refusal.code, settings.probe_interval).await?;
     tx.commit().await?;
@@ -108,7 +109,7 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
         );
     }
     let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
-    Ok(Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked) })
+    Ok(Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked), unless_agreed: None })
 }
 
 /// Some(true): refused as well. Some(false): answered. None: no verdict.

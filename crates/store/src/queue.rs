@@ -82,6 +82,8 @@ pub struct Finish {
     pub class: Class,
     /// None: the look reached its end.
     pub blocked: Option<Blocked>,
+    /// Parked for a refusal that may be the provider's: not parked but paused, if by now this many rows agree.
+    pub unless_agreed: Option<(Provider, u64)>,
 }
 
 /// A work row as operators see it.
@@ -116,14 +118,16 @@ impl Store {
         // Counted from before the claim was sent: however long the answer takes, the lease ends here first.
         let deadline = Instant::now() + lease;
         let mut tx = self.begin().await?;
+        // MATERIALIZED: as a plain subquery PostgreSQL may run it several times, and each run locks further rows.
         let query = built(format!(
-            "UPDATE work SET epoch = epoch + 1, lease_owner = $1, lease_until = $2, due_at = $2, looked_at = $3,
-                 taken_over = held, held = 1
-             WHERE kind = $4 AND id IN (
+            "WITH due AS MATERIALIZED (
                  SELECT id FROM work WHERE kind = $4 AND due_at <= $3
                      AND (lease_until IS NULL OR lease_until <= $3)
                      AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $5)
                  ORDER BY class, due_at LIMIT $6 {})
+             UPDATE work SET epoch = epoch + 1, lease_owner = $1, lease_until = $2, due_at = $2, looked_at = $3,
+                 taken_over = held, held = 1
+             WHERE kind = $4 AND id IN (SELECT id FROM due)
              RETURNING id, epoch, wanted, class, reason, attempts, permit, signal_at, traceparent, taken_over",
             self.dialect.skip_locked()
         ))
@@ -272,7 +276,11 @@ impl Tx {
                 blocked_at = CASE WHEN $5 IS NULL OR unblocked > $4 THEN NULL ELSE COALESCE(blocked_at, $10) END,
                 signal_at = CASE WHEN $5 IS NOT NULL THEN signal_at WHEN wanted > $4 THEN $10 ELSE NULL END
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $11";
-        let blocked = finish.blocked.as_ref();
+        let blocked = self.judged_again(finish).await?;
+        let blocked = blocked.as_ref();
+        if blocked.is_none() {
+            self.unsuspect(claim.kind, &claim.id).await?;
+        }
         let query = sqlx::query(sql)
             .bind(claim.kind.as_str())
             .bind(claim.id.clone())
@@ -286,6 +294,16 @@ impl Tx {
             .bind(self.now().0)
             .bind(claim.owner.clone());
         if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
+    }
+
+    /// Others may have come to agree between the refusal and this end of the look.
+    async fn judged_again(&mut self, finish: &Finish) -> Result<Option<Blocked>, Error> {
+        let Some(blocked) = &finish.blocked else { return Ok(None) };
+        let agreed = match finish.unless_agreed {
+            Some((provider, agree)) => self.suspects(provider, &blocked.code).await? >= agree,
+            None => false,
+        };
+        Ok(Some(if agreed { Blocked { by: Block::Pause, ..blocked.clone() } } else { blocked.clone() }))
     }
 
     /// Fails unless the claim still holds its lease.

@@ -37,9 +37,21 @@ impl Tx {
         self.run(query).await?;
         let since = self.now().minus(window).0;
         self.run(sqlx::query("DELETE FROM suspicions WHERE at <= $1").bind(since)).await?;
+        self.suspects(provider, fault).await
+    }
+
+    /// How many different rows are refused for this fault.
+    pub(crate) async fn suspects(&mut self, provider: Provider, fault: &str) -> Result<u64, Error> {
         let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
         let row = self.row(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned())).await?;
         Ok(row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs())
+    }
+
+    /// The row succeeded: it no longer speaks against its provider.
+    pub(crate) async fn unsuspect(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
+        let sql = "DELETE FROM suspicions WHERE kind = $1 AND id = $2";
+        self.run(sqlx::query(sql).bind(kind.as_str()).bind(id.to_owned())).await?;
+        Ok(())
     }
 
     /// Stops the provider's work until a probe succeeds. Rows that were parked for the same fault were wronged: they
@@ -82,15 +94,18 @@ impl Tx {
     /// The provider answers again: its rows go on by themselves.
     pub async fn resume(&mut self, provider: Provider) -> Result<bool, Error> {
         let ended = self.run(sqlx::query("DELETE FROM pauses WHERE provider = $1").bind(provider.as_str())).await? == 1;
-        self.run(sqlx::query("DELETE FROM suspicions WHERE provider = $1").bind(provider.as_str())).await?;
         let kind = match provider {
             Provider::Plaid => Kind::Item,
             Provider::Layer => Kind::Business,
         };
         let sql = "UPDATE work SET blocked_by = NULL, blocked_code = NULL, blocked_why = NULL, blocked_at = NULL,
-            attempts = 0, due_at = $2 WHERE kind = $1 AND blocked_by = 'pause'";
+            attempts = 0, due_at = $2 WHERE kind = $1 AND (blocked_by = 'pause' OR blocked_by = 'parked' AND EXISTS (
+                SELECT 1 FROM suspicions s WHERE s.provider = $3 AND s.kind = work.kind AND s.id = work.id))";
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(kind.as_str()).bind(now)).await?;
+        // Parked as well: a row whose look ended just before the others agreed was wronged like them.
+        self.run(sqlx::query(sql).bind(kind.as_str()).bind(now).bind(provider.as_str())).await?;
+        // The suspicions stay until each row succeeds: should the cause be one that a probe can't see, the next refusal
+        // pauses again instead of parking the first few.
         Ok(ended)
     }
 }

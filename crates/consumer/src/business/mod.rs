@@ -127,7 +127,12 @@ impl Look<'_> {
         let why = hold.to_string();
         tracing::error!(code = hold.word(), why, "business held, an operator must look");
         let blocked = Blocked { by: Block::Hold, code: hold.word().to_owned(), why };
-        Finish { again_after: self.context.sweep_wait(), class: Class::Sweep, blocked: Some(blocked) }
+        Finish {
+            again_after: self.context.sweep_wait(),
+            class: Class::Sweep,
+            blocked: Some(blocked),
+            unless_agreed: None,
+        }
     }
 
     /// What a provider's refusal means for this row.

@@ -63,7 +63,12 @@ impl Look<'_> {
         );
         tracing::error!(why, "removals are held over the whole fleet");
         let blocked = Blocked { by: Block::Hold, code: "fleet_removal_guard".into(), why };
-        Err(Stop::Row(Finish { again_after: settings.removal_window, class: Class::Sweep, blocked: Some(blocked) }))
+        Err(Stop::Row(Finish {
+            again_after: settings.removal_window,
+            class: Class::Sweep,
+            blocked: Some(blocked),
+            unless_agreed: None,
+        }))
     }
 
     fn open(&self, facts: &Facts, put: &Put) -> Result<Vec<ProcessorToken>, Stop> {
@@ -103,7 +108,12 @@ impl Look<'_> {
         tx.commit().await?;
         let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
         let blocked = Blocked { by: Block::Backoff, code: "list_refused".into(), why };
-        Ok(Stop::Row(Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked) }))
+        Ok(Stop::Row(Finish {
+            again_after: Duration::ZERO,
+            class: Class::Retry,
+            blocked: Some(blocked),
+            unless_agreed: None,
+        }))
     }
 
     /// Lists until the PUT shows, or until the deadline.
