@@ -118,6 +118,13 @@ fn launch(role: &str, config: &PathBuf, environment: &BTreeMap<String, String>, 
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            for line in tail.into_iter().rev() {
+                tracing::info!("{} said: {line}", self.role);
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -105,6 +105,8 @@ impl Intake {
             // A new group reads what is there already: events before the first start are events too.
             ("auto.offset.reset", "earliest"),
             ("partition.assignment.strategy", "cooperative-sticky"),
+            // A consumer that was killed holds its partitions this long; librdkafka's 45 s is a long time for a rotation.
+            ("session.timeout.ms", "10000"),
         ];
         for (name, value) in defaults {
             if config.get(name).is_none() {

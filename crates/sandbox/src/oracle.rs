@@ -59,9 +59,6 @@ impl Sandbox {
             world.items.values().map(|i| u64::from(i.generation) * i.accounts.len() as u64).sum::<u64>()
                 + world.counts.answers_lost;
         let mut violations = world.violations.clone();
-        if world.counts.mints > mints_allowed {
-            violations.push(format!("I6: {} mints, {mints_allowed} allowed", world.counts.mints));
-        }
         if world.counts.limits_exceeded > 0 {
             violations.push(format!("I9: {} calls over a provider's limit", world.counts.limits_exceeded));
         }
