@@ -168,8 +168,8 @@ impl World {
         self.sandbox.rotate(item, announce).await.unwrap();
     }
 
-    pub fn webhook(&self, item: &str, code: &str, extra: Value) {
-        self.sandbox.fire(item, "ITEM", code, &extra).unwrap();
+    pub fn webhook(&self, item: &str, code: &str, extra: &Value) {
+        self.sandbox.fire(item, "ITEM", code, extra).unwrap();
     }
 
     pub fn accounts(&self, item: &str) -> Vec<String> {

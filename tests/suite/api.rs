@@ -187,7 +187,7 @@ async fn the_openapi_document_is_true() {
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 9, "{:?}", paths.keys());
     for (path, operations) in paths {
-        let url = format!("{base}{}", path.replace("{kind}", "item").replace('{', "").replace('}', ""));
+        let url = format!("{base}{}", path.replace("{kind}", "item").replace(['{', '}'], ""));
         for method in ["get", "put", "post", "delete"] {
             let request = || client.request(method.to_uppercase().parse().unwrap(), &url);
             let unauthorized = request().send().await.unwrap().status();
@@ -195,7 +195,7 @@ async fn the_openapi_document_is_true() {
             let known = operations.get(method).is_some();
             match (known, method) {
                 (false, _) => {
-                    assert_eq!(as_reader.status(), if method == "get" { 405 } else { 403 }, "{method} {path}")
+                    assert_eq!(as_reader.status(), if method == "get" { 405 } else { 403 }, "{method} {path}");
                 }
                 (true, "get") => assert!(matches!(as_reader.status().as_u16(), 200 | 404), "{method} {path}"),
                 (true, _) => assert_eq!(as_reader.status(), 403, "{method} {path}: a reader may not"),

@@ -31,7 +31,7 @@ async fn a_new_account_appears(parts: Parts) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.add_account(&item, &NewAccount::checking("7777")).unwrap();
-    world.webhook(&item, "NEW_ACCOUNTS_AVAILABLE", json!({}));
+    world.webhook(&item, "NEW_ACCOUNTS_AVAILABLE", &json!({}));
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
     world.end().await;
@@ -80,7 +80,7 @@ async fn i8_a_revoked_account_is_believed_when_plaid_agrees(parts: Parts) {
     world.until_exact().await;
     let accounts = world.accounts(&item);
     // Plaid's list still shows it: the webhook alone drops nothing.
-    world.webhook(&item, "USER_ACCOUNT_REVOKED", json!({"account_id": accounts[0]}));
+    world.webhook(&item, "USER_ACCOUNT_REVOKED", &json!({"account_id": accounts[0]}));
     let reads = world.sandbox.calls("/accounts/get");
     world.until("it was looked for", || world.sandbox.calls("/accounts/get") > reads).await;
     world.until_exact().await;
@@ -129,11 +129,11 @@ async fn login_required_and_repaired(parts: Parts) {
     world.until_exact().await;
     let counts = world.sandbox.verdict().counts;
     world.sandbox.require_login(&item).unwrap();
-    world.webhook(&item, "ERROR", sandbox::Sandbox::webhook_error("ITEM_LOGIN_REQUIRED"));
+    world.webhook(&item, "ERROR", &sandbox::Sandbox::webhook_error("ITEM_LOGIN_REQUIRED"));
     world.until_item(&item, "login_required").await;
     world.until_exact().await;
     world.sandbox.repair(&item).unwrap();
-    world.webhook(&item, "LOGIN_REPAIRED", json!({}));
+    world.webhook(&item, "LOGIN_REPAIRED", &json!({}));
     world.until_item(&item, "active").await;
     world.until_exact().await;
     let after = world.sandbox.verdict().counts;
@@ -149,9 +149,9 @@ async fn the_end_of_access_is_announced(parts: Parts) {
     world.webhook(
         &item,
         "PENDING_DISCONNECT",
-        json!({"reason": "INSTITUTION_MIGRATION", "disconnect_time": "2027-02-03T04:05:06Z"}),
+        &json!({"reason": "INSTITUTION_MIGRATION", "disconnect_time": "2027-02-03T04:05:06Z"}),
     );
-    world.webhook(&item, "PENDING_EXPIRATION", json!({"consent_expiration_time": "2027-02-04T04:05:06Z"}));
+    world.webhook(&item, "PENDING_EXPIRATION", &json!({"consent_expiration_time": "2027-02-04T04:05:06Z"}));
     let topic = world.local.config("").unwrap().topics().outcomes;
     let told = |seen: &[bus::Delivery]| {
         seen.iter().any(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.item.access_ends"))
@@ -168,7 +168,7 @@ async fn i8_a_revoked_item_leaves_after_plaid_said_so(parts: Parts) {
     let (gone, stays) = (world.link("acme", 2).await, world.link("acme", 1).await);
     world.until_exact().await;
     world.sandbox.revoke(&gone).unwrap();
-    world.webhook(&gone, "USER_PERMISSION_REVOKED", sandbox::Sandbox::webhook_error("USER_PERMISSION_REVOKED"));
+    world.webhook(&gone, "USER_PERMISSION_REVOKED", &sandbox::Sandbox::webhook_error("USER_PERMISSION_REVOKED"));
     world.until_item(&gone, "revoked").await;
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 1);
@@ -182,7 +182,7 @@ async fn i8_a_revocation_that_plaid_denies_drops_nothing(parts: Parts) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let reads = world.sandbox.calls("/accounts/get");
-    world.webhook(&item, "USER_PERMISSION_REVOKED", json!({}));
+    world.webhook(&item, "USER_PERMISSION_REVOKED", &json!({}));
     world.until("Plaid was asked", || world.sandbox.calls("/accounts/get") > reads).await;
     world.until_exact().await;
     world.until_item(&item, "active").await;
@@ -198,7 +198,7 @@ async fn an_item_removed_by_the_platform_leaves(parts: Parts) {
     world.sandbox.offboard(&gone, true).await.unwrap();
     world.until_exact().await;
     let calls = world.sandbox.calls("/accounts/get");
-    world.webhook(&gone, "ERROR", json!({"error": null}));
+    world.webhook(&gone, "ERROR", &json!({"error": null}));
     world.notice(&world.sandbox.items()[0].clone()).await;
     world.until_exact().await;
     let (_, body) = world.admin("GET", &format!("/v1/items/{gone}"), None).await;
@@ -324,7 +324,7 @@ async fn a_webhook_for_an_unknown_item_is_noted(parts: Parts) {
     let world = World::start(parts, "").await;
     world.business("acme");
     let item = world.link_as("acme", 1, Announce::Silent).await;
-    world.webhook(&item, "NEW_ACCOUNTS_AVAILABLE", json!({}));
+    world.webhook(&item, "NEW_ACCOUNTS_AVAILABLE", &json!({}));
     let noted = || async {
         let (_, body) = world.admin("GET", "/v1/unknown-items", None).await;
         body["data"].as_array().is_some_and(|d| d.iter().any(|u| u["item_id"] == item.as_str()))

@@ -51,9 +51,9 @@ async fn webhooks_out_of_order(parts: Parts) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     // The repair arrives before the error, and a revocation of an account that is open again comes last.
-    world.webhook(&item, "LOGIN_REPAIRED", json!({}));
-    world.webhook(&item, "ERROR", Sandbox::webhook_error("ITEM_LOGIN_REQUIRED"));
-    world.webhook(&item, "USER_ACCOUNT_REVOKED", json!({"account_id": world.accounts(&item)[0]}));
+    world.webhook(&item, "LOGIN_REPAIRED", &json!({}));
+    world.webhook(&item, "ERROR", &Sandbox::webhook_error("ITEM_LOGIN_REQUIRED"));
+    world.webhook(&item, "USER_ACCOUNT_REVOKED", &json!({"account_id": world.accounts(&item)[0]}));
     world.until("all were sent", || world.sandbox.verdict().counts.webhooks_answered_200 == 3).await;
     world.until_exact().await;
     world.until_item(&item, "active").await;
@@ -109,7 +109,7 @@ async fn i3_outcomes_are_complete_and_hold_no_secret(parts: Parts) {
     world.until_exact().await;
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
-    world.webhook(&item, "ERROR", json!({"error": {"error_code": "X", "error_message": format!("saw {}", world.sandbox.access_token(&item).unwrap())}}));
+    world.webhook(&item, "ERROR", &json!({"error": {"error_code": "X", "error_message": format!("saw {}", world.sandbox.access_token(&item).unwrap())}}));
     let topics = world.local.config("").unwrap().topics();
     let converged = |seen: &[bus::Delivery]| {
         seen.iter().filter(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.converged")).count() >= 2

@@ -144,7 +144,8 @@ async fn what_cannot_work_is_said_in_one_line() {
     world.until_exact().await;
     let held = world.rekey().console.unwrap().to_string();
     let other_key = rekey::cli::sealing_key();
-    let cases: Vec<(&str, Vec<(&str, String)>, i32, &str)> = vec![
+    type Case<'a> = (&'a str, Vec<(&'a str, String)>, i32, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         ("wrong key ring", vec![("REKEY_SECRETS__KEYS", other_key)], 1, "secrets.keys"),
         ("no key ring", vec![("REKEY_SECRETS__KEYS", String::new())], 1, "rekey keys new"),
         ("no database", vec![("REKEY_DATABASE__URL", String::new())], 2, "database.url"),
@@ -253,7 +254,7 @@ async fn i10_rotations_while_processes_are_killed() {
             }
             1 => {
                 world.rotate(item, Announce::Database).await;
-                world.webhook(item, "ERROR", json!({"error": null}));
+                world.webhook(item, "ERROR", &json!({"error": null}));
             }
             _ => {
                 world.rotate(item, Announce::Database).await;
@@ -269,7 +270,7 @@ async fn i10_rotations_while_processes_are_killed() {
     }
     world.until_exact().await;
     let verdict = world.sandbox.verdict();
-    println!(
+    tracing::info!(
         "{businesses} businesses linked in {linked:?}, {rotations} rotations in {:?}: {:?}",
         began.elapsed(),
         verdict.counts

@@ -56,7 +56,7 @@ async fn i10_rotation_found_by_a_dead_token(parts: Parts) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     world.rotate(&item, Announce::Silent).await;
-    world.webhook(&item, "ERROR", json!({"error": null}));
+    world.webhook(&item, "ERROR", &json!({"error": null}));
     world.until_item(&item, "awaiting_token").await;
     // The platform's database catches up, and nobody says so.
     world.sandbox.announce(&item, Announce::Database).await.unwrap();
@@ -218,7 +218,7 @@ async fn i8_a_dead_token_makes_layer_refuse_the_list(parts: Parts) {
     world.until_exact().await;
     // One Item's token is rotated and unknown to us: its account keeps the previous token, which is dead.
     world.rotate(&silent, Announce::Silent).await;
-    world.webhook(&silent, "ERROR", json!({"error": null}));
+    world.webhook(&silent, "ERROR", &json!({"error": null}));
     world.until_item(&silent, "awaiting_token").await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 2, "I8: nothing is dropped for it");
     // The other one is rotated and pushed: Layer refuses the list because of the dead token in it.

@@ -58,7 +58,7 @@ impl AdminTokens {
             .tokens
             .iter()
             .filter(|t| constant_time::verify_slices_are_equal(t.sha256.as_bytes(), hash.as_bytes()).is_ok());
-        matching.last()
+        matching.fold(None, |_, token| Some(token))
     }
 }
 

@@ -202,7 +202,7 @@ fn any_listed() -> impl Strategy<Value = Vec<Listed>> {
                 // A token that is one of ours is always recognised, so a stranger's is never the same.
                 let token = if kind == 0 { format!("x{a}-{t}") } else { format!("{a}-{t}") };
                 let mut row = row(account.as_str(), &token);
-                row.ours = (kind != 0).then(|| OurAccount { account, may_leave });
+                row.ours = (kind != 0).then_some(OurAccount { account, may_leave });
                 row.layer_owned = kind == 1;
                 row.status = if kind == 2 { RowStatus::Archived } else { RowStatus::Active };
                 row

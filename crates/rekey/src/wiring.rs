@@ -155,7 +155,7 @@ impl Running {
             Producer::new(&connection, self.config.producer()).context("check [kafka] and kafka.properties")?;
         self.readiness.expect("kafka");
         let (readiness, looking, stop) = (self.readiness.clone(), producer.clone(), self.stop.clone());
-        let topic = topics.item_events.clone();
+        let topic = topics.item_events;
         self.tasks.spawn(async move {
             let reached = until_it_works("kafka", &readiness, &stop, || looking.reachable(&topic)).await;
             if reached.is_some() {
