@@ -10,7 +10,7 @@ TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test ci fmt lint docs deny prerequisites
+.PHONY: help run test long ci fmt lint docs deny prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,11 @@ run: prerequisites ## the main job on embedded parts: no services, no credential
 test: prerequisites ## everything that must pass, against a real Apache Kafka and PostgreSQL as well
 	$(CARGO) build --workspace --all-targets
 	tests/with-servers $(CARGO) test --workspace --no-fail-fast -- --test-threads=6
+
+long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
+	$(CARGO) build --workspace --all-targets
+	TEST_ROTATIONS=1000 TEST_BUSINESSES=300 TEST_LOG=warn,suite=info,librdkafka=off,rdkafka=off,sqlx=off \
+	  tests/with-servers $(CARGO) test --package tests -- --nocapture i10_rotations_while_processes_are_killed
 
 ci: fmt-check lint deny docs test ## what CI runs: format, lints, licences and bans, docs, tests
 

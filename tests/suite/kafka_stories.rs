@@ -15,6 +15,33 @@ stories!(
     a_replayed_topic_does_not_revive_hints,
 );
 
+/// Kafka goes away under a running consumer: pushed rotations need none, outcomes wait in the outbox, and what was
+/// published before and after is taken in when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i10_kafka_gone_and_back() {
+    let world = World::start(Parts::Embedded, "[kafka]\npublish_timeout = \"500ms\"\n").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let broker = world.local.broker.clone().unwrap();
+    broker.down().unwrap();
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    let mut tx = world.store().begin_read().await.unwrap();
+    assert!(tx.outbox_length().await.unwrap() > 0, "the outcome waits");
+    drop(tx);
+    broker.up().unwrap();
+    let emptied = || async {
+        let mut tx = world.store().begin_read().await.unwrap();
+        tx.outbox_length().await.unwrap() == 0
+    };
+    assert!(tests::holds(emptied).await, "the outcomes leave when Kafka is back");
+    world.rotate(&item, Announce::Database).await;
+    world.notice(&item).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
 async fn i9_the_same_webhook_a_thousand_times(parts: Parts) {
     let world = World::start(parts, "").await;
     world.business("acme");

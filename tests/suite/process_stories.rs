@@ -147,7 +147,7 @@ async fn what_cannot_work_is_said_in_one_line() {
     type Case<'a> = (&'a str, Vec<(&'a str, String)>, i32, &'a str);
     let cases: Vec<Case<'_>> = vec![
         ("wrong key ring", vec![("REKEY_SECRETS__KEYS", other_key)], 1, "secrets.keys"),
-        ("no key ring", vec![("REKEY_SECRETS__KEYS", String::new())], 1, "rekey keys new"),
+        ("no key ring", vec![("REKEY_SECRETS__KEYS", String::new())], 2, "rekey keys new"),
         ("no database", vec![("REKEY_DATABASE__URL", String::new())], 2, "database.url"),
         (
             "a database of no known kind",

@@ -98,10 +98,7 @@ impl Intake {
         let mut config = connection.config();
         let defaults = [
             ("group.id", settings.group.as_str()),
-            // Offsets are committed in the background, but only those stored by `settled`.
-            ("enable.auto.commit", "true"),
             ("auto.commit.interval.ms", "1000"),
-            ("enable.auto.offset.store", "false"),
             // A new group reads what is there already: events before the first start are events too.
             ("auto.offset.reset", "earliest"),
             ("partition.assignment.strategy", "cooperative-sticky"),
@@ -113,6 +110,8 @@ impl Intake {
                 config.set(name, value);
             }
         }
+        // Not for configuration to change: offsets are committed in the background, but only those stored by `settled`.
+        config.set("enable.auto.commit", "true").set("enable.auto.offset.store", "false");
         let consumer: StreamConsumer<Positions> =
             config.create_with_context(positions.clone()).map_err(Error::Config)?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();

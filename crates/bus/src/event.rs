@@ -101,7 +101,8 @@ impl Event {
             subject: find("ce_subject")?,
             time: need("ce_time")?.parse().map_err(|_| DecodeError::Header("ce_time"))?,
             schema,
-            traceparent: find("traceparent")?,
+            // It only labels the work: a header that is none is dropped, not a reason to refuse the record.
+            traceparent: find("traceparent")?.filter(|t| domain::trace::TraceParent::parse(t).is_some()),
             data: message.payload().ok_or(DecodeError::NoValue)?.to_vec(),
         })
     }

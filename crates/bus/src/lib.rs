@@ -55,6 +55,8 @@ impl Connection {
 pub enum Error {
     #[error("Kafka can't be used as configured")]
     Config(#[source] rdkafka::error::KafkaError),
+    #[error("{0}")]
+    Topic(TopicFault),
     #[error("Kafka did not do what was asked: {doing}")]
     Kafka {
         doing: &'static str,

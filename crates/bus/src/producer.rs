@@ -1,12 +1,13 @@
 //! The producer: acknowledged by all in-sync replicas, or an error within a bound.
 
-use crate::{Connection, Error, Event, METADATA_TIMEOUT};
+use crate::{Connection, Error, Event, METADATA_TIMEOUT, TopicFault, Topics};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Bounds of the producer.
@@ -54,10 +55,18 @@ impl PublishError {
 #[derive(Clone, Default)]
 struct Health {
     away: Arc<AtomicBool>,
+    /// A delivery timed out: whether the brokers are away, or only that topic, a probe must tell.
+    doubt: Arc<AtomicBool>,
+    fatal: Arc<Mutex<Option<String>>>,
+    died: Arc<Notify>,
 }
 
 impl ClientContext for Health {
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+            self.died.notify_waiters();
+        }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
             && !self.away.swap(true, Ordering::Relaxed)
         {
@@ -113,8 +122,7 @@ impl Producer {
             Ok(Ok(Err((error, _)))) => {
                 let reading = reading(&error);
                 if reading == PublishError::TimedOut {
-                    // Until a probe says otherwise: the next caller shall not wait as long to hear the same.
-                    self.health.away.store(true, Ordering::Relaxed);
+                    self.health.doubt.store(true, Ordering::Relaxed);
                 }
                 Err(reading)
             }
@@ -131,23 +139,26 @@ impl Producer {
         self.inner.in_flight_count()
     }
 
-    /// Waits until the brokers have answered once and know `topic`.
-    pub async fn reachable(&self, topic: &str) -> Result<(), Error> {
-        let (inner, topic) = (self.inner.clone(), topic.to_owned());
+    /// Asks the brokers once whether they answer and know every topic.
+    pub async fn reachable(&self, topics: &Topics) -> Result<(), Error> {
+        let inner = self.inner.clone();
+        let names = topics.names().map(str::to_owned);
         let looked = tokio::task::spawn_blocking(move || {
-            let metadata = inner.client().fetch_metadata(Some(&topic), METADATA_TIMEOUT)?;
-            match metadata.topics().first().and_then(|t| t.error()) {
-                Some(code) => Err(KafkaError::MetadataFetch(code.into())),
-                None => Ok(()),
-            }
+            let metadata = inner.client().fetch_metadata(None, METADATA_TIMEOUT)?;
+            let exists = |name: &String| metadata.topics().iter().any(|t| t.name() == name);
+            Ok(names.into_iter().find(|n| !exists(n)))
         });
-        let outcome = looked.await.unwrap_or(Err(KafkaError::Canceled));
-        outcome.map_err(|source| Error::Kafka { doing: "read the topic's metadata", source })
+        let doing = "read the topics' metadata";
+        match looked.await.unwrap_or(Err(KafkaError::Canceled)) {
+            Ok(None) => Ok(()),
+            Ok(Some(name)) => Err(Error::Topic(TopicFault::Missing(name))),
+            Err(source) => Err(Error::Kafka { doing, source }),
+        }
     }
 
     /// Looks for the return of the brokers while they are away, until `stop`. Without it [`Producer::publish`] would
     /// never try again.
-    pub async fn watch(&self, topic: &str, stop: CancellationToken) {
+    pub async fn watch(&self, topics: &Topics, stop: CancellationToken) {
         let mut tick = tokio::time::interval(self.settings.probe_interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -156,10 +167,27 @@ impl Producer {
                 _ = tick.tick() => {}
             }
             metrics::gauge!("rekey_producer_in_flight").set(f64::from(self.inner.in_flight_count()));
-            if self.is_away() && self.reachable(topic).await.is_ok() {
-                self.health.away.store(false, Ordering::Relaxed);
+            let was_away = self.is_away();
+            if !was_away && !self.health.doubt.swap(false, Ordering::Relaxed) {
+                continue;
+            }
+            // A missing topic is no outage: the others shall not be refused for it.
+            let away = matches!(self.reachable(topics).await, Err(Error::Kafka { .. }));
+            self.health.away.store(away, Ordering::Relaxed);
+            if was_away && !away {
                 tracing::info!("Kafka is back");
             }
+        }
+    }
+
+    /// Resolves when librdkafka gives this producer up for good.
+    pub async fn fatal(&self) -> String {
+        loop {
+            let died = self.health.died.notified();
+            if let Some(reason) = self.health.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                return reason;
+            }
+            died.await;
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Paged<Business>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
-    let rows = tx.list_businesses(&query.page()).await?;
+    let rows = tx.list_businesses(&query.page()?).await?;
     let businesses: Vec<Business> = rows.iter().map(Business::from).collect();
     Ok(Json(Paged::new(businesses, &query, |b| b.business_id.clone())))
 }

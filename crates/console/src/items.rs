@@ -68,7 +68,7 @@ pub(crate) struct PutQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PutAnswer {
     item_id: String,
-    /// `accepted`: Plaid proved the token. `pending`: Plaid has not answered yet, or none was sent.
+    /// `accepted`: Plaid proved the token. `pending`: Plaid has not answered yet. `not_sent`: there was none.
     token: String,
     fingerprint: Option<String>,
     /// Whether every list that the Item is in was accepted by Layer meanwhile. Null when nobody asked to wait for it.
@@ -97,6 +97,11 @@ impl PutItem {
             ));
         }
         let business = self.business.as_deref().map(business_id).transpose()?;
+        if self.accounts.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ApiError::bad_request(
+                "`accounts` is empty: leave it out for all accounts, or DELETE the Item if none shall take part",
+            ));
+        }
         let mut accounts = None;
         for account in self.accounts.into_iter().flatten() {
             let named = Assignment {
@@ -184,7 +189,7 @@ impl Console {
                 Standing::Pending if !late => {}
                 Standing::Pending => return Ok(answer(item, fingerprint, "pending", None, Vec::new())),
                 Standing::Current | Standing::NotSent => {
-                    let token = if fingerprint.is_some() { "accepted" } else { "pending" };
+                    let token = if fingerprint.is_some() { "accepted" } else { "not_sent" };
                     if query.wait != Some(Wait::Converged) {
                         return Ok(answer(item, fingerprint, token, None, Vec::new()));
                     }
@@ -249,7 +254,7 @@ fn answer(
     converged: Option<bool>,
     blocked: Vec<String>,
 ) -> (StatusCode, Json<PutAnswer>) {
-    let finished = token == "accepted" && converged != Some(false) || fingerprint.is_none() && converged == Some(true);
+    let finished = token != "pending" && converged != Some(false);
     let status = if finished { StatusCode::OK } else { StatusCode::ACCEPTED };
     let fingerprint = fingerprint.map(|f| f.to_string());
     (status, Json(PutAnswer { item_id: item.to_string(), token: token.into(), fingerprint, converged, blocked }))
@@ -262,7 +267,7 @@ pub(crate) async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Paged<Item>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
-    let rows = tx.list_items(&query.page()).await?;
+    let rows = tx.list_items(&query.page()?).await?;
     let items: Vec<Item> = rows.iter().map(Item::from).collect();
     Ok(Json(Paged::new(items, &query, |i| i.item_id.clone())))
 }

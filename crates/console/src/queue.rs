@@ -18,7 +18,7 @@ pub(crate) async fn parked(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Paged<Parked>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
-    let rows = tx.list_parked(&query.page()).await?;
+    let rows = tx.list_parked(&query.page()?).await?;
     let parked: Vec<Parked> =
         rows.iter().map(|r| Parked { kind: r.kind.to_string(), id: r.id.clone(), work: Work::from(r) }).collect();
     Ok(Json(Paged::new(parked, &query, |p| format!("{}/{}", p.kind, p.id))))
@@ -35,6 +35,9 @@ pub(crate) async fn release(
     Path((kind, id)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let kind = Kind::from_word(&kind).ok_or_else(|| ApiError::bad_request("the kind is `item` or `business`"))?;
+    if !id.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(ApiError::bad_request("the id has characters that no id has"));
+    }
     let mut tx = console.store.begin().await?;
     if !tx.release(kind, &id).await? {
         return Err(ApiError::not_found("blocked row", "GET /v1/parked lists those that wait for a person"));
@@ -84,7 +87,7 @@ pub(crate) async fn unknown_items(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Paged<UnknownItem>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
-    let rows = tx.list_unknown_items(&query.page()).await?;
+    let rows = tx.list_unknown_items(&query.page()?).await?;
     let items: Vec<UnknownItem> = rows
         .into_iter()
         .map(|r| UnknownItem {

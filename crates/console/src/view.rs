@@ -1,5 +1,6 @@
 //! What callers see. Nothing here has a field that could hold a token.
 
+use crate::error::ApiError;
 use domain::Millis;
 use serde::{Deserialize, Serialize};
 use store::{AccountRow, BusinessRow, ItemRow, TokenView, WorkRow};
@@ -17,8 +18,11 @@ pub(crate) struct PageQuery {
 
 impl PageQuery {
     /// One more than asked, to know whether there is a next page.
-    pub(crate) fn page(&self) -> store::Page {
-        store::Page { after: self.after.clone(), limit: self.limit() + 1 }
+    pub(crate) fn page(&self) -> Result<store::Page, ApiError> {
+        if self.after.as_ref().is_some_and(|a| !a.chars().all(|c| c.is_ascii_graphic())) {
+            return Err(ApiError::bad_request("`after` is not a cursor: send the `next` of the page before"));
+        }
+        Ok(store::Page { after: self.after.clone(), limit: self.limit() + 1 })
     }
     pub(crate) fn limit(&self) -> u32 {
         self.limit.unwrap_or(100).clamp(1, 500)

@@ -1,7 +1,9 @@
 //! What every part of the consumer shares.
 
+use crate::faults::chain;
 use crate::{Settings, TokenSource};
 use bus::{Producer, Topics};
+use domain::Provider;
 use domain::work::Kind;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -9,6 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Store;
 use tokio::sync::Notify;
+
+/// A provider does not answer our credentials.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreachable(String);
 
 /// The parts that looks are made with.
 #[derive(Debug)]
@@ -55,6 +62,15 @@ impl Context {
             businesses_due: Arc::default(),
             outbox_filled: Notify::new(),
         }
+    }
+
+    /// Do our credentials get an answer from this provider?
+    pub async fn reach(&self, provider: Provider) -> Result<(), Unreachable> {
+        let answer = match provider {
+            Provider::Plaid => self.plaid.probe().await.map_err(|e| chain(&e)),
+            Provider::Layer => self.layer.probe().await.map_err(|e| chain(&e)),
+        };
+        answer.map_err(Unreachable)
     }
 
     pub(crate) fn due(&self, kind: Kind) -> &Notify {

@@ -88,28 +88,19 @@ async fn settle(context: &Context, intake: &Intake, batch: &[Delivery], stop: &C
     let (mut asked, mut unreadable) = (Vec::new(), Vec::new());
     for delivery in batch {
         match read(delivery, &context.topics.notices) {
-            Ok(Some(ask)) => asked.push(ask),
+            Ok(Some(ask)) => asked.push((delivery, ask)),
             Ok(None) => {}
             Err(reason) => unreadable.push((delivery, reason)),
         }
     }
-    loop {
-        let outcome = match store(context, &asked).await {
-            Ok(()) => bury(context, &unreadable).await,
-            Err(error) => Err(chain(&error)),
-        };
-        match outcome {
-            Ok(()) => break,
-            Err(error) => {
-                if outage.failures() == 0 {
-                    tracing::warn!(error, "events can't be taken in; the partitions pause until they can");
-                }
-                let wait = outage.next_wait(&mut rand::rng());
-                tokio::select! {
-                    () = stop.cancelled() => return false,
-                    () = intake.hold(wait) => {}
-                }
-            }
+    while let Err(error) = take_in(context, &mut asked, &mut unreadable).await {
+        if outage.failures() == 0 {
+            tracing::warn!(error, "events can't be taken in; the partitions pause until they can");
+        }
+        let wait = outage.next_wait(&mut rand::rng());
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = intake.hold(wait) => {}
         }
     }
     if outage.failures() > 0 {
@@ -124,6 +115,33 @@ async fn settle(context: &Context, intake: &Intake, batch: &[Delivery], stop: &C
         context.items_due.notify_one();
     }
     true
+}
+
+/// Stores what was asked and buries what nobody can read. An event that the database refuses for what it holds must
+/// not keep the others waiting: the batch is then taken one by one and the culprit buried.
+async fn take_in<'a>(
+    context: &Context,
+    asked: &mut Vec<(&'a Delivery, Asked)>,
+    unreadable: &mut Vec<(&'a Delivery, String)>,
+) -> Result<(), String> {
+    match store(context, &all(asked)).await {
+        Ok(()) => {}
+        Err(error) if error.is_passing() => return Err(chain(&error)),
+        Err(_) => {
+            let mut sound = Vec::with_capacity(asked.len());
+            for (delivery, ask) in asked.drain(..) {
+                match store(context, &[&ask]).await {
+                    Ok(()) => sound.push((delivery, ask)),
+                    // Kept as sound: it is tried again with the rest.
+                    Err(error) if error.is_passing() => sound.push((delivery, ask)),
+                    Err(error) => unreadable.push((delivery, format!("the store refuses it: {error}"))),
+                }
+            }
+            *asked = sound;
+            store(context, &all(asked)).await.map_err(|e| chain(&e))?;
+        }
+    }
+    bury(context, unreadable).await
 }
 
 /// None: a webhook that is nobody's business here. Err: nobody can read it.
@@ -160,7 +178,11 @@ fn read(delivery: &Delivery, notices: &str) -> Result<Option<Asked>, String> {
     }))
 }
 
-async fn store(context: &Context, asked: &[Asked]) -> Result<(), store::Error> {
+fn all<'a>(asked: &'a [(&Delivery, Asked)]) -> Vec<&'a Asked> {
+    asked.iter().map(|(_, ask)| ask).collect()
+}
+
+async fn store(context: &Context, asked: &[&Asked]) -> Result<(), store::Error> {
     if asked.is_empty() {
         return Ok(());
     }

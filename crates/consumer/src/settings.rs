@@ -74,23 +74,31 @@ pub struct Settings {
 /// A sweep that the providers' limits do not allow.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "consumer.sweep_period can't be kept: {items} Items need {needed:.1} calls a minute, and the sweep may use {allowed:.1} \
-     ({share} of plaid.calls_per_minute): make the period longer, or the rate or consumer.sweep_share larger"
+    "consumer.sweep_period can't be kept: {rows} {what} need {needed:.1} calls a minute, and the sweep may use {allowed:.1} \
+     ({share} of {provider}.calls_per_minute): make the period longer, or the rate or consumer.sweep_share larger"
 )]
 pub struct ImpossibleSweep {
-    items: i64,
+    what: &'static str,
+    provider: &'static str,
+    rows: i64,
     needed: f64,
     allowed: f64,
     share: f64,
 }
 
 /// A sweep period that the limits make impossible is refused at start instead of being missed in silence.
-pub fn check_sweep(settings: &Settings, items: i64, calls_per_minute: u32) -> Result<(), ImpossibleSweep> {
+pub fn check_sweep(
+    settings: &Settings,
+    what: &'static str,
+    provider: &'static str,
+    rows: i64,
+    calls_per_minute: u32,
+) -> Result<(), ImpossibleSweep> {
     let minutes = settings.sweep_period.as_secs_f64() / 60.0;
-    let needed = items as f64 / minutes.max(f64::MIN_POSITIVE);
+    let needed = rows as f64 / minutes.max(f64::MIN_POSITIVE);
     let allowed = f64::from(calls_per_minute) * settings.sweep_share;
     if needed > allowed {
-        return Err(ImpossibleSweep { items, needed, allowed, share: settings.sweep_share });
+        return Err(ImpossibleSweep { what, provider, rows, needed, allowed, share: settings.sweep_share });
     }
     Ok(())
 }

@@ -81,10 +81,12 @@ fn find_token(text: &str, from: usize) -> Option<(usize, usize)> {
             if let Some(environment) = ENVIRONMENTS.iter().find(|e| lower[rest..].starts_with(**e)) {
                 let body = rest + environment.len();
                 let length = text[body..].bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'-').count();
-                if length > 0 && best.is_none_or(|(start, _)| found < start) {
-                    best = Some((found, body + length));
+                if length > 0 {
+                    if best.is_none_or(|(start, _)| found < start) {
+                        best = Some((found, body + length));
+                    }
+                    break;
                 }
-                break;
             }
             at = rest;
         }
@@ -116,6 +118,12 @@ mod tests {
         }
         assert!(text.contains(fp().of("access-sandbox-1-2").as_str()), "{text}");
         assert_eq!(value["webhook_type"], "LINK");
+    }
+
+    #[test]
+    fn i3_a_token_behind_an_empty_prefix_is_found() {
+        let out = redact_text("expected access-sandbox-<id>, got access-sandbox-1234", &fp());
+        assert!(!out.contains("1234") && out.contains("access-sandbox-<id>"), "{out}");
     }
 
     #[test]

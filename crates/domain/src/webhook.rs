@@ -46,7 +46,10 @@ impl Webhook {
                 .and_then(|e| e.get("error_code"))
                 .and_then(Value::as_str)
                 .map(str::to_owned),
-            ends_at: text("disconnect_time").or(text("consent_expiration_time")).map(str::to_owned),
+            ends_at: text("disconnect_time")
+                .or(text("consent_expiration_time"))
+                .filter(|t| t.len() <= 64 && t.chars().all(|c| c.is_ascii_graphic()))
+                .map(str::to_owned),
         })
     }
 

@@ -175,6 +175,8 @@ impl Keys {
                     while !self.state().wanted.is_empty() {
                         tokio::select! {
                             () = stop.cancelled() => return,
+                            // In here too: a flood must not keep a retired key trusted.
+                            _ = refresh.tick() => self.refresh().await,
                             () = budget.until_ready() => self.look_up_most_wanted().await,
                         }
                     }

@@ -84,7 +84,6 @@ async fn receive(State(receiver): State<Receiver>, request: Request) -> Response
 
 impl Receiver {
     async fn handle(&self, request: Request, trace: &TraceParent) -> Outcome {
-        let Ok(_slot) = self.slots.try_acquire() else { return Outcome::Unavailable("too_many_requests") };
         let (head, body) = request.into_parts();
         if is_a_form(&head.headers) {
             return Outcome::WrongType;
@@ -93,6 +92,8 @@ impl Receiver {
             Ok(body) => body,
             Err(outcome) => return outcome,
         };
+        // Only now: whoever sends slowly holds a connection, and no slot that a good webhook needs.
+        let Ok(_slot) = self.slots.try_acquire() else { return Outcome::Unavailable("too_many_requests") };
         let signatures: Vec<&[u8]> = head.headers.get_all("plaid-verification").iter().map(|v| v.as_bytes()).collect();
         let now = jiff::Timestamp::now().as_second();
         let verified = match self.verifier.verify(&signatures, body, now).await {
@@ -136,6 +137,10 @@ impl Receiver {
         match outcome {
             Outcome::Published => tracing::debug!(took_ms = took.as_millis(), "webhook published"),
             Outcome::DeadLetter => tracing::warn!("a verified webhook is no JSON object of Plaid's form: dead letter"),
+            // These two come from whoever floods us; the others are our own faults.
+            Outcome::Unavailable(reason @ ("key_unavailable" | "too_many_requests")) => {
+                tracing::debug!(reason, "webhook not taken");
+            }
             Outcome::Unavailable(reason) => tracing::warn!(reason, "webhook not taken, Plaid shall send it again"),
             // At debug: whoever floods us with forgeries must not fill the disk with our log. Metrics count them.
             _ => tracing::debug!(reason, "webhook refused"),

@@ -61,12 +61,18 @@ pub(crate) async fn run(log: &Log, once: bool) -> anyhow::Result<Ended> {
     rekey.ready().await?;
     let mut play = Play { sandbox: local.sandbox.clone(), began };
     let ended = tokio::select! {
-        ended = play.perform() => ended,
-        () = process::signal() => Ok(true),
+        ended = play.perform() => Some(ended),
+        () = process::signal() => None,
     };
     let exact = match ended {
-        Ok(exact) => exact,
-        Err(error) => {
+        Some(Ok(exact)) => exact,
+        None => {
+            say("\nstopping in the middle of the play: Ctrl-C");
+            rekey.stop().await;
+            local.stop().await;
+            return Ok(Ended::Well);
+        }
+        Some(Err(error)) => {
             rekey.stop().await;
             local.stop().await;
             return Err(error);

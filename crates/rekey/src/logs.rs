@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 /// Starts logging to standard error. The second call in a process changes nothing.
 pub fn start(log: &Log) -> Result<(), String> {
     // librdkafka reports each reconnection at its own error level; what matters of it, we log ourselves.
-    let filter = EnvFilter::try_new(format!("{},librdkafka=off,rdkafka=error,sqlx=error", log.level))
+    let filter = EnvFilter::try_new(format!("librdkafka=off,rdkafka=error,sqlx=error,{}", log.level))
         .map_err(|_| "log.level must be error, warn, info, debug, or a filter such as \"info,sqlx=warn\"".to_owned())?;
     let terminal = std::io::stderr().is_terminal();
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

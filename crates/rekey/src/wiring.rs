@@ -4,6 +4,7 @@
 use crate::config::{Config, fingerprinter};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
+use domain::Provider;
 use domain::retry::{Curve, Retries};
 use domain::work::Kind;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -106,7 +107,15 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         _broker: None,
         config,
     };
-    let ops = web::ops_routes(readiness, metrics()?);
+    let metrics = metrics()?;
+    let (upkeep, stop) = (metrics.clone(), running.ops_stop.clone());
+    running.tasks.spawn(async move {
+        // Samples of histograms pile up until somebody folds them; a scrape does, but nobody may ever scrape.
+        while tokio::time::timeout(Duration::from_secs(5), stop.cancelled()).await.is_err() {
+            upkeep.run_upkeep();
+        }
+    });
+    let ops = web::ops_routes(readiness, metrics);
     let limits =
         web::Limits { connections: 64, header_read: Duration::from_secs(5), drain: Duration::from_millis(200) };
     running.tasks.spawn(web::serve(ops_listener, ops, limits, running.ops_stop.clone()));
@@ -115,7 +124,7 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         running.start_sandbox().await?;
     }
     if roles.receiver || roles.consumer {
-        running.reach_kafka(given)?;
+        running.reach_kafka(given, fail.clone())?;
     }
     if roles.receiver {
         running.start_receiver().await?;
@@ -138,7 +147,7 @@ impl Running {
         Ok(())
     }
 
-    fn reach_kafka(&mut self, given: Given) -> anyhow::Result<()> {
+    fn reach_kafka(&mut self, given: Given, fail: tokio::sync::mpsc::Sender<anyhow::Error>) -> anyhow::Result<()> {
         let topics = self.config.topics();
         let connection = if self.config.is_embedded() {
             let broker = match given.broker {
@@ -155,11 +164,18 @@ impl Running {
             Producer::new(&connection, self.config.producer()).context("check [kafka] and kafka.properties")?;
         self.readiness.expect("kafka");
         let (readiness, looking, stop) = (self.readiness.clone(), producer.clone(), self.stop.clone());
-        let topic = topics.item_events;
         self.tasks.spawn(async move {
-            let reached = until_it_works("kafka", &readiness, &stop, || looking.reachable(&topic)).await;
-            if reached.is_some() {
-                looking.watch(&topic, stop).await;
+            let reached = until_it_works("kafka", &readiness, &stop, || looking.reachable(&topics)).await;
+            if reached.is_none() {
+                return;
+            }
+            tokio::select! {
+                () = looking.watch(&topics, stop) => {}
+                // librdkafka gives such a producer up for good; a new process gets a new one.
+                reason = looking.fatal() => {
+                    let error = anyhow::anyhow!("the Kafka producer can't go on ({reason}): start this process again");
+                    drop(fail.send(error).await);
+                }
             }
         });
         self.connection = Some(connection);
@@ -273,8 +289,10 @@ impl Running {
                 "records were left in the producer; none of them was answered 200"
             );
         }
-        if let Some(store) = self.store.get() {
-            store.close().await;
+        if let Some(store) = self.store.get()
+            && tokio::time::timeout(Duration::from_secs(5), store.close()).await.is_err()
+        {
+            tracing::warn!("the database did not let its connections go");
         }
         tracing::info!("stopped");
     }
@@ -394,14 +412,13 @@ impl ConsumerParts {
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> anyhow::Result<Vec<Arc<tokio::sync::Notify>>> {
-        let mut tx = store.begin().await?;
-        consumer::check_sweep(&self.settings, tx.count_items().await?, self.config.plaid.calls_per_minute)?;
-        if self.config.consumer.sweep_at_start {
-            for kind in Kind::ALL {
-                tx.mark_all(*kind, self.settings.debounce, "sweep at start").await?;
+        loop {
+            match self.begin_sweep(&store).await {
+                Ok(possible) => break possible?,
+                Err(error) if error.is_passing() => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(error) => return Err(error.into()),
             }
         }
-        tx.commit().await?;
         let seed = match self.config.consumer.seed {
             0 => rand::random(),
             seed => seed,
@@ -421,8 +438,34 @@ impl ConsumerParts {
         // Made in the background: without a broker it only waits, and the reconcilers need none.
         let intake = bus::Intake::new(&self.connection, &self.config.intake())
             .context("the intake can't be set up: check [kafka]")?;
-        readiness.started("consumer");
+        for provider in Provider::ALL {
+            readiness.expect(provider.as_str());
+            let (readiness, context, stop) = (readiness.clone(), Arc::clone(&context), stop.clone());
+            tasks.spawn(async move {
+                // Work goes on meanwhile; not ready tells a rollout that these credentials or this network won't do.
+                until_it_works(provider.as_str(), &readiness, &stop, || context.reach(*provider)).await;
+            });
+        }
         tasks.spawn(consumer::run(context, intake, stop));
         Ok(wake)
+    }
+
+    /// Refuses a sweep period that the limits make impossible, and orders the sweep at start.
+    async fn begin_sweep(&self, store: &Store) -> Result<Result<(), consumer::ImpossibleSweep>, store::Error> {
+        let mut tx = store.begin().await?;
+        let (items, businesses) = (tx.count_items().await?, tx.count_businesses().await?);
+        let possible =
+            consumer::check_sweep(&self.settings, "Items", "plaid", items, self.config.plaid.calls_per_minute)
+                .and_then(|()| {
+                    let calls = self.config.layer.calls_per_minute;
+                    consumer::check_sweep(&self.settings, "businesses", "layer", businesses, calls)
+                });
+        if possible.is_ok() && self.config.consumer.sweep_at_start {
+            for kind in Kind::ALL {
+                tx.mark_all(*kind, self.settings.debounce, "sweep at start").await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(possible)
     }
 }

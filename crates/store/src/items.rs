@@ -202,6 +202,11 @@ impl Tx {
         Ok(())
     }
 
+    pub async fn count_businesses(&mut self) -> Result<i64, Error> {
+        let row = self.row(sqlx::query("SELECT COUNT(*) AS n FROM businesses")).await?;
+        row.map_or(Ok(0), |r| number(&r, "n"))
+    }
+
     pub async fn count_items(&mut self) -> Result<i64, Error> {
         let row = self.row(sqlx::query("SELECT COUNT(*) AS n FROM items WHERE state <> 'removed'")).await?;
         row.map_or(Ok(0), |r| number(&r, "n"))

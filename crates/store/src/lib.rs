@@ -59,6 +59,13 @@ impl From<sqlx::Error> for Error {
 impl Error {
     /// Passing faults are retried; the others need a person.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Database(_))
+        match self {
+            // Class 22 of SQLSTATE: the data itself is refused, and will be the next time as well.
+            Self::Database(sqlx::Error::Database(error)) => !error.code().is_some_and(|c| c.starts_with("22")),
+            Self::Database(_) => true,
+            Self::Stale { .. } | Self::MissingKey { .. } | Self::Sealing | Self::Corrupt(_) | Self::Unusable(_) => {
+                false
+            }
+        }
     }
 }

@@ -17,6 +17,15 @@ const SCHEMA: i64 = 1;
 /// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
 const OLDEST_COMPATIBLE: i64 = 1;
 
+/// Where the sealed value stands that tells whether our keys are the database's.
+const KEY_CHECK: &str = "meta/key_check";
+
+fn too_new(oldest: i64) -> Error {
+    Error::Unusable(format!(
+        "the database needs a release that knows schema {oldest}, this one knows {SCHEMA}: run a newer release"
+    ))
+}
+
 /// How to reach the database.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -100,7 +109,10 @@ impl Store {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(50 * tries)).await;
                 }
-                Err(sqlx::migrate::MigrateError::Execute(error)) => return Err(Error::Database(error)),
+                Err(
+                    sqlx::migrate::MigrateError::Execute(error)
+                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
+                ) if error.as_database_error().is_none() => return Err(Error::Database(error)),
                 Err(error) => {
                     return Err(Error::Unusable(format!(
                         "the database can't be migrated ({error}): restore the last backup or run the release that \
@@ -119,9 +131,7 @@ impl Store {
             None => 0,
         };
         if oldest > SCHEMA {
-            return Err(Error::Unusable(format!(
-                "the database needs a release that knows schema {oldest}, this one knows {SCHEMA}: run a newer release"
-            )));
+            return Err(too_new(oldest));
         }
         if oldest < OLDEST_COMPATIBLE {
             tx.set_meta("oldest_compatible_schema", &OLDEST_COMPATIBLE.to_string()).await?;
@@ -131,32 +141,50 @@ impl Store {
 
     /// A lost or mistyped key is found here, before anything is written under a wrong one.
     async fn check_keys(&self) -> Result<(), Error> {
-        const PLACE: &str = "meta/key_check";
         let mut tx = self.begin().await?;
         match tx.meta("key_check").await? {
             None => {
-                let sealed = self.keys.seal(PLACE, "rekey")?;
+                let sealed = self.keys.seal(KEY_CHECK, "rekey")?;
                 tx.set_meta("key_check", &sealed).await?;
             }
-            Some(sealed) => match self.keys.open(PLACE, &sealed) {
-                Ok(_) => {}
-                Err(Error::MissingKey { id }) => {
-                    return Err(Error::Unusable(format!(
-                        "this database was sealed under key {id}, which secrets.keys does not hold: add that key again, \
-                         after the one that shall seal"
-                    )));
-                }
-                Err(_) => {
-                    return Err(Error::Unusable(
-                        "secrets.keys does not open this database: a key was changed under the same id, so put the \
-                         old key back"
-                            .into(),
-                    ));
-                }
-            },
+            Some(sealed) => self.opens(&sealed)?,
         }
         tx.check_fingerprint_key(&self.fingerprints).await?;
         tx.commit().await
+    }
+
+    fn opens(&self, sealed: &str) -> Result<(), Error> {
+        match self.keys.open(KEY_CHECK, sealed) {
+            Ok(_) => Ok(()),
+            Err(Error::MissingKey { id }) => Err(Error::Unusable(format!(
+                "this database was sealed under key {id}, which secrets.keys does not hold: add that key again, after the \
+                 one that shall seal"
+            ))),
+            Err(_) => Err(Error::Unusable(
+                "secrets.keys does not open this database: a key was changed under the same id, so put the old key back"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Checks a database without changing it: does it answer, does this release run on it, do our keys open it? One
+    /// that was never migrated is fine.
+    pub async fn inspect(&self) -> Result<(), Error> {
+        self.ping().await?;
+        let mut tx = self.begin_read().await?;
+        let oldest = match tx.meta("oldest_compatible_schema").await {
+            Ok(oldest) => oldest.and_then(|t| t.parse::<i64>().ok()).unwrap_or(0),
+            // No such table yet.
+            Err(_) => return Ok(()),
+        };
+        if oldest > SCHEMA {
+            return Err(too_new(oldest));
+        }
+        match tx.meta("key_check").await? {
+            Some(sealed) => self.opens(&sealed)?,
+            None => return Ok(()),
+        }
+        tx.check_fingerprint_key(&self.fingerprints).await
     }
 
     /// Begins a transaction that may write.

@@ -4,7 +4,9 @@ use crate::{Error, KeyRing, Store};
 use domain::{Fingerprinter, Millis};
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row, Transaction};
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -64,16 +66,28 @@ impl std::fmt::Debug for Tx {
     }
 }
 
+/// The longest that one statement may take. A server that vanished without a word would otherwise be waited for as
+/// long as TCP likes.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+async fn in_time<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Error::Database(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+    }
+}
+
 pub(crate) type Query = sqlx::query::Query<'static, Any, sqlx::any::AnyArguments>;
 
 impl Tx {
     pub(crate) async fn begin(store: &Store, writes: bool) -> Result<Self, Error> {
         let mut inner = match (store.dialect, writes) {
             // IMMEDIATE: a transaction that reads first and writes later would fail, not wait, when another wrote.
-            (Dialect::Sqlite, true) => store.pool.begin_with("BEGIN IMMEDIATE").await?,
-            _ => store.pool.begin().await?,
+            (Dialect::Sqlite, true) => in_time(store.pool.begin_with("BEGIN IMMEDIATE")).await?,
+            _ => in_time(store.pool.begin()).await?,
         };
-        let now: i64 = sqlx::query(store.dialect.clock()).fetch_one(&mut *inner).await?.try_get(0)?;
+        let clock = sqlx::query(store.dialect.clock());
+        let now: i64 = in_time(clock.fetch_one(&mut *inner)).await?.try_get(0)?;
         Ok(Self {
             inner,
             dialect: store.dialect,
@@ -89,17 +103,17 @@ impl Tx {
     }
 
     pub async fn commit(self) -> Result<(), Error> {
-        Ok(self.inner.commit().await?)
+        in_time(self.inner.commit()).await
     }
 
     pub(crate) async fn run(&mut self, query: Query) -> Result<u64, Error> {
-        Ok(query.execute(&mut *self.inner).await?.rows_affected())
+        Ok(in_time(query.execute(&mut *self.inner)).await?.rows_affected())
     }
     pub(crate) async fn rows(&mut self, query: Query) -> Result<Vec<AnyRow>, Error> {
-        Ok(query.fetch_all(&mut *self.inner).await?)
+        in_time(query.fetch_all(&mut *self.inner)).await
     }
     pub(crate) async fn row(&mut self, query: Query) -> Result<Option<AnyRow>, Error> {
-        Ok(query.fetch_optional(&mut *self.inner).await?)
+        in_time(query.fetch_optional(&mut *self.inner)).await
     }
 
     pub(crate) async fn meta(&mut self, name: &str) -> Result<Option<String>, Error> {

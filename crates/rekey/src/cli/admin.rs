@@ -14,7 +14,7 @@ pub(super) struct Admin {
     url: String,
     token: SecretString,
     http: reqwest::Client,
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// A status and the body that came with it.

@@ -69,7 +69,9 @@ fn connect(config: &Config) -> anyhow::Result<Store> {
 
 async fn database(config: &Config) -> anyhow::Result<()> {
     let store = connect(config)?;
-    tokio::time::timeout(PATIENCE, store.ping()).await.context("no answer: check database.url and the network")??;
+    tokio::time::timeout(PATIENCE, store.inspect())
+        .await
+        .context("no answer: check database.url and the network")??;
     Ok(())
 }
 
@@ -80,10 +82,9 @@ async fn kafka(config: &Config) -> anyhow::Result<()> {
     let faults = bus::check(&config.connection(), &config.topics())
         .await
         .context("check kafka.bootstrap and kafka.properties")?;
-    match faults.first() {
-        None => Ok(()),
-        Some(fault) => anyhow::bail!("{fault}"),
-    }
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    anyhow::ensure!(faults.is_empty(), "{}", faults.join("; "));
+    Ok(())
 }
 
 async fn plaid(config: &Config) -> anyhow::Result<()> {

@@ -28,6 +28,8 @@ struct Entry {
     line: usize,
     item: String,
     body: Value,
+    /// What is noted when it was taken: a line that says something else later is pushed again.
+    mark: String,
 }
 
 /// What became of one.
@@ -52,7 +54,7 @@ impl Import {
             .open(&journal_path)
             .with_context(|| format!("progress can't be noted in {}", journal_path.display()))?;
         let total = entries.len();
-        let left: Vec<Entry> = entries.into_iter().filter(|e| !done.contains(&e.item)).collect();
+        let left: Vec<Entry> = entries.into_iter().filter(|e| !done.contains(&e.mark)).collect();
         let bar = ProgressBar::new(total as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} Items, {per_sec}, {eta} left, {msg}")?);
         bar.set_position((total - left.len()) as u64);
@@ -70,7 +72,7 @@ impl Import {
             let Some(ended) = pushes.join_next().await else { break };
             let (entry, pushed) = ended?;
             match pushed {
-                Pushed::Taken => writeln!(journal, "{}", entry.item)?,
+                Pushed::Taken => writeln!(journal, "{}", entry.mark)?,
                 Pushed::Refused(why) => refused.push(format!("line {}: Item {}: {why}", entry.line, entry.item)),
                 Pushed::Unanswered(why) => unanswered = Some(why),
             }
@@ -79,16 +81,23 @@ impl Import {
         }
         journal.sync_all()?;
         bar.finish_and_clear();
-        report(total, &refused, unanswered.as_deref())
+        report(total, &refused, unanswered.as_deref(), admin.json)
     }
 }
 
-fn report(total: usize, refused: &[String], unanswered: Option<&str>) -> anyhow::Result<Ended> {
-    for line in refused {
+fn report(total: usize, refused: &[String], unanswered: Option<&str>, json: bool) -> anyhow::Result<Ended> {
+    if json {
+        let taken = total - refused.len();
+        say(&serde_json::json!({"items": total, "taken": taken, "refused": refused, "stopped": unanswered}).to_string());
+    }
+    for line in refused.iter().filter(|_| !json) {
         say(line);
     }
     if let Some(why) = unanswered {
         anyhow::bail!("{why}; run the same command again to go on");
+    }
+    if json {
+        return Ok(if refused.is_empty() { Ended::Well } else { Ended::Rejected });
     }
     say(&format!("{} of {total} Items taken, {} refused", total - refused.len(), refused.len()));
     Ok(if refused.is_empty() { Ended::Well } else { Ended::Rejected })
@@ -108,7 +117,8 @@ fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
             anyhow::bail!("line {number} has no item_id; nothing was sent");
         };
         anyhow::ensure!(seen.insert(item.clone()), "line {number} names an Item for the second time; nothing was sent");
-        entries.push(Entry { line: number, item, body: Value::Object(fields) });
+        let mark = format!("{item} {}", console::hash_token(line));
+        entries.push(Entry { line: number, item, body: Value::Object(fields), mark });
     }
     Ok(entries)
 }
@@ -129,6 +139,11 @@ async fn push_one(admin: &Admin, entry: &Entry) -> Pushed {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         match admin.call(Method::PUT, &path, Some(&entry.body)).await {
             Ok(answer) if matches!(answer.status, 200 | 202) => return Pushed::Taken,
+            Ok(answer) if matches!(answer.status, 401 | 403) => {
+                return Pushed::Unanswered(
+                    "the admin API refuses the admin token: check admin.token and its role".into(),
+                );
+            }
             Ok(answer) if answer.status >= 500 => last = format!("the admin API answers {}", answer.status),
             Ok(answer) => {
                 return Pushed::Refused(
@@ -144,6 +159,15 @@ async fn push_one(admin: &Admin, entry: &Entry) -> Pushed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_says_something_else_is_pushed_again() {
+        let marks = |text: &str| parse(text).unwrap().remove(0).mark;
+        let old = r#"{"item_id":"a","access_token":"old"}"#;
+        assert_eq!(marks(old), marks(old));
+        assert_ne!(marks(old), marks(r#"{"item_id":"a","access_token":"new"}"#));
+        assert!(!marks(old).contains("old"));
+    }
 
     #[test]
     fn a_broken_file_is_refused_as_a_whole_and_never_quoted() {

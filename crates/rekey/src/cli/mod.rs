@@ -12,6 +12,7 @@ use crate::wiring::Roles;
 use crate::{demo, logs, process};
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -122,7 +123,9 @@ enum TokenCommand {
 /// Runs the command line.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    // A variable that is not UTF-8 is none of ours.
+    let environment: BTreeMap<String, String> =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     let config = match config::load(cli.config.as_deref(), &environment) {
         Ok(config) => config,
         Err(error) => return complain(2, &error),
@@ -134,7 +137,9 @@ pub fn run() -> ExitCode {
     match runtime.block_on(dispatch(cli, config)) {
         Ok(ended) => ended.into(),
         Err(error) => {
-            let is_configuration = error.downcast_ref::<config::BadSetting>().is_some();
+            let is_configuration = error.is::<config::BadSetting>()
+                || error.is::<store::BadKeyRing>()
+                || error.is::<consumer::ImpossibleSweep>();
             complain(if is_configuration { 2 } else { 1 }, error.as_ref())
         }
     }
@@ -180,7 +185,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
 }
 
 /// A line of a command's result.
-#[allow(clippy::print_stdout, reason = "results of commands go to standard output")]
 pub(crate) fn say(line: &str) {
-    println!("{line}");
+    // A reader that went away (`| head`) is no reason to panic.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -79,7 +79,11 @@ impl Config {
     }
 
     pub fn store(&self) -> Result<store::Settings, BadSetting> {
-        need("database.url", self.database.url.expose_secret())?;
+        let url = self.database.url.expose_secret();
+        need("database.url", url)?;
+        if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(BadSetting::new("database.url", "must begin with sqlite:// or postgres://"));
+        }
         Ok(store::Settings {
             url: self.database.url.clone(),
             connections: self.database.connections,

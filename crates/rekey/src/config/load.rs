@@ -49,6 +49,8 @@ pub fn load_text(name: &str, text: &str, environment: &BTreeMap<String, String>)
     refuse_unknown(spanned.get_ref(), &defaults, "", name, text)?;
     let mut merged = defaults.clone();
     merge(&mut merged, parse(text, name)?);
+    // Before the environment, so that a plain value there wins over a file that the file names.
+    super::secrets::resolve(&mut merged)?;
     apply_environment(&mut merged, &defaults, environment)?;
     super::secrets::resolve(&mut merged)?;
     serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {

@@ -59,6 +59,12 @@ fn a_secret_comes_from_a_file_and_a_missing_file_is_named() {
     std::fs::write(&path, "from-file\n").unwrap();
     let config = with(&format!("[plaid]\nsecret_file = {path:?}\n")).unwrap();
     assert_eq!(secrecy::ExposeSecret::expose_secret(&config.plaid.secret), "from-file");
+    let text = format!("[plaid]\nsecret_file = {path:?}\n");
+    let config = load_text("my.toml", &text, &env(&[("REKEY_PLAID__SECRET", "from-env")])).unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&config.plaid.secret), "from-env", "the environment wins");
+    let named = env(&[("REKEY_PLAID__SECRET_FILE", path.to_str().unwrap())]);
+    let config = load_text("my.toml", "[plaid]\nsecret = \"plain\"\n", &named).unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&config.plaid.secret), "from-file");
     assert!(refused("[plaid]\nsecret_file = \"/nowhere/at/all\"\n").contains("/nowhere/at/all"));
 }
 

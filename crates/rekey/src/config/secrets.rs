@@ -16,6 +16,7 @@ pub(super) fn resolve(table: &mut Table) -> Result<(), ConfigError> {
         .collect();
     for (key, path) in twins {
         let text = read(&key, &path)?;
+        table.insert(format!("{key}_file"), Value::String(String::new()));
         table.insert(key, Value::String(text));
     }
     for value in table.iter_mut().filter_map(|(_, v)| v.as_table_mut()) {
