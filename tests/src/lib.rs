@@ -201,7 +201,9 @@ impl World {
             data: json!({"item_id": item}).to_string().into_bytes(),
         };
         let topics = self.local.config("").unwrap().topics();
-        self.producer().publish(&topics.notices, Some(item), &event).await.unwrap();
+        let producer = self.producer();
+        let published = || async { producer.publish(&topics.notices, Some(item), &event).await.is_ok() };
+        assert!(holds(published).await, "the notice was not published");
     }
 
     pub fn producer(&self) -> bus::Producer {

@@ -78,7 +78,7 @@ async fn i4_one_refused_item_is_parked_alone(parts: Parts) {
 }
 
 async fn i4_several_rows_that_agree_pause_the_provider(parts: Parts) {
-    let world = World::start(parts, "").await;
+    let world = World::start(parts, "[consumer]\nprobe_interval = \"2s\"\n").await;
     // The integration is not enabled in Plaid's dashboard: a probe can't see that, the rows can.
     world.sandbox.fault(answer("/processor/token/create", 400, "INVALID_INPUT", "INVALID_PRODUCT"));
     for n in 0..4 {

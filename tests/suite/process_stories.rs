@@ -152,13 +152,13 @@ async fn what_cannot_work_is_said_in_one_line() {
         (
             "a database of no known kind",
             vec![("REKEY_DATABASE__URL", "mysql://x".into())],
-            1,
+            2,
             "sqlite:// or postgres://",
         ),
         (
             "impossible sweep",
             vec![("REKEY_CONSUMER__SWEEP_PERIOD", "1ms".into()), ("REKEY_CONSUMER__SWEEP_SHARE", "0.0000001".into())],
-            1,
+            2,
             "consumer.sweep_period can't be kept",
         ),
         ("a lease shorter than a call", vec![("REKEY_CONSUMER__LEASE", "1s".into())], 2, "consumer.lease"),

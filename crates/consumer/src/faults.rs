@@ -84,15 +84,24 @@ pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal
     }
 }
 
+/// How often a row that was part of a pause is refused again before it is parked for it.
+const TRIES_AFTER_A_PAUSE: u32 = 8;
+
 /// The provider or the row? Asked first, because a broken credential must not park ten thousand rows, nor one broken
 /// Item stop the fleet (I4).
 async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
     let probe_refused = probe(context, refusal.provider).await;
     let settings = &context.settings;
     let mut tx = context.store.begin().await?;
-    let rows = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, settings.agree_window).await?;
+    let window = settings.agree_window;
+    let suspicion = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, window).await?;
+    let rows = suspicion.rows;
     if !provider_is_at_fault(probe_refused, rows, settings.agree) {
         tx.commit().await?;
+        if suspicion.spent && claim.attempts < TRIES_AFTER_A_PAUSE {
+            // The provider may not have recovered when it was resumed: patience before this row is blamed.
+            return Ok(backoff(context, claim, None, &refusal.code, refusal.message.clone()));
+        }
         let why = format!(
             "{}; others are not refused, so it is this {}: mend it and release it",
             refusal.message, claim.kind
@@ -107,6 +116,11 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
             provider = %refusal.provider, rows, code = refusal.code,
             "provider paused: {}; nothing is parked, work goes on when a probe succeeds", refusal.message
         );
+    }
+    if refusal.provider != store::provider_of(claim.kind) {
+        // This kind of work is not paused with that provider, so the row waits by itself.
+        let wait = Some(settings.probe_interval);
+        return Ok(backoff(context, claim, wait, &refusal.code, refusal.message.clone()));
     }
     let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
     Ok(Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked), unless_agreed: None })

@@ -144,6 +144,7 @@ CREATE TABLE hints (
     said_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     detail TEXT,
+    reported BIGINT NOT NULL,
     PRIMARY KEY (item_id, account_id, kind)
 );
 
@@ -167,6 +168,8 @@ CREATE TABLE suspicions (
     kind TEXT NOT NULL,
     id TEXT NOT NULL,
     at BIGINT NOT NULL,
+    -- 1: it was counted in a pause that ended, and counts for no other.
+    spent BIGINT NOT NULL,
     PRIMARY KEY (provider, fault, kind, id)
 );
 

@@ -141,20 +141,28 @@ impl Tx {
         Ok((fingerprint, AccessToken::new(secret.expose_secret())))
     }
 
-    /// Plaid proved the candidate: it becomes current and the generation grows. Candidates that came with it are
-    /// settled too: an Item has one live token, so they are dead. Returns the new generation.
-    pub async fn promote(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<i64, Error> {
-        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3,
-            why = 'a newer access token was proved' WHERE item_id = $1 AND fingerprint <> $2 AND standing IN ('current', 'candidate')";
+    /// Plaid proved the candidate: it becomes current and the generation grows. An Item has one live token, so the
+    /// current one and candidates that are not newer are dead; one that arrived while Plaid was being asked is not
+    /// judged by this. Fails when the candidate was settled by somebody else meanwhile. Returns the new generation.
+    pub async fn promote(&mut self, item: &ItemId, candidate: &Fingerprint) -> Result<i64, Error> {
         let id = item.as_str().to_owned();
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
-        let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, judged_at = $3 WHERE item_id = $1 AND fingerprint = $2";
-        self.run(sqlx::query(sql).bind(id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
-        self.apply_waiting_declaration(item, fingerprint).await?;
+        // The Item's row first, as a push does: two orders of locking would end in a deadlock.
         let sql = "UPDATE items SET generation = generation + 1 WHERE item_id = $1 RETURNING generation";
-        let row = self.row(sqlx::query(sql).bind(id)).await?;
-        row.map_or(Err(Error::Corrupt(format!("the Item {item} has a token but no row"))), |r| number(&r, "generation"))
+        let row = self.row(sqlx::query(sql).bind(id.clone())).await?;
+        let row = row.ok_or_else(|| Error::Corrupt(format!("the Item {item} has a token but no row")))?;
+        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3,
+            why = 'a newer access token was proved' WHERE item_id = $1 AND fingerprint <> $2
+            AND (standing = 'current' OR standing = 'candidate' AND seen_at <= (
+                SELECT c.seen_at FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2))";
+        self.run(sqlx::query(sql).bind(id.clone()).bind(candidate.to_string()).bind(now)).await?;
+        let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, judged_at = $3
+            WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate' AND sealed IS NOT NULL";
+        if self.run(sqlx::query(sql).bind(id).bind(candidate.to_string()).bind(now)).await? == 0 {
+            return Err(Error::Stale { kind: "item", id: item.to_string(), epoch: 0 });
+        }
+        self.apply_waiting_declaration(item, candidate).await?;
+        number(&row, "generation")
     }
 
     async fn apply_waiting_declaration(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {

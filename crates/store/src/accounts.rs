@@ -1,5 +1,6 @@
 //! Accounts of Items, and which business each one is in or is leaving.
 
+use crate::queue::Claim;
 use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
 use crate::{Error, Tx};
 use domain::accounts::{AccountState, Known, Traits};
@@ -128,10 +129,13 @@ impl Tx {
 
     /// The old list was read back without them: accounts that were leaving `business` may enter their new one.
     /// Returns the businesses they enter.
-    pub async fn moves_done(&mut self, business: &BusinessId) -> Result<Vec<BusinessId>, Error> {
-        let sql =
-            "UPDATE accounts SET moving_from = NULL WHERE moving_from = $1 RETURNING COALESCE(business_id, '') AS b";
-        let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned())).await?;
+    ///
+    /// None while an event has come since the look began: a move may have been ordered that its plan did not know.
+    pub async fn moves_done(&mut self, business: &BusinessId, claim: &Claim) -> Result<Vec<BusinessId>, Error> {
+        let sql = "UPDATE accounts SET moving_from = NULL WHERE moving_from = $1
+            AND EXISTS (SELECT 1 FROM work WHERE kind = 'business' AND id = $1 AND wanted = $2)
+            RETURNING COALESCE(business_id, '') AS b";
+        let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned()).bind(claim.wanted)).await?;
         let mut entered = Vec::new();
         for row in &rows {
             let name = text(row, "b")?;

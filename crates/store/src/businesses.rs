@@ -151,25 +151,33 @@ impl Tx {
         Ok(found)
     }
 
-    /// Accounts that left lists within the window, over the whole fleet.
-    pub async fn removals_within(&mut self, window: Duration) -> Result<i64, Error> {
-        let sql = "SELECT CAST(COALESCE(SUM(accounts), 0) AS BIGINT) AS n FROM removals WHERE at > $1";
+    /// Counts accounts that are about to leave a list. Some(n): with them more than `limit` would leave all lists within
+    /// the window, of which `n` have; nothing is counted then. Counted before the PUT, because its answer may be lost.
+    pub async fn count_removals(
+        &mut self,
+        id: &BusinessId,
+        accounts: usize,
+        limit: i64,
+        window: Duration,
+    ) -> Result<Option<i64>, Error> {
+        // One at a time: two that look before either has written would both pass.
+        self.set_meta("removals_lock", id.as_str()).await?;
         let since = self.now().minus(window).0;
-        let row = self.row(sqlx::query(sql).bind(since)).await?;
-        row.map_or(Ok(0), |r| number(&r, "n"))
-    }
-
-    pub async fn record_removals(&mut self, id: &BusinessId, accounts: usize, keep: Duration) -> Result<(), Error> {
+        self.run(sqlx::query("DELETE FROM removals WHERE at <= $1").bind(since)).await?;
+        let sql = "SELECT CAST(COALESCE(SUM(accounts), 0) AS BIGINT) AS n FROM removals";
+        let lately = self.row(sqlx::query(sql)).await?.map_or(Ok(0), |r| number(&r, "n"))?;
+        let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
+        if lately.saturating_add(accounts) > limit {
+            return Ok(Some(lately));
+        }
         let sql = "INSERT INTO removals (id, business_id, accounts, at) VALUES ($1, $2, $3, $4)";
         let query = sqlx::query(sql)
             .bind(uuid::Uuid::now_v7().to_string())
             .bind(id.as_str().to_owned())
-            .bind(i64::try_from(accounts).unwrap_or(i64::MAX))
+            .bind(accounts)
             .bind(self.now().0);
         self.run(query).await?;
-        let before = self.now().minus(keep).0;
-        self.run(sqlx::query("DELETE FROM removals WHERE at < $1").bind(before)).await?;
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -179,7 +179,13 @@ impl Tx {
     pub async fn remove_item(&mut self, id: &ItemId, why: &str) -> Result<Vec<BusinessId>, Error> {
         self.set_item_state(id, ItemState::Removed, Some(why)).await?;
         let item = id.as_str().to_owned();
-        self.run(sqlx::query("UPDATE access_tokens SET sealed = NULL, standing = 'superseded', why = 'the Item was removed' WHERE item_id = $1 AND standing IN ('current', 'candidate')").bind(item.clone())).await?;
+        // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
+        let sql = "DELETE FROM access_tokens WHERE item_id = $1";
+        self.run(sqlx::query(sql).bind(item.clone())).await?;
+        let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $2
+            WHERE item_id = $1 AND state = 'live'";
+        let now = self.now().0;
+        self.run(sqlx::query(sql).bind(item.clone()).bind(now)).await?;
         // A removed Item is not looked at any more: no event, retry or sweep may cost a call.
         let sql = "UPDATE work SET due_at = NULL, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL,
             blocked_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL

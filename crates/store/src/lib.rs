@@ -25,10 +25,10 @@ pub use items::{Assignment, Declaration, ItemRow, Push, REMOVED_BY_PLATFORM};
 pub use minting::{Intent, Saved, WantedAccount};
 pub use open::{Settings, Store};
 pub use outbox::{OutboxRow, Record};
-pub use queue::{Blocked, Claim, DueAge, Finish, Mark, WorkRow};
+pub use queue::{Blocked, Claim, DueAge, Finish, Mark, WorkRow, provider_of};
 pub use sealed::{BadKeyRing, KeyRing, parse_keys};
 pub use signals::{Hint, Intake};
-pub use suspicion::PauseRow;
+pub use suspicion::{PauseRow, Suspicion};
 pub use tx::Tx;
 
 /// What can go wrong in the store.

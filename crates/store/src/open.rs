@@ -171,7 +171,7 @@ impl Store {
     /// that was never migrated is fine.
     pub async fn inspect(&self) -> Result<(), Error> {
         self.ping().await?;
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin().await?;
         let oldest = match tx.meta("oldest_compatible_schema").await {
             Ok(oldest) => oldest.and_then(|t| t.parse::<i64>().ok()).unwrap_or(0),
             // No such table yet.
@@ -184,6 +184,7 @@ impl Store {
             Some(sealed) => self.opens(&sealed)?,
             None => return Ok(()),
         }
+        // Dropped without a commit, so that a check writes nothing.
         tx.check_fingerprint_key(&self.fingerprints).await
     }
 

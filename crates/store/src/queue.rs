@@ -126,7 +126,7 @@ impl Store {
                      AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $5)
                  ORDER BY class, due_at LIMIT $6 {})
              UPDATE work SET epoch = epoch + 1, lease_owner = $1, lease_until = $2, due_at = $2, looked_at = $3,
-                 taken_over = held, held = 1
+                 taken_over = CASE WHEN held = 1 THEN 1 ELSE taken_over END, held = 1
              WHERE kind = $4 AND id IN (SELECT id FROM due)
              RETURNING id, epoch, wanted, class, reason, attempts, permit, signal_at, traceparent, taken_over",
             self.dialect.skip_locked()
@@ -173,7 +173,7 @@ impl Store {
 }
 
 /// The provider whose pause stops this kind of work.
-fn provider_of(kind: Kind) -> Provider {
+pub fn provider_of(kind: Kind) -> Provider {
     match kind {
         Kind::Item => Provider::Plaid,
         Kind::Business => Provider::Layer,
@@ -240,7 +240,7 @@ impl Tx {
     /// Makes the lease last `lease` from now, and fails if it was lost. Call it before each provider call of a look
     /// that makes several.
     pub async fn renew(&mut self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + lease;
+        let deadline = self.began + lease;
         let sql = "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $5 ELSE due_at END, lease_until = $5
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $6";
         let (now, until) = (self.now(), self.now().plus(lease));
@@ -254,7 +254,6 @@ impl Tx {
         if self.run(query).await? == 0 {
             return Err(claim.stale());
         }
-        // The transaction's own duration is not added: the deadline was taken before the statement was sent.
         claim.deadline = deadline;
         Ok(())
     }
@@ -263,7 +262,11 @@ impl Tx {
     /// transaction, if somebody else has claimed the row since.
     pub async fn finish(&mut self, claim: &Claim, finish: &Finish) -> Result<(), Error> {
         let sql = "UPDATE work SET
-                lease_owner = NULL, lease_until = NULL, held = 0, taken_over = 0, permit = 0,
+                lease_owner = NULL, lease_until = NULL, held = 0,
+                -- A take-over that failed still owes the later look at the list.
+                taken_over = CASE WHEN $5 IS NULL THEN 0 ELSE taken_over END,
+                -- Spent by a look that had it and came to an end; one given during the look is for the next.
+                permit = CASE WHEN $12 = 1 AND COALESCE($5, 'hold') IN ('hold', 'parked') THEN 0 ELSE permit END,
                 done = CASE WHEN $5 IS NULL THEN $4 ELSE done END,
                 attempts = CASE WHEN $5 IS NULL OR unblocked > $4 THEN 0 ELSE attempts + 1 END,
                 class = CASE WHEN wanted > $4 AND class < $8 THEN class ELSE $8 END,
@@ -292,7 +295,8 @@ impl Tx {
             .bind(finish.class.rank())
             .bind(self.now().plus(finish.again_after).0)
             .bind(self.now().0)
-            .bind(claim.owner.clone());
+            .bind(claim.owner.clone())
+            .bind(i64::from(claim.permit));
         if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
     }
 
@@ -308,7 +312,8 @@ impl Tx {
 
     /// Fails unless the claim still holds its lease.
     pub async fn check_lease(&mut self, claim: &Claim) -> Result<(), Error> {
-        let sql = "SELECT 1 AS one FROM work
+        // An update of nothing: it locks the row, so that nobody takes the lease over before this transaction ends.
+        let sql = "UPDATE work SET held = held
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $5";
         let now = self.now().0;
         let query = sqlx::query(sql)
@@ -317,7 +322,7 @@ impl Tx {
             .bind(claim.epoch)
             .bind(claim.owner.clone())
             .bind(now);
-        if self.row(query).await?.is_none() { Err(claim.stale()) } else { Ok(()) }
+        if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
     }
 
     pub async fn work(&mut self, kind: Kind, id: &str) -> Result<Option<WorkRow>, Error> {

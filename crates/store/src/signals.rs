@@ -15,6 +15,7 @@ pub struct Hint {
     pub kind: HintKind,
     pub said_at: Millis,
     pub detail: Option<String>,
+    pub reported: bool,
 }
 
 /// One event about one Item, and how patiently it is treated.
@@ -77,9 +78,11 @@ impl Tx {
         if expires <= self.now() {
             return Ok(());
         }
-        let sql = "INSERT INTO hints (item_id, account_id, kind, said_at, expires_at, detail)
-            VALUES ($1, $2, $3, $4, $5, $6)
+        let sql = "INSERT INTO hints (item_id, account_id, kind, said_at, expires_at, detail, reported)
+            VALUES ($1, $2, $3, $4, $5, $6, 0)
             ON CONFLICT (item_id, account_id, kind) DO UPDATE SET
+                reported = CASE WHEN $4 >= hints.said_at AND COALESCE(hints.detail, '') <> COALESCE($6, '')
+                    THEN 0 ELSE hints.reported END,
                 detail = CASE WHEN $4 >= hints.said_at THEN $6 ELSE hints.detail END,
                 expires_at = CASE WHEN $4 >= hints.said_at THEN $5 ELSE hints.expires_at END,
                 said_at = CASE WHEN $4 >= hints.said_at THEN $4 ELSE hints.said_at END";
@@ -110,18 +113,24 @@ impl Tx {
                 kind: parsed(row, "kind", |w| HintKind::from_word(&w).ok_or_else(|| format!("unknown hint {w}")))?,
                 said_at: Millis(number(row, "said_at")?),
                 detail: opt_text(row, "detail")?,
+                reported: number(row, "reported")? == 1,
             });
         }
         Ok(hints)
     }
 
-    /// A look has judged what the hint said.
-    pub async fn settle_hints(&mut self, item: &ItemId, kinds: &[HintKind], said_until: Millis) -> Result<(), Error> {
-        for kind in kinds {
-            let sql = "DELETE FROM hints WHERE item_id = $1 AND kind = $2 AND said_at <= $3";
-            let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(kind.as_str()).bind(said_until.0);
-            self.run(query).await?;
-        }
+    /// A look has judged what the hint said. One that was said again meanwhile stays.
+    pub async fn settle_hint(&mut self, item: &ItemId, hint: &Hint) -> Result<(), Error> {
+        let sql = "DELETE FROM hints WHERE item_id = $1 AND account_id = $2 AND kind = $3 AND said_at <= $4";
+        self.run(of_hint(sql, item, hint)).await?;
+        Ok(())
+    }
+
+    /// The platform was told of it.
+    pub async fn hint_reported(&mut self, item: &ItemId, hint: &Hint) -> Result<(), Error> {
+        let sql =
+            "UPDATE hints SET reported = 1 WHERE item_id = $1 AND account_id = $2 AND kind = $3 AND said_at <= $4";
+        self.run(of_hint(sql, item, hint)).await?;
         Ok(())
     }
 
@@ -154,4 +163,12 @@ impl Tx {
         };
         self.mark_since(&mark, cause.and_then(|c| c.signal_at)).await
     }
+}
+
+fn of_hint(sql: &'static str, item: &ItemId, hint: &Hint) -> crate::tx::Query {
+    sqlx::query(sql)
+        .bind(item.as_str().to_owned())
+        .bind(hint.account.as_ref().map_or(String::new(), |a| a.as_str().to_owned()))
+        .bind(hint.kind.as_str())
+        .bind(hint.said_at.0)
 }

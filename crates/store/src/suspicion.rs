@@ -16,8 +16,17 @@ pub struct PauseRow {
     pub probe_at: Millis,
 }
 
+/// What speaks against a provider after a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspicion {
+    /// Different rows that were refused alike within the window and were in no earlier pause.
+    pub rows: u64,
+    /// This one was counted in an earlier pause.
+    pub spent: bool,
+}
+
 impl Tx {
-    /// Notes that `id` was refused for `fault`. Returns how many different rows were, within the window.
+    /// Notes that `id` was refused for `fault`.
     pub async fn suspect(
         &mut self,
         provider: Provider,
@@ -25,24 +34,24 @@ impl Tx {
         kind: Kind,
         id: &str,
         window: Duration,
-    ) -> Result<u64, Error> {
-        let sql = "INSERT INTO suspicions (provider, fault, kind, id, at) VALUES ($1, $2, $3, $4, $5)
-            ON CONFLICT (provider, fault, kind, id) DO UPDATE SET at = $5";
+    ) -> Result<Suspicion, Error> {
+        let sql = "INSERT INTO suspicions (provider, fault, kind, id, at, spent) VALUES ($1, $2, $3, $4, $5, 0)
+            ON CONFLICT (provider, fault, kind, id) DO UPDATE SET at = $5 RETURNING spent";
         let query = sqlx::query(sql)
             .bind(provider.as_str())
             .bind(fault.to_owned())
             .bind(kind.as_str())
             .bind(id.to_owned())
             .bind(self.now().0);
-        self.run(query).await?;
+        let spent = self.row(query).await?.map_or(Ok(0), |r| number(&r, "spent"))? == 1;
         let since = self.now().minus(window).0;
         self.run(sqlx::query("DELETE FROM suspicions WHERE at <= $1").bind(since)).await?;
-        self.suspects(provider, fault).await
+        Ok(Suspicion { rows: self.suspects(provider, fault).await?, spent })
     }
 
     /// How many different rows are refused for this fault.
     pub(crate) async fn suspects(&mut self, provider: Provider, fault: &str) -> Result<u64, Error> {
-        let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
+        let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2 AND spent = 0";
         let row = self.row(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned())).await?;
         Ok(row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs())
     }
@@ -104,8 +113,10 @@ impl Tx {
         let now = self.now().0;
         // Parked as well: a row whose look ended just before the others agreed was wronged like them.
         self.run(sqlx::query(sql).bind(kind.as_str()).bind(now).bind(provider.as_str())).await?;
-        // The suspicions stay until each row succeeds: should the cause be one that a probe can't see, the next refusal
-        // pauses again instead of parking the first few.
+        // They have had their say: a few rows that are refused for reasons of their own must not pause the provider again
+        // and again.
+        let sql = "UPDATE suspicions SET spent = 1 WHERE provider = $1";
+        self.run(sqlx::query(sql).bind(provider.as_str())).await?;
         Ok(ended)
     }
 }

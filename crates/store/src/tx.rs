@@ -6,7 +6,7 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row, Transaction};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -58,6 +58,8 @@ pub struct Tx {
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) fingerprints: Fingerprinter,
     now: Millis,
+    /// Taken before the clock was asked: what lasts from `now` ends here at the latest.
+    pub(crate) began: Instant,
 }
 
 impl std::fmt::Debug for Tx {
@@ -86,6 +88,7 @@ impl Tx {
             (Dialect::Sqlite, true) => in_time(store.pool.begin_with("BEGIN IMMEDIATE")).await?,
             _ => in_time(store.pool.begin()).await?,
         };
+        let began = Instant::now();
         let clock = sqlx::query(store.dialect.clock());
         let now: i64 = in_time(clock.fetch_one(&mut *inner)).await?.try_get(0)?;
         Ok(Self {
@@ -94,6 +97,7 @@ impl Tx {
             keys: Arc::clone(&store.keys),
             fingerprints: store.fingerprints.clone(),
             now: Millis(now),
+            began,
         })
     }
 
@@ -126,18 +130,18 @@ impl Tx {
         Ok(())
     }
 
-    /// The fingerprint key must stay the same under its version, or every comparison would see a rotation.
+    /// The fingerprint key must stay the same: stored fingerprints are compared with new ones, and under another key every
+    /// comparison would see a rotation.
     pub(crate) async fn check_fingerprint_key(&mut self, fingerprints: &Fingerprinter) -> Result<(), Error> {
-        let name = format!("fingerprint_check_{}", fingerprints.version());
         let now = fingerprints.of("rekey").to_string();
-        match self.meta(&name).await? {
-            Some(before) if before != now => Err(Error::Unusable(format!(
-                "secrets.fingerprint_key version {} is not the key this database was written with: put the old key \
-                 back, or give the new one a higher version",
-                fingerprints.version()
-            ))),
+        match self.meta("fingerprint_check").await? {
+            Some(before) if before != now => Err(Error::Unusable(
+                "secrets.fingerprint_key is not the key (or not the version) this database was written with: put the old \
+                 one back"
+                    .into(),
+            )),
             Some(_) => Ok(()),
-            None => self.set_meta(&name, &now).await,
+            None => self.set_meta("fingerprint_check", &now).await,
         }
     }
 }

@@ -75,14 +75,15 @@ pub(super) async fn recognise(
     let listed = rows.iter().zip(shown).map(|(row, token)| {
         let by_token = token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
         let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
-        let ours = by_token.or(by_account).and_then(|o| our_account(o, &look.id));
+        let ours = by_token.or(by_account).and_then(|o| our_account(o, &look.id, by_token.is_some()));
         Listed { token, account: row.account.clone(), status: row.status, layer_owned: row.layer_owned, ours }
     });
     Ok(listed.collect())
 }
 
-fn our_account(owner: &TokenOwner, here: &BusinessId) -> Option<OurAccount> {
-    if owner.business.is_none() && owner.moving_from.as_ref() != Some(here) && !owner.gone {
+fn our_account(owner: &TokenOwner, here: &BusinessId, by_token: bool) -> Option<OurAccount> {
+    // A token that we minted is ours wherever it is listed.
+    if owner.business.is_none() && owner.moving_from.as_ref() != Some(here) && !owner.gone && !by_token {
         // Known, but it never took part here: as strange as any other.
         return None;
     }

@@ -196,7 +196,7 @@ impl Look<'_> {
 
     /// Accounts that were leaving this list are read back as gone: they may enter their new business.
     async fn moves(&self, tx: &mut Tx) -> Result<(), Stop> {
-        for entered in tx.moves_done(&self.id).await? {
+        for entered in tx.moves_done(&self.id, &self.claim).await? {
             let reason = format!("an account moved here from {}", self.id);
             let wait = std::time::Duration::ZERO;
             tx.mark_business(&entered, Class::Rotation, &reason, wait, true, Some(&self.claim)).await?;

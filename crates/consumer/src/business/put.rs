@@ -4,7 +4,7 @@ use super::facts::{Facts, list, recognise};
 use super::{Look, Stop};
 use crate::faults::{backoff, chain};
 use crate::outcome::{self, kind};
-use domain::token_list::{Hold, Listed, Put, Verification, verify};
+use domain::token_list::{Hold, Listed, Put, RowStatus, Verification, verify};
 use domain::work::{Block, Class};
 use domain::{Fingerprint, LayerId, ProcessorToken};
 use layer::Meaning;
@@ -36,9 +36,6 @@ impl Look<'_> {
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.record_accepted(&self.id, &put.tokens).await?;
-        if !put.removed.is_empty() {
-            tx.record_removals(&self.id, put.removed.len(), self.context.settings.removal_window).await?;
-        }
         tx.commit().await?;
         self.verify(layer_id, facts, put).await
     }
@@ -50,12 +47,12 @@ impl Look<'_> {
             return Ok(());
         }
         let settings = &self.context.settings;
-        let mut tx = self.context.store.begin_read().await?;
-        let lately = tx.removals_within(settings.removal_window).await?;
-        let removals = i64::try_from(put.removed.len()).unwrap_or(i64::MAX);
-        if lately.saturating_add(removals) <= i64::from(settings.max_fleet_removals) {
-            return Ok(());
-        }
+        let removals = put.removed.len();
+        let mut tx = self.context.store.begin().await?;
+        let limit = i64::from(settings.max_fleet_removals);
+        let over = tx.count_removals(&self.id, removals, limit, settings.removal_window).await?;
+        tx.commit().await?;
+        let Some(lately) = over else { return Ok(()) };
         let why = format!(
             "{lately} accounts left lists within {:?} and this would be {removals} more, over layer.max_fleet_removals: see \
              whether they are really gone, then release",
@@ -128,17 +125,21 @@ impl Look<'_> {
             let after = recognise(self, &mut tx, &rows).await?;
             drop(tx);
             self.watch_layers_own(&facts.listed, &after);
+            let late = began.elapsed() >= timeout;
             match verify(&put.tokens, &facts.listed, &after, shows) {
                 Verification::Applied => return self.converged(facts, true, Some(&put)).await,
                 Verification::Unverifiable => return self.converged(facts, false, Some(&put)).await,
                 Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
                     return self.skipped(facts, put).await;
                 }
-                Verification::Foreign if began.elapsed() >= timeout => {
+                Verification::Unchanged if late && self.only_older_skipped(facts, &put, &after) => {
+                    return self.skipped(facts, put).await;
+                }
+                Verification::Foreign if late => {
                     self.doubt_items(facts).await?;
                     return Err(self.foreign_writer().await?);
                 }
-                Verification::Unchanged if began.elapsed() >= timeout => {
+                Verification::Unchanged if late => {
                     let why = "Layer accepted the list and still shows the old one: it is sent again".to_owned();
                     return Err(Stop::Row(backoff(self.context, &self.claim, None, "not_applied", why)));
                 }
@@ -149,7 +150,8 @@ impl Look<'_> {
 
     /// Layer took the list and skipped tokens of older generations, which it can't read with.
     fn only_older_skipped(&self, facts: &Facts, put: &Put, after: &[Listed]) -> bool {
-        let shown: HashSet<&Fingerprint> = after.iter().filter_map(|r| r.token.as_ref()).collect();
+        let active = after.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned);
+        let shown: HashSet<&Fingerprint> = active.filter_map(|r| r.token.as_ref()).collect();
         let sent: HashSet<&Fingerprint> = put.tokens.iter().collect();
         let older = |t: &Fingerprint| facts.wanted.iter().any(|w| w.older_generation && w.token.as_ref() == Some(t));
         shown.is_subset(&sent) && put.tokens.iter().filter(|t| !shown.contains(t)).all(older)

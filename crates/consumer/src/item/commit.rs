@@ -1,12 +1,13 @@
 //! Everything a look found, in one transaction with its end.
 
 use super::{Found, Look};
+use crate::Mode;
 use crate::faults::{Interrupted, backoff, done};
 use crate::outcome::{self, kind};
-use domain::accounts::{AccountState, Change};
+use domain::accounts::{AccountState, Change, Proof};
 use domain::item::ItemState;
 use domain::work::{Block, Class, HintKind};
-use domain::{BusinessId, Millis};
+use domain::{AccountId, BusinessId, Millis};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,15 +21,21 @@ impl Look<'_> {
         if state_changed || was_gone {
             touched.extend(tx.businesses_of_item(&self.item.id).await?);
         }
+        let tokenless = self.tokenless(&mut tx, &found).await?;
         for change in &found.accounts {
-            self.save_account(&mut tx, change, &mut touched).await?;
+            if !self.waits_for_heir(change, &found, &tokenless) {
+                self.save_account(&mut tx, change, &mut touched).await?;
+            }
         }
         for account in found.minted.iter().chain(&found.adopted) {
             tx.set_mint_fault(&self.item.id, account, None).await?;
             touched.extend(found.accounts.iter().filter(|a| a.id == *account).filter_map(|a| a.business.clone()));
         }
         self.save_faults(&mut tx, &found).await?;
-        self.retire_replaced(&mut tx, &found, &mut touched).await?;
+        if tokenless.is_empty() {
+            self.retire_replaced(&mut tx, &found, &mut touched).await?;
+        }
+        self.settle_hints(&mut tx, &found).await?;
         self.report_ends(&mut tx).await?;
         self.report_would_mint(&mut tx, &found).await?;
         // Tokens minted in a look that was cut short count as well: a restart must not leave them unlisted.
@@ -65,6 +72,43 @@ impl Look<'_> {
             }
         }
         Ok(behind)
+    }
+
+    /// Accounts that take part and have no live token of this generation.
+    async fn tokenless(&self, tx: &mut Tx, found: &Found) -> Result<BTreeSet<AccountId>, Interrupted> {
+        let live = tx.live_generations(&self.item.id).await?;
+        let has = |id: &AccountId| live.iter().any(|(a, g)| a == id && *g >= self.item.generation);
+        let takes_part = found.accounts.iter().filter(|a| a.business.is_some() && is_present(&a.settled.change));
+        Ok(takes_part.filter(|a| !has(&a.id)).map(|a| a.id.clone()).collect())
+    }
+
+    /// A re-numbered account leaves in the PUT in which its successor enters. While a new one has no token yet, both
+    /// are left as they were, and the next look settles them again.
+    fn waits_for_heir(&self, change: &super::AccountChange, found: &Found, tokenless: &BTreeSet<AccountId>) -> bool {
+        let renumbered =
+            |c: &super::AccountChange| matches!(c.settled.change, Change::Gone { proof: Proof::Renumbered, .. });
+        let is_new = |c: &super::AccountChange| !self.known.iter().any(|k| k.id == c.id);
+        let newcomer_waits = found.accounts.iter().any(|c| is_new(c) && tokenless.contains(&c.id));
+        let concerned = renumbered(change) || is_new(change) && tokenless.contains(&change.id);
+        found.accounts.iter().any(renumbered) && newcomer_waits && concerned
+    }
+
+    /// A hint is judged when its account is gone, or when Plaid still shows what it denied a while after it was said.
+    async fn settle_hints(&self, tx: &mut Tx, found: &Found) -> Result<(), Interrupted> {
+        if !matches!(found.state, Some((ItemState::Active | ItemState::LoginRequired, _))) || found.accounts.is_empty()
+        {
+            return Ok(());
+        }
+        for hint in tx.hints(&self.item.id).await? {
+            let gone =
+                |a: &super::AccountChange| Some(&a.id) == hint.account.as_ref() && !is_present(&a.settled.change);
+            let late = tx.now() >= hint.said_at.plus(self.context.settings.gone_after);
+            let unproved = matches!(hint.kind, HintKind::AccountRevoked | HintKind::PermissionRevoked);
+            if unproved && (late || found.accounts.iter().any(gone)) {
+                tx.settle_hint(&self.item.id, &hint).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns whether the state changed, and whether it is one in which everything leaves.
@@ -119,7 +163,7 @@ impl Look<'_> {
         };
         tx.save_account(&update).await?;
         if let (Change::Joined { business }, None) = (&settled.change, known)
-            && self.item.business.as_ref() != Some(business)
+            && (self.item.only_listed || self.item.business.as_ref() != Some(business))
         {
             tx.inherit_assignment(&self.item.id, &change.id, business).await?;
         }
@@ -160,7 +204,8 @@ impl Look<'_> {
     ) -> Result<(), Interrupted> {
         let Some(old) = &self.item.replaces else { return Ok(()) };
         let read = !found.accounts.is_empty() && found.finish.is_none() && found.faults.is_empty();
-        if !read || !matches!(found.state, Some((ItemState::Active, _))) {
+        if !read || self.context.settings.mode == Mode::Observe || !matches!(found.state, Some((ItemState::Active, _)))
+        {
             return Ok(());
         }
         touched.extend(tx.remove_item(old, store::REMOVED_BY_PLATFORM).await?);
@@ -170,26 +215,16 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Plaid announced that access will end: said once, when the hint is new.
+    /// Plaid announced that access will end: said once per announcement.
     async fn report_ends(&self, tx: &mut Tx) -> Result<(), Interrupted> {
         let ends = [HintKind::PendingDisconnect, HintKind::PendingExpiration];
-        for hint in tx.hints(&self.item.id).await?.into_iter().filter(|h| ends.contains(&h.kind)) {
-            let is_new = self.claim.reason.starts_with("webhook ITEM/PENDING");
-            if is_new {
-                let businesses = tx.businesses_of_item(&self.item.id).await?;
-                let payload = json!({"kind": hint.kind, "ends_at": hint.detail});
-                outcome::about_item(
-                    tx,
-                    self.context,
-                    &self.claim,
-                    &self.item.id,
-                    &businesses,
-                    kind::ITEM_ENDS,
-                    payload,
-                )
-                .await?;
-                tracing::warn!(ends_at = hint.detail, "Plaid announced the end of access to this item");
-            }
+        for hint in tx.hints(&self.item.id).await?.into_iter().filter(|h| ends.contains(&h.kind) && !h.reported) {
+            let businesses = tx.businesses_of_item(&self.item.id).await?;
+            let payload = json!({"kind": hint.kind, "ends_at": hint.detail});
+            let kind = kind::ITEM_ENDS;
+            outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind, payload).await?;
+            tx.hint_reported(&self.item.id, &hint).await?;
+            tracing::warn!(ends_at = hint.detail, "Plaid announced the end of access to this item");
         }
         Ok(())
     }
@@ -267,6 +302,10 @@ impl Look<'_> {
         let hinted = (open && !gone_item).then(|| tx.now().plus(self.context.settings.gone_after));
         Ok(missing.chain(hinted).min())
     }
+}
+
+fn is_present(change: &Change) -> bool {
+    matches!(change, Change::Joined { .. } | Change::Present | Change::Moved { .. })
 }
 
 fn word(change: &Change) -> &'static str {

@@ -87,6 +87,8 @@ pub(crate) async fn look(context: &Context, claim: Claim) {
 /// Loads what is known. None: there is nothing to look at, and the row is done.
 async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a>>, Interrupted> {
     let mut tx = context.store.begin().await?;
+    // A claimant that was frozen must not touch the open intents of whoever holds the row now.
+    tx.check_lease(claim).await?;
     let item = match ItemId::parse(claim.id.clone()) {
         Ok(id) => tx.item(&id).await?,
         Err(_) => None,
@@ -129,7 +131,11 @@ impl Look<'_> {
 
     async fn current_token(&self) -> Result<CurrentToken, Stop> {
         let mut tx = self.context.store.begin_read().await?;
-        let waiting = || Stop::State(ItemState::AwaitingToken, "no access token has been proved yet".into());
+        let waiting = || match self.item.state {
+            // A push with a wrong token does not bring a removed Item back.
+            ItemState::Removed => Stop::State(ItemState::Removed, store::REMOVED_BY_PLATFORM.into()),
+            _ => Stop::State(ItemState::AwaitingToken, "no access token has been proved yet".into()),
+        };
         tx.current_token(&self.item.id).await?.ok_or_else(waiting)
     }
 
