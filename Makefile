@@ -16,7 +16,9 @@ help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: prerequisites ## the main job on embedded parts: no services, no credentials; Ctrl-C ends it
-	@$(CARGO) run --quiet --package rekey -- run
+	@echo "building (some minutes the first time)"
+	@$(CARGO) build --package rekey
+	@$(TARGET)/debug/rekey run
 
 test: prerequisites ## everything that must pass, against a real Apache Kafka and PostgreSQL as well
 	$(CARGO) build --workspace --all-targets

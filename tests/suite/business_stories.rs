@@ -1,5 +1,6 @@
 //! The list at Layer: guards, strangers, creation, drift.
 
+use rekey::wiring::Roles;
 use sandbox::{Announce, BadToken, Fault, FaultKind, NewBusiness};
 use serde_json::{Value, json};
 use tests::{Parts, World};
@@ -291,5 +292,15 @@ async fn observe_mode_writes_nothing(parts: Parts) {
     let counts = world.sandbox.verdict().counts;
     assert_eq!((counts.mints, counts.puts), (0, 0));
     assert_eq!(world.sandbox.calls("POST /v1/businesses"), 0);
-    world.end_with_parked().await;
+    let said = || async {
+        let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+        body["converged_at"].is_null() && body["last_outcome"].as_str().is_some_and(|o| o.contains("would mint"))
+    };
+    assert!(tests::holds(said).await, "nothing converged");
+    // The team is satisfied: the same settings in act mode do what was planned.
+    let mut world = world;
+    world.rekeys.remove(0).stop().await;
+    world.start_rekey(Roles::ALL, "[consumer]\nmode = \"act\"\n").await;
+    world.until_exact().await;
+    world.end().await;
 }

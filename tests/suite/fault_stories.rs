@@ -83,7 +83,10 @@ async fn i4_several_rows_that_agree_pause_the_provider(parts: Parts) {
     world.sandbox.fault(answer("/processor/token/create", 400, "INVALID_INPUT", "INVALID_PRODUCT"));
     for n in 0..4 {
         world.business(&format!("b{n}"));
-        world.link(&format!("b{n}"), 1).await;
+        // Nobody waits for the answer: during the pause there is none.
+        let item = world.link_as(&format!("b{n}"), 1, Announce::Silent).await;
+        let body = world.sandbox.push_body(&item, &json!({})).unwrap();
+        world.admin("PUT", &format!("/v1/items/{item}?timeout=0"), Some(&body)).await;
     }
     let paused = || async { world.admin("GET", "/v1/pauses", None).await.1[0]["provider"] == "plaid" };
     assert!(tests::holds(paused).await);

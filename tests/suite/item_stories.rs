@@ -10,6 +10,8 @@ stories!(
     i8_an_account_that_only_flickers_never_leaves,
     i8_a_revoked_account_is_believed_when_plaid_agrees,
     a_renumbered_account_leaves_and_enters_in_one_put,
+    i8_a_renumbered_account_keeps_its_place_under_a_filter,
+    i8_a_removed_item_stays_removed_after_a_late_push,
     a_relinked_item_takes_the_place_of_the_old_one_in_one_put,
     login_required_and_repaired,
     the_end_of_access_is_announced,
@@ -103,6 +105,37 @@ async fn a_renumbered_account_leaves_and_enters_in_one_put(parts: Parts) {
     world.sync_item(&item).await;
     world.until_exact().await;
     assert_eq!(world.sandbox.verdict().counts.puts - puts, 1);
+    world.end().await;
+}
+
+async fn i8_a_renumbered_account_keeps_its_place_under_a_filter(parts: Parts) {
+    let world = World::start(parts, "[consumer]\ngone_after = \"1h\"\n").await;
+    world.business("acme");
+    let item = world.link_as("acme", 2, Announce::Silent).await;
+    let named: Vec<_> = world.accounts(&item).iter().map(|a| json!({"account_id": a})).collect();
+    world.sandbox.push(&item, &json!({"accounts": named})).await.unwrap();
+    world.until_exact().await;
+    world.sandbox.renumber_account(&world.accounts(&item)[0]).unwrap();
+    for _ in 0..3 {
+        world.sync_item(&item).await;
+        world.until_exact().await;
+    }
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
+    world.end().await;
+}
+
+async fn i8_a_removed_item_stays_removed_after_a_late_push(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let (gone, _) = (world.link("acme", 2).await, world.link("acme", 1).await);
+    world.until_exact().await;
+    world.sandbox.offboard(&gone, true).await.unwrap();
+    world.until_exact().await;
+    let (status, _) = world.sandbox.push(&gone, &json!({"access_token": "access-sandbox-late"})).await.unwrap();
+    assert_eq!(status, 422);
+    world.until_exact().await;
+    world.until_item(&gone, "removed").await;
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 1);
     world.end().await;
 }
 

@@ -18,6 +18,7 @@ stories!(
     i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one,
     i10_an_event_during_a_look_is_served_by_the_next_one,
     i8_a_dead_token_makes_layer_refuse_the_list,
+    i5_pushing_the_dead_current_token_is_rejected,
     a_rotation_that_follows_a_rotation,
 );
 
@@ -235,6 +236,22 @@ async fn i8_a_dead_token_makes_layer_refuse_the_list(parts: Parts) {
     let (status, _) = world.sandbox.push(&silent, &json!({})).await.unwrap();
     assert_eq!(status, 200);
     world.until_exact().await;
+    world.end().await;
+}
+
+async fn i5_pushing_the_dead_current_token_is_rejected(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let old = world.sandbox.access_token(&item).unwrap();
+    world.rotate(&item, Announce::Silent).await;
+    for _ in 0..2 {
+        let (status, body) = world.sandbox.push(&item, &json!({"access_token": old})).await.unwrap();
+        assert_eq!(status, 422, "it was proved once and is dead by now: {body}");
+    }
+    let (status, _) = world.sandbox.push(&item, &json!({})).await.unwrap();
+    assert_eq!(status, 200);
     world.end().await;
 }
 

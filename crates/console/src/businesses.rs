@@ -69,6 +69,7 @@ pub(crate) async fn sync(
     let id = parse(&business)?;
     let mut tx = console.store.begin().await?;
     tx.business(&id).await?.ok_or_else(no_business)?;
+    tx.mark_unminted(Some(id.as_str()), "an operator asked").await?;
     tx.mark(&sync_mark(Kind::Business, id.as_str())).await?;
     tx.audit(&caller.name, "business.sync", id.as_str(), "").await?;
     tx.commit().await?;

@@ -7,10 +7,10 @@ use crate::view::{Account, Item, ItemDetail, PageQuery, Paged, Token, Work};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::{Json, debug_handler};
-use domain::item::TokenStanding;
+use domain::item::{ItemState, TokenStanding};
 use domain::trace::TraceParent;
 use domain::work::{Class, Kind};
-use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId};
+use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use store::{Assignment, Declaration, Mark, Push};
@@ -155,17 +155,17 @@ pub(crate) async fn put(
 ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
     let push = body.push(item_id(&item)?)?;
     let fingerprint = push.access_token.as_ref().map(|t| console.store.fingerprints().of_access(t));
-    let wanted = {
+    let pushed = {
         let mut tx = console.store.begin().await?;
-        let wanted = tx.push(&push).await?;
+        let pushed = Pushed { at: tx.now(), wanted: tx.push(&push).await? };
         let detail = format!("token {}", fingerprint.as_ref().map_or("not sent", Fingerprint::as_str));
         tx.audit(&caller.name, "item.put", push.item.as_str(), &detail).await?;
         tx.commit().await?;
-        wanted
+        pushed
     };
     tracing::info!(item = %push.item, token = fingerprint.as_ref().map(Fingerprint::as_str), by = caller.name, "item pushed");
     console.wake();
-    console.await_push(&push.item, fingerprint, wanted, &query).await
+    console.await_push(&push.item, fingerprint, pushed, &query).await
 }
 
 impl Console {
@@ -173,7 +173,7 @@ impl Console {
         &self,
         item: &ItemId,
         fingerprint: Option<Fingerprint>,
-        wanted: i64,
+        pushed: Pushed,
         query: &PutQuery,
     ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
         let asked = query.timeout.map(|s| Duration::from_secs(s.into()));
@@ -181,7 +181,7 @@ impl Console {
         loop {
             let late = Instant::now() >= deadline;
             let standing = match &fingerprint {
-                Some(fingerprint) => self.standing(item, fingerprint).await?,
+                Some(fingerprint) => self.standing(item, fingerprint, &pushed).await?,
                 None => Standing::NotSent,
             };
             match standing {
@@ -193,7 +193,7 @@ impl Console {
                     if query.wait != Some(Wait::Converged) {
                         return Ok(answer(item, fingerprint, token, None, Vec::new()));
                     }
-                    let (converged, blocked) = self.converged(item, wanted).await?;
+                    let (converged, blocked) = self.converged(item, pushed.wanted).await?;
                     if converged || late || !blocked.is_empty() {
                         return Ok(answer(item, fingerprint, token, Some(converged), blocked));
                     }
@@ -203,19 +203,32 @@ impl Console {
         }
     }
 
-    async fn standing(&self, item: &ItemId, fingerprint: &Fingerprint) -> Result<Standing, ApiError> {
+    async fn standing(&self, item: &ItemId, fingerprint: &Fingerprint, pushed: &Pushed) -> Result<Standing, ApiError> {
         let mut tx = self.store.begin_read().await?;
         let token = tx.token_views(item).await?.into_iter().find(|t| t.fingerprint == *fingerprint);
-        Ok(match token {
-            None => Standing::Rejected("a newer push took its place before it was judged".into()),
-            Some(token) => match token.standing {
-                TokenStanding::Current => Standing::Current,
-                TokenStanding::Candidate => Standing::Pending,
-                TokenStanding::Rejected | TokenStanding::Superseded => {
-                    Standing::Rejected(token.why.unwrap_or_default())
-                }
-            },
-        })
+        let Some(token) = token else {
+            return Ok(Standing::Rejected("a newer push took its place before it was judged".into()));
+        };
+        match token.standing {
+            TokenStanding::Candidate => Ok(Standing::Pending),
+            TokenStanding::Rejected | TokenStanding::Superseded => {
+                Ok(Standing::Rejected(token.why.unwrap_or_default()))
+            }
+            TokenStanding::Current if token.judged_at.is_some_and(|at| at >= pushed.at) => Ok(Standing::Current),
+            // Proved some time ago; whether it still lives, the look that this push caused finds out.
+            TokenStanding::Current => {
+                let ended =
+                    |w: &store::WorkRow| w.leased_until.is_none() && w.looked_at.is_some_and(|at| at >= pushed.at);
+                let work = tx.work(Kind::Item, item.as_str()).await?;
+                let looked = work.is_none_or(|w| w.done >= pushed.wanted || ended(&w));
+                let row = tx.item(item).await?.filter(|i| i.state == ItemState::AwaitingToken);
+                Ok(match row {
+                    _ if !looked => Standing::Pending,
+                    Some(item) => Standing::Rejected(item.state_why.unwrap_or_default()),
+                    None => Standing::Current,
+                })
+            }
+        }
     }
 
     /// Whether the look that saw this push has ended, and every list it made due has been accepted.
@@ -234,10 +247,20 @@ impl Console {
                 let Some(row) = tx.work(Kind::Business, business.as_str()).await? else { continue };
                 note(&row);
                 all &= row.done >= row.wanted;
+                // Looked at is not yet accepted: nothing of this Item may be missing from the accepted list.
+                let list = tx.business(&business).await?.map(|b| b.accepted).unwrap_or_default();
+                let mut wanted = tx.wanted_accounts(&business).await?.into_iter().filter(|w| w.item == *item);
+                all &= wanted.all(|w| w.token.is_some_and(|t| list.contains(&t)));
             }
         }
         Ok((all, blocked))
     }
+}
+
+/// When a push was stored, and the `wanted` that it raised.
+struct Pushed {
+    at: Millis,
+    wanted: i64,
 }
 
 enum Standing {

@@ -49,7 +49,9 @@ pub struct Local {
 impl Local {
     /// Makes the world and starts its sandbox.
     pub async fn new(ground: Ground) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("rekey-").tempdir()?;
+        // Tokens and keys lie in it: for this user alone.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix("rekey-").permissions(private).tempdir()?;
         let (admin_token, admin_hash) = console::new_token();
         let mut environment = credentials(&ground, directory.path(), &admin_hash);
         let config = load(&ground.settings, &environment)?;
@@ -117,7 +119,6 @@ fn credentials(ground: &Ground, directory: &Path, admin_hash: &str) -> BTreeMap<
         ("LAYER__CLIENT_ID", sandbox::LAYER_CLIENT_ID.to_owned()),
         ("LAYER__CLIENT_SECRET", layer_secret.clone()),
         ("TOKEN_SOURCE__URL", platform.clone()),
-        ("TOKEN_SOURCE__SQL", "SELECT access_token FROM platform_items WHERE item_id = $1".to_owned()),
         ("CONSOLE__TOKENS", format!("local:operate:{admin_hash}")),
         ("SANDBOX__PLAID_SECRET", plaid_secret),
         ("SANDBOX__LAYER_SECRET", layer_secret),

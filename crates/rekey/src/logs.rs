@@ -4,11 +4,18 @@ use crate::config::{Log, LogFormat};
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
+const LEVELS: &str = "log.level must be error, warn, info, debug, or a filter such as \"info,sqlx=warn\"";
+
 /// Starts logging to standard error. The second call in a process changes nothing.
 pub fn start(log: &Log) -> Result<(), String> {
+    let level = log.level.trim();
+    let is_filter = level.contains(['=', ',']);
+    if !is_filter && !["off", "error", "warn", "info", "debug", "trace"].contains(&level) {
+        return Err(LEVELS.to_owned());
+    }
     // librdkafka reports each reconnection at its own error level; what matters of it, we log ourselves.
-    let filter = EnvFilter::try_new(format!("librdkafka=off,rdkafka=error,sqlx=error,{}", log.level))
-        .map_err(|_| "log.level must be error, warn, info, debug, or a filter such as \"info,sqlx=warn\"".to_owned())?;
+    let filter = EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,sqlx=error,{}", log.level))
+        .map_err(|_| LEVELS.to_owned())?;
     let terminal = std::io::stderr().is_terminal();
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {

@@ -214,6 +214,11 @@ impl Running {
         let opening = Opening::new(&self.config)?;
         let consumer = if roles.consumer { Some(ConsumerParts::new(self)?) } else { None };
         let console = if roles.console {
+            if self.config.console.tokens.is_empty() {
+                tracing::warn!(
+                    "console.tokens is empty, so every call will be refused: make one with `rekey token new`"
+                );
+            }
             let listener = bind("console", self.config.console.listen).await?;
             self.console = Some(listener.local_addr()?);
             Some((listener, self.config.console()?))
@@ -460,6 +465,10 @@ impl ConsumerParts {
                     let calls = self.config.layer.calls_per_minute;
                     consumer::check_sweep(&self.settings, "businesses", "layer", businesses, calls)
                 });
+        if possible.is_ok() && self.settings.mode == consumer::Mode::Act {
+            // What observe mode planned and did not do.
+            tx.mark_unminted(None, "start: accounts without a token").await?;
+        }
         if possible.is_ok() && self.config.consumer.sweep_at_start {
             for kind in Kind::ALL {
                 tx.mark_all(*kind, self.settings.debounce, "sweep at start").await?;

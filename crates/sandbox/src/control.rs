@@ -17,6 +17,7 @@ pub(crate) fn routes(sandbox: &Sandbox) -> Router {
         .route("/faults", post(add_fault).delete(heal))
         .route("/businesses", post(create_business))
         .route("/items", post(link))
+        .route("/items/{item}/token", get(token))
         .route("/items/{item}/{verb}", post(item_verb))
         .route("/accounts/{account}/{verb}", post(account_verb))
         .with_state(sandbox.clone())
@@ -51,6 +52,11 @@ async fn state(State(sandbox): State<Sandbox>) -> Json<Value> {
         })
         .collect();
     Json(json!({"businesses": world.businesses, "items": items, "counts": world.counts}))
+}
+
+/// The access token that the platform would push. It is worth nothing outside this sandbox.
+async fn token(State(sandbox): State<Sandbox>, Path(item): Path<String>) -> Result<String, Error> {
+    sandbox.access_token(&item)
 }
 
 async fn verdict(State(sandbox): State<Sandbox>) -> Json<Verdict> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// Where the platform keeps its tokens and how it reaches Rekey.
 #[derive(Debug, Clone, Default)]
 pub struct PlatformSettings {
-    /// The platform's own database, with a table `platform_items (item_id, access_token)`.
+    /// The platform's own database, with a table `plaid_items (item_id, access_token)`.
     pub database_url: Option<SecretString>,
     pub admin: Option<Admin>,
 }
@@ -77,7 +77,7 @@ pub(crate) async fn open(settings: &PlatformSettings) -> Result<Option<sqlx::Any
     let Some(url) = &settings.database_url else { return Ok(None) };
     sqlx::any::install_default_drivers();
     let pool = sqlx::any::AnyPoolOptions::new().max_connections(4).connect(url.expose_secret()).await?;
-    let table = "CREATE TABLE IF NOT EXISTS platform_items (item_id TEXT PRIMARY KEY, access_token TEXT NOT NULL)";
+    let table = "CREATE TABLE IF NOT EXISTS plaid_items (item_id TEXT PRIMARY KEY, access_token TEXT NOT NULL)";
     sqlx::query(table).execute(&pool).await?;
     Ok(Some(pool))
 }
@@ -163,7 +163,7 @@ impl Sandbox {
     async fn write_database(&self, item: &str) -> Result<(), Error> {
         let Some(pool) = &self.platform_db else { return Ok(()) };
         let token = self.world().item(item)?.access_token.clone();
-        let sql = "INSERT INTO platform_items (item_id, access_token) VALUES ($1, $2)
+        let sql = "INSERT INTO plaid_items (item_id, access_token) VALUES ($1, $2)
             ON CONFLICT (item_id) DO UPDATE SET access_token = $2";
         sqlx::query(sql).bind(item.to_owned()).bind(token).execute(pool).await?;
         Ok(())

@@ -2,7 +2,7 @@
 //! fingerprint only, so that its late return is recognised.
 
 use crate::items::Declaration;
-use crate::tx::{number, opt_text, parsed, text};
+use crate::tx::{number, opt_text, opt_time, parsed, text};
 use crate::{Error, Tx};
 use domain::item::TokenStanding;
 use domain::{AccessToken, Fingerprint, ItemId, Millis};
@@ -48,6 +48,8 @@ pub struct TokenView {
     pub source: String,
     pub why: Option<String>,
     pub seen_at: Millis,
+    /// When Plaid's answer settled what it is.
+    pub judged_at: Option<Millis>,
 }
 
 fn place(item: &ItemId, fingerprint: &Fingerprint) -> String {
@@ -201,6 +203,7 @@ impl Tx {
                     source: text(r, "source")?,
                     why: opt_text(r, "why")?,
                     seen_at: Millis(number(r, "seen_at")?),
+                    judged_at: opt_time(r, "judged_at")?,
                 })
             })
             .collect()

@@ -350,6 +350,25 @@ impl Tx {
         Ok(DueAge { kind, due: number(&row, "due")?, oldest })
     }
 
+    /// Makes the Items due that have an account without a token of the current generation, and those of `business` alone
+    /// if one is named: what observe mode left, or an operator asks for.
+    pub async fn mark_unminted(&mut self, business: Option<&str>, reason: &str) -> Result<u64, Error> {
+        let sql = "UPDATE work SET wanted = wanted + 1, due_at = $1, reason = $2,
+                class = CASE WHEN class < $3 THEN class ELSE $3 END
+            WHERE kind = 'item' AND blocked_by IS NULL AND id IN (
+                SELECT a.item_id FROM accounts a JOIN items i ON i.item_id = a.item_id
+                WHERE a.business_id IS NOT NULL AND a.state = 'active' AND a.mint_fault IS NULL
+                  AND i.state IN ('active', 'login_required') AND ($4 IS NULL OR a.business_id = $4)
+                  AND NOT EXISTS (SELECT 1 FROM processor_tokens t WHERE t.item_id = a.item_id
+                      AND t.account_id = a.account_id AND t.state = 'live' AND t.generation = i.generation))";
+        let query = sqlx::query(sql)
+            .bind(self.now().0)
+            .bind(reason.to_owned())
+            .bind(Class::NewAccount.rank())
+            .bind(business.map(str::to_owned));
+        self.run(query).await
+    }
+
     /// Makes every row of a kind due within `spread`, in a stable pseudo-random order.
     pub async fn mark_all(&mut self, kind: Kind, spread: Duration, reason: &str) -> Result<u64, Error> {
         let sql = "UPDATE work SET wanted = wanted + 1, reason = $2,

@@ -91,6 +91,10 @@ impl Look<'_> {
         };
         let facts = self.facts(&layer_id).await?;
         let policy = self.policy();
+        let unminted = facts.wanted.iter().filter(|w| w.token.is_none()).count();
+        if self.context.settings.mode == Mode::Observe && unminted > 0 {
+            return self.observed(&format!("observe mode: would mint for {unminted} account(s), then PUT")).await;
+        }
         match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.permit()) {
             Plan::Converged { verified, left_out } => {
                 metrics::counter!("rekey_puts_total", "result" => "not_needed").increment(1);
@@ -231,8 +235,6 @@ impl Look<'_> {
             "would_list": put.tokens.len(), "added": put.added, "replaced": put.replaced, "removed": put.removed,
         });
         outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind::WOULD, payload).await?;
-        tx.record_outcome(&self.id, "observe mode: a PUT would be sent").await?;
-        tx.finish(&self.claim, &done(self.context)).await?;
         tx.commit().await?;
         tracing::info!(
             added = put.added.len(),
@@ -240,6 +242,15 @@ impl Look<'_> {
             removed = put.removed.len(),
             "observe mode: would PUT"
         );
+        self.observed("observe mode: a PUT would be sent").await
+    }
+
+    /// Observe mode: nothing was written, so nothing converged.
+    async fn observed(&self, outcome: &str) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin().await?;
+        tx.record_outcome(&self.id, outcome).await?;
+        tx.finish(&self.claim, &done(self.context)).await?;
+        tx.commit().await?;
         Ok(())
     }
 

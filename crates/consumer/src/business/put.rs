@@ -186,7 +186,7 @@ impl Look<'_> {
         if !own(before).is_subset(&own(after)) {
             metrics::counter!("rekey_layer_owned_changed_total").increment(1);
             tracing::error!(
-                "an account that Layer connected itself disappeared after our PUT: tell Layer, and pause with layer.mode observe"
+                "an account that Layer connected itself disappeared after our PUT: tell Layer, and set consumer.mode to observe"
             );
         }
     }

@@ -1,6 +1,7 @@
 //! New keys and tokens, made here and shown once.
 
 use super::{Ended, say};
+use crate::config::BadSetting;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rand::RngExt;
@@ -26,17 +27,22 @@ pub(crate) fn fingerprint_key() -> String {
 
 pub(super) fn new_keys() -> anyhow::Result<Ended> {
     say("# Keep these secret, and keep a copy: without the first one, the tokens in the database can't be read.");
-    say(&format!("secrets.keys            = {}", sealing_key()));
-    say(&format!("secrets.fingerprint_key = {}", fingerprint_key()));
+    say("# A file that `keys_file` or `fingerprint_key_file` names holds the value alone, without quotes.");
+    say("[secrets]");
+    say(&format!("keys = \"{}\"", sealing_key()));
+    say(&format!("fingerprint_key = \"{}\"", fingerprint_key()));
     Ok(Ended::Well)
 }
 
 pub(super) fn new_token(name: &str, role: &str) -> anyhow::Result<Ended> {
     let (token, hash) = console::new_token();
     let entry = format!("{name}:{role}:{hash}");
-    console::AdminTokens::parse([entry.as_str()])?;
+    console::AdminTokens::parse([entry.as_str()]).map_err(|_| {
+        BadSetting::new("the role", "must be read or operate, and the name not be empty or hold a colon")
+    })?;
     say("# The token, shown this once; only its hash is configured.");
-    say(&format!("token         = {token}"));
-    say(&format!("console.tokens entry = {entry}"));
+    say(&format!("# token: {token}"));
+    say("[console]");
+    say(&format!("tokens = [\"{entry}\"]"));
     Ok(Ended::Well)
 }

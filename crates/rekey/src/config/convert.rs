@@ -93,7 +93,7 @@ impl Config {
 
     fn plaid_base(&self) -> Result<String, BadSetting> {
         match self.plaid.environment.as_str() {
-            _ if !self.plaid.base_url.is_empty() => Ok(self.plaid.base_url.clone()),
+            "sandbox" | "production" if !self.plaid.base_url.is_empty() => Ok(self.plaid.base_url.clone()),
             environment @ ("sandbox" | "production") => Ok(format!("https://{environment}.plaid.com")),
             _ => Err(BadSetting::new("plaid.environment", "must be sandbox or production")),
         }
