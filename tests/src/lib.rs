@@ -110,12 +110,12 @@ impl World {
         logs();
         let mut settings: toml::Table = SETTINGS.parse().unwrap();
         merge(&mut settings, extra.parse().unwrap());
-        let (kafka, databases) = match parts {
-            Parts::Embedded => (None, None),
+        let kafka = (parts == Parts::Real).then(kafka_address);
+        let databases = match parts {
+            Parts::Embedded => None,
             Parts::Real => {
                 merge(&mut settings, topics_of_its_own());
-                let databases = Databases { rekey: fresh_database().await, platform: fresh_database().await };
-                (Some(kafka_address()), Some(databases))
+                Some(Databases { rekey: fresh_database().await, platform: fresh_database().await })
             }
         };
         let local = Local::new(Ground { kafka, databases, settings: settings.to_string() }).await.unwrap();

@@ -18,6 +18,32 @@ stories!(
     two_consumers_share_the_work,
 );
 
+/// A provider that can't be reached at the start: not ready, and ready by itself when it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreachable_provider_keeps_the_process_unready() {
+    let mut world = World::without_rekey(Parts::Embedded, "").await;
+    world.sandbox.fault(Fault { call: "GET /whoami".into(), about: None, times: None, kind: FaultKind::CutBefore });
+    let running = world.local.start(Roles::ALL, "").await.unwrap();
+    let readyz = format!("http://{}/readyz", running.ops);
+    let says = |status: u16, word: &'static str| {
+        let readyz = readyz.clone();
+        move || {
+            let readyz = readyz.clone();
+            async move {
+                let Ok(answer) = reqwest::get(readyz).await else { return false };
+                answer.status() == status && answer.text().await.is_ok_and(|t| t.contains(word))
+            }
+        }
+    };
+    assert!(tests::holds(says(503, "layer: Layer's GET /whoami did not answer")).await);
+    world.sandbox.heal();
+    assert!(tests::holds(says(200, "layer: ready")).await);
+    world.rekeys.push(running);
+    world.business("acme");
+    world.link("acme", 1).await;
+    world.end().await;
+}
+
 fn answer(call: &str, status: u16, error_type: &str, error_code: &str) -> Fault {
     Fault {
         call: call.into(),

@@ -107,5 +107,17 @@ pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -
             }
         }
     }
+    settle(connection, topics).await?;
     Ok(created)
+}
+
+/// A created topic reaches the brokers' metadata a moment later; who asks in between would be told that it is missing.
+async fn settle(connection: &Connection, topics: &Topics) -> Result<(), Error> {
+    for _ in 0..100 {
+        if check(connection, topics).await?.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }

@@ -4,7 +4,8 @@
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::{RequestBuilder, StatusCode, header};
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Answers larger than this are not read to their end: no provider answer we know comes near.
 const MAX_ANSWER: usize = 8 * 1024 * 1024;
@@ -29,6 +30,9 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// The longest that a provider's own rate headers make this process wait.
+const MAX_REST: Duration = Duration::from_secs(5);
+
 /// No answer came.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer: {what}")]
@@ -46,6 +50,8 @@ pub struct Client {
     http: reqwest::Client,
     rate: DefaultDirectRateLimiter,
     timeout: Duration,
+    /// The provider said that its bucket is empty until then.
+    rest_until: Mutex<Option<Instant>>,
 }
 
 impl Client {
@@ -60,7 +66,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("rekey/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, rate: RateLimiter::direct(quota), timeout: settings.timeout })
+        Ok(Self { http, rate: RateLimiter::direct(quota), timeout: settings.timeout, rest_until: Mutex::default() })
     }
 
     pub fn post(&self, url: &str) -> RequestBuilder {
@@ -87,7 +93,14 @@ impl Client {
     /// outlive it.
     pub async fn send_within(&self, request: RequestBuilder, end: Option<Instant>) -> Result<Answer, Unanswered> {
         let unanswered = |what, sent, source| Unanswered { what, sent, source };
-        tokio::time::timeout(self.timeout, self.rate.until_ready())
+        let turn = async {
+            self.rate.until_ready().await;
+            let rest = *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(until) = rest {
+                tokio::time::sleep_until(until.into()).await;
+            }
+        };
+        tokio::time::timeout(self.timeout, turn)
             .await
             .map_err(|_| unanswered("the rate configured for this provider is used up", false, None))?;
         if end.is_some_and(|end| Instant::now() + self.timeout >= end) {
@@ -100,6 +113,9 @@ impl Client {
         })?;
         let status = response.status();
         let retry_after = retry_after(response.headers());
+        if let Some(rest) = rest(response.headers(), SystemTime::now()) {
+            *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
+        }
         let body = read_bounded(response).await.map_err(|e| unanswered("the answer broke off", true, e))?;
         Ok(Answer { status, retry_after, body })
     }
@@ -116,9 +132,43 @@ async fn read_bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Option
     Ok(body)
 }
 
+/// Layer's `X-RateLimit-Remaining` and `-Reset` (Unix seconds), <https://docs.layerfi.com/api-details/rate-limiting>: an
+/// empty bucket is waited for instead of being answered 429.
+fn rest(headers: &header::HeaderMap, now: SystemTime) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    if number("x-ratelimit-remaining")? > 0 {
+        return None;
+    }
+    let reset = UNIX_EPOCH.checked_add(Duration::from_secs(number("x-ratelimit-reset")?))?;
+    // A reset in the past, by our clock or theirs, asks for nothing.
+    reset.duration_since(now).ok().map(|wait| wait.min(MAX_REST))
+}
+
 /// `Retry-After` in seconds. The form with a date is ignored: our own backoff is as good a guess.
 fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
     let seconds: f64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     // A day is longer than any provider means, and keeps the arithmetic sane.
     seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_bucket_is_waited_for_and_nonsense_is_not() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        let headers = |remaining: &str, reset: &str| {
+            let mut map = header::HeaderMap::new();
+            map.insert("x-ratelimit-remaining", remaining.parse().unwrap());
+            map.insert("x-ratelimit-reset", reset.parse().unwrap());
+            map
+        };
+        assert_eq!(rest(&headers("0", "1002"), now), Some(Duration::from_secs(2)));
+        assert_eq!(rest(&headers("0", "999999"), now), Some(MAX_REST));
+        for (remaining, reset) in [("1", "1002"), ("0", "900"), ("0", "soon"), ("-", "1002")] {
+            assert_eq!(rest(&headers(remaining, reset), now), None, "{remaining} {reset}");
+        }
+        assert_eq!(rest(&header::HeaderMap::new(), now), None);
+    }
 }
