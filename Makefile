@@ -22,7 +22,7 @@ run: prerequisites ## the main job on embedded parts: no services, no credential
 
 test: prerequisites ## everything that must pass, against a real Apache Kafka and PostgreSQL as well
 	$(CARGO) build --workspace --all-targets
-	tests/with-servers $(CARGO) test --workspace --no-fail-fast -- --test-threads=6
+	tests/with-servers $(CARGO) test --workspace --no-fail-fast -- --test-threads=4
 
 long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
 	$(CARGO) build --workspace --all-targets
