@@ -117,11 +117,6 @@ impl Client {
         self.http.timeout()
     }
 
-    /// The longest one call takes: a new bearer token, its share of the rate, the request, and once more after a 401.
-    pub fn longest_call(&self) -> Duration {
-        self.http.timeout() * 8
-    }
-
     /// `GET /v1/businesses?external_id=`, exact, active businesses only.
     pub async fn find_business(&self, external_id: &str) -> Result<Found, Error> {
         let endpoint = "GET /v1/businesses";

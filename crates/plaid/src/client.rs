@@ -6,7 +6,6 @@ use domain::{AccessToken, AccountId, ItemId, ProcessorToken};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// How to reach Plaid.
 #[derive(Debug, Clone)]
@@ -95,11 +94,6 @@ impl Client {
     pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
         let http = web::Client::new(&settings.http)?;
         Ok(Self { settings, http })
-    }
-
-    /// The longest one call takes, waiting for its share of the rate included.
-    pub fn longest_call(&self) -> Duration {
-        self.http.timeout() * 2
     }
 
     /// `/item/get`: <https://plaid.com/docs/api/items/#itemget>.

@@ -1,6 +1,6 @@
 //! `rekey check`, `rekey migrate`, `rekey topics apply`.
 
-use super::{Ended, say};
+use super::{Ended, chain, say};
 use crate::config::{Config, fingerprinter};
 use anyhow::Context;
 use std::time::Duration;
@@ -14,16 +14,6 @@ struct Found {
     what: &'static str,
     /// None: fine. Else what is wrong and what to do.
     fault: Option<String>,
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 fn found<E: std::error::Error + 'static>(what: &'static str, result: Result<(), E>) -> Found {

@@ -148,6 +148,12 @@ pub fn run() -> ExitCode {
 /// One line on standard error: what is wrong and what to do.
 #[allow(clippy::print_stderr, reason = "the last word of a command is for the terminal, not for the log")]
 fn complain(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("rekey: {}", chain(error));
+    ExitCode::from(code)
+}
+
+/// An error with its causes, for one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -155,8 +161,7 @@ fn complain(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
         text.push_str(&inner.to_string());
         cause = inner.source();
     }
-    eprintln!("rekey: {text}");
-    ExitCode::from(code)
+    text
 }
 
 async fn serve(config: Config, roles: Roles) -> anyhow::Result<Ended> {
