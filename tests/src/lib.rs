@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
+pub mod kafka;
 pub mod process;
 pub mod proxy;
 mod servers;
@@ -107,10 +108,15 @@ impl World {
 
     /// The same before Rekey is started.
     pub async fn without_rekey(parts: Parts, extra: &str) -> Self {
+        Self::on((parts == Parts::Real).then(kafka_address), extra).await
+    }
+
+    /// A world on a Kafka of the story's own and on PostgreSQL, or on embedded parts.
+    pub async fn on(kafka: Option<String>, extra: &str) -> Self {
         logs();
+        let parts = if kafka.is_some() { Parts::Real } else { Parts::Embedded };
         let mut settings: toml::Table = SETTINGS.parse().unwrap();
         merge(&mut settings, extra.parse().unwrap());
-        let kafka = (parts == Parts::Real).then(kafka_address);
         let databases = match parts {
             Parts::Embedded => None,
             Parts::Real => {
@@ -121,7 +127,9 @@ impl World {
         let local = Local::new(Ground { kafka, databases, settings: settings.to_string() }).await.unwrap();
         if parts == Parts::Real {
             let config = local.config("").unwrap();
-            bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await.unwrap();
+            let made =
+                || async { bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await.is_ok() };
+            assert!(holds(made).await, "the topics could not be created");
         }
         Self { sandbox: local.sandbox.clone(), local, rekeys: Vec::new(), parts }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// A running `rekey` process; killed when dropped.
 #[derive(Debug)]
@@ -29,8 +30,23 @@ pub fn binary() -> PathBuf {
     path.join("rekey")
 }
 
+/// A port that nobody listens on, below the range that the kernel hands out to clients: a connection of another test
+/// can't take it before its process has started.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Spread by process, so that two runs at once rarely meet.
+        let start = u16::try_from(std::process::id() % 8000).unwrap();
+        let port = 20_000 + (start + offset) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    ([127, 0, 0, 1], free_port()).into()
 }
 
 impl Process {

@@ -5,6 +5,7 @@ use sandbox::{Announce, Fault, FaultKind};
 use serde_json::json;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tests::kafka::Cluster;
 use tests::process::{Process, binary};
 use tests::proxy::Proxy;
 use tests::{Parts, World, holds};
@@ -276,5 +277,39 @@ async fn i10_rotations_while_processes_are_killed() {
         verdict.counts
     );
     drop((receivers, consumers));
+    world.end().await;
+}
+
+/// The only broker is killed and comes back on its directory: webhooks are refused meanwhile (Plaid sends them again),
+/// rotations go on without it, and intake and outcomes resume by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_i10_apache_kafka_killed_and_back() {
+    let mut kafka = Cluster::start(1);
+    let mut world = World::on(Some(kafka.address()), "[kafka]\npublish_timeout = \"500ms\"\n").await;
+    world.start_rekey(Roles::ALL, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    let url = world.receiver_url();
+    let body = sandbox::Sandbox::webhook_body("ITEM", "ERROR", Some(&item), &json!({"error": null}));
+    let looks = world.sandbox.calls("/accounts/get");
+    assert_eq!(world.sandbox.send_once(&url, &body).await, 200);
+    world.until("the webhook is taken in", || world.sandbox.calls("/accounts/get") > looks).await;
+    world.until_exact().await;
+    kafka.kill(0);
+    let refused = || async { world.sandbox.send_once(&url, &body).await == 503 };
+    assert!(holds(refused).await, "nothing is acknowledged that Kafka has not");
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    // Longer than the group's session: the broker forgets its members.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    kafka.launch(0);
+    let accepted = || async { world.sandbox.send_once(&url, &body).await == 200 };
+    assert!(holds(accepted).await, "{}", kafka.log(0));
+    world.rotate(&item, Announce::Database).await;
+    assert_eq!(world.sandbox.send_once(&url, &body).await, 200);
+    world.until_exact().await;
+    let emptied = || async { world.store().begin_read().await.unwrap().outbox_length().await.unwrap() == 0 };
+    assert!(holds(emptied).await, "the outcomes leave when Kafka is back");
     world.end().await;
 }

@@ -52,7 +52,10 @@ impl Positions {
     }
 }
 
-impl ClientContext for Positions {}
+impl ClientContext for Positions {
+    // Each error is also what the next read returns; said here as well it would be twice, and many times a second.
+    fn error(&self, _: KafkaError, _: &str) {}
+}
 
 impl ConsumerContext for Positions {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {

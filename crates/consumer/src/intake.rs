@@ -38,7 +38,7 @@ struct Asked {
 
 /// Reads until `stop`, then commits and leaves the group.
 pub(crate) async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
-    let mut outage = Retries::new(Curve { first: Duration::from_millis(200), cap: Duration::from_secs(5) });
+    let mut away = false;
     let mut swept_for_gap: Option<Instant> = None;
     loop {
         let first = tokio::select! {
@@ -47,15 +47,19 @@ pub(crate) async fn run(context: Arc<Context>, intake: Intake, stop: Cancellatio
         };
         let first = match first {
             Ok(delivery) => delivery,
+            // No pause here: librdkafka reconnects at its own pace and queues an error for each attempt, many a second
+            // and before the records. A pause per error would let them pile up, and an outage of seconds would keep
+            // records waiting for minutes.
             Err(error) => {
-                if outage.failures() == 0 {
+                if !std::mem::replace(&mut away, true) {
                     tracing::warn!(error = chain(&error), "Kafka gives no records; trying again until it does");
                 }
-                let wait = outage.next_wait(&mut rand::rng());
-                tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(wait) => continue }
+                continue;
             }
         };
-        outage.reset();
+        if std::mem::take(&mut away) {
+            tracing::info!("Kafka gives records again");
+        }
         let batch = collect(&intake, first);
         if batch.iter().any(|d| d.gap) && swept_for_gap.is_none_or(|at| at.elapsed() > context.settings.gap_spread) {
             swept_for_gap = Some(Instant::now());
@@ -74,7 +78,7 @@ fn collect(intake: &Intake, first: Delivery) -> Vec<Delivery> {
     while batch.len() < BATCH {
         match intake.next().now_or_never() {
             Some(Ok(delivery)) => batch.push(delivery),
-            // An error comes again on the next call.
+            // Errors are reported by `run`; while they last there is nothing to collect.
             Some(Err(_)) | None => break,
         }
     }

@@ -1,0 +1,111 @@
+//! An Apache Kafka of the test's own, to be killed. The one that stories share must live on.
+
+use crate::process::free_port;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// Nodes that are broker and controller at once; all killed when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    directory: TempDir,
+    libs: PathBuf,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Cluster {
+    /// Formats and launches that many nodes. They are not ready yet: whoever needs them waits for what it needs.
+    pub fn start(nodes: usize) -> Self {
+        let libs = std::env::var("TEST_KAFKA_LIBS")
+            .expect("TEST_KAFKA_LIBS is not set: run the tests through `make test`, which fetches Apache Kafka");
+        let directory = tempfile::tempdir().unwrap();
+        let ports: Vec<(u16, u16)> = (0..nodes).map(|_| (free_port(), free_port())).collect();
+        let voters: Vec<String> =
+            ports.iter().enumerate().map(|(n, (_, controller))| format!("{n}@127.0.0.1:{controller}")).collect();
+        let replicas = nodes.min(3);
+        for (n, (port, controller)) in ports.iter().enumerate() {
+            let properties = format!(
+                "process.roles=broker,controller\nnode.id={n}\ncontroller.quorum.voters={voters}\n\
+                 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+                 advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
+                 inter.broker.listener.name=PLAINTEXT\n\
+                 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={data}\n\
+                 offsets.topic.replication.factor={replicas}\noffsets.topic.num.partitions=4\n\
+                 transaction.state.log.replication.factor={replicas}\ntransaction.state.log.min.isr=1\n\
+                 broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n\
+                 group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n",
+                voters = voters.join(","),
+                data = directory.path().join(format!("data-{n}")).display(),
+            );
+            let file = directory.path().join(format!("{n}.properties"));
+            std::fs::write(&file, properties).unwrap();
+            let formatted = Command::new("java")
+                .args(["-cp", &format!("{libs}/*"), "kafka.tools.StorageTool", "format", "-t"])
+                .args(["AAAAAAAAAAAAAAAAAAAAAQ", "-c"])
+                .arg(&file)
+                .stdout(Stdio::null())
+                .status()
+                .unwrap();
+            assert!(formatted.success());
+        }
+        let nodes = ports.into_iter().map(|(port, _)| Node { port, child: None }).collect();
+        let mut cluster = Self { directory, libs: libs.into(), nodes };
+        for n in 0..cluster.nodes.len() {
+            cluster.launch(n);
+        }
+        cluster
+    }
+
+    /// The bootstrap servers.
+    pub fn address(&self) -> String {
+        let addresses: Vec<String> = self.nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
+        addresses.join(",")
+    }
+
+    /// Starts a node, for the first time or again on its directory.
+    pub fn launch(&mut self, node: usize) {
+        let log = self.directory.path().join(format!("{node}.log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let child = Command::new("java")
+            .args(["-Xmx384m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(format!("{}/*", self.libs.display()))
+            .arg("kafka.Kafka")
+            .arg(self.directory.path().join(format!("{node}.properties")))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.nodes[node].child = Some(child);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, node: usize) {
+        if let Some(mut child) = self.nodes[node].child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn log(&self, node: usize) -> String {
+        read(&self.directory.path().join(format!("{node}.log")))
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.kill(node);
+        }
+    }
+}
