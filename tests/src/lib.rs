@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
+pub mod fleet;
 pub mod kafka;
 pub mod process;
 pub mod proxy;

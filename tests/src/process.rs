@@ -6,15 +6,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A running `rekey` process; killed when dropped.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    child: Mutex<Child>,
     pub role: &'static str,
     pub ops: SocketAddr,
-    /// Where a receiver listens.
+    /// Where it listens if it is a receiver, a console, a sandbox.
     pub listen: SocketAddr,
+    pub console: SocketAddr,
+    pub sandbox: SocketAddr,
     environment: BTreeMap<String, String>,
     config: PathBuf,
     pub log: PathBuf,
@@ -59,17 +62,17 @@ impl Process {
 
     /// Starts it without waiting.
     pub fn spawn(world: &World, role: &'static str) -> Self {
-        let (ops, listen, console) = (free_address(), free_address(), free_address());
+        let (ops, listen, console, sandbox) = (free_address(), free_address(), free_address(), free_address());
         let mut environment = world.local.environment.clone();
-        for (key, value) in [("OPS", ops), ("RECEIVER", listen), ("CONSOLE", console)] {
+        for (key, value) in [("OPS", ops), ("RECEIVER", listen), ("CONSOLE", console), ("SANDBOX", sandbox)] {
             environment.insert(format!("REKEY_{key}__LISTEN"), value.to_string());
         }
         let name = format!("{role}-{}", ops.port());
         let config = world.local.directory.path().join(format!("{name}.toml"));
         std::fs::write(&config, &world.local.settings).unwrap();
         let log = world.local.directory.path().join(format!("{name}.log"));
-        let child = launch(role, &config, &environment, &log);
-        Self { child, role, ops, listen, environment, config, log }
+        let child = Mutex::new(launch(role, &config, &environment, &log));
+        Self { child, role, ops, listen, console, sandbox, environment, config, log }
     }
 
     pub async fn ready(&self) {
@@ -81,14 +84,19 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill").args([format!("-{name}"), self.child().id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// SIGKILL: no chance to say goodbye.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub fn kill(&self) {
+        let mut child = self.child();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// SIGSTOP: it exists and does nothing.
@@ -100,10 +108,10 @@ impl Process {
     }
 
     /// SIGTERM; the exit code.
-    pub async fn terminate(&mut self) -> Option<i32> {
+    pub async fn terminate(&self) -> Option<i32> {
         self.signal("TERM");
         for _ in 0..2000 {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.child().try_wait().unwrap() {
                 return status.code();
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -112,8 +120,8 @@ impl Process {
     }
 
     /// Starts it again after a kill, at the same addresses.
-    pub async fn restart(&mut self) {
-        self.child = launch(self.role, &self.config, &self.environment, &self.log);
+    pub async fn restart(&self) {
+        *self.child() = launch(self.role, &self.config, &self.environment, &self.log);
         self.ready().await;
     }
 }
@@ -141,7 +149,8 @@ impl Drop for Process {
                 tracing::info!("{} said: {line}", self.role);
             }
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

@@ -21,6 +21,7 @@ macro_rules! stories {
 mod api;
 mod business_stories;
 mod fault_stories;
+mod fleet_stories;
 mod item_stories;
 mod kafka_stories;
 mod process_stories;

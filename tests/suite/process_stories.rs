@@ -24,7 +24,7 @@ async fn world() -> World {
 async fn i6_i10_the_consumer_is_killed_at_each_step() {
     let world = world().await;
     world.business("acme");
-    let mut consumer = Process::start(&world, "consumer").await;
+    let consumer = Process::start(&world, "consumer").await;
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let both = vec![FaultKind::Hang, FaultKind::HangAfter];
@@ -112,12 +112,13 @@ async fn missing_dependencies_are_waited_for() {
     let proxy = Proxy::to_postgres(&url).await;
     proxy.cut();
     world.local.environment.insert("REKEY_DATABASE__URL".into(), proxy.url(&url));
-    let mut process = Process::spawn(&world, "all");
+    let process = Process::spawn(&world, "all");
     let readyz = format!("http://{}/readyz", process.ops);
     let waits = || async {
         match reqwest::get(&readyz).await {
             Ok(answer) => {
-                answer.status() == 503 && answer.text().await.is_ok_and(|t| t.contains("database: it does not answer"))
+                answer.status() == 503
+                    && answer.text().await.is_ok_and(|t| t.contains("database: PostgreSQL at 127.0.0.1:"))
             }
             Err(_) => false,
         }
@@ -217,67 +218,6 @@ async fn check_says_what_to_fix() {
         assert!(text.contains(word), "{word} is missing: {text}");
     }
     world.local.stop().await;
-}
-
-fn number(variable: &str, default: usize) -> usize {
-    std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
-
-/// Two receivers and two consumers as processes; many rotations, announced in every way there is, while one of each is
-/// killed and restarted again and again. TEST_ROTATIONS and TEST_BUSINESSES make it longer.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i10_rotations_while_processes_are_killed() {
-    let (rotations, businesses) = (number("TEST_ROTATIONS", 60), number("TEST_BUSINESSES", 20));
-    let mut world = World::without_rekey(Parts::Real, "[consumer]\nsweep_period = \"20s\"\n").await;
-    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
-    let mut receivers = [Process::start(&world, "receiver").await, Process::start(&world, "receiver").await];
-    let mut consumers = [Process::start(&world, "consumer").await, Process::start(&world, "consumer").await];
-    let began = std::time::Instant::now();
-    let mut items = Vec::new();
-    for n in 0..businesses {
-        world.sandbox.set_webhook_url(format!("http://{}/webhooks/plaid", receivers[n % 2].listen));
-        let business = format!("b{n}");
-        world.business(&business);
-        items.push(world.link(&business, 1 + n % 3).await);
-        if n % 4 == 0 {
-            items.push(world.link(&business, 1).await);
-        }
-    }
-    let linked = began.elapsed();
-    for n in 0..rotations {
-        let item = &items[(n * 7) % items.len()];
-        match n % 3 {
-            0 => {
-                world.sandbox.rotate(item, Announce::Silent).await.unwrap();
-                let body = world.sandbox.push_body(item, &json!({})).unwrap();
-                world.admin("PUT", &format!("/v1/items/{item}?timeout=0"), Some(&body)).await;
-                world.sandbox.announce(item, Announce::Database).await.unwrap();
-            }
-            1 => {
-                world.rotate(item, Announce::Database).await;
-                world.webhook(item, "ERROR", &json!({"error": null}));
-            }
-            _ => {
-                world.rotate(item, Announce::Database).await;
-                world.notice(item).await;
-            }
-        }
-        if n % (rotations / 4).max(1) == rotations / 8 {
-            consumers[n % 2].kill();
-            receivers[n % 2].kill();
-            consumers[n % 2].restart().await;
-            receivers[n % 2].restart().await;
-        }
-    }
-    world.until_exact().await;
-    let verdict = world.sandbox.verdict();
-    tracing::info!(
-        "{businesses} businesses linked in {linked:?}, {rotations} rotations in {:?}: {:?}",
-        began.elapsed(),
-        verdict.counts
-    );
-    drop((receivers, consumers));
-    world.end().await;
 }
 
 /// The only broker is killed and comes back on its directory: webhooks are refused meanwhile (Plaid sends them again),

@@ -157,9 +157,12 @@ async fn a_lease_that_expires_is_taken_over(parts: Parts) {
     tokio::time::sleep(Duration::from_millis(20)).await;
     let second = claim(&store, "two", LONG).await.remove(0);
     assert!(second.taken_over, "what the first one sent may still be on its way");
-    store.give_back(&second).await.unwrap();
+    let blocked = Blocked { by: Block::Backoff, code: "x".into(), why: "x".into() };
+    let failed =
+        Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked), unless_agreed: None };
+    finish(&store, &second, &failed).await.unwrap();
     let third = claim(&store, "one", LONG).await.remove(0);
-    assert!(third.taken_over, "given back undone: the later look is still owed");
+    assert!(third.taken_over, "the take-over failed: the later look is still owed");
     finish(&store, &third, &done()).await.unwrap();
     marked(&store, &mark("x")).await;
     assert!(!claim(&store, "one", LONG).await.remove(0).taken_over);

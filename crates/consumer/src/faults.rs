@@ -154,12 +154,26 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interru
                 );
             }
         }
+        // A row that a key is missing for, or that was tampered with, will not read better the next time.
+        error if !error.is_passing() => {
+            let why = format!("{}: mend the cause, then release it", chain(&error));
+            tracing::error!(error = why, "the row can't be worked on and is parked");
+            if let Err(error) = park(context, claim, why).await {
+                tracing::warn!(error = chain(&error), "it could not be parked; it comes back when its lease ends");
+            }
+        }
         // The lease runs out by itself; nothing was committed, so nothing is lost.
         error => tracing::warn!(
             error = chain(&error),
             "the look was cut short by the database; the row comes back when its lease ends"
         ),
     }
+}
+
+async fn park(context: &Context, claim: &Claim, why: String) -> Result<(), store::Error> {
+    let mut tx = context.store.begin().await?;
+    tx.finish(claim, &parked(context, "unreadable_row", why)).await?;
+    tx.commit().await
 }
 
 async fn mark_again(context: &Context, claim: &Claim) -> Result<(), store::Error> {

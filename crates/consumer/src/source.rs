@@ -27,11 +27,25 @@ impl std::fmt::Debug for TokenSource {
 pub enum SourceError {
     #[error("the token source did not answer in time")]
     TimedOut,
-    /// The driver's own message is not kept: it may quote the query's parameters or its row.
-    #[error("the token source refused the query of token_source.sql")]
-    Refused,
+    /// Only the class of the driver's error is kept: its message may quote the query's parameters or its row.
+    #[error("the token source can't answer the query of token_source.sql ({class})")]
+    Refused { class: String },
     #[error("token_source.url can't be read: it must begin with sqlite:// or postgres://")]
     Url,
+}
+
+fn refused(error: &sqlx::Error) -> SourceError {
+    let class = match error {
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => format!("the database's error {code}"),
+            None => "an error of the database".into(),
+        },
+        sqlx::Error::Io(_) => "the connection failed".into(),
+        sqlx::Error::Tls(_) => "TLS failed".into(),
+        sqlx::Error::PoolTimedOut => "no connection could be made in time".into(),
+        _ => "its one column must be text".into(),
+    };
+    SourceError::Refused { class }
 }
 
 impl TokenSource {
@@ -52,15 +66,15 @@ impl TokenSource {
         let row = tokio::time::timeout(*timeout, sql.fetch_optional(pool))
             .await
             .map_err(|_| SourceError::TimedOut)?
-            .map_err(|_| SourceError::Refused)?;
+            .map_err(|e| refused(&e))?;
         let Some(row) = row else { return Ok(None) };
-        let token: Option<String> = row.try_get(0).map_err(|_| SourceError::Refused)?;
+        let token: Option<String> = row.try_get(0).map_err(|e| refused(&e))?;
         Ok(token.filter(|t| !t.trim().is_empty()).map(AccessToken::new))
     }
 
     /// Is the source there at all? For `rekey check`.
     pub async fn probe(&self) -> Result<(), SourceError> {
-        let nobody = ItemId::parse("rekey-probe").map_err(|_| SourceError::Refused)?;
+        let nobody = ItemId::parse("rekey-probe").map_err(|e| SourceError::Refused { class: e.to_string() })?;
         self.lookup(&nobody).await.map(drop)
     }
 }

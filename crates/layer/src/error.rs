@@ -23,7 +23,8 @@ pub enum Error {
     Malformed { endpoint: &'static str, status: u16 },
     /// The token endpoint refused our client id, secret or scope.
     #[error(
-        "Layer's token endpoint answered {status} {error}: check layer.client_id, layer.client_secret and layer.scope"
+        "Layer's token endpoint answered {status} {error}: check {}",
+        if *.status == 404 { "layer.token_url" } else { "layer.client_id, layer.client_secret and layer.scope" }
     )]
     Credentials { status: u16, error: String },
 }

@@ -117,7 +117,7 @@ fn hints(local: &Local, rekey: &Running, token_file: &str) {
     say("  # close an account at the bank, revoke a whole Item, then ask the oracle");
     say(&format!("  curl -X POST http://{sandbox}/control/accounts/{account}/close"));
     say(&format!("  curl -X POST http://{sandbox}/control/items/{item}/revoke"));
-    say(&format!("  curl http://{sandbox}/control/verdict"));
+    say(&format!("  curl 'http://{sandbox}/control/verdict?wait=10'"));
     say("");
     say("Ctrl-C drains and ends it.");
 }

@@ -363,12 +363,14 @@ impl Opening {
                 Ok(()) => return Ok(Some(self.store)),
                 Err(error) if error.is_passing() => {
                     if retries.failures() == 0 {
+                        let why = self.store.diagnose().await;
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
+                            why,
                             "the database is not there yet; trying again until it is"
                         );
+                        readiness.waiting("database", why);
                     }
-                    readiness.waiting("database", "it does not answer");
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -2,17 +2,22 @@
 
 use crate::{Announce, Error, Fault, NewAccount, NewBusiness, NewItem, Sandbox, Switches, Verdict};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// The longest that a verdict is waited for, in seconds.
+const MAX_WAIT: u64 = 60;
 
 pub(crate) fn routes(sandbox: &Sandbox) -> Router {
     Router::new()
         .route("/state", get(state))
         .route("/verdict", get(verdict))
+        .route("/webhook-url", put(set_webhook_url))
         .route("/switches", get(switches).put(set_switches))
         .route("/faults", post(add_fault).delete(heal))
         .route("/businesses", post(create_business))
@@ -23,18 +28,29 @@ pub(crate) fn routes(sandbox: &Sandbox) -> Router {
         .with_state(sandbox.clone())
 }
 
+/// JSON for a person at a terminal: indented, and with a line break at its end.
+struct Shown<T>(T);
+
+impl<T: Serialize> IntoResponse for Shown<T> {
+    fn into_response(self) -> Response {
+        let mut text = serde_json::to_string_pretty(&self.0).unwrap_or_default();
+        text.push('\n');
+        ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Unknown { .. } => StatusCode::NOT_FOUND,
             Self::Database(_) | Self::Admin(_) | Self::Http(_) => StatusCode::BAD_GATEWAY,
         };
-        (status, Json(json!({"error": self.to_string()}))).into_response()
+        (status, Shown(json!({"error": self.to_string()}))).into_response()
     }
 }
 
 /// Ids and states, no tokens.
-async fn state(State(sandbox): State<Sandbox>) -> Json<Value> {
+async fn state(State(sandbox): State<Sandbox>) -> Shown<Value> {
     let world = sandbox.world();
     let items: Vec<Value> = world
         .items
@@ -51,7 +67,7 @@ async fn state(State(sandbox): State<Sandbox>) -> Json<Value> {
             })
         })
         .collect();
-    Json(json!({"businesses": world.businesses, "items": items, "counts": world.counts}))
+    Shown(json!({"businesses": world.businesses, "items": items, "counts": world.counts}))
 }
 
 /// The access token that the platform would push. It is worth nothing outside this sandbox.
@@ -59,37 +75,57 @@ async fn token(State(sandbox): State<Sandbox>, Path(item): Path<String>) -> Resu
     sandbox.access_token(&item)
 }
 
-async fn verdict(State(sandbox): State<Sandbox>) -> Json<Verdict> {
-    Json(sandbox.verdict())
+#[derive(Deserialize)]
+struct VerdictQuery {
+    /// How long to wait for every list to be exact, in seconds.
+    #[serde(default)]
+    wait: u64,
 }
 
-async fn switches(State(sandbox): State<Sandbox>) -> Json<Switches> {
-    Json(sandbox.world().switches.clone())
+async fn verdict(State(sandbox): State<Sandbox>, Query(query): Query<VerdictQuery>) -> Shown<Verdict> {
+    let deadline = Instant::now() + Duration::from_secs(query.wait.min(MAX_WAIT));
+    loop {
+        let verdict = sandbox.verdict();
+        if verdict.exact || Instant::now() >= deadline {
+            return Shown(verdict);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
-async fn set_switches(State(sandbox): State<Sandbox>, Json(switches): Json<Switches>) -> Json<Switches> {
+/// Webhooks of Items linked from now on go there.
+async fn set_webhook_url(State(sandbox): State<Sandbox>, url: String) -> Shown<Value> {
+    sandbox.set_webhook_url(url);
+    Shown(json!({"ok": true}))
+}
+
+async fn switches(State(sandbox): State<Sandbox>) -> Shown<Switches> {
+    Shown(sandbox.world().switches.clone())
+}
+
+async fn set_switches(State(sandbox): State<Sandbox>, Json(switches): Json<Switches>) -> Shown<Switches> {
     sandbox.switch(|s| *s = switches.clone());
-    Json(switches)
+    Shown(switches)
 }
 
-async fn add_fault(State(sandbox): State<Sandbox>, Json(fault): Json<Fault>) -> Json<Value> {
+async fn add_fault(State(sandbox): State<Sandbox>, Json(fault): Json<Fault>) -> Shown<Value> {
     sandbox.fault(fault);
-    Json(json!({"ok": true}))
+    Shown(json!({"ok": true}))
 }
 
-async fn heal(State(sandbox): State<Sandbox>) -> Json<Value> {
+async fn heal(State(sandbox): State<Sandbox>) -> Shown<Value> {
     sandbox.heal();
-    Json(json!({"ok": true}))
+    Shown(json!({"ok": true}))
 }
 
-async fn create_business(State(sandbox): State<Sandbox>, Json(new): Json<NewBusiness>) -> Json<Value> {
+async fn create_business(State(sandbox): State<Sandbox>, Json(new): Json<NewBusiness>) -> Shown<Value> {
     sandbox.create_business(&new);
-    Json(json!({"business": new.external_id}))
+    Shown(json!({"business": new.external_id}))
 }
 
-async fn link(State(sandbox): State<Sandbox>, Json(new): Json<NewItem>) -> Result<Json<Value>, Error> {
+async fn link(State(sandbox): State<Sandbox>, Json(new): Json<NewItem>) -> Result<Shown<Value>, Error> {
     let item = sandbox.link(&new).await?;
-    Ok(Json(json!({"item_id": item})))
+    Ok(Shown(json!({"item_id": item})))
 }
 
 #[derive(Deserialize)]
@@ -106,7 +142,7 @@ async fn item_verb(
     State(sandbox): State<Sandbox>,
     Path((item, verb)): Path<(String, String)>,
     Query(query): Query<ItemQuery>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Shown<Value>, Response> {
     let said = |result: Result<(), Error>| result.map_err(IntoResponse::into_response);
     let fire = |kind: &str, code: &str, extra: &Value| said(sandbox.fire(&item, kind, code, extra));
     match verb.as_str() {
@@ -128,7 +164,7 @@ async fn item_verb(
             let added = sandbox.add_account(&item, &NewAccount::checking("7777"));
             let account = added.map_err(IntoResponse::into_response)?;
             fire("ITEM", "NEW_ACCOUNTS_AVAILABLE", &json!({}))?;
-            return Ok(Json(json!({"account_id": account})));
+            return Ok(Shown(json!({"account_id": account})));
         }
         "webhook" => {
             let kind = query.webhook_type.as_deref().unwrap_or("ITEM");
@@ -136,13 +172,13 @@ async fn item_verb(
         }
         _ => return Err(no_verb(&verb, "rotate, require-login, repair, revoke, offboard, add-account, webhook")),
     }
-    Ok(Json(json!({"ok": true})))
+    Ok(Shown(json!({"ok": true})))
 }
 
 async fn account_verb(
     State(sandbox): State<Sandbox>,
     Path((account, verb)): Path<(String, String)>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Shown<Value>, Response> {
     let item =
         sandbox.world().account(&account).map(|(item, _)| item.to_owned()).map_err(IntoResponse::into_response)?;
     let said = |result: Result<(), Error>| result.map_err(IntoResponse::into_response);
@@ -151,7 +187,7 @@ async fn account_verb(
         "reopen" => said(sandbox.reopen_account(&account))?,
         "renumber" => {
             let renumbered = sandbox.renumber_account(&account).map_err(IntoResponse::into_response)?;
-            return Ok(Json(json!({"account_id": renumbered})));
+            return Ok(Shown(json!({"account_id": renumbered})));
         }
         "revoke" => {
             said(sandbox.close_account(&account))?;
@@ -159,9 +195,9 @@ async fn account_verb(
         }
         _ => return Err(no_verb(&verb, "close, reopen, renumber, revoke")),
     }
-    Ok(Json(json!({"ok": true})))
+    Ok(Shown(json!({"ok": true})))
 }
 
 fn no_verb(verb: &str, known: &str) -> Response {
-    (StatusCode::NOT_FOUND, Json(json!({"error": format!("no verb {verb:?}; there are {known}")}))).into_response()
+    (StatusCode::NOT_FOUND, Shown(json!({"error": format!("no verb {verb:?}; there are {known}")}))).into_response()
 }

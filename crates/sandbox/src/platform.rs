@@ -88,6 +88,11 @@ impl Sandbox {
         *self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admin);
     }
 
+    fn admin(&self) -> Result<Admin, Error> {
+        let admin = self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        admin.ok_or_else(|| Error::Admin("set admin.url and admin.token of the sandbox, or announce otherwise".into()))
+    }
+
     /// Where webhooks of Items linked from now on go.
     pub fn set_webhook_url(&self, url: String) {
         self.world().webhook_url = Some(url);
@@ -113,6 +118,10 @@ impl Sandbox {
 
     /// A person links a bank: a new Item with its access token.
     pub async fn link(&self, new: &NewItem) -> Result<String, Error> {
+        if new.announce == Announce::Push {
+            // Asked first: an Item that exists but was never announced would be one that nobody expects.
+            self.admin()?;
+        }
         let id = {
             let mut world = self.world();
             let id = world.opaque("item");
@@ -201,8 +210,7 @@ impl Sandbox {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value), Error> {
-        let admin = self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let admin = admin.ok_or_else(|| Error::Admin("the sandbox was not told where it is".into()))?;
+        let admin = self.admin()?;
         let mut request =
             self.http.request(method, format!("{}{path}", admin.url)).bearer_auth(admin.token.expose_secret());
         if let Some(body) = body {

@@ -4,10 +4,14 @@ use crate::tx::{Dialect, Tx};
 use crate::{Error, KeyRing};
 use domain::Fingerprinter;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
+use sqlx::{AnyPool, Connection as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Longest wait for the reason why a database is away.
+const DIAGNOSIS: Duration = Duration::from_secs(2);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
@@ -93,6 +97,28 @@ impl Store {
         Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints })
     }
 
+    /// Why no connection can be had, and where the database was looked for; for messages. The pool itself only says
+    /// that it waited in vain.
+    pub async fn diagnose(&self) -> String {
+        let options = self.pool.connect_options();
+        let url = &options.database_url;
+        let place = match self.dialect {
+            Dialect::Sqlite => format!("the SQLite file {}", url.path()),
+            Dialect::Postgres => {
+                format!("PostgreSQL at {}:{}", url.host_str().unwrap_or("localhost"), url.port().unwrap_or(5432))
+            }
+        };
+        let tried = sqlx::ConnectOptions::connect(options.as_ref());
+        match tokio::time::timeout(DIAGNOSIS, tried).await {
+            Err(_) => format!("{place} does not answer"),
+            Ok(Err(error)) => format!("{place} does not answer: {error}"),
+            Ok(Ok(connection)) => {
+                drop(connection.close().await);
+                format!("{place} answers, but not to everything yet")
+            }
+        }
+    }
+
     /// Applies what is missing. PostgreSQL serialises concurrent migrators by an advisory lock; SQLite has none, so
     /// the loser of a race tries again and finds the work done.
     pub async fn migrate(&self) -> Result<(), Error> {
@@ -170,6 +196,15 @@ impl Store {
     /// Checks a database without changing it: does it answer, does this release run on it, do our keys open it? One
     /// that was never migrated is fine.
     pub async fn inspect(&self) -> Result<(), Error> {
+        if let Some(directory) = self.directory_of_missing_file() {
+            // Not opened, because that would make the file.
+            return if directory.is_dir() {
+                Ok(())
+            } else {
+                let place = directory.display();
+                Err(Error::Unusable(format!("the directory {place} of database.url does not exist: make it")))
+            };
+        }
         self.ping().await?;
         let mut tx = self.begin().await?;
         let oldest = match tx.meta("oldest_compatible_schema").await {
@@ -186,6 +221,13 @@ impl Store {
         }
         // Dropped without a commit, so that a check writes nothing.
         tx.check_fingerprint_key(&self.fingerprints).await
+    }
+
+    fn directory_of_missing_file(&self) -> Option<PathBuf> {
+        let options = self.pool.connect_options();
+        let file = Path::new(options.database_url.path());
+        let missing = matches!(self.dialect, Dialect::Sqlite) && file.is_absolute() && !file.exists();
+        missing.then(|| file.parent().map(Path::to_path_buf)).flatten()
     }
 
     /// Begins a transaction that may write.

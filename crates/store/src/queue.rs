@@ -159,17 +159,6 @@ impl Store {
         claims.sort_by_key(|c| c.class.rank());
         Ok(claims)
     }
-
-    /// Gives back what was claimed but not begun, so that nobody waits for the lease to expire.
-    pub async fn give_back(&self, claim: &Claim) -> Result<(), Error> {
-        let mut tx = self.begin().await?;
-        let sql = "UPDATE work SET lease_owner = NULL, lease_until = NULL, due_at = $4, held = 0
-                    WHERE kind = $1 AND id = $2 AND epoch = $3";
-        let now = tx.now().0;
-        let query = sqlx::query(sql).bind(claim.kind.as_str()).bind(claim.id.clone()).bind(claim.epoch).bind(now);
-        tx.run(query).await?;
-        tx.commit().await
-    }
 }
 
 /// The provider whose pause stops this kind of work.

@@ -1,6 +1,6 @@
 //! Commands that call the admin API.
 
-use super::{Ended, say};
+use super::{Ended, Usage, say};
 use crate::config::{BadSetting, Config};
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -35,6 +35,8 @@ pub(super) enum ItemCommand {
     Remove { item: String },
     /// Look at the Item now.
     Sync { item: String },
+    /// List Items that webhooks name and nobody pushed.
+    Unknown(PageArgs),
 }
 
 #[derive(Args)]
@@ -151,10 +153,9 @@ impl Admin {
 
 /// A path segment as the API expects it.
 pub(super) fn segment(text: &str) -> anyhow::Result<String> {
-    anyhow::ensure!(
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()),
-        "ids have no spaces and are not empty"
-    );
+    if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Usage(format!("{text:?} is no id: ids have no spaces and are not empty")).into());
+    }
     let escaped: String = text
         .bytes()
         .map(|b| {
@@ -217,6 +218,10 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
         ItemCommand::Sync { item } => {
             admin.simple(Method::POST, &format!("/v1/items/{}/sync", segment(&item)?), "it is due").await
         }
+        ItemCommand::Unknown(args) => {
+            let answer = admin.call(Method::GET, &page("/v1/unknown-items", &args)?, None).await?;
+            Ok(admin.finish(&answer, |b| table(b, &["item_id", "events", "first_seen", "last_seen"])))
+        }
     }
 }
 
@@ -225,7 +230,7 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
         std::io::read_to_string(std::io::stdin())?
     } else {
         std::fs::read_to_string(&put.token_file)
-            .map_err(|e| anyhow::anyhow!("the token file {} can't be read: {e}", put.token_file.display()))?
+            .map_err(|e| Usage(format!("the token file {} can't be read: {e}", put.token_file.display())))?
     };
     let mut body = json!({"access_token": token.trim(), "business": put.business});
     if !put.accounts.is_empty() {

@@ -1,6 +1,6 @@
 //! `rekey check`, `rekey migrate`, `rekey topics apply`.
 
-use super::{Ended, chain, say};
+use super::{Ended, Usage, chain, say};
 use crate::config::{Config, fingerprinter};
 use anyhow::Context;
 use std::time::Duration;
@@ -59,10 +59,11 @@ fn connect(config: &Config) -> anyhow::Result<Store> {
 
 async fn database(config: &Config) -> anyhow::Result<()> {
     let store = connect(config)?;
-    tokio::time::timeout(PATIENCE, store.inspect())
-        .await
-        .context("no answer: check database.url and the network")??;
-    Ok(())
+    match tokio::time::timeout(PATIENCE, store.inspect()).await {
+        Ok(Err(error)) if !error.is_passing() => Err(error.into()),
+        Ok(Ok(())) => Ok(()),
+        _ => anyhow::bail!("{}: check database.url and the network", store.diagnose().await),
+    }
 }
 
 async fn kafka(config: &Config) -> anyhow::Result<()> {
@@ -78,30 +79,42 @@ async fn kafka(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn plaid(config: &Config) -> anyhow::Result<()> {
-    let client = plaid::Client::new(config.plaid()?)?;
-    client.probe().await.context("check plaid.environment, plaid.client_id and plaid.secret")
+    let settings = config.plaid()?;
+    let place = settings.base_url.clone();
+    plaid::Client::new(settings)?
+        .probe()
+        .await
+        .with_context(|| format!("{place} (plaid.environment, plaid.base_url) with plaid.client_id and plaid.secret"))
 }
 
 async fn layer(config: &Config) -> anyhow::Result<()> {
-    let client = layer::Client::new(config.layer()?)?;
-    client.probe().await.context("check [layer]: base_url and scope must be of one environment")
+    let settings = config.layer()?;
+    let (place, auth) = (settings.base_url.clone(), settings.token_url.clone());
+    layer::Client::new(settings)?.probe().await.with_context(|| {
+        format!(
+            "{place} (layer.base_url) with tokens of {auth} (layer.token_url) and layer.scope, all of one environment"
+        )
+    })
 }
 
 async fn source(config: &Config) -> anyhow::Result<()> {
     config.token_source()?.probe().await.context("check token_source.url and token_source.sql")
 }
 
-pub(super) async fn migrate(config: &Config) -> anyhow::Result<Ended> {
+pub(super) async fn migrate(config: &Config, json: bool) -> anyhow::Result<Ended> {
     let store = connect(config)?;
     store.prepare().await?;
-    say("the database is at this release's schema");
+    say(if json { r#"{"ok":true}"# } else { "the database is at this release's schema" });
     Ok(Ended::Well)
 }
 
-pub(super) async fn apply_topics(config: &Config) -> anyhow::Result<Ended> {
-    anyhow::ensure!(!config.is_embedded(), "kafka.bootstrap is \"embedded\": its topics are made at start");
+pub(super) async fn apply_topics(config: &Config, json: bool) -> anyhow::Result<Ended> {
+    if config.is_embedded() {
+        return Err(Usage("kafka.bootstrap is \"embedded\": its topics are made at start".into()).into());
+    }
     let created = bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await?;
     match created.as_slice() {
+        names if json => say(&serde_json::json!({"created": names}).to_string()),
         [] => say("every topic exists already"),
         names => say(&format!("created {}", names.join(", "))),
     }

@@ -42,6 +42,11 @@ impl From<Ended> for ExitCode {
     }
 }
 
+/// The command was used in a way that can't work: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
 /// Keeps Layer's view of bank accounts alive when Plaid access tokens change.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 token rejected, 5 not answered yet.
@@ -137,7 +142,8 @@ pub fn run() -> ExitCode {
     match runtime.block_on(dispatch(cli, config)) {
         Ok(ended) => ended.into(),
         Err(error) => {
-            let is_configuration = error.is::<config::BadSetting>()
+            let is_configuration = error.is::<Usage>()
+                || error.is::<config::BadSetting>()
                 || error.is::<store::BadKeyRing>()
                 || error.is::<consumer::ImpossibleSweep>();
             complain(if is_configuration { 2 } else { 1 }, error.as_ref())
@@ -177,11 +183,11 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Console => serve(config, Roles { console: true, ..Roles::default() }).await,
         Command::All => serve(config, Roles::ALL).await,
         Command::Sandbox => serve(config, Roles { sandbox: true, ..Roles::default() }).await,
-        Command::Migrate => check::migrate(&config).await,
+        Command::Migrate => check::migrate(&config, cli.json).await,
         Command::Check => check::check(&config, cli.json).await,
-        Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config).await,
-        Command::Keys(KeysCommand::New) => keys::new_keys(),
-        Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role),
+        Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config, cli.json).await,
+        Command::Keys(KeysCommand::New) => keys::new_keys(cli.json),
+        Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role, cli.json),
         Command::Item(command) => admin::item(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,

@@ -47,6 +47,7 @@ pub fn load_text(name: &str, text: &str, environment: &BTreeMap<String, String>)
     let defaults: Table = parse(EXAMPLE, "rekey.example.toml")?;
     let spanned = DeTable::parse(text).map_err(|e| syntax(name, text, &e))?;
     refuse_unknown(spanned.get_ref(), &defaults, "", name, text)?;
+    refuse_twins(spanned.get_ref(), "", name, text)?;
     let mut merged = defaults.clone();
     merge(&mut merged, parse(text, name)?);
     // Before the environment, so that a plain value there wins over a file that the file names.
@@ -55,7 +56,10 @@ pub fn load_text(name: &str, text: &str, environment: &BTreeMap<String, String>)
     super::secrets::resolve(&mut merged)?;
     serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
         let key = error.path().to_string();
-        let place = line_of(spanned.get_ref(), &key, name, text);
+        let place = match variable_of(&key, environment) {
+            Some(variable) => format!("environment variable {variable}"),
+            None => line_of(spanned.get_ref(), &key, name, text),
+        };
         ConfigError::BadValue { place, why: why(&error.inner().to_string()), key }
     })
 }
@@ -111,6 +115,32 @@ fn refuse_unknown(given: &DeTable<'_>, known: &Table, path: &str, name: &str, te
     Ok(())
 }
 
+/// A secret and the file that holds it, both in one place: one of them is not what its author believes to be in force.
+fn refuse_twins(given: &DeTable<'_>, path: &str, name: &str, text: &str) -> Result<(), ConfigError> {
+    let is_set = |value: &DeValue<'_>| value.as_str().is_none_or(|s| !s.is_empty());
+    for (key, value) in given {
+        let full = join(path, key.get_ref());
+        if let Some(inner) = value.get_ref().as_table() {
+            refuse_twins(inner, &full, name, text)?;
+        }
+        let twin = key.get_ref().strip_suffix("_file").and_then(|twin| given.get(twin));
+        if twin.is_some_and(|t| is_set(t.get_ref())) && is_set(value.get_ref()) {
+            return Err(ConfigError::BadValue {
+                place: format!("{name} line {}", line_at(text, key.span().start)),
+                why: "stands beside the value itself: keep one of the two".into(),
+                key: full,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The variable that sets this key, if there is one.
+fn variable_of<'a>(key: &str, environment: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    let name = format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
+    environment.keys().map(String::as_str).find(|k| k.eq_ignore_ascii_case(&name))
+}
+
 fn nearest(key: &str, path: &str, known: &Table) -> String {
     let close = known.keys().map(|k| (strsim::damerau_levenshtein(k, key), k)).min();
     match close {
@@ -142,7 +172,7 @@ fn apply_environment(
         let unknown = || ConfigError::UnknownKey {
             place: format!("environment variable {variable}"),
             key: path.join("."),
-            hint: "; the form is REKEY_SECTION__KEY, and rekey.example.toml lists the settings".into(),
+            hint: nearest_variable(&path, defaults),
         };
         let (last, sections) = path.split_last().ok_or_else(unknown)?;
         let (mut target, mut known) = (&mut *merged, defaults);
@@ -159,6 +189,29 @@ fn apply_environment(
         target.insert((*last).to_owned(), value);
     }
     Ok(())
+}
+
+fn nearest_variable(path: &[&str], defaults: &Table) -> String {
+    let mut known = Vec::new();
+    leaves(defaults, "", &mut known);
+    let written = path.join(".");
+    let close = known.iter().map(|k| (strsim::damerau_levenshtein(k, &written), k)).min();
+    match close {
+        Some((distance, key)) if distance <= 3 => {
+            format!("; did you mean {PREFIX}{}?", key.replace('.', "__").to_ascii_uppercase())
+        }
+        _ => format!("; the form is {PREFIX}SECTION__KEY, and rekey.example.toml lists the settings"),
+    }
+}
+
+fn leaves(table: &Table, path: &str, into: &mut Vec<String>) {
+    for (key, value) in table {
+        let full = join(path, key);
+        match value {
+            Value::Table(inner) => leaves(inner, &full, into),
+            _ => into.push(full),
+        }
+    }
 }
 
 /// A variable is text; the default says what it is meant to be.

@@ -47,7 +47,10 @@ fn the_environment_wins_over_the_file_and_is_checked_too() {
     let config = load(&[("REKEY_KAFKA__GROUP", "env"), ("REKEY_CONSUMER__WORKERS", "3"), ("HOME", "/")]).unwrap();
     assert_eq!((config.kafka.group.as_str(), config.consumer.workers), ("env", 3));
     let error = load(&[("REKEY_KAFKA__GRUOP", "x")]).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("REKEY_KAFKA__GRUOP"), "{error}");
+    assert!(error.contains("REKEY_KAFKA__GRUOP") && error.contains("did you mean REKEY_KAFKA__GROUP?"), "{error}");
+    let error = load(&[("REKEY_CONSUMER__LEASE", "marked")]).map(|_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("environment variable REKEY_CONSUMER__LEASE: `consumer.lease`"), "{error}");
+    assert!(!error.contains("marked"), "{error}");
     let error = load(&[("REKEY_CONSUMER__WORKERS", "many")]).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("integer"), "{error}");
 }
@@ -65,6 +68,8 @@ fn a_secret_comes_from_a_file_and_a_missing_file_is_named() {
     let named = env(&[("REKEY_PLAID__SECRET_FILE", path.to_str().unwrap())]);
     let config = load_text("my.toml", "[plaid]\nsecret = \"plain\"\n", &named).unwrap();
     assert_eq!(secrecy::ExposeSecret::expose_secret(&config.plaid.secret), "from-file");
+    let both = refused(&format!("[plaid]\nsecret = \"plain\"\nsecret_file = {path:?}\n"));
+    assert!(both.starts_with("my.toml line 3: `plaid.secret_file` stands beside"), "{both}");
     assert!(refused("[plaid]\nsecret_file = \"/nowhere/at/all\"\n").contains("/nowhere/at/all"));
 }
 
