@@ -3,6 +3,7 @@
 use rekey::wiring::Roles;
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::json;
+use sqlx::Connection;
 use std::time::{Duration, Instant};
 use tests::{Parts, World};
 
@@ -17,6 +18,26 @@ stories!(
     i7_a_lost_put_answer_is_found_by_listing,
     two_consumers_share_the_work,
 );
+
+/// A row whose sealed token was changed behind Rekey's back can't be opened: it alone waits for a person.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i4_a_row_that_cannot_be_read_is_parked_alone() {
+    let world = World::start(Parts::Embedded, "").await;
+    world.business("acme");
+    let (broken, sound) = (world.link("acme", 1).await, world.link("acme", 1).await);
+    world.until_exact().await;
+    let mut database = sqlx::AnyConnection::connect(&world.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
+    let swap =
+        "UPDATE access_tokens SET sealed = (SELECT sealed FROM access_tokens WHERE item_id = $1) WHERE item_id = $2";
+    sqlx::query(swap).bind(sound.clone()).bind(broken.clone()).execute(&mut database).await.unwrap();
+    world.sync_item(&broken).await;
+    world.until_blocked("item", &broken, "unreadable_row").await;
+    world.rotate(&sound, Announce::Push).await;
+    world.until_exact().await;
+    // A push brings a token that can be read.
+    world.rotate(&broken, Announce::Push).await;
+    world.end().await;
+}
 
 /// A provider that can't be reached at the start: not ready, and ready by itself when it can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

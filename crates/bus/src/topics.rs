@@ -52,12 +52,29 @@ pub struct TopicPlan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicFault {
     Missing(String),
+    /// The brokers refused to create it.
+    Refused(String, RDKafkaErrorCode),
 }
 
 impl std::fmt::Display for TopicFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Missing(name) => write!(f, "the topic {name} does not exist: run `rekey topics apply`"),
+            Self::Refused(name, code) => {
+                let what = match code {
+                    RDKafkaErrorCode::InvalidReplicationFactor => {
+                        "kafka.topics.replication must not exceed the number of brokers"
+                    }
+                    RDKafkaErrorCode::InvalidPartitions => "kafka.topics.partitions must be positive",
+                    RDKafkaErrorCode::InvalidConfig => "check kafka.topics.retention and kafka.topics.min_insync",
+                    RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                        "this user may not create topics: let one who may create it"
+                    }
+                    RDKafkaErrorCode::InvalidTopic => "the brokers take no such name",
+                    _ => "see the brokers' log",
+                };
+                write!(f, "the topic {name} was not created ({code}): {what}")
+            }
         }
     }
 }
@@ -102,9 +119,7 @@ pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -
         match result {
             Ok(name) => created.push(name),
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => {
-                return Err(Error::Kafka { doing, source: rdkafka::error::KafkaError::AdminOp(code) });
-            }
+            Err((name, code)) => return Err(Error::Topic(TopicFault::Refused(name, code))),
         }
     }
     settle(connection, topics).await?;
