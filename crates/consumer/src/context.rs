@@ -1,9 +1,9 @@
 //! What every part of the consumer shares.
 
-use crate::faults::chain;
 use crate::{Settings, TokenSource};
 use bus::{Producer, Topics};
 use domain::Provider;
+use domain::fault::chain;
 use domain::work::Kind;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -1,7 +1,7 @@
 //! From a provider's refusal to what happens to the row: written once for both reconcilers.
 
 use crate::Context;
-use domain::fault::provider_is_at_fault;
+use domain::fault::{chain, provider_is_at_fault};
 use domain::work::{Block, Class};
 use domain::{Next, Provider};
 use std::time::Duration;
@@ -42,18 +42,6 @@ impl From<&layer::Error> for Refusal {
         };
         Self { provider: Provider::Layer, next, code: error.code().to_owned(), message: chain(error) }
     }
-}
-
-/// An error with its causes, for one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 pub(crate) fn backoff(context: &Context, claim: &Claim, at_least: Option<Duration>, code: &str, why: String) -> Finish {

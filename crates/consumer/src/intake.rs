@@ -2,9 +2,9 @@
 //! queue: a slow provider never stalls a partition.
 
 use crate::Context;
-use crate::faults::chain;
 use aws_lc_rs::digest;
 use bus::{Delivery, Event, Intake, schema};
+use domain::fault::chain;
 use domain::retry::{Curve, Retries};
 use domain::webhook::{Pace, Signal, Webhook, signal};
 use domain::work::{Class, Kind};

@@ -1,8 +1,8 @@
 //! What changed, for the platform: `rekey.outcomes.v1`, through the outbox, without secrets.
 
 use crate::Context;
-use crate::faults::chain;
 use bus::{Event, schema};
+use domain::fault::chain;
 use domain::retry::{Curve, Retries};
 use domain::{BusinessId, ItemId};
 use serde_json::Value;

@@ -3,8 +3,9 @@
 //! The sweep itself needs no chore: every finished look leaves its row due again within the sweep period.
 
 use crate::Context;
-use crate::faults::{chain, probe};
+use crate::faults::probe;
 use domain::Provider;
+use domain::fault::chain;
 use domain::work::{Block, Kind};
 use std::sync::Arc;
 use std::time::Duration;

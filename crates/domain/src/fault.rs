@@ -27,6 +27,18 @@ pub fn provider_is_at_fault(probe_refused: Option<bool>, distinct_rows: u64, agr
     probe_refused == Some(true) || distinct_rows >= agree
 }
 
+/// An error with its causes, for one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,4 +6,5 @@ pub mod demo;
 pub mod local;
 pub mod logs;
 pub mod process;
+mod waiting;
 pub mod wiring;

@@ -2,18 +2,17 @@
 //! what waiting can't mend ends the process with one line that says what to do.
 
 use crate::config::{Config, fingerprinter};
+use crate::waiting::{Opening, until_it_works};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::Provider;
-use domain::retry::{Curve, Retries};
 use domain::work::Kind;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use plaid::{Keys, Verifier};
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use store::{KeyRing, Store};
+use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -300,86 +299,6 @@ impl Running {
             tracing::warn!("the database did not let its connections go");
         }
         tracing::info!("stopped");
-    }
-}
-
-/// Tries until it works, says so once per change, and keeps the readiness report true. None: stopped first.
-async fn until_it_works<T, E, F>(
-    part: &'static str,
-    readiness: &Readiness,
-    stop: &CancellationToken,
-    mut attempt: impl FnMut() -> F,
-) -> Option<T>
-where
-    F: Future<Output = Result<T, E>>,
-    E: std::error::Error + 'static,
-{
-    let mut retries = Retries::new(Curve { first: Duration::from_millis(50), cap: Duration::from_secs(2) });
-    loop {
-        match attempt().await {
-            Ok(value) => {
-                if retries.failures() > 0 {
-                    tracing::info!(part, "answers now");
-                }
-                readiness.started(part);
-                return Some(value);
-            }
-            Err(error) => {
-                if retries.failures() == 0 {
-                    tracing::warn!(
-                        part,
-                        error = &error as &dyn std::error::Error,
-                        "not there yet; trying again until it is"
-                    );
-                }
-                readiness.waiting(part, error.to_string());
-            }
-        }
-        let wait = retries.next_wait(&mut rand::rng());
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-}
-
-/// A store that is about to be opened.
-struct Opening {
-    store: Store,
-}
-
-impl Opening {
-    fn new(config: &Config) -> anyhow::Result<Self> {
-        let keys = KeyRing::parse(&config.secrets.keys)?;
-        let fingerprints = fingerprinter(&config.secrets.fingerprint_key)?;
-        Ok(Self { store: Store::connect(&config.store()?, keys, fingerprints)? })
-    }
-
-    /// Waits for the database; what is wrong with it beyond being away is an error.
-    async fn open(self, readiness: &Readiness, stop: &CancellationToken) -> anyhow::Result<Option<Store>> {
-        let mut retries = Retries::new(Curve { first: Duration::from_millis(50), cap: Duration::from_secs(2) });
-        loop {
-            match self.store.prepare().await {
-                Ok(()) => return Ok(Some(self.store)),
-                Err(error) if error.is_passing() => {
-                    if retries.failures() == 0 {
-                        let why = self.store.diagnose().await;
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            why,
-                            "the database is not there yet; trying again until it is"
-                        );
-                        readiness.waiting("database", why);
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-            let wait = retries.next_wait(&mut rand::rng());
-            tokio::select! {
-                () = stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
     }
 }
 

@@ -10,9 +10,10 @@ mod facts;
 mod put;
 pub(crate) mod resolve;
 
-use crate::faults::{self, Interrupted, Refusal, chain, conclude, done, parked};
+use crate::faults::{self, Interrupted, Refusal, conclude, done, parked};
 use crate::outcome::{self, kind};
 use crate::{Context, Mode};
+use domain::fault::chain;
 use domain::token_list::{Hold, Plan, plan};
 use domain::work::{Block, Class};
 use domain::{BusinessId, LayerId};

@@ -2,8 +2,9 @@
 
 use super::facts::{Facts, list, recognise};
 use super::{Look, Stop};
-use crate::faults::{backoff, chain};
+use crate::faults::backoff;
 use crate::outcome::{self, kind};
+use domain::fault::chain;
 use domain::token_list::{Hold, Listed, Put, RowStatus, Verification, verify};
 use domain::work::{Block, Class};
 use domain::{Fingerprint, LayerId, ProcessorToken};

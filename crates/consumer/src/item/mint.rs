@@ -2,8 +2,9 @@
 
 use super::{Found, Look, Stop};
 use crate::Mode;
-use crate::faults::{Refusal, chain, conclude};
+use crate::faults::{Refusal, conclude};
 use domain::accounts::Change;
+use domain::fault::chain;
 use domain::item::ItemState;
 use domain::work::Class;
 use domain::{AccountId, Next};

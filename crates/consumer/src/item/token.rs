@@ -1,8 +1,9 @@
 //! Which access token is the Item's (I5).
 
 use super::{Look, Stop};
-use crate::faults::{Refusal, chain, conclude};
+use crate::faults::{Refusal, conclude};
 use crate::outcome::{self, kind};
+use domain::fault::chain;
 use domain::item::{Judgement, OwnerAnswer, judge};
 use domain::work::Class;
 use plaid::Meaning;

@@ -1,8 +1,9 @@
 //! `rekey check`, `rekey migrate`, `rekey topics apply`.
 
-use super::{Ended, Usage, chain, say};
+use super::{Ended, Usage, say};
 use crate::config::{Config, fingerprinter};
 use anyhow::Context;
+use domain::fault::chain;
 use std::time::Duration;
 use store::{KeyRing, Store};
 

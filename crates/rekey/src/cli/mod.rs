@@ -11,6 +11,7 @@ use crate::config::{self, Config};
 use crate::wiring::Roles;
 use crate::{demo, logs, process};
 use clap::{Parser, Subcommand};
+use domain::fault::chain;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -156,18 +157,6 @@ pub fn run() -> ExitCode {
 fn complain(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
     eprintln!("rekey: {}", chain(error));
     ExitCode::from(code)
-}
-
-/// An error with its causes, for one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 async fn serve(config: Config, roles: Roles) -> anyhow::Result<Ended> {
