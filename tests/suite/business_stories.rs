@@ -104,17 +104,15 @@ async fn i8_a_list_that_layer_refuses_is_parked_once(parts: Parts) {
     world.until_exact().await;
     // Layer can't read one token, for a reason of its own, although it is of the current generation.
     world.rotate(&item, Announce::Silent).await;
-    world.sandbox.fault(Fault {
-        call: "PUT /v1/businesses/{id}".into(),
-        about: None,
-        times: None,
-        kind: FaultKind::Answer {
+    world.sandbox.fault(Fault::new(
+        "PUT /v1/businesses/{id}",
+        FaultKind::Answer {
             status: 400,
             error_type: "Plaid".into(),
             error_code: "SpecifiedBadRequest".into(),
             retry_after: None,
         },
-    });
+    ));
     world.sandbox.push(&item, &json!({})).await.unwrap();
     world.until_blocked("business", "acme", "list_refused").await;
     let puts = world.sandbox.calls("PUT /v1/businesses/{id}");
@@ -144,12 +142,7 @@ async fn i10_drift_is_found_by_the_sweep(parts: Parts) {
 async fn i9_a_put_that_is_not_applied_is_sent_again(parts: Parts) {
     let world = World::start(parts, "").await;
     world.business("acme");
-    world.sandbox.fault(Fault {
-        call: "PUT /v1/businesses/{id}".into(),
-        about: None,
-        times: Some(2),
-        kind: FaultKind::NotApplied,
-    });
+    world.sandbox.fault(Fault::times("PUT /v1/businesses/{id}", 2, FaultKind::NotApplied));
     world.link("acme", 1).await;
     world.until_exact().await;
     world.end().await;

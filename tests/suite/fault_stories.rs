@@ -43,7 +43,7 @@ async fn i4_a_row_that_cannot_be_read_is_parked_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreachable_provider_keeps_the_process_unready() {
     let mut world = World::without_rekey(Parts::Embedded, "").await;
-    world.sandbox.fault(Fault { call: "GET /whoami".into(), about: None, times: None, kind: FaultKind::CutBefore });
+    world.sandbox.fault(Fault::new("GET /whoami", FaultKind::CutBefore));
     let running = world.local.start(Roles::ALL, "").await.unwrap();
     let readyz = format!("http://{}/readyz", running.ops);
     let says = |status: u16, word: &'static str| {
@@ -66,17 +66,10 @@ async fn an_unreachable_provider_keeps_the_process_unready() {
 }
 
 fn answer(call: &str, status: u16, error_type: &str, error_code: &str) -> Fault {
-    Fault {
-        call: call.into(),
-        about: None,
-        times: None,
-        kind: FaultKind::Answer {
-            status,
-            error_type: error_type.into(),
-            error_code: error_code.into(),
-            retry_after: None,
-        },
-    }
+    Fault::new(
+        call,
+        FaultKind::Answer { status, error_type: error_type.into(), error_code: error_code.into(), retry_after: None },
+    )
 }
 
 async fn i4_refused_credentials_pause_the_provider_and_park_nothing(parts: Parts) {
@@ -172,7 +165,7 @@ async fn retry_after_is_honoured(parts: Parts) {
         error_code: "ACCOUNTS_LIMIT".into(),
         retry_after: Some(2),
     };
-    world.sandbox.fault(Fault { call: "/accounts/get".into(), about: None, times: Some(1), kind: limited });
+    world.sandbox.fault(Fault::times("/accounts/get", 1, limited));
     let calls = world.sandbox.calls("/accounts/get");
     let began = Instant::now();
     world.sync_item(&item).await;
@@ -190,7 +183,7 @@ async fn server_errors_are_waited_out(parts: Parts) {
         ("GET /v1/businesses", FaultKind::LoseAnswer),
         ("PUT /v1/businesses/{id}", FaultKind::CutBefore),
     ] {
-        world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(2), kind });
+        world.sandbox.fault(Fault::times(call, 2, kind));
     }
     for call in ["/accounts/get", "GET /v1/businesses/{id}/plaid/accounts", "PUT /v1/businesses/{id}"] {
         world.sandbox.fault(Fault { times: Some(2), ..answer(call, 503, "API_ERROR", "PLANNED_MAINTENANCE") });
@@ -218,12 +211,7 @@ async fn i7_a_lost_put_answer_is_found_by_listing(parts: Parts) {
     world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
-    world.sandbox.fault(Fault {
-        call: "PUT /v1/businesses/{id}".into(),
-        about: None,
-        times: Some(1),
-        kind: FaultKind::LoseAnswer,
-    });
+    world.sandbox.fault(Fault::times("PUT /v1/businesses/{id}", 1, FaultKind::LoseAnswer));
     let puts = world.sandbox.verdict().counts.puts;
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;

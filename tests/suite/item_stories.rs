@@ -275,12 +275,7 @@ async fn i6_a_lost_answer_is_an_orphan_and_never_listed(parts: Parts) {
     let world = World::start(parts, "").await;
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
-    world.sandbox.fault(Fault {
-        call: "/processor/token/create".into(),
-        about: None,
-        times: Some(1),
-        kind: FaultKind::LoseAnswer,
-    });
+    world.sandbox.fault(Fault::times("/processor/token/create", 1, FaultKind::LoseAnswer));
     world.sandbox.announce(&item, Announce::Push).await.unwrap();
     world.until_exact().await;
     let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
@@ -316,12 +311,9 @@ async fn i8_an_account_moves_between_businesses(parts: Parts) {
     world.sandbox.assign_account(&moving, Some("globex")).unwrap();
     // The old list must be left, verified, before the new one is entered: Layer is slow about the old one.
     let layer_id = world.sandbox.layer_id("acme").unwrap();
-    world.sandbox.fault(Fault {
-        call: "PUT /v1/businesses/{id}".into(),
-        about: Some(layer_id),
-        times: Some(1),
-        kind: FaultKind::NotApplied,
-    });
+    world
+        .sandbox
+        .fault(Fault { about: Some(layer_id), ..Fault::times("PUT /v1/businesses/{id}", 1, FaultKind::NotApplied) });
     let (status, body) = world.sandbox.push(&item, &json!({})).await.unwrap();
     assert_eq!(status, 200, "{body}");
     world.until("it left the old list", || world.sandbox.listed_tokens("acme").len() == 1).await;

@@ -38,7 +38,7 @@ async fn i6_i10_the_consumer_is_killed_at_each_step() {
     for (call, kinds) in steps {
         for kind in kinds {
             let before = world.sandbox.hung(call);
-            world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind });
+            world.sandbox.fault(Fault::times(call, 1, kind));
             world.rotate(&item, Announce::Database).await;
             world.sync_item(&item).await;
             world.until("the call hangs", || world.sandbox.hung(call) > before).await;
@@ -62,7 +62,7 @@ async fn i7_a_stopped_process_wakes_and_its_put_arrives_late() {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let call = "PUT /v1/businesses/{id}";
-    world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind: FaultKind::Hang });
+    world.sandbox.fault(Fault::times(call, 1, FaultKind::Hang));
     world.rotate(&item, Announce::Push).await;
     world.until("the PUT is on its way", || world.sandbox.hung(call) == 1).await;
     first.freeze();

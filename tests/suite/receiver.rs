@@ -162,7 +162,7 @@ async fn i2_known_keys_serve_while_the_key_endpoint_is_dark(parts: Parts) {
     world.start_rekey(RECEIVER, "").await;
     assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 200);
     let call = "/webhook_verification_key/get";
-    world.sandbox.fault(Fault { call: call.into(), about: None, times: None, kind: FaultKind::CutBefore });
+    world.sandbox.fault(Fault::new(call, FaultKind::CutBefore));
     let calls = world.sandbox.calls(call);
     world.until("a refresh failed", || world.sandbox.calls(call) > calls).await;
     assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 200, "the known key stays in use");
@@ -174,7 +174,7 @@ async fn i2_known_keys_serve_while_the_key_endpoint_is_dark(parts: Parts) {
     assert!(tests::holds(found).await);
     // A restart during the next outage still verifies, from the file.
     world.rekeys.remove(0).stop().await;
-    world.sandbox.fault(Fault { call: call.into(), about: None, times: None, kind: FaultKind::CutBefore });
+    world.sandbox.fault(Fault::new(call, FaultKind::CutBefore));
     world.start_rekey(RECEIVER, "").await;
     assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body()).await, 200);
     world.end_with_parked().await;

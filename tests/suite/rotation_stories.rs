@@ -155,17 +155,15 @@ async fn i5_a_push_is_kept_while_plaid_cannot_answer(parts: Parts) {
     world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
-    world.sandbox.fault(Fault {
-        call: "/item/get".into(),
-        about: None,
-        times: None,
-        kind: FaultKind::Answer {
+    world.sandbox.fault(Fault::new(
+        "/item/get",
+        FaultKind::Answer {
             status: 500,
             error_type: "API_ERROR".into(),
             error_code: "INTERNAL_SERVER_ERROR".into(),
             retry_after: None,
         },
-    });
+    ));
     world.sandbox.rotate(&item, Announce::Silent).await.unwrap();
     let (status, body) = world.sandbox.push(&item, &json!({})).await.unwrap();
     assert_eq!((status, body["token"].as_str()), (202, Some("pending")), "{body}");
@@ -200,7 +198,7 @@ async fn i10_an_event_during_a_look_is_served_by_the_next_one(parts: Parts) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let call = "/accounts/get";
-    world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind: FaultKind::HangAfter });
+    world.sandbox.fault(Fault::times(call, 1, FaultKind::HangAfter));
     world.sync_item(&item).await;
     world.until("the look hangs", || world.sandbox.hung(call) == 1).await;
     // The bank shows a new account right after Plaid has answered the look that is under way.

@@ -113,7 +113,7 @@ mod tests {
 
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "only its form matters")]
     struct Sample {
         access_token: String,
         business: String,

@@ -12,6 +12,7 @@ use axum::routing::{get, post, put};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::time::Instant;
 
 pub(crate) fn routes(sandbox: &Sandbox) -> Router {
     Router::new()
@@ -138,7 +139,8 @@ async fn create(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes)
         Some(known) => (known.id.clone(), 200),
         None => {
             let id = world.uuid();
-            let made = LayerBusiness { id: id.clone(), external_id, phone, archived: false, rows: Vec::new() };
+            let made =
+                LayerBusiness { id: id.clone(), external_id, phone, archived: false, rows: Vec::new(), lagging: None };
             world.layer.insert(id.clone(), made);
             (id, 201)
         }
@@ -176,10 +178,14 @@ fn put_effect(sandbox: &Sandbox, id: &str, body: &Value, fate: &Fate) -> Answer 
     }
     world.counts.puts += 1;
     world.judge_put(id, &tokens);
+    let before = world.layer.get(id).map(|b| b.rows.clone()).unwrap_or_default();
     if !fate.not_applied
         && let Err(refused) = replace(&mut world, id, &tokens)
     {
         return refused;
+    }
+    if let (Some(lag), Some(business)) = (fate.lag, world.layer.get_mut(id)) {
+        business.lagging = Some((Instant::now() + lag, before));
     }
     let data = world.layer.get(id).map(business_body).unwrap_or_default();
     if fate.lose_answer { cut() } else { ok(&world, 200, &data, &json!({})) }
@@ -232,7 +238,7 @@ async fn list(
     let Some(business) = world.layer.get(&id).filter(|b| !b.archived) else {
         return refuse(404, "SpecifiedIdNotFound");
     };
-    let rows: Vec<Value> = business.rows.iter().map(|r| row_body(r, world.switches.list_shows)).collect();
+    let rows: Vec<Value> = business.shown().iter().map(|r| row_body(r, world.switches.list_shows)).collect();
     let size = world.switches.list_page_size;
     if size == 0 {
         return ok(&world, 200, &Value::Array(rows), &json!({}));

@@ -14,7 +14,7 @@ mod switches;
 mod webhooks;
 mod world;
 
-pub use faults::{Fault, FaultKind};
+pub use faults::{Fault, FaultKind, Scenario};
 pub use oracle::{BusinessVerdict, Counts, Verdict};
 pub use platform::Admin;
 pub use platform::{Announce, NewAccount, NewBusiness, NewItem, PlatformSettings};
@@ -43,6 +43,8 @@ pub struct Settings {
     /// 1.0 keeps Plaid's documented schedule of retries (30 s, 2 min, …); smaller is faster.
     pub webhook_retry_scale: f64,
     pub platform: PlatformSettings,
+    /// Misbehaviour and switches from the start.
+    pub scenario: Scenario,
 }
 
 /// A running sandbox. Clones share one world.

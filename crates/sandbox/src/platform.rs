@@ -111,6 +111,7 @@ impl Sandbox {
                 phone: new.phone.clone(),
                 archived: new.archived,
                 rows: Vec::new(),
+                lagging: None,
             };
             world.layer.insert(id, made);
         }

@@ -1,6 +1,7 @@
 //! Plaid's webhooks: its body form, its signature, its schedule of retries.
 //! <https://plaid.com/docs/api/webhooks/#webhook-retries>
 
+use crate::faults::{FaultKind, WEBHOOK};
 use crate::{Error, Sandbox};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -53,16 +54,33 @@ impl Sandbox {
         };
         let Some(url) = url else { return Ok(()) };
         let body = Self::webhook_body(webhook_type, webhook_code, Some(item), extra);
-        let sandbox = self.clone();
-        tokio::spawn(async move { sandbox.deliver(&url, body).await });
+        let (mut copies, mut wait, mut skew) = (1, Duration::ZERO, 0);
+        for met in self.met(WEBHOOK, &[item]) {
+            match met {
+                // Lost on the way, and Plaid believes that it arrived.
+                FaultKind::CutBefore | FaultKind::LoseAnswer => return Ok(()),
+                FaultKind::Repeat { copies: more } => copies += more,
+                // Late, and so behind those that were sent after it.
+                FaultKind::Delay { millis } => wait = Duration::from_millis(millis),
+                FaultKind::ClockStep { seconds } => skew = seconds,
+                _ => {}
+            }
+        }
+        for _ in 0..copies {
+            let (sandbox, url, body) = (self.clone(), url.clone(), body.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                sandbox.deliver(&url, body, skew).await;
+            });
+        }
         Ok(())
     }
 
     /// Each try is signed afresh: a signature of the first one would be too old for the later ones.
-    async fn deliver(&self, url: &str, body: Vec<u8>) {
+    async fn deliver(&self, url: &str, body: Vec<u8>, skew: i64) {
         let (mut wait, mut waited) = (FIRST_RETRY, Duration::ZERO);
         loop {
-            let status = self.send_once(url, &body).await;
+            let status = self.send_skewed(url, &body, skew).await;
             self.world().deliveries.push((url.to_owned(), status));
             if status == 200 {
                 self.world().counts.webhooks_answered_200 += 1;
@@ -79,7 +97,12 @@ impl Sandbox {
 
     /// One delivery; the status, or 0 when there was none.
     pub async fn send_once(&self, url: &str, body: &[u8]) -> u16 {
-        let signed = self.sign(body);
+        self.send_skewed(url, body, 0).await
+    }
+
+    async fn send_skewed(&self, url: &str, body: &[u8], skew: i64) -> u16 {
+        let header = self.sign_at(body, jiff::Timestamp::now().as_second() + skew);
+        let signed = SignedWebhook { body: body.to_vec(), header };
         let request = self
             .http
             .post(url)

@@ -74,6 +74,18 @@ pub(crate) struct LayerBusiness {
     pub(crate) phone: Option<String>,
     pub(crate) archived: bool,
     pub(crate) rows: Vec<Row>,
+    /// What the list shows instead, until then.
+    pub(crate) lagging: Option<(Instant, Vec<Row>)>,
+}
+
+impl LayerBusiness {
+    /// The rows that a caller is shown.
+    pub(crate) fn shown(&self) -> &[Row] {
+        match &self.lagging {
+            Some((until, rows)) if Instant::now() < *until => rows,
+            _ => &self.rows,
+        }
+    }
 }
 
 pub(crate) struct World {
@@ -113,13 +125,15 @@ impl World {
     pub(crate) fn new(settings: &Settings) -> Self {
         let mut rng = StdRng::seed_from_u64(settings.seed);
         let signers = vec![Signer::new(&mut rng)];
+        let mut faults = Faults::default();
+        settings.scenario.fault.iter().cloned().for_each(|f| faults.push(f));
         Self {
             rng,
             plaid_secret: settings.plaid_secret.clone(),
             layer_secret: settings.layer_secret.clone(),
             webhook_url: settings.webhook_url.clone(),
-            switches: Switches::default(),
-            faults: Faults::default(),
+            switches: settings.scenario.switches.clone(),
+            faults,
             signers,
             items: BTreeMap::new(),
             minted: HashMap::new(),

@@ -242,6 +242,16 @@ impl Config {
         let sandbox = &self.sandbox;
         need("sandbox.plaid_secret", sandbox.plaid_secret.expose_secret())?;
         need("sandbox.layer_secret", sandbox.layer_secret.expose_secret())?;
+        let scenario = match sandbox.scenario.as_os_str().is_empty() {
+            true => sandbox::Scenario::default(),
+            false => std::fs::read_to_string(&sandbox.scenario)
+                .map_err(|e| e.to_string())
+                .and_then(|text| toml::from_str(&text).map_err(|e| e.to_string()))
+                .map_err(|why| {
+                    let path = sandbox.scenario.display();
+                    BadSetting::new("sandbox.scenario", format!("names {path}, which can't be used: {why}"))
+                })?,
+        };
         let database = sandbox.platform_database_url.clone();
         let admin = (!self.admin.token.expose_secret().is_empty())
             .then(|| sandbox::Admin { url: self.admin.url.clone(), token: self.admin.token.clone() });
@@ -251,6 +261,7 @@ impl Config {
             layer_secret: sandbox.layer_secret.expose_secret().to_owned(),
             webhook_url: (!sandbox.webhook_url.is_empty()).then(|| sandbox.webhook_url.clone()),
             webhook_retry_scale: sandbox.webhook_retry_scale,
+            scenario,
             platform: sandbox::PlatformSettings {
                 database_url: (!database.expose_secret().is_empty()).then_some(database),
                 admin,

@@ -232,5 +232,6 @@ pub struct Sandbox {
     pub layer_secret: SecretString,
     pub webhook_url: String,
     pub webhook_retry_scale: f64,
+    pub scenario: PathBuf,
     pub platform_database_url: SecretString,
 }
