@@ -199,6 +199,11 @@ impl World {
 
     /// A notice as the platform publishes it.
     pub async fn notice(&self, item: &str) {
+        Self::publish_notice(&self.local, item).await;
+    }
+
+    /// The same for a world that is not one of a story's.
+    pub async fn publish_notice(local: &Local, item: &str) {
         let event = bus::Event {
             id: uuid::Uuid::new_v4().to_string(),
             kind: "rekey.notice".into(),
@@ -209,8 +214,9 @@ impl World {
             traceparent: None,
             data: json!({"item_id": item}).to_string().into_bytes(),
         };
-        let topics = self.local.config("").unwrap().topics();
-        let producer = self.producer();
+        let config = local.config("").unwrap();
+        let topics = config.topics();
+        let producer = bus::Producer::new(&connection(local), config.producer()).unwrap();
         let published = || async { producer.publish(&topics.notices, Some(item), &event).await.is_ok() };
         assert!(holds(published).await, "the notice was not published");
     }
@@ -220,10 +226,7 @@ impl World {
     }
 
     pub fn connection(&self) -> bus::Connection {
-        match &self.local.broker {
-            Some(broker) => broker.connection().unwrap(),
-            None => self.local.config("").unwrap().connection(),
-        }
+        connection(&self.local)
     }
 
     /// Reads a topic from its beginning until `enough` says so. Returns the records: kind, key-less JSON data, raw text.
@@ -268,15 +271,10 @@ impl World {
 
     /// Nothing is being looked at and every event has been served or waits for a named reason.
     async fn is_quiet(&self) -> bool {
-        let Some(store) = self.rekeys.iter().find_map(|r| r.store.get()) else { return true };
-        let Ok(mut tx) = store.begin_read().await else { return false };
-        for kind in Kind::ALL {
-            match tx.unserved(*kind).await {
-                Ok(0) => {}
-                _ => return false,
-            }
+        match self.rekeys.iter().find_map(|r| r.store.get()) {
+            Some(store) => is_quiet(store).await,
+            None => true,
         }
-        true
     }
 
     /// Waits until the admin API shows the Item in this state.
@@ -309,10 +307,10 @@ impl World {
     }
 
     pub async fn parked(&self) -> Vec<String> {
-        let Some(store) = self.rekeys.iter().find_map(|r| r.store.get()) else { return Vec::new() };
-        let Ok(mut tx) = store.begin_read().await else { return vec!["the store is away".into()] };
-        let rows = tx.list_parked(&Page { after: None, limit: 100 }).await.unwrap_or_default();
-        rows.into_iter().map(|r| format!("{} {}: {:?}", r.kind, r.id, r.blocked)).collect()
+        match self.rekeys.iter().find_map(|r| r.store.get()) {
+            Some(store) => parked(store).await,
+            None => Vec::new(),
+        }
     }
 
     /// Ends the story: every list exact, nothing violated, no needless PUT, nothing left waiting for a person.
@@ -323,24 +321,14 @@ impl World {
         self.end_with_parked().await;
     }
 
-    /// Mints whose answers were lost, by Rekey's own ledger: those that died with a process are known to nobody else.
-    async fn orphans(&self) -> u64 {
-        let Some(store) = self.rekeys.iter().find_map(|r| r.store.get()) else { return 0 };
-        let Ok(mut tx) = store.begin_read().await else { return 0 };
-        let mut orphans = 0;
-        for item in self.sandbox.items() {
-            let counts = tx.processor_token_counts(&item.parse().unwrap()).await.unwrap_or_default();
-            orphans +=
-                counts.into_iter().filter(|(state, _)| state == "orphaned").map(|(_, n)| n.unsigned_abs()).sum::<u64>();
-        }
-        orphans
-    }
-
     /// The same for a story in which somebody still has to look.
     pub async fn end_with_parked(self) {
         let verdict = self.sandbox.verdict();
         assert!(verdict.violations.is_empty(), "violated: {:?}", verdict.violations);
-        let orphans = self.orphans().await;
+        let orphans = match self.rekeys.iter().find_map(|r| r.store.get()) {
+            Some(store) => orphans(store, &self.sandbox.items()).await,
+            None => 0,
+        };
         assert!(verdict.counts.mints <= verdict.mints_allowed + orphans, "I6: {orphans} orphans, {verdict:?}");
         assert_eq!(verdict.counts.needless_puts, 0, "I9: a PUT changed nothing");
         for rekey in self.rekeys {
@@ -348,6 +336,44 @@ impl World {
         }
         self.local.stop().await;
     }
+}
+
+fn connection(local: &Local) -> bus::Connection {
+    match &local.broker {
+        Some(broker) => broker.connection().unwrap(),
+        None => local.config("").unwrap().connection(),
+    }
+}
+
+/// Nothing is being looked at and every event has been served or waits for a named reason.
+pub async fn is_quiet(store: &Store) -> bool {
+    let Ok(mut tx) = store.begin_read().await else { return false };
+    for kind in Kind::ALL {
+        match tx.unserved(*kind).await {
+            Ok(0) => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// What waits for a person.
+pub async fn parked(store: &Store) -> Vec<String> {
+    let Ok(mut tx) = store.begin_read().await else { return vec!["the store is away".into()] };
+    let rows = tx.list_parked(&Page { after: None, limit: 100 }).await.unwrap_or_default();
+    rows.into_iter().map(|r| format!("{} {}: {:?}", r.kind, r.id, r.blocked)).collect()
+}
+
+/// Mints whose answers were lost, by Rekey's own ledger: those that died with a process are known to nobody else.
+pub async fn orphans(store: &Store, items: &[String]) -> u64 {
+    let Ok(mut tx) = store.begin_read().await else { return 0 };
+    let mut orphans = 0;
+    for item in items {
+        let counts = tx.processor_token_counts(&item.parse().unwrap()).await.unwrap_or_default();
+        orphans +=
+            counts.into_iter().filter(|(state, _)| state == "orphaned").map(|(_, n)| n.unsigned_abs()).sum::<u64>();
+    }
+    orphans
 }
 
 /// Waits until the condition holds, within [`PATIENCE`].

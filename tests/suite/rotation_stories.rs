@@ -20,7 +20,31 @@ stories!(
     i8_a_dead_token_makes_layer_refuse_the_list,
     i5_pushing_the_dead_current_token_is_rejected,
     a_rotation_that_follows_a_rotation,
+    i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs,
 );
+
+/// Found by a storm: the pushed token dies before Plaid can prove it, the new one comes from the lookup and says nothing
+/// of businesses.
+async fn i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link_as("acme", 2, Announce::Database).await;
+    let body = world.sandbox.push_body(&item, &json!({})).unwrap();
+    let stray = world.link_as("acme", 1, Announce::Database).await;
+    world.sandbox.fault(Fault::new("/item/get", FaultKind::CutBefore));
+    let (status, answer) = world.admin("PUT", &format!("/v1/items/{item}?timeout=0"), Some(&body)).await;
+    assert_eq!((status, answer["token"].as_str()), (202, Some("pending")), "{answer}");
+    // The token of another Item was never this one's, and neither is what came with it.
+    let wrong = json!({"access_token": body["access_token"], "business": "globex"});
+    assert_eq!(world.admin("PUT", &format!("/v1/items/{stray}?timeout=0"), Some(&wrong)).await.0, 202);
+    world.rotate(&item, Announce::Database).await;
+    world.sandbox.heal();
+    world.sandbox.push(&stray, &json!({})).await.unwrap();
+    world.until_exact().await;
+    let (_, shown) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    assert_eq!((shown["business"].as_str(), shown["generation"].as_i64()), (Some("acme"), Some(1)), "{shown}");
+    world.end().await;
+}
 
 async fn first_link(parts: Parts) {
     let world = World::start(parts, "").await;

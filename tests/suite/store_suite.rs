@@ -20,6 +20,7 @@ stories!(
     backoff_and_parking_wait_for_the_right_events,
     a_pause_stops_claims_and_frees_the_wronged,
     i5_candidates_are_stored_before_they_are_current,
+    i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known,
     i6_the_first_saved_answer_wins,
     i3_nothing_secret_is_readable_in_the_database,
     keys_are_checked_at_start,
@@ -263,7 +264,7 @@ async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
     push(&store, "x", "token-2", acme()).await;
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().fingerprint, fingerprint("token-1"));
-    tx.reject(&item("x"), &fingerprint("token-2"), "not this Item's").await.unwrap();
+    tx.reject(&item("x"), &fingerprint("token-2"), "not this Item's", false).await.unwrap();
     let token = AccessToken::new("token-2");
     assert_eq!(tx.add_candidate(&item("x"), &token, "lookup", None).await.unwrap(), News::RefusedBefore);
     assert_eq!(tx.add_candidate(&item("x"), &token, "push", Some(&acme())).await.unwrap(), News::Candidate);
@@ -272,6 +273,25 @@ async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
     assert_eq!(tx.add_candidate(&item("x"), &current, "lookup", None).await.unwrap(), News::IsCurrent);
     let views = tx.token_views(&item("x")).await.unwrap();
     assert_eq!(views.len(), 2, "{views:?}");
+}
+
+async fn i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let fingerprint = |t: &str| store.fingerprints().of(t);
+    push(&store, "x", "token-1", acme()).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.reject(&item("x"), &fingerprint("token-1"), "dead", true).await.unwrap();
+    tx.add_candidate(&item("x"), &AccessToken::new("token-2"), "lookup", None).await.unwrap();
+    tx.promote(&item("x"), &fingerprint("token-2")).await.unwrap();
+    assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business, "the Item belongs to somebody");
+    tx.commit().await.unwrap();
+    let globex = Declaration { business: Some(BusinessId::parse("globex").unwrap()), ..Declaration::default() };
+    push(&store, "x", "token-3", globex).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.reject(&item("x"), &fingerprint("token-3"), "dead", true).await.unwrap();
+    tx.add_candidate(&item("x"), &AccessToken::new("token-4"), "lookup", None).await.unwrap();
+    tx.promote(&item("x"), &fingerprint("token-4")).await.unwrap();
+    assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business, "a refused push changes nothing");
 }
 
 async fn i6_the_first_saved_answer_wins(parts: Parts) {

@@ -68,7 +68,8 @@ pub(crate) struct PutQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PutAnswer {
     item_id: String,
-    /// `accepted`: Plaid proved the token. `pending`: Plaid has not answered yet. `not_sent`: there was none.
+    /// `accepted`: Plaid proved the token. `superseded`: a newer one was proved first, and what came with this one is in
+    /// force. `pending`: Plaid has not answered yet. `not_sent`: there was none.
     token: String,
     fingerprint: Option<String>,
     /// Whether every list that the Item is in was accepted by Layer meanwhile. Null when nobody asked to wait for it.
@@ -188,8 +189,12 @@ impl Console {
                 Standing::Rejected(why) => return Err(ApiError::rejected(&why)),
                 Standing::Pending if !late => {}
                 Standing::Pending => return Ok(answer(item, fingerprint, "pending", None, Vec::new())),
-                Standing::Current | Standing::NotSent => {
-                    let token = if fingerprint.is_some() { "accepted" } else { "not_sent" };
+                Standing::Current | Standing::Superseded | Standing::NotSent => {
+                    let token = match standing {
+                        Standing::Current => "accepted",
+                        Standing::Superseded => "superseded",
+                        _ => "not_sent",
+                    };
                     if query.wait != Some(Wait::Converged) {
                         return Ok(answer(item, fingerprint, token, None, Vec::new()));
                     }
@@ -211,6 +216,7 @@ impl Console {
         };
         match token.standing {
             TokenStanding::Candidate => Ok(Standing::Pending),
+            TokenStanding::Superseded if token.why.as_deref() == Some(store::WORD_HOLDS) => Ok(Standing::Superseded),
             TokenStanding::Rejected | TokenStanding::Superseded => {
                 Ok(Standing::Rejected(token.why.unwrap_or_default()))
             }
@@ -267,6 +273,8 @@ enum Standing {
     NotSent,
     Pending,
     Current,
+    /// A newer token was proved first; what came with this one is in force.
+    Superseded,
     Rejected(String),
 }
 

@@ -74,6 +74,17 @@ pub fn judge(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str,
     }
 }
 
+/// Whether what a push said besides its token may hold although its token can't become current: the token was live
+/// when it was pushed and is dead now. A token that is somebody else's, or of another environment, was never this
+/// Item's, and then neither was the rest of the push.
+pub fn word_may_hold(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str, &str)>) -> bool {
+    match answer {
+        OwnerAnswer::Names(item) => item == expected,
+        OwnerAnswer::UnknownToken => environment.is_none_or(|(token, ours)| token == ours),
+        OwnerAnswer::Gone | OwnerAnswer::Unanswered => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +107,18 @@ mod tests {
         refused(OwnerAnswer::UnknownToken, Some(("production", "sandbox")), "production");
         refused(OwnerAnswer::UnknownToken, Some(("sandbox", "sandbox")), "does not know");
         refused(OwnerAnswer::Gone, None, "gone");
+    }
+
+    #[test]
+    fn what_a_push_said_may_outlive_its_token_but_not_its_mistakes() {
+        let ours = id("ours");
+        let holds = |answer, env| word_may_hold(&ours, &answer, env);
+        assert!(holds(OwnerAnswer::UnknownToken, None));
+        assert!(holds(OwnerAnswer::UnknownToken, Some(("sandbox", "sandbox"))));
+        assert!(holds(OwnerAnswer::Names(id("ours")), None));
+        assert!(!holds(OwnerAnswer::Names(id("theirs")), None));
+        assert!(!holds(OwnerAnswer::UnknownToken, Some(("production", "sandbox"))));
+        assert!(!holds(OwnerAnswer::Gone, None));
+        assert!(!holds(OwnerAnswer::Unanswered, None));
     }
 }

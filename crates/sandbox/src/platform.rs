@@ -347,6 +347,16 @@ impl Sandbox {
         self.world().minted.values_mut().filter(|m| m.account == account).for_each(|m| m.dead = true);
     }
 
+    /// The Item works, or would after a login.
+    pub fn is_good(&self, item: &str) -> bool {
+        let good = |i: &mut Item| matches!(i.status, ItemStatus::Good | ItemStatus::LoginRequired);
+        self.world().item(item).is_ok_and(good)
+    }
+
+    pub fn needs_login(&self, item: &str) -> bool {
+        self.world().item(item).is_ok_and(|i| i.status == ItemStatus::LoginRequired)
+    }
+
     pub fn access_token(&self, item: &str) -> Result<String, Error> {
         Ok(self.world().item(item)?.access_token.clone())
     }

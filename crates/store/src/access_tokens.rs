@@ -7,6 +7,7 @@ use crate::{Error, Tx};
 use domain::item::TokenStanding;
 use domain::{AccessToken, Fingerprint, ItemId, Millis};
 use secrecy::ExposeSecret;
+use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
 /// Tokens of one Item that are remembered, so that a source that misbehaves can't grow the table without end.
@@ -19,7 +20,12 @@ pub struct Candidate {
     pub token: AccessToken,
     pub source: String,
     pub seen_at: Millis,
+    /// A push, which says more than the token.
+    pub declares: bool,
 }
+
+/// Why a token that could not be proved before a newer one was is no rejection: what came with it is in force.
+pub const WORD_HOLDS: &str = "a newer access token was proved; what was pushed with this one holds";
 
 /// What a token that reached us is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub enum News {
 pub struct CurrentToken {
     pub fingerprint: Fingerprint,
     pub token: AccessToken,
+    /// When Plaid proved it.
+    pub proved_at: Option<Millis>,
 }
 
 /// An access token as operators see it: never the token.
@@ -51,6 +59,9 @@ pub struct TokenView {
     /// When Plaid's answer settled what it is.
     pub judged_at: Option<Millis>,
 }
+
+/// No push has ever been in force for the Item `i`.
+const UNDECLARED: &str = "i.business_id IS NULL AND i.only_listed = 0";
 
 fn place(item: &ItemId, fingerprint: &Fingerprint) -> String {
     format!("access_tokens/{item}/{fingerprint}")
@@ -113,8 +124,9 @@ impl Tx {
 
     /// Candidates, the newest first.
     pub async fn candidates(&mut self, item: &ItemId) -> Result<Vec<Candidate>, Error> {
-        let sql = "SELECT fingerprint, sealed, source, seen_at FROM access_tokens
-            WHERE item_id = $1 AND standing = 'candidate' ORDER BY seen_at DESC, fingerprint";
+        let sql =
+            "SELECT fingerprint, sealed, source, seen_at, CASE WHEN declaration IS NULL THEN 0 ELSE 1 END AS declares
+            FROM access_tokens WHERE item_id = $1 AND standing = 'candidate' ORDER BY seen_at DESC, fingerprint";
         let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -124,16 +136,18 @@ impl Tx {
                 token,
                 source: text(row, "source")?,
                 seen_at: Millis(number(row, "seen_at")?),
+                declares: number(row, "declares")? == 1,
             });
         }
         Ok(found)
     }
 
     pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<CurrentToken>, Error> {
-        let sql = "SELECT fingerprint, sealed FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
+        let sql =
+            "SELECT fingerprint, sealed, judged_at FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
         let Some(row) = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await? else { return Ok(None) };
         let (fingerprint, token) = self.opened(item, &row)?;
-        Ok(Some(CurrentToken { fingerprint, token }))
+        Ok(Some(CurrentToken { fingerprint, token, proved_at: opt_time(&row, "judged_at")? }))
     }
 
     fn opened(&self, item: &ItemId, row: &AnyRow) -> Result<(Fingerprint, AccessToken), Error> {
@@ -145,7 +159,7 @@ impl Tx {
 
     /// Plaid proved the candidate: it becomes current and the generation grows. An Item has one live token, so the
     /// current one and candidates that are not newer are dead; one that arrived while Plaid was being asked is not
-    /// judged by this. Fails when the candidate was settled by somebody else meanwhile. Returns the new generation.
+    /// judged by this, nor is what an older push said, unless the candidate says something itself. Fails when the candidate was settled by somebody else meanwhile. Returns the new generation.
     pub async fn promote(&mut self, item: &ItemId, candidate: &Fingerprint) -> Result<i64, Error> {
         let id = item.as_str().to_owned();
         let now = self.now().0;
@@ -155,39 +169,84 @@ impl Tx {
         let row = row.ok_or_else(|| Error::Corrupt(format!("the Item {item} has a token but no row")))?;
         let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3,
             why = 'a newer access token was proved' WHERE item_id = $1 AND fingerprint <> $2
-            AND (standing = 'current' OR standing = 'candidate' AND seen_at <= (
-                SELECT c.seen_at FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2))";
+            AND (standing = 'current' OR standing = 'candidate' AND EXISTS (
+                SELECT 1 FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2
+                AND c.seen_at >= access_tokens.seen_at
+                AND (c.declaration IS NOT NULL OR access_tokens.declaration IS NULL)))";
         self.run(sqlx::query(sql).bind(id.clone()).bind(candidate.to_string()).bind(now)).await?;
         let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, judged_at = $3
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate' AND sealed IS NOT NULL";
         if self.run(sqlx::query(sql).bind(id).bind(candidate.to_string()).bind(now)).await? == 0 {
             return Err(Error::Stale { kind: "item", id: item.to_string(), epoch: 0 });
         }
-        self.apply_waiting_declaration(item, candidate).await?;
+        if !self.apply_waiting_declaration(item, candidate).await? {
+            self.apply_kept_declaration(item).await?;
+        }
         number(&row, "generation")
     }
 
-    async fn apply_waiting_declaration(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
+    /// A push whose token died before it could be proved was the last word about an Item of which nothing else is
+    /// known: without it the Item would belong to nobody.
+    async fn apply_kept_declaration(&mut self, item: &ItemId) -> Result<(), Error> {
+        let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'rejected'
+            AND declaration IS NOT NULL AND EXISTS (SELECT 1 FROM items i WHERE i.item_id = $1 AND $UNDECLARED)
+            ORDER BY seen_at DESC, fingerprint LIMIT 1"
+            .replace("$UNDECLARED", UNDECLARED);
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(item.as_str().to_owned());
+        if let Some(row) = self.row(query).await? {
+            self.apply_waiting_declaration(item, &Fingerprint::from_stored(text(&row, "fingerprint")?)).await?;
+        }
+        Ok(())
+    }
+
+    /// What came with this candidate is in force from now on, under the newer token that is current. Older words are
+    /// past.
+    pub async fn adopt_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
+        self.apply_waiting_declaration(item, fingerprint).await?;
+        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3, why = $4
+            WHERE item_id = $1 AND standing = 'candidate' AND seen_at <= (
+                SELECT c.seen_at FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2)";
+        let query = sqlx::query(sql)
+            .bind(item.as_str().to_owned())
+            .bind(fingerprint.to_string())
+            .bind(self.now().0)
+            .bind(WORD_HOLDS);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    async fn apply_waiting_declaration(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<bool, Error> {
         let sql = "SELECT declaration FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
         let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
-        let Some(row) = self.row(query).await? else { return Ok(()) };
-        let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(()) };
+        let Some(row) = self.row(query).await? else { return Ok(false) };
+        let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(false) };
         let declaration = Declaration::open(&self.keys, &declared_at(item, fingerprint), &sealed)?;
         self.declare(item, &declaration).await?;
         let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint = $2";
         self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string())).await?;
-        Ok(())
+        Ok(true)
     }
 
-    /// The candidate is not the Item's token; what is kept is its fingerprint and why.
-    pub async fn reject(&mut self, item: &ItemId, fingerprint: &Fingerprint, why: &str) -> Result<(), Error> {
-        let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, declaration = NULL, why = $3, judged_at = $4
-            WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'";
-        let query = sqlx::query(sql)
+    /// The candidate is not the Item's token; what is kept is its fingerprint and why. `keep_word`: what came with it
+    /// is kept too, for an Item of which nothing else is known.
+    pub async fn reject(
+        &mut self,
+        item: &ItemId,
+        fingerprint: &Fingerprint,
+        why: &str,
+        keep_word: bool,
+    ) -> Result<(), Error> {
+        let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, why = $3, judged_at = $4,
+            declaration = CASE WHEN $5 = 1 AND EXISTS (SELECT 1 FROM items i WHERE i.item_id = $1 AND $UNDECLARED)
+                THEN declaration ELSE NULL END
+            WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'"
+            .replace("$UNDECLARED", UNDECLARED);
+        let query = sqlx::query(AssertSqlSafe(sql))
             .bind(item.as_str().to_owned())
             .bind(fingerprint.to_string())
             .bind(why.to_owned())
-            .bind(self.now().0);
+            .bind(self.now().0)
+            .bind(i64::from(keep_word));
         self.run(query).await?;
         Ok(())
     }

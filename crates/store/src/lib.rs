@@ -17,7 +17,7 @@ mod signals;
 mod suspicion;
 mod tx;
 
-pub use access_tokens::{Candidate, CurrentToken, News, TokenView};
+pub use access_tokens::{Candidate, CurrentToken, News, TokenView, WORD_HOLDS};
 pub use accounts::{AccountRow, AccountUpdate};
 pub use admin::{AuditEntry, Page, UnknownItem};
 pub use businesses::{Accepted, BusinessRow, TokenOwner};

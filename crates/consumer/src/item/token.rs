@@ -3,8 +3,9 @@
 use super::{Look, Stop};
 use crate::faults::{Refusal, conclude};
 use crate::outcome::{self, kind};
+use domain::Millis;
 use domain::fault::chain;
-use domain::item::{Judgement, OwnerAnswer, judge};
+use domain::item::{Judgement, OwnerAnswer, judge, word_may_hold};
 use domain::work::Class;
 use plaid::Meaning;
 use serde_json::json;
@@ -34,19 +35,37 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// The newest candidate first; the first one that Plaid proves settles the others.
+    /// The newest candidate first; the first one that Plaid proves settles the others. What an older push said
+    /// besides its token outlives it: the platform was told that it is stored.
     pub(super) async fn judge_candidates(&mut self) -> Result<(), Stop> {
         let mut tx = self.context.store.begin_read().await?;
         let candidates = tx.candidates(&self.item.id).await?;
+        let mut proved_at = tx.current_token(&self.item.id).await?.and_then(|t| t.proved_at);
         drop(tx);
+        let mut promoted = false;
         for candidate in candidates {
+            if promoted && !candidate.declares {
+                continue;
+            }
             self.renew().await?;
             let (answer, refusal) = self.ask_owner(&candidate).await;
             let ours = self.context.settings.environment.as_str();
             let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
+            let holds = word_may_hold(&self.item.id, &answer, environment);
+            let overtaken = promoted || proved_at.is_some_and(|at| at >= candidate.seen_at);
             match judge(&self.item.id, &answer, environment) {
-                Judgement::Promote => return self.promote(&candidate).await,
-                Judgement::Reject(why) => self.reject(&candidate, &why).await?,
+                Judgement::Promote if !promoted => {
+                    proved_at = Some(self.promote(&candidate).await?);
+                    promoted = true;
+                    if candidate.declares {
+                        return Ok(());
+                    }
+                }
+                Judgement::Promote | Judgement::Reject(_) if holds && overtaken && candidate.declares => {
+                    return self.adopt_word(&candidate).await;
+                }
+                Judgement::Promote => {}
+                Judgement::Reject(why) => self.reject(&candidate, &why, holds).await?,
                 Judgement::Later => match refusal {
                     // The user must log in first: the candidate waits for the repair like the Item does.
                     None => return Ok(()),
@@ -72,10 +91,24 @@ impl Look<'_> {
         }
     }
 
-    async fn promote(&mut self, candidate: &Candidate) -> Result<(), Stop> {
+    async fn adopt_word(&mut self, candidate: &Candidate) -> Result<(), Stop> {
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        tx.adopt_word(&self.item.id, &candidate.fingerprint).await?;
+        if let Some(item) = tx.item(&self.item.id).await? {
+            self.item = item;
+        }
+        tx.commit().await?;
+        tracing::info!(token = %candidate.fingerprint, source = candidate.source, "{}", store::WORD_HOLDS);
+        Ok(())
+    }
+
+    /// Returns when it was proved.
+    async fn promote(&mut self, candidate: &Candidate) -> Result<Millis, Stop> {
         let item = self.item.id.clone();
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
+        let proved_at = tx.now();
         let generation = tx.promote(&item, &candidate.fingerprint).await?;
         let businesses = tx.businesses_of_item(&item).await?;
         let payload = json!({
@@ -91,14 +124,14 @@ impl Look<'_> {
         self.claim.class = self.claim.class.min(Class::Rotation);
         metrics::counter!("rekey_token_changes_total", "source" => source_label(&candidate.source)).increment(1);
         tracing::info!(generation, token = %candidate.fingerprint, source = candidate.source, "access token proved, it is current now");
-        Ok(())
+        Ok(proved_at)
     }
 
-    async fn reject(&self, candidate: &Candidate, why: &str) -> Result<(), Stop> {
+    async fn reject(&self, candidate: &Candidate, why: &str, keep_word: bool) -> Result<(), Stop> {
         let item = &self.item.id;
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        tx.reject(item, &candidate.fingerprint, why).await?;
+        tx.reject(item, &candidate.fingerprint, why, keep_word).await?;
         let businesses = tx.businesses_of_item(item).await?;
         let payload = json!({"fingerprint": candidate.fingerprint, "source": candidate.source, "why": why});
         let kind = kind::ITEM_TOKEN_REJECTED;

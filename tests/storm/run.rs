@@ -1,0 +1,388 @@
+//! One storm: the plan is carried out, then everything heals, and the oracle has the last word.
+
+use crate::plan::{Plan, Step, Told};
+use rekey::local::{Ground, Local};
+use rekey::wiring::{Roles, Running};
+use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use store::Store;
+use tests::World;
+use tokio::runtime::Runtime;
+
+/// From the last fault to exact lists: the lease (2 s), the longest backoff (500 ms), the probe (200 ms), the sweep
+/// (2 s) and Plaid's and Kafka's own timeouts after them, times two for a slow machine.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+/// What one seed came to.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub seed: u64,
+    pub items: usize,
+    pub crashes: u32,
+    pub weather: usize,
+    pub rotations: u64,
+    pub mints: u64,
+    pub mints_allowed: u64,
+    pub orphans: u64,
+    pub puts: u64,
+    pub refused: u64,
+    pub webhooks: u64,
+    pub healed_ms: u64,
+    /// Empty: everything held.
+    pub faults: Vec<String>,
+}
+
+/// Rekey in a runtime of its own, so that it can die at any await point, as a process does.
+struct Life {
+    runtime: Option<Runtime>,
+    running: Option<Running>,
+}
+
+impl Life {
+    /// The ports of the one that just died may take a moment, so a start is tried again for a while; each in a runtime
+    /// of its own, because one that fails half way leaves tasks behind.
+    async fn begin(local: &Arc<Local>) -> anyhow::Result<Self> {
+        let began = Instant::now();
+        loop {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let mut life = Self { runtime: None, running: None };
+            let started = {
+                let local = Arc::clone(local);
+                let task = runtime.spawn(async move { local.start(Roles::ALL, "").await });
+                life.runtime = Some(runtime);
+                task.await?
+            };
+            match started {
+                Ok(running) => {
+                    life.running = Some(running);
+                    return Ok(life);
+                }
+                Err(_) if began.elapsed() < Duration::from_secs(5) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn store(&self) -> Option<Store> {
+        self.running.as_ref().and_then(|r| r.store.get().cloned())
+    }
+
+    /// Every task is dropped where it is.
+    fn crash(self) {
+        drop(self);
+    }
+
+    async fn stop(mut self) {
+        if let (Some(runtime), Some(running)) = (self.runtime.take(), self.running.take()) {
+            let stopped = runtime.spawn(running.stop()).await;
+            self.runtime = Some(runtime);
+            if stopped.is_err() {
+                tracing::error!("the stop panicked");
+            }
+        }
+    }
+}
+
+struct Storm {
+    local: Arc<Local>,
+    sandbox: Sandbox,
+    life: Option<Life>,
+    items: Vec<String>,
+    outcome: Outcome,
+}
+
+/// Settings of a storm, on top of those of the stories: short leases, a sweep that comes round, ports that stay.
+fn settings(seed: u64) -> String {
+    let mut settings: toml::Table = tests::SETTINGS.parse().unwrap();
+    let (receiver, console) = (tests::process::free_port(), tests::process::free_port());
+    let own = format!(
+        "[receiver]\nlisten = \"127.0.0.1:{receiver}\"\n[console]\nlisten = \"127.0.0.1:{console}\"\n\
+         [consumer]\nsweep_period = \"2s\"\nlease = \"2s\"\nseed = {seed}\n[sandbox]\nseed = {seed}\n\
+         [layer]\nmax_fleet_removals = 100000\ntimeout = \"700ms\"\n[plaid]\ntimeout = \"700ms\"\n\
+         [kafka]\npublish_timeout = \"700ms\"\n\
+         [kafka.properties]\n\"session.timeout.ms\" = \"2000\"\n\"heartbeat.interval.ms\" = \"300\"\n",
+        seed = seed.max(1),
+    );
+    tests::merge(&mut settings, own.parse().unwrap());
+    settings.to_string()
+}
+
+pub(crate) async fn storm(seed: u64, plan: Plan) -> anyhow::Result<Outcome> {
+    let ground = Ground { kafka: None, databases: None, settings: settings(seed) };
+    let local = Arc::new(Local::new(ground).await?);
+    let sandbox = local.sandbox.clone();
+    sandbox.switch(|s| s.clone_from(&plan.switches));
+    for n in 0..plan.businesses {
+        let external_id = format!("b{n}");
+        sandbox.create_business(&NewBusiness { external_id, at_layer: true, phone: None, archived: false });
+    }
+    let life = Some(Life::begin(&local).await?);
+    let outcome = Outcome { seed, weather: plan.weather.len(), ..Outcome::default() };
+    let mut storm = Storm { local, sandbox, life, items: Vec::new(), outcome };
+    storm.rage(&plan).await?;
+    storm.heal().await?;
+    storm.judge().await;
+    if let Some(life) = storm.life.take() {
+        life.stop().await;
+    }
+    Ok(storm.outcome)
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // A runtime may not be dropped inside another one.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Storm {
+    async fn rage(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let mut raging = false;
+        for (at, step) in &plan.steps {
+            if !raging && !at.is_zero() {
+                raging = true;
+                plan.weather.iter().cloned().for_each(|fault| self.sandbox.fault(fault));
+            }
+            tokio::time::sleep_until((began + *at).into()).await;
+            tracing::info!(?step, "storm");
+            self.take(*step).await?;
+        }
+        Ok(())
+    }
+
+    fn item(&self, n: usize) -> Option<String> {
+        self.items.get(n % self.items.len().max(1)).cloned()
+    }
+
+    fn account(&self, item: usize, n: usize) -> Option<(String, String)> {
+        let item = self.item(item)?;
+        let accounts = self.sandbox.accounts_of(&item).ok()?;
+        let account = accounts.get(n % accounts.len().max(1))?.clone();
+        Some((item, account))
+    }
+
+    async fn take(&mut self, step: Step) -> anyhow::Result<()> {
+        let sandbox = self.sandbox.clone();
+        match step {
+            Step::Link { business, accounts } => {
+                let accounts = (0..accounts).map(|n| NewAccount::checking(&format!("{:04}", 1000 + n))).collect();
+                let new = NewItem { business: format!("b{business}"), accounts, announce: Announce::Database };
+                let item = sandbox.link(&new).await?;
+                tracing::info!(item, business, accounts = ?sandbox.accounts_of(&item)?, "storm links");
+                self.push(&item);
+                self.items.push(item);
+            }
+            Step::Rotate { item, told } => {
+                let Some(item) = self.item(item) else { return Ok(()) };
+                sandbox.rotate(&item, Announce::Database).await?;
+                match told {
+                    Told::Push => self.push(&item),
+                    Told::Database => {}
+                    Told::Webhook => sandbox.fire(&item, "ITEM", "ERROR", &json!({"error": null}))?,
+                    Told::Notice => self.notice(&item),
+                }
+            }
+            Step::Webhook { item, code } => {
+                if let Some(item) = self.item(item) {
+                    sandbox.fire(&item, "ITEM", code, &json!({"error": null}))?;
+                }
+            }
+            Step::AddAccount { item } => {
+                if let Some(item) = self.item(item) {
+                    sandbox.add_account(&item, &NewAccount::checking("7777"))?;
+                    sandbox.fire(&item, "ITEM", "NEW_ACCOUNTS_AVAILABLE", &json!({}))?;
+                }
+            }
+            Step::CloseAccount { item, account, told } => {
+                if let Some((item, account)) = self.account(item, account) {
+                    sandbox.close_account(&account)?;
+                    if told {
+                        sandbox.fire(&item, "ITEM", "USER_ACCOUNT_REVOKED", &json!({"account_id": account}))?;
+                    }
+                }
+            }
+            Step::ReopenAccount { item, account } => {
+                if let Some((_, account)) = self.account(item, account) {
+                    sandbox.reopen_account(&account)?;
+                }
+            }
+            Step::Renumber { item, account } => {
+                if let Some((_, account)) = self.account(item, account) {
+                    sandbox.renumber_account(&account)?;
+                }
+            }
+            Step::MoveAccount { item, account, business } => {
+                if let Some((item, account)) = self.account(item, account) {
+                    sandbox.assign_account(&account, Some(&format!("b{business}")))?;
+                    self.push(&item);
+                }
+            }
+            Step::RequireLogin { item } => {
+                if let Some(item) = self.item(item).filter(|i| sandbox.is_good(i)) {
+                    sandbox.require_login(&item)?;
+                    sandbox.fire(&item, "ITEM", "ERROR", &Sandbox::webhook_error("ITEM_LOGIN_REQUIRED"))?;
+                }
+            }
+            Step::Repair { item } => self.repair(item)?,
+            Step::Revoke { item, told } => {
+                if let Some(item) = self.item(item).filter(|i| sandbox.is_good(i)) {
+                    sandbox.revoke(&item)?;
+                    if told {
+                        let why = Sandbox::webhook_error("USER_PERMISSION_REVOKED");
+                        sandbox.fire(&item, "ITEM", "USER_PERMISSION_REVOKED", &why)?;
+                    }
+                }
+            }
+            Step::Offboard { item } => {
+                if let Some(item) = self.item(item).filter(|i| sandbox.is_good(i)) {
+                    sandbox.offboard(&item, false).await?;
+                    self.call(reqwest::Method::DELETE, format!("/v1/items/{item}"));
+                }
+            }
+            Step::SyncBusiness { business } => {
+                self.call(reqwest::Method::POST, format!("/v1/businesses/b{business}/sync"));
+            }
+            Step::Crash => {
+                self.outcome.crashes += 1;
+                if let Some(life) = self.life.take() {
+                    life.crash();
+                }
+                self.life = Some(Life::begin(&self.local).await?);
+            }
+            Step::Restart => {
+                if let Some(life) = self.life.take() {
+                    life.stop().await;
+                }
+                self.life = Some(Life::begin(&self.local).await?);
+            }
+            Step::Kafka { up } => {
+                if let Some(broker) = &self.local.broker {
+                    if up { broker.up()? } else { broker.down()? }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn repair(&self, item: usize) -> anyhow::Result<()> {
+        if let Some(item) = self.item(item).filter(|i| self.sandbox.needs_login(i)) {
+            self.sandbox.repair(&item)?;
+            self.sandbox.fire(&item, "ITEM", "LOGIN_REPAIRED", &json!({}))?;
+        }
+        Ok(())
+    }
+
+    /// The platform tells Rekey what it knows of the Item, again until Rekey has taken it.
+    fn push(&self, item: &str) {
+        let (sandbox, item) = (self.sandbox.clone(), item.to_owned());
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                let Ok(body) = sandbox.push_body(&item, &json!({})) else { return };
+                let path = format!("/v1/items/{item}?timeout=0");
+                match sandbox.admin_call(reqwest::Method::PUT, &path, Some(&body)).await {
+                    // 409 and 422: it changed again meanwhile, and so does the next body.
+                    Ok((status, _)) if status < 300 || status == 410 => return,
+                    answer => {
+                        tracing::info!(item, ?answer, "the push was not taken");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+    }
+
+    fn call(&self, method: reqwest::Method, path: String) {
+        let sandbox = self.sandbox.clone();
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                match sandbox.admin_call(method.clone(), &path, None).await {
+                    Ok((status, _)) if status < 500 => return,
+                    _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        });
+    }
+
+    fn notice(&self, item: &str) {
+        let (local, item) = (Arc::clone(&self.local), item.to_owned());
+        tokio::spawn(async move { World::publish_notice(&local, &item).await });
+    }
+
+    /// The weather clears, Kafka is back, people log in again.
+    async fn heal(&mut self) -> anyhow::Result<()> {
+        self.sandbox.heal();
+        if let Some(broker) = &self.local.broker {
+            broker.up()?;
+        }
+        for n in 0..self.items.len() {
+            self.repair(n)?;
+        }
+        let began = Instant::now();
+        while began.elapsed() < BOUND {
+            if self.sandbox.verdict().exact && self.parked().await.is_empty() && self.is_quiet().await {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.outcome.healed_ms = u64::try_from(began.elapsed().as_millis())?;
+        Ok(())
+    }
+
+    fn store(&self) -> Option<Store> {
+        self.life.as_ref().and_then(Life::store)
+    }
+
+    async fn parked(&self) -> Vec<String> {
+        match self.store() {
+            Some(store) => tests::parked(&store).await,
+            None => vec!["the store is not open".into()],
+        }
+    }
+
+    async fn is_quiet(&self) -> bool {
+        match self.store() {
+            Some(store) => tests::is_quiet(&store).await,
+            None => false,
+        }
+    }
+
+    async fn judge(&mut self) {
+        let verdict = self.sandbox.verdict();
+        let parked = self.parked().await;
+        let orphans = match self.store() {
+            Some(store) => tests::orphans(&store, &self.items).await,
+            None => 0,
+        };
+        let outcome = &mut self.outcome;
+        let counts = &verdict.counts;
+        outcome.items = self.items.len();
+        outcome.rotations = counts.rotations;
+        outcome.mints = counts.mints;
+        outcome.mints_allowed = verdict.mints_allowed + orphans;
+        outcome.orphans = orphans;
+        outcome.puts = counts.puts;
+        outcome.refused = counts.puts_refused;
+        outcome.webhooks = counts.webhooks_answered_200;
+        if !verdict.exact {
+            outcome.faults.push(format!("I10: not exact {BOUND:?} after the last fault: {:?}", verdict.wrong));
+        }
+        outcome.faults.extend(verdict.violations.iter().cloned());
+        if !parked.is_empty() {
+            outcome.faults.push(format!("I4: left parked: {parked:?}"));
+        }
+        if outcome.mints > outcome.mints_allowed {
+            outcome.faults.push(format!("I6: {} mints, {} allowed", outcome.mints, outcome.mints_allowed));
+        }
+        if counts.needless_puts > 0 {
+            outcome.faults.push(format!("I9: {} PUTs changed nothing", counts.needless_puts));
+        }
+    }
+}
