@@ -349,12 +349,21 @@ fn connection(local: &Local) -> bus::Connection {
 pub async fn is_quiet(store: &Store) -> bool {
     let Ok(mut tx) = store.begin_read().await else { return false };
     for kind in Kind::ALL {
-        match tx.unserved(*kind).await {
-            Ok(0) => {}
-            _ => return false,
+        if !tx.unserved(*kind).await.is_ok_and(|left| left.is_empty()) {
+            return false;
         }
     }
     true
+}
+
+/// Rows with events that no look has served.
+pub async fn unserved(store: &Store) -> Vec<String> {
+    let Ok(mut tx) = store.begin_read().await else { return vec!["the store is away".into()] };
+    let mut left = Vec::new();
+    for kind in Kind::ALL {
+        left.extend(tx.unserved(*kind).await.unwrap_or_else(|e| vec![e.to_string()]));
+    }
+    left
 }
 
 /// What waits for a person.

@@ -42,30 +42,19 @@ struct Life {
 }
 
 impl Life {
-    /// The ports of the one that just died may take a moment, so a start is tried again for a while; each in a runtime
-    /// of its own, because one that fails half way leaves tasks behind.
+    /// At new ports: what the one before it held is let go when its runtime finds the time.
     async fn begin(local: &Arc<Local>) -> anyhow::Result<Self> {
-        let began = Instant::now();
-        loop {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            let mut life = Self { runtime: None, running: None };
-            let started = {
-                let local = Arc::clone(local);
-                let task = runtime.spawn(async move { local.start(Roles::ALL, "").await });
-                life.runtime = Some(runtime);
-                task.await?
-            };
-            match started {
-                Ok(running) => {
-                    life.running = Some(running);
-                    return Ok(life);
-                }
-                Err(_) if began.elapsed() < Duration::from_secs(5) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                Err(error) => return Err(error),
-            }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let mut life = Self { runtime: None, running: None };
+        let starting = Arc::clone(local);
+        let started = runtime.spawn(async move { starting.start(Roles::ALL, "").await });
+        life.runtime = Some(runtime);
+        let running = started.await??;
+        if let Some(receiver) = running.receiver {
+            local.sandbox.move_webhooks(&format!("http://{receiver}/webhooks/plaid"));
         }
+        life.running = Some(running);
+        Ok(life)
     }
 
     fn store(&self) -> Option<Store> {
@@ -96,13 +85,11 @@ struct Storm {
     outcome: Outcome,
 }
 
-/// Settings of a storm, on top of those of the stories: short leases, a sweep that comes round, ports that stay.
+/// Settings of a storm, on top of those of the stories: short leases, a sweep that comes round.
 fn settings(seed: u64) -> String {
     let mut settings: toml::Table = tests::SETTINGS.parse().unwrap();
-    let (receiver, console) = (tests::process::free_port(), tests::process::free_port());
     let own = format!(
-        "[receiver]\nlisten = \"127.0.0.1:{receiver}\"\n[console]\nlisten = \"127.0.0.1:{console}\"\n\
-         [consumer]\nsweep_period = \"2s\"\nlease = \"2s\"\nseed = {seed}\n[sandbox]\nseed = {seed}\n\
+        "[consumer]\nsweep_period = \"2s\"\nlease = \"2s\"\nseed = {seed}\n[sandbox]\nseed = {seed}\n\
          [layer]\nmax_fleet_removals = 100000\ntimeout = \"700ms\"\n[plaid]\ntimeout = \"700ms\"\n\
          [kafka]\npublish_timeout = \"700ms\"\n\
          [kafka.properties]\n\"session.timeout.ms\" = \"2000\"\n\"heartbeat.interval.ms\" = \"300\"\n",
@@ -183,6 +170,7 @@ impl Storm {
             Step::Rotate { item, told } => {
                 let Some(item) = self.item(item) else { return Ok(()) };
                 sandbox.rotate(&item, Announce::Database).await?;
+                tracing::info!(item, "storm rotates");
                 match told {
                     Told::Push => self.push(&item),
                     Told::Database => {}
@@ -197,31 +185,40 @@ impl Storm {
             }
             Step::AddAccount { item } => {
                 if let Some(item) = self.item(item) {
-                    sandbox.add_account(&item, &NewAccount::checking("7777"))?;
+                    let account = sandbox.add_account(&item, &NewAccount::checking("7777"))?;
+                    tracing::info!(item, account, "storm adds");
+                    // A platform that names the accounts that take part names the new one too.
+                    if sandbox.push_body(&item, &json!({}))?.get("accounts").is_some() {
+                        self.push(&item);
+                    }
                     sandbox.fire(&item, "ITEM", "NEW_ACCOUNTS_AVAILABLE", &json!({}))?;
                 }
             }
             Step::CloseAccount { item, account, told } => {
                 if let Some((item, account)) = self.account(item, account) {
                     sandbox.close_account(&account)?;
+                    tracing::info!(item, account, "storm closes");
                     if told {
                         sandbox.fire(&item, "ITEM", "USER_ACCOUNT_REVOKED", &json!({"account_id": account}))?;
                     }
                 }
             }
             Step::ReopenAccount { item, account } => {
-                if let Some((_, account)) = self.account(item, account) {
+                if let Some((item, account)) = self.account(item, account) {
                     sandbox.reopen_account(&account)?;
+                    tracing::info!(item, account, "storm reopens");
                 }
             }
             Step::Renumber { item, account } => {
-                if let Some((_, account)) = self.account(item, account) {
-                    sandbox.renumber_account(&account)?;
+                if let Some((_item, account)) = self.account(item, account) {
+                    let new = sandbox.renumber_account(&account)?;
+                    tracing::info!(account, new, "storm re-numbers");
                 }
             }
             Step::MoveAccount { item, account, business } => {
                 if let Some((item, account)) = self.account(item, account) {
                     sandbox.assign_account(&account, Some(&format!("b{business}")))?;
+                    tracing::info!(item, account, business, "storm moves");
                     self.push(&item);
                 }
             }
@@ -235,6 +232,7 @@ impl Storm {
             Step::Revoke { item, told } => {
                 if let Some(item) = self.item(item).filter(|i| sandbox.is_good(i)) {
                     sandbox.revoke(&item)?;
+                    tracing::info!(item, "storm revokes");
                     if told {
                         let why = Sandbox::webhook_error("USER_PERMISSION_REVOKED");
                         sandbox.fire(&item, "ITEM", "USER_PERMISSION_REVOKED", &why)?;
@@ -244,6 +242,7 @@ impl Storm {
             Step::Offboard { item } => {
                 if let Some(item) = self.item(item).filter(|i| sandbox.is_good(i)) {
                     sandbox.offboard(&item, false).await?;
+                    tracing::info!(item, "storm off-boards");
                     self.call(reqwest::Method::DELETE, format!("/v1/items/{item}"));
                 }
             }
@@ -332,6 +331,13 @@ impl Storm {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        if began.elapsed() >= BOUND {
+            let left = match self.store() {
+                Some(store) => tests::unserved(&store).await,
+                None => Vec::new(),
+            };
+            self.outcome.faults.push(format!("I10: work goes on {BOUND:?} after the last fault: {left:?}"));
+        }
         self.outcome.healed_ms = u64::try_from(began.elapsed().as_millis())?;
         Ok(())
     }
@@ -354,6 +360,20 @@ impl Storm {
         }
     }
 
+    /// What Rekey itself thinks of a list that is wrong, for the trace.
+    async fn explain(&self, wrong: &sandbox::BusinessVerdict) {
+        let mut paths = vec![format!("/v1/businesses/{}", wrong.business)];
+        for account in wrong.missing.iter().chain(&wrong.extra).chain(&wrong.dead).chain(&wrong.doubled) {
+            let item = self.sandbox.item_of(account).unwrap_or_default();
+            tracing::error!(business = wrong.business, account, item, "wrong");
+            paths.push(format!("/v1/items/{item}"));
+        }
+        for path in paths {
+            let shown = self.sandbox.admin_call(reqwest::Method::GET, &path, None).await;
+            tracing::error!("{path}: {shown:?}");
+        }
+    }
+
     async fn judge(&mut self) {
         let verdict = self.sandbox.verdict();
         let parked = self.parked().await;
@@ -361,8 +381,8 @@ impl Storm {
             Some(store) => tests::orphans(&store, &self.items).await,
             None => 0,
         };
-        let outcome = &mut self.outcome;
         let counts = &verdict.counts;
+        let outcome = &mut self.outcome;
         outcome.items = self.items.len();
         outcome.rotations = counts.rotations;
         outcome.mints = counts.mints;
@@ -371,6 +391,10 @@ impl Storm {
         outcome.puts = counts.puts;
         outcome.refused = counts.puts_refused;
         outcome.webhooks = counts.webhooks_answered_200;
+        for wrong in &verdict.wrong {
+            self.explain(wrong).await;
+        }
+        let outcome = &mut self.outcome;
         if !verdict.exact {
             outcome.faults.push(format!("I10: not exact {BOUND:?} after the last fault: {:?}", verdict.wrong));
         }

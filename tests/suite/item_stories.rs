@@ -5,6 +5,7 @@ use serde_json::json;
 use tests::{Parts, World};
 
 stories!(
+    i10_an_item_rotated_and_then_revoked_leaves_the_list,
     a_new_account_appears,
     i8_an_account_closed_at_the_bank_is_proved_by_two_reads,
     i8_an_account_that_only_flickers_never_leaves,
@@ -26,6 +27,25 @@ stories!(
     an_account_filter_leaves_the_others_out,
     a_webhook_for_an_unknown_item_is_noted,
 );
+
+/// Found by a newcomer and by a storm: the token we hold is unknown to Plaid, and the one that the platform holds is of
+/// an Item that the user has revoked meanwhile.
+async fn i10_an_item_rotated_and_then_revoked_leaves_the_list(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let (stays, leaves) = (world.link("acme", 1).await, world.link("acme", 1).await);
+    world.until_exact().await;
+    world.rotate(&leaves, Announce::Database).await;
+    world.sandbox.revoke(&leaves).unwrap();
+    world.sync_item(&leaves).await;
+    world.until_item(&leaves, "revoked").await;
+    world.until_exact().await;
+    world.sync_item(&leaves).await;
+    world.until_exact().await;
+    world.until_item(&leaves, "revoked").await;
+    world.until_item(&stays, "active").await;
+    world.end().await;
+}
 
 async fn a_new_account_appears(parts: Parts) {
     let world = World::start(parts, "").await;

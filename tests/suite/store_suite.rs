@@ -266,7 +266,7 @@ async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
     assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().fingerprint, fingerprint("token-1"));
     tx.reject(&item("x"), &fingerprint("token-2"), "not this Item's", false).await.unwrap();
     let token = AccessToken::new("token-2");
-    assert_eq!(tx.add_candidate(&item("x"), &token, "lookup", None).await.unwrap(), News::RefusedBefore);
+    assert_eq!(tx.add_candidate(&item("x"), &token, "lookup", None).await.unwrap(), News::RefusedBefore { gone: None });
     assert_eq!(tx.add_candidate(&item("x"), &token, "push", Some(&acme())).await.unwrap(), News::Candidate);
     assert_eq!(tx.promote(&item("x"), &fingerprint("token-2")).await.unwrap(), 2);
     let current = AccessToken::new("token-2");

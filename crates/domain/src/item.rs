@@ -40,11 +40,17 @@ pub enum OwnerAnswer {
     Names(ItemId),
     /// `INVALID_ACCESS_TOKEN`: dead, of another environment, or never a token.
     UnknownToken,
-    /// The Item behind this token is gone.
-    Gone,
+    /// The Item behind this token is gone, by an explicit code.
+    Gone {
+        revoked: bool,
+    },
     /// Nothing that says whose token it is: an outage, a limit, a login that must be repaired first.
     Unanswered,
 }
+
+/// Why a candidate was refused that belongs to an Item that is gone.
+pub const REVOKED_BEHIND: &str = "Plaid answers that the user withdrew consent from the Item behind this access token";
+pub const REMOVED_BEHIND: &str = "Plaid answers that the Item behind this access token is gone";
 
 /// What becomes of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +75,8 @@ pub fn judge(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str,
                 "Plaid does not know the access token (rotated again, or mistyped): push the current one".into(),
             ),
         },
-        OwnerAnswer::Gone => Judgement::Reject("Plaid answers that the Item behind this access token is gone".into()),
+        OwnerAnswer::Gone { revoked: true } => Judgement::Reject(REVOKED_BEHIND.into()),
+        OwnerAnswer::Gone { revoked: false } => Judgement::Reject(REMOVED_BEHIND.into()),
         OwnerAnswer::Unanswered => Judgement::Later,
     }
 }
@@ -81,7 +88,7 @@ pub fn word_may_hold(expected: &ItemId, answer: &OwnerAnswer, environment: Optio
     match answer {
         OwnerAnswer::Names(item) => item == expected,
         OwnerAnswer::UnknownToken => environment.is_none_or(|(token, ours)| token == ours),
-        OwnerAnswer::Gone | OwnerAnswer::Unanswered => false,
+        OwnerAnswer::Gone { .. } | OwnerAnswer::Unanswered => false,
     }
 }
 
@@ -106,7 +113,8 @@ mod tests {
         refused(OwnerAnswer::UnknownToken, None, "does not know");
         refused(OwnerAnswer::UnknownToken, Some(("production", "sandbox")), "production");
         refused(OwnerAnswer::UnknownToken, Some(("sandbox", "sandbox")), "does not know");
-        refused(OwnerAnswer::Gone, None, "gone");
+        refused(OwnerAnswer::Gone { revoked: true }, None, "consent");
+        refused(OwnerAnswer::Gone { revoked: false }, None, "gone");
     }
 
     #[test]
@@ -118,7 +126,7 @@ mod tests {
         assert!(holds(OwnerAnswer::Names(id("ours")), None));
         assert!(!holds(OwnerAnswer::Names(id("theirs")), None));
         assert!(!holds(OwnerAnswer::UnknownToken, Some(("production", "sandbox"))));
-        assert!(!holds(OwnerAnswer::Gone, None));
+        assert!(!holds(OwnerAnswer::Gone { revoked: false }, None));
         assert!(!holds(OwnerAnswer::Unanswered, None));
     }
 }

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Response, header};
 use axum::routing::{get, post, put};
 use base64::Engine as _;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 pub(crate) fn routes(sandbox: &Sandbox) -> Router {
@@ -139,8 +139,16 @@ async fn create(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes)
         Some(known) => (known.id.clone(), 200),
         None => {
             let id = world.uuid();
-            let made =
-                LayerBusiness { id: id.clone(), external_id, phone, archived: false, rows: Vec::new(), lagging: None };
+            let made = LayerBusiness {
+                id: id.clone(),
+                external_id,
+                phone,
+                archived: false,
+                rows: Vec::new(),
+                last_shown: BTreeSet::new(),
+                refused: false,
+                lagging: None,
+            };
             world.layer.insert(id.clone(), made);
             (id, 201)
         }
@@ -197,6 +205,9 @@ fn replace(world: &mut World, id: &str, tokens: &[String]) -> Result<(), Answer>
     let bad = tokens.iter().any(|t| !usable(world, t));
     if bad && world.switches.bad_token == BadToken::FailsAll {
         world.counts.puts_refused += 1;
+        if let Some(business) = world.layer.get_mut(id) {
+            business.refused = true;
+        }
         return Err(refuse(400, "SpecifiedBadRequest"));
     }
     let skips = world.switches.bad_token == BadToken::IsSkipped;
@@ -235,9 +246,11 @@ async fn list(
     }
     let mut world = sandbox.world();
     world.counts.lists += 1;
-    let Some(business) = world.layer.get(&id).filter(|b| !b.archived) else {
+    let Some(business) = world.layer.get_mut(&id).filter(|b| !b.archived) else {
         return refuse(404, "SpecifiedIdNotFound");
     };
+    business.last_shown = business.shown().iter().filter(|r| !r.archived).filter_map(|r| r.token.clone()).collect();
+    let Some(business) = world.layer.get(&id) else { return refuse(404, "SpecifiedIdNotFound") };
     let rows: Vec<Value> = business.shown().iter().map(|r| row_body(r, world.switches.list_shows)).collect();
     let size = world.switches.list_page_size;
     if size == 0 {

@@ -1,7 +1,7 @@
 //! The oracle: judges from the truth of the simulated world alone.
 
 use crate::Sandbox;
-use crate::world::{LayerBusiness, World};
+use crate::world::{Account, Item, LayerBusiness, World};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -107,13 +107,20 @@ impl World {
         let truth = self.truth_of(&business.external_id);
         let dropped: Vec<String> = active_tokens(business)
             .filter(|(account, token)| {
-                let wanted = truth.iter().any(|(_, a)| a.id == *account);
-                wanted && self.is_alive(token) && !accounts.contains(account.as_str())
+                let wanted = truth.iter().find(|(_, a)| a.id == *account);
+                let older = |(item, _): &(&Item, &Account)| {
+                    self.minted.get(token).is_some_and(|m| m.access_token != item.access_token)
+                };
+                // Once Layer refused a list, tokens of older generations may be left out: nobody can tell which it was.
+                wanted.is_some_and(|w| !(business.refused && older(w)))
+                    && self.is_alive(token)
+                    && !accounts.contains(account.as_str())
             })
             .map(|(account, _)| account)
             .collect();
         let external = business.external_id.clone();
-        if before == after {
+        // A caller that was shown an old list could not know that there was nothing to do.
+        if before == after && business.last_shown == after {
             self.counts.needless_puts += 1;
         }
         if !dropped.is_empty() {

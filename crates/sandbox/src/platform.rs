@@ -5,6 +5,7 @@ use crate::{Error, Sandbox};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Where the platform keeps its tokens and how it reaches Rekey.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +99,13 @@ impl Sandbox {
         self.world().webhook_url = Some(url);
     }
 
+    /// The platform gives every Item another webhook URL: `/item/webhook/update`.
+    pub fn move_webhooks(&self, url: &str) {
+        let mut world = self.world();
+        world.webhook_url = Some(url.to_owned());
+        world.items.values_mut().for_each(|i| i.webhook_url = Some(url.to_owned()));
+    }
+
     pub fn create_business(&self, new: &NewBusiness) {
         let mut world = self.world();
         if !world.businesses.contains(&new.external_id) {
@@ -111,6 +119,8 @@ impl Sandbox {
                 phone: new.phone.clone(),
                 archived: new.archived,
                 rows: Vec::new(),
+                last_shown: BTreeSet::new(),
+                refused: false,
                 lagging: None,
             };
             world.layer.insert(id, made);
@@ -355,6 +365,11 @@ impl Sandbox {
 
     pub fn needs_login(&self, item: &str) -> bool {
         self.world().item(item).is_ok_and(|i| i.status == ItemStatus::LoginRequired)
+    }
+
+    /// The Item that holds an account.
+    pub fn item_of(&self, account: &str) -> Option<String> {
+        self.world().account(account).ok().map(|(item, _)| item.to_owned())
     }
 
     pub fn access_token(&self, item: &str) -> Result<String, Error> {

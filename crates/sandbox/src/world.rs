@@ -7,7 +7,7 @@ use crate::switches::Switches;
 use crate::{Error, Settings};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 /// The client ids that the fakes accept; the secrets are made at run time.
@@ -74,6 +74,10 @@ pub(crate) struct LayerBusiness {
     pub(crate) phone: Option<String>,
     pub(crate) archived: bool,
     pub(crate) rows: Vec<Row>,
+    /// Tokens that a caller was shown last.
+    pub(crate) last_shown: BTreeSet<String>,
+    /// A list was refused for one of its tokens at some time.
+    pub(crate) refused: bool,
     /// What the list shows instead, until then.
     pub(crate) lagging: Option<(Instant, Vec<Row>)>,
 }

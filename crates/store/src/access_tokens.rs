@@ -4,7 +4,7 @@
 use crate::items::Declaration;
 use crate::tx::{number, opt_text, opt_time, parsed, text};
 use crate::{Error, Tx};
-use domain::item::TokenStanding;
+use domain::item::{REMOVED_BEHIND, REVOKED_BEHIND, TokenStanding};
 use domain::{AccessToken, Fingerprint, ItemId, Millis};
 use secrecy::ExposeSecret;
 use sqlx::AssertSqlSafe;
@@ -35,8 +35,11 @@ pub enum News {
     /// It waits already.
     KnownCandidate,
     IsCurrent,
-    /// A lookup repeats what was refused or is past: a lagging replica does so every time.
-    RefusedBefore,
+    /// A lookup repeats what was refused or is past: a lagging replica does so every time. `gone`: refused because
+    /// the Item behind it is gone; true: revoked.
+    RefusedBefore {
+        gone: Option<bool>,
+    },
 }
 
 /// The access token that Plaid proved to be the Item's.
@@ -82,12 +85,17 @@ impl Tx {
         push: Option<&Declaration>,
     ) -> Result<News, Error> {
         let fingerprint = self.fingerprints.of_access(token);
-        let standing = self.standing(item, &fingerprint).await?;
+        let (standing, why) = self.standing(item, &fingerprint).await?;
         match standing {
             Some(TokenStanding::Current) => return Ok(News::IsCurrent),
             Some(TokenStanding::Candidate) if push.is_none() => return Ok(News::KnownCandidate),
             Some(TokenStanding::Rejected | TokenStanding::Superseded) if push.is_none() => {
-                return Ok(News::RefusedBefore);
+                let gone = match why.as_deref() {
+                    Some(REVOKED_BEHIND) => Some(true),
+                    Some(REMOVED_BEHIND) => Some(false),
+                    _ => None,
+                };
+                return Ok(News::RefusedBefore { gone });
             }
             _ => {}
         }
@@ -109,10 +117,17 @@ impl Tx {
         Ok(News::Candidate)
     }
 
-    async fn standing(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<Option<TokenStanding>, Error> {
-        let sql = "SELECT standing FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
+    async fn standing(
+        &mut self,
+        item: &ItemId,
+        fingerprint: &Fingerprint,
+    ) -> Result<(Option<TokenStanding>, Option<String>), Error> {
+        let sql = "SELECT standing, why FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
         let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
-        self.row(query).await?.map(|r| standing(&r)).transpose()
+        match self.row(query).await? {
+            Some(row) => Ok((Some(standing(&row)?), opt_text(&row, "why")?)),
+            None => Ok((None, None)),
+        }
     }
 
     async fn forget_oldest(&mut self, item: &ItemId) -> Result<(), Error> {

@@ -321,11 +321,12 @@ impl Tx {
     }
 
     /// Rows with an event that no look has served yet and that nothing keeps from being served.
-    pub async fn unserved(&mut self, kind: Kind) -> Result<i64, Error> {
-        let sql = "SELECT COUNT(*) AS n FROM work WHERE kind = $1
-            AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))";
-        let row = self.row(sqlx::query(sql).bind(kind.as_str())).await?;
-        row.map_or(Ok(0), |r| number(&r, "n"))
+    pub async fn unserved(&mut self, kind: Kind) -> Result<Vec<String>, Error> {
+        let sql = "SELECT id FROM work WHERE kind = $1
+            AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))
+            ORDER BY id LIMIT 100";
+        let rows = self.rows(sqlx::query(sql).bind(kind.as_str())).await?;
+        rows.iter().map(|r| text(r, "id")).collect()
     }
 
     /// Due rows and the age of the oldest, for metrics.

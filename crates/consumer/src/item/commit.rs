@@ -66,7 +66,10 @@ impl Look<'_> {
         for business in tx.businesses_of_item(&self.item.id).await? {
             let Some(row) = tx.business(&business).await? else { continue };
             let wanted = tx.wanted_accounts(&business).await?;
-            let lacks = |w: &store::WantedAccount| w.token.as_ref().is_some_and(|t| !row.accepted.contains(t));
+            // Tokens that Layer refused a list for wait outside until there are new ones; that is no news.
+            let waits = |w: &store::WantedAccount| row.leave_out_older && w.older_generation;
+            let lacks =
+                |w: &store::WantedAccount| !waits(w) && w.token.as_ref().is_some_and(|t| !row.accepted.contains(t));
             if wanted.iter().any(|w| w.item == self.item.id && lacks(w)) {
                 behind.push(business);
             }

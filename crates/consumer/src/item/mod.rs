@@ -15,7 +15,7 @@ mod token;
 use crate::Context;
 use crate::faults::{self, Interrupted};
 use domain::item::ItemState;
-use domain::{AccountId, BusinessId, ItemId};
+use domain::{AccountId, BusinessId, Fingerprint, ItemId};
 use std::time::Instant;
 use store::{AccountRow, Claim, CurrentToken, Finish, ItemRow};
 
@@ -25,6 +25,11 @@ pub(crate) struct Look<'a> {
     claim: Claim,
     item: ItemRow,
     known: Vec<AccountRow>,
+    /// The token that the platform's database holds.
+    looked_up: Option<Fingerprint>,
+    /// Plaid answered that the Item is gone under a token that is not current but is the one that the platform's
+    /// database holds for it; true: revoked.
+    gone_elsewhere: Option<bool>,
 }
 
 /// How far a look came before it must stop.
@@ -106,7 +111,7 @@ async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a
         metrics::counter!("rekey_orphaned_tokens_total").increment(orphans);
         tracing::warn!(orphans, "mints whose answers were lost are recorded as orphans");
     }
-    Ok(Some(Look { context, claim: claim.clone(), item, known }))
+    Ok(Some(Look { context, claim: claim.clone(), item, known, looked_up: None, gone_elsewhere: None }))
 }
 
 impl Look<'_> {
@@ -134,9 +139,25 @@ impl Look<'_> {
         let waiting = || match self.item.state {
             // A push with a wrong token does not bring a removed Item back.
             ItemState::Removed => Stop::State(ItemState::Removed, store::REMOVED_BY_PLATFORM.into()),
-            _ => Stop::State(ItemState::AwaitingToken, "no access token has been proved yet".into()),
+            _ => self.token_unknown("no access token has been proved yet"),
         };
         tx.current_token(&self.item.id).await?.ok_or_else(waiting)
+    }
+
+    /// The token we hold is no token of the Item. Usually a new one is about to reach us; but an Item that was rotated
+    /// and then revoked has none any more, and Plaid says so only under the last one.
+    fn token_unknown(&self, why: &str) -> Stop {
+        match (self.gone_elsewhere, self.item.state) {
+            (Some(true), _) => Stop::State(ItemState::Revoked, "Plaid says that the user withdrew consent".into()),
+            (Some(false), _) => {
+                Stop::State(ItemState::Removed, "Plaid says that the Item does not exist any more".into())
+            }
+            // Said once, and the token under which it was said is not asked about again.
+            (None, state) if state.is_gone() => {
+                Stop::State(state, self.item.state_why.clone().unwrap_or_else(|| why.to_owned()))
+            }
+            (None, _) => Stop::State(ItemState::AwaitingToken, why.to_owned()),
+        }
     }
 
     /// Makes the lease outlast the next provider call, and fails if it was lost.

@@ -50,9 +50,8 @@ impl Look<'_> {
     /// What it means that the accounts can't be read under the current token.
     async fn unreadable(&self, error: &plaid::Error) -> Stop {
         match error.meaning() {
-            Meaning::UnknownToken => Stop::State(
-                ItemState::AwaitingToken,
-                "Plaid does not know the access token any more: it was rotated elsewhere, push the new one".into(),
+            Meaning::UnknownToken => self.token_unknown(
+                "Plaid does not know the access token any more: it was rotated elsewhere, push the new one",
             ),
             Meaning::LoginRequired => {
                 Stop::State(ItemState::LoginRequired, "Plaid says that the user must log in again".into())

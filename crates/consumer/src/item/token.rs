@@ -28,10 +28,14 @@ impl Look<'_> {
         let mut tx = self.context.store.begin().await?;
         let news = tx.add_candidate(&self.item.id, &token, "lookup", None).await?;
         tx.commit().await?;
+        let fingerprint = self.context.store.fingerprints().of_access(&token);
+        if let News::RefusedBefore { gone } = news {
+            self.gone_elsewhere = gone;
+        }
         if news == News::Candidate {
-            let fingerprint = self.context.store.fingerprints().of_access(&token);
             tracing::info!(token = %fingerprint, "the platform's database holds an access token we did not know");
         }
+        self.looked_up = Some(fingerprint);
         Ok(())
     }
 
@@ -51,6 +55,11 @@ impl Look<'_> {
             let (answer, refusal) = self.ask_owner(&candidate).await;
             let ours = self.context.settings.environment.as_str();
             let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
+            if let OwnerAnswer::Gone { revoked } = answer
+                && self.looked_up.as_ref() == Some(&candidate.fingerprint)
+            {
+                self.gone_elsewhere = Some(revoked);
+            }
             let holds = word_may_hold(&self.item.id, &answer, environment);
             let overtaken = promoted || proved_at.is_some_and(|at| at >= candidate.seen_at);
             match judge(&self.item.id, &answer, environment) {
@@ -84,7 +93,7 @@ impl Look<'_> {
             Ok(info) => (OwnerAnswer::Names(info.item), None),
             Err(error) => match error.meaning() {
                 Meaning::UnknownToken => (OwnerAnswer::UnknownToken, None),
-                Meaning::ItemGone { .. } => (OwnerAnswer::Gone, None),
+                Meaning::ItemGone { revoked } => (OwnerAnswer::Gone { revoked }, None),
                 Meaning::LoginRequired => (OwnerAnswer::Unanswered, None),
                 _ => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
             },
