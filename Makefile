@@ -10,7 +10,7 @@ TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long ci fmt lint docs deny prerequisites
+.PHONY: help run test long storm ci fmt lint docs deny prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -23,11 +23,17 @@ run: prerequisites ## the main job on embedded parts: no services, no credential
 test: prerequisites ## everything that must pass, against a real Apache Kafka and PostgreSQL as well
 	$(CARGO) build --workspace --all-targets
 	tests/with-servers $(CARGO) test --workspace --no-fail-fast -- --test-threads=4
+	$(TARGET)/debug/storm --seeds 8 --items 60 --seconds 8
 
 long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
 	$(CARGO) build --workspace --all-targets
 	TEST_ROTATIONS=1000 TEST_BUSINESSES=300 TEST_LOG=warn,suite=info,librdkafka=off,rdkafka=off,sqlx=off \
 	  tests/with-servers $(CARGO) test --package tests -- --nocapture i10_rotations_while_processes_are_killed
+
+storm: ## storms over the whole system, drawn from seeds: SEED=n replays one, SEEDS=n, ITEMS=n, SECONDS=n
+	$(CARGO) build --package tests --bin storm
+	$(TARGET)/debug/storm --seeds $(or $(SEEDS),6) $(if $(SEED),--from $(SEED) --seeds 1) \
+	  --items $(or $(ITEMS),120) --seconds $(or $(SECONDS),8)
 
 ci: fmt-check lint deny docs test ## what CI runs: format, lints, licences and bans, docs, tests
 

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 #[derive(Parser)]
 struct Options {
     /// How many seeds.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, overrides_with = "seeds")]
     seeds: u64,
     /// The first one; without it the clock chooses.
     #[arg(long)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 /// Everything that the seed decides.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    pub items: usize,
     pub businesses: usize,
     pub switches: Switches,
     pub weather: Vec<Fault>,
@@ -135,7 +136,7 @@ impl Plan {
         }
         steps.sort_by_key(|(when, _)| *when);
         let weather = weather(&mut rng, lasts);
-        Self { businesses, switches: switches(&mut rng), weather, steps }
+        Self { items, businesses, switches: switches(&mut rng), weather, steps }
     }
 }
 

@@ -159,7 +159,7 @@ async fn an_import_is_resumable(parts: Parts) {
     let path = file.display().to_string();
     std::fs::write(&file, format!("{}\nnot json\n", lines[..3].join("\n"))).unwrap();
     let output = tokio::task::block_in_place(|| cli(&world, &["import", &path], None));
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("line 4") && text(&output).contains("nothing was sent"), "{}", text(&output));
     assert_eq!(world.sandbox.calls("/item/get"), 0);
     std::fs::write(&file, lines[..3].join("\n")).unwrap();

@@ -6,6 +6,7 @@ use tests::{Parts, World};
 
 stories!(
     i10_an_item_rotated_and_then_revoked_leaves_the_list,
+    i8_a_push_that_names_an_account_nobody_knows_changes_nothing,
     a_new_account_appears,
     i8_an_account_closed_at_the_bank_is_proved_by_two_reads,
     i8_an_account_that_only_flickers_never_leaves,
@@ -27,6 +28,22 @@ stories!(
     an_account_filter_leaves_the_others_out,
     a_webhook_for_an_unknown_item_is_noted,
 );
+
+/// A mistyped account in the filter would drop the one that was meant.
+async fn i8_a_push_that_names_an_account_nobody_knows_changes_nothing(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    let mistyped = json!([{"account_id": "nope"}]);
+    world.sandbox.push(&item, &json!({"accounts": mistyped})).await.unwrap();
+    world.until_blocked("item", &item, "unknown_account").await;
+    world.until_quiet().await;
+    assert!(world.sandbox.verdict().exact, "the list is as it was");
+    world.sandbox.push(&item, &json!({})).await.unwrap();
+    world.until_exact().await;
+    world.end().await;
+}
 
 /// Found by a newcomer and by a storm: the token we hold is unknown to Plaid, and the one that the platform holds is of
 /// an Item that the user has revoked meanwhile.

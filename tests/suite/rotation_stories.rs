@@ -30,12 +30,14 @@ async fn i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs(par
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Database).await;
     let body = world.sandbox.push_body(&item, &json!({})).unwrap();
-    let stray = world.link_as("acme", 1, Announce::Database).await;
+    let (stray, other) =
+        (world.link_as("acme", 1, Announce::Database).await, world.link_as("acme", 1, Announce::Push).await);
+    let token_of_another = world.sandbox.access_token(&other).unwrap();
     world.sandbox.fault(Fault::new("/item/get", FaultKind::CutBefore));
     let (status, answer) = world.admin("PUT", &format!("/v1/items/{item}?timeout=0"), Some(&body)).await;
     assert_eq!((status, answer["token"].as_str()), (202, Some("pending")), "{answer}");
     // The token of another Item was never this one's, and neither is what came with it.
-    let wrong = json!({"access_token": body["access_token"], "business": "globex"});
+    let wrong = json!({"access_token": token_of_another, "business": "globex"});
     assert_eq!(world.admin("PUT", &format!("/v1/items/{stray}?timeout=0"), Some(&wrong)).await.0, 202);
     world.rotate(&item, Announce::Database).await;
     world.sandbox.heal();

@@ -37,7 +37,7 @@ pub struct AdminTokens {
 /// Why an entry of `console.tokens` can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "entry {0} of console.tokens is not `name:role:sha256` with role read or operate (make one with `rekey token new`)"
+    "has an entry, number {0}, that is not `name:role:sha256` with role read or operate (make one with `rekey token new`)"
 )]
 pub struct BadToken(usize);
 
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_mistyped_entry_is_named_by_its_place() {
         for bad in ["", "ops:admin:00", "ops:read:zz", "ops:read"] {
-            assert!(AdminTokens::parse([bad]).unwrap_err().to_string().contains("entry 1"), "{bad}");
+            assert!(AdminTokens::parse([bad]).unwrap_err().to_string().contains("number 1"), "{bad}");
         }
     }
 }

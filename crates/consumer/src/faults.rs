@@ -146,21 +146,26 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interru
         error if !error.is_passing() => {
             let why = format!("{}: mend the cause, then release it", chain(&error));
             tracing::error!(error = why, "the row can't be worked on and is parked");
-            if let Err(error) = park(context, claim, why).await {
+            if let Err(error) = end(context, claim, &parked(context, "unreadable_row", why)).await {
                 tracing::warn!(error = chain(&error), "it could not be parked; it comes back when its lease ends");
             }
         }
-        // The lease runs out by itself; nothing was committed, so nothing is lost.
-        error => tracing::warn!(
-            error = chain(&error),
-            "the look was cut short by the database; the row comes back when its lease ends"
-        ),
+        // A deadlock or a short outage: nothing was committed, so nothing is lost, and the row need not wait for its
+        // lease to end, which may be a minute after a list was sent.
+        error => {
+            let why = format!("the database did not answer as expected: {}", chain(&error));
+            tracing::warn!(error = chain(&error), "the look was cut short by the database");
+            let finish = backoff(context, claim, None, "database", why);
+            if let Err(error) = end(context, claim, &finish).await {
+                tracing::debug!(error = chain(&error), "the row comes back when its lease ends");
+            }
+        }
     }
 }
 
-async fn park(context: &Context, claim: &Claim, why: String) -> Result<(), store::Error> {
+async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
-    tx.finish(claim, &parked(context, "unreadable_row", why)).await?;
+    tx.finish(claim, finish).await?;
     tx.commit().await
 }
 

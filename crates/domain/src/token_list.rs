@@ -66,6 +66,17 @@ pub struct OurAccount {
     pub may_leave: bool,
 }
 
+words!(
+    /// Which tokens of older generations stay outside the list until their successors are minted.
+    LeaveOut {
+        Nothing => "nothing",
+        /// Layer took a list and skipped some of them: those that it does not show.
+        Skipped => "skipped",
+        /// Layer refused a list that held them, and nobody can tell which one it was.
+        Older => "older",
+    }
+);
+
 /// The settings and the memory that the plan depends on.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -74,8 +85,7 @@ pub struct Policy {
     pub listed_tokens: ListedTokens,
     /// More removals without proof than this hold the business.
     pub max_unproved_removals: usize,
-    /// Layer refused the list while it held tokens of older generations.
-    pub leave_out_older: bool,
+    pub leave_out: LeaveOut,
     /// The list was accepted but could not be verified, and the sweep is here to send it again.
     pub resend: bool,
 }
@@ -197,7 +207,13 @@ impl Draft {
             self.keep_previous(active.next());
             return;
         };
-        if want.older_generation && policy.leave_out_older {
+        let shown = listed.iter().any(|r| r.status == RowStatus::Active && r.token.as_ref() == Some(token));
+        let waits = match policy.leave_out {
+            LeaveOut::Nothing => false,
+            LeaveOut::Skipped => want.older_generation && !shown,
+            LeaveOut::Older => want.older_generation,
+        };
+        if waits {
             self.put.left_out.push(want.account.clone());
             self.differs |= active.next().is_some();
             return;

@@ -43,7 +43,7 @@ fn policy() -> Policy {
         archived: ArchivedPolicy::LeaveOut,
         listed_tokens: ListedTokens::Full,
         max_unproved_removals: 0,
-        leave_out_older: false,
+        leave_out: LeaveOut::Nothing,
         resend: false,
     }
 }
@@ -86,10 +86,20 @@ fn i8_an_account_without_a_new_token_keeps_the_one_layer_has() {
 fn i8_tokens_of_older_generations_are_left_out_only_after_layer_refused_the_list() {
     let wanted = [older("a", "old"), want("b", "2")];
     assert_eq!(put_of(decide(&wanted, &[row("a", "old")])), vec![fp("old"), fp("2")]);
-    let refused = Policy { leave_out_older: true, ..policy() };
+    let refused = Policy { leave_out: LeaveOut::Older, ..policy() };
     let got = plan(&wanted, &[row("a", "old")], &Accepted::new(), &refused, Permit::default());
     let Plan::Put(put) = got else { panic!("{got:?}") };
     assert_eq!((put.tokens, put.left_out), (vec![fp("2")], vec![acc("a")]));
+}
+
+#[test]
+fn i8_where_layer_skipped_a_token_the_older_ones_it_shows_stay() {
+    let wanted = [older("a", "old"), older("b", "old-b"), want("c", "3")];
+    let skipped = Policy { leave_out: LeaveOut::Skipped, ..policy() };
+    let listed = [row("a", "old"), row("c", "2")];
+    let got = plan(&wanted, &listed, &Accepted::new(), &skipped, Permit::default());
+    let Plan::Put(put) = got else { panic!("{got:?}") };
+    assert_eq!((put.tokens, put.left_out), (vec![fp("old"), fp("3")], vec![acc("b")]));
 }
 
 #[test]

@@ -118,7 +118,7 @@ CREATE TABLE businesses (
     layer_id TEXT UNIQUE,
     -- What Layer needs to create it, sealed: it names people and phone numbers.
     creation TEXT,
-    leave_out_older BIGINT NOT NULL,
+    leave_out TEXT NOT NULL,
     -- Fingerprints of the last list that Layer accepted, a JSON array.
     accepted TEXT NOT NULL,
     verified BIGINT NOT NULL,

@@ -47,8 +47,6 @@ pub enum News {
 pub struct CurrentToken {
     pub fingerprint: Fingerprint,
     pub token: AccessToken,
-    /// When Plaid proved it.
-    pub proved_at: Option<Millis>,
 }
 
 /// An access token as operators see it: never the token.
@@ -158,11 +156,17 @@ impl Tx {
     }
 
     pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<CurrentToken>, Error> {
-        let sql =
-            "SELECT fingerprint, sealed, judged_at FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
+        let sql = "SELECT fingerprint, sealed FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
         let Some(row) = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await? else { return Ok(None) };
         let (fingerprint, token) = self.opened(item, &row)?;
-        Ok(Some(CurrentToken { fingerprint, token, proved_at: opt_time(&row, "judged_at")? }))
+        Ok(Some(CurrentToken { fingerprint, token }))
+    }
+
+    /// When Plaid proved the current token. It is not opened, so one that can't be read is no obstacle.
+    pub async fn proved_at(&mut self, item: &ItemId) -> Result<Option<Millis>, Error> {
+        let sql = "SELECT judged_at FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
+        let row = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        row.map_or(Ok(None), |r| opt_time(&r, "judged_at"))
     }
 
     fn opened(&self, item: &ItemId, row: &AnyRow) -> Result<(Fingerprint, AccessToken), Error> {

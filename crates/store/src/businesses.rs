@@ -2,8 +2,10 @@
 
 use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
 use crate::{Error, Tx};
+use domain::token_list::LeaveOut;
 use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
 use secrecy::ExposeSecret;
+use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,7 +16,7 @@ pub struct BusinessRow {
     pub id: BusinessId,
     pub layer_id: Option<LayerId>,
     /// Layer refused the list while it held tokens of older generations.
-    pub leave_out_older: bool,
+    pub leave_out: LeaveOut,
     pub accepted: Accepted,
     /// The last accepted list was read back.
     pub verified: bool,
@@ -47,10 +49,15 @@ impl Tx {
     /// Makes the business known. `creation` is what Layer needs to create it, sealed because it names people.
     pub async fn ensure_business(&mut self, id: &BusinessId, creation: Option<&str>) -> Result<(), Error> {
         let sealed = creation.map(|c| self.keys.seal(&place(id), c)).transpose()?;
-        let sql = "INSERT INTO businesses (business_id, creation, leave_out_older, accepted, verified, created_at)
-            VALUES ($1, $2, 0, '[]', 0, $3)
-            ON CONFLICT (business_id) DO UPDATE SET creation = COALESCE($2, businesses.creation)";
-        let query = sqlx::query(sql).bind(id.as_str().to_owned()).bind(sealed).bind(self.now().0);
+        // A row that is there already is locked only to be changed: whoever looks at the business locks its place in the
+        // queue first and then the business, and to lock them the other way round would end in a deadlock.
+        let sql = "INSERT INTO businesses (business_id, creation, leave_out, accepted, verified, created_at)
+            VALUES ($1, $2, 'nothing', '[]', 0, $3) ON CONFLICT (business_id) DO ";
+        let sql = match sealed {
+            Some(_) => format!("{sql} UPDATE SET creation = $2"),
+            None => format!("{sql} NOTHING"),
+        };
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(id.as_str().to_owned()).bind(sealed).bind(self.now().0);
         self.run(query).await?;
         Ok(())
     }
@@ -125,9 +132,9 @@ impl Tx {
         Ok(())
     }
 
-    pub async fn set_leave_out_older(&mut self, id: &BusinessId, leave_out: bool) -> Result<(), Error> {
-        let sql = "UPDATE businesses SET leave_out_older = $2 WHERE business_id = $1";
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(i64::from(leave_out))).await?;
+    pub async fn set_leave_out(&mut self, id: &BusinessId, leave_out: LeaveOut) -> Result<(), Error> {
+        let sql = "UPDATE businesses SET leave_out = $2 WHERE business_id = $1";
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(leave_out.as_str())).await?;
         Ok(())
     }
 
@@ -198,7 +205,7 @@ pub(crate) fn business_row(row: &AnyRow) -> Result<BusinessRow, Error> {
     Ok(BusinessRow {
         id: parsed(row, "business_id", BusinessId::parse)?,
         layer_id: opt_parsed(row, "layer_id", LayerId::parse)?,
-        leave_out_older: number(row, "leave_out_older")? == 1,
+        leave_out: parsed(row, "leave_out", |w| LeaveOut::from_word(&w).ok_or_else(|| format!("unknown word {w}")))?,
         accepted: serde_json::from_str(&accepted).map_err(|e| Error::Corrupt(format!("businesses.accepted: {e}")))?,
         verified: number(row, "verified")? == 1,
         converged_at: opt_time(row, "converged_at")?,

@@ -115,6 +115,9 @@ impl Tx {
             None => News::IsCurrent,
         };
         if news == News::IsCurrent {
+            // The newest word: what an older push said must not be found to hold later.
+            let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1";
+            self.run(sqlx::query(sql).bind(item.clone())).await?;
             self.declare(&push.item, &push.declaration).await?;
         }
         self.run(sqlx::query("DELETE FROM unknown_items WHERE item_id = $1").bind(item)).await?;

@@ -100,6 +100,11 @@ impl Store {
     /// Why no connection can be had, and where the database was looked for; for messages. The pool itself only says
     /// that it waited in vain.
     pub async fn diagnose(&self) -> String {
+        self.try_to_connect().await.1
+    }
+
+    /// Some(false): a connection was refused for a reason that waiting won't mend.
+    async fn try_to_connect(&self) -> (Option<bool>, String) {
         let options = self.pool.connect_options();
         let url = &options.database_url;
         let place = match self.dialect {
@@ -110,11 +115,16 @@ impl Store {
         };
         let tried = sqlx::ConnectOptions::connect(options.as_ref());
         match tokio::time::timeout(DIAGNOSIS, tried).await {
-            Err(_) => format!("{place} does not answer"),
-            Ok(Err(error)) => format!("{place} does not answer: {error}"),
+            Err(_) => (None, format!("{place} does not answer")),
+            Ok(Err(error)) => {
+                // SQLSTATE 28: not this user; 3D: no such database; 14 of SQLite: no such directory.
+                let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default().into_owned();
+                let is_lasting = code.starts_with("28") || code.starts_with("3D") || code == "14";
+                (is_lasting.then_some(false), format!("{place} does not answer: {error}"))
+            }
             Ok(Ok(connection)) => {
                 drop(connection.close().await);
-                format!("{place} answers, but not to everything yet")
+                (Some(true), format!("{place} answers, but not to everything yet"))
             }
         }
     }
@@ -140,6 +150,11 @@ impl Store {
                     | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
                 ) if error.as_database_error().is_none() => return Err(Error::Database(error)),
                 Err(error) => {
+                    match self.try_to_connect().await {
+                        (Some(true), _) => {}
+                        (Some(false), why) => return Err(Error::Unusable(format!("{why}: check database.url"))),
+                        (None, _) => return Err(Error::Database(sqlx::Error::PoolTimedOut)),
+                    }
                     return Err(Error::Unusable(format!(
                         "the database can't be migrated ({error}): restore the last backup or run the release that \
                          changed it"

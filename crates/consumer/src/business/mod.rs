@@ -14,7 +14,7 @@ use crate::faults::{self, Interrupted, Refusal, conclude, done, parked};
 use crate::outcome::{self, kind};
 use crate::{Context, Mode};
 use domain::fault::chain;
-use domain::token_list::{Hold, Plan, plan};
+use domain::token_list::{Hold, LeaveOut, Plan, plan};
 use domain::work::{Block, Class};
 use domain::{BusinessId, LayerId};
 use facts::Facts;
@@ -121,7 +121,7 @@ impl Look<'_> {
             archived: settings.archived,
             listed_tokens: settings.listed_tokens,
             max_unproved_removals: settings.max_unproved_removals,
-            leave_out_older: self.row.leave_out_older,
+            leave_out: self.row.leave_out,
             // Accepted but never seen: the sweep sends it again.
             resend: !self.row.verified && self.claim.class == Class::Sweep,
         }
@@ -158,8 +158,8 @@ impl Look<'_> {
     ) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
         let older = facts.wanted.iter().any(|w| w.older_generation);
-        if self.row.leave_out_older && !older {
-            tx.set_leave_out_older(&self.id, false).await?;
+        if self.row.leave_out != LeaveOut::Nothing && !older {
+            tx.set_leave_out(&self.id, LeaveOut::Nothing).await?;
         }
         let outcome = match put {
             Some(_) if verified => "converged after a PUT",

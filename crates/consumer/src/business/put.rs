@@ -5,7 +5,7 @@ use super::{Look, Stop};
 use crate::faults::backoff;
 use crate::outcome::{self, kind};
 use domain::fault::chain;
-use domain::token_list::{Hold, Listed, Put, RowStatus, Verification, verify};
+use domain::token_list::{Hold, LeaveOut, Listed, Put, RowStatus, Verification, Wanted, verify};
 use domain::work::{Block, Class};
 use domain::{Fingerprint, LayerId, ProcessorToken};
 use layer::Meaning;
@@ -84,7 +84,7 @@ impl Look<'_> {
             .iter()
             .filter(|w| w.older_generation && w.token.as_ref().is_some_and(|t| put.tokens.contains(t)));
         let older = older.count();
-        if older == 0 || self.row.leave_out_older {
+        if older == 0 || self.row.leave_out == LeaveOut::Older {
             return Ok(self.parked(
                 "list_refused",
                 format!(
@@ -102,7 +102,7 @@ impl Look<'_> {
         );
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        tx.set_leave_out_older(&self.id, true).await?;
+        tx.set_leave_out(&self.id, LeaveOut::Older).await?;
         tx.commit().await?;
         let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
         let blocked = Blocked { by: Block::Backoff, code: "list_refused".into(), why };
@@ -131,10 +131,10 @@ impl Look<'_> {
                 Verification::Applied => return self.converged(facts, true, Some(&put)).await,
                 Verification::Unverifiable => return self.converged(facts, false, Some(&put)).await,
                 Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
-                    return self.skipped(facts, put).await;
+                    return self.skipped(facts, put, &after).await;
                 }
                 Verification::Unchanged if late && self.only_older_skipped(facts, &put, &after) => {
-                    return self.skipped(facts, put).await;
+                    return self.skipped(facts, put, &after).await;
                 }
                 Verification::Foreign if late => {
                     self.doubt_items(facts).await?;
@@ -158,12 +158,14 @@ impl Look<'_> {
         shown.is_subset(&sent) && put.tokens.iter().filter(|t| !shown.contains(t)).all(older)
     }
 
-    async fn skipped(&mut self, facts: &Facts, mut put: Put) -> Result<(), Stop> {
+    async fn skipped(&mut self, facts: &Facts, mut put: Put, after: &[Listed]) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        tx.set_leave_out_older(&self.id, true).await?;
+        tx.set_leave_out(&self.id, LeaveOut::Skipped).await?;
         tx.commit().await?;
-        put.left_out.extend(facts.wanted.iter().filter(|w| w.older_generation).map(|w| w.account.clone()));
+        let shown = |w: &Wanted| after.iter().any(|r| r.status == RowStatus::Active && r.token == w.token);
+        let skipped = facts.wanted.iter().filter(|w| w.older_generation && !shown(w));
+        put.left_out.extend(skipped.map(|w| w.account.clone()));
         self.converged(facts, true, Some(&put)).await
     }
 

@@ -6,6 +6,7 @@ use crate::faults::{Interrupted, backoff, done};
 use crate::outcome::{self, kind};
 use domain::accounts::{AccountState, Change, Proof};
 use domain::item::ItemState;
+use domain::token_list::LeaveOut;
 use domain::work::{Block, Class, HintKind};
 use domain::{AccountId, BusinessId, Millis};
 use serde_json::json;
@@ -67,7 +68,7 @@ impl Look<'_> {
             let Some(row) = tx.business(&business).await? else { continue };
             let wanted = tx.wanted_accounts(&business).await?;
             // Tokens that Layer refused a list for wait outside until there are new ones; that is no news.
-            let waits = |w: &store::WantedAccount| row.leave_out_older && w.older_generation;
+            let waits = |w: &store::WantedAccount| row.leave_out != LeaveOut::Nothing && w.older_generation;
             let lacks =
                 |w: &store::WantedAccount| !waits(w) && w.token.as_ref().is_some_and(|t| !row.accepted.contains(t));
             if wanted.iter().any(|w| w.item == self.item.id && lacks(w)) {

@@ -1,8 +1,8 @@
 //! Reads the Item's accounts and settles who takes part (I8).
 
 use super::{AccountChange, Found, Look, Stop};
-use crate::faults::{Refusal, conclude};
-use domain::accounts::{Change, Known, Rules, Said, settle};
+use crate::faults::{Refusal, conclude, parked};
+use domain::accounts::{Change, Known, Read, Rules, Said, settle};
 use domain::item::ItemState;
 use domain::work::HintKind;
 use domain::{AccountId, BusinessId, Millis};
@@ -31,6 +31,9 @@ impl Look<'_> {
             return Err(Stop::State(ItemState::AwaitingToken, "Plaid names another Item for the access token".into()));
         }
         let facts = self.facts().await?;
+        if let Some(finish) = self.strangers_named(&facts.rules, &read.accounts) {
+            return Err(Stop::Row(finish));
+        }
         let known: Vec<Known> = self.known.iter().map(store::AccountRow::known).collect();
         let said = |id: &AccountId| self.said(id, &facts.hints);
         let settled = settle(&known, &read.accounts, said, &facts.rules, facts.now);
@@ -45,6 +48,21 @@ impl Look<'_> {
             (ItemState::Active, None)
         });
         Ok(())
+    }
+
+    /// A push that names an account that Plaid has never shown for this Item is a mistake, and to follow it would drop
+    /// the account that was meant.
+    fn strangers_named(&self, rules: &Rules, shown: &[Read]) -> Option<store::Finish> {
+        let is_stranger =
+            |id: &AccountId| !shown.iter().any(|a| a.id == *id) && !self.known.iter().any(|a| a.id == *id);
+        let strangers: Vec<&str> =
+            rules.assigned.iter().map(|(id, _)| id).filter(|id| is_stranger(id)).map(AccountId::as_str).collect();
+        let why = format!(
+            "the last push names accounts that Plaid does not show for this Item ({}): push it again with the right \
+             ids; nothing was changed",
+            strangers.join(", ")
+        );
+        (!strangers.is_empty()).then(|| parked(self.context, "unknown_account", why))
     }
 
     /// What it means that the accounts can't be read under the current token.

@@ -44,7 +44,7 @@ impl Look<'_> {
     pub(super) async fn judge_candidates(&mut self) -> Result<(), Stop> {
         let mut tx = self.context.store.begin_read().await?;
         let candidates = tx.candidates(&self.item.id).await?;
-        let mut proved_at = tx.current_token(&self.item.id).await?.and_then(|t| t.proved_at);
+        let mut proved_at = tx.proved_at(&self.item.id).await?;
         drop(tx);
         let mut promoted = false;
         for candidate in candidates {

@@ -1,6 +1,6 @@
 //! Commands that call the admin API.
 
-use super::{Ended, Usage, say};
+use super::{Ended, Usage, complain, say};
 use crate::config::{BadSetting, Config};
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -75,7 +75,7 @@ pub(super) enum ParkedCommand {
     List(PageArgs),
     /// Let a row go on, on the truth of this moment.
     Release {
-        /// item or business
+        #[arg(value_parser = ["item", "business"])]
         kind: String,
         id: String,
     },
@@ -125,9 +125,10 @@ impl Admin {
 
     /// Prints an answer and turns its status into an exit code.
     fn finish(&self, answer: &Answer, readable: impl FnOnce(&Value)) -> Ended {
+        let is_ours = answer.body["error"].is_string();
         let ended = match answer.status {
             200 | 202 | 204 => Ended::Well,
-            404 => Ended::NotFound,
+            404 if is_ours => Ended::NotFound,
             422 => Ended::Rejected,
             _ => Ended::Failed,
         };
@@ -135,12 +136,13 @@ impl Admin {
             say(&answer.body.to_string());
         } else if ended == Ended::Well {
             readable(&answer.body);
+        } else if !is_ours {
+            let url = &self.url;
+            complain(&format!("{url} answers {} and is not Rekey's admin API: check admin.url", answer.status));
         } else {
-            say(&format!(
-                "{}: {}",
-                answer.body["error"].as_str().unwrap_or("failed"),
-                answer.body["message"].as_str().unwrap_or("no details")
-            ));
+            let text = |name: &str| answer.body[name].as_str().unwrap_or_default().to_owned();
+            let hint = if answer.status == 401 { " (admin.token or admin.token_file here)" } else { "" };
+            complain(&format!("{}: {}{hint}", text("error"), text("message")));
         }
         ended
     }
@@ -153,7 +155,8 @@ impl Admin {
 
 /// A path segment as the API expects it.
 pub(super) fn segment(text: &str) -> anyhow::Result<String> {
-    if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
+    let is_dots = text.chars().all(|c| c == '.');
+    if text.is_empty() || is_dots || !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err(Usage(format!("{text:?} is no id: ids have no spaces and are not empty")).into());
     }
     let escaped: String = text
@@ -250,6 +253,9 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
         say(&format!("{} token {} ({})", text("item_id"), text("token"), text("fingerprint")));
         for why in b["blocked"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             say(&format!("waits: {why}"));
+        }
+        if answer.status == 202 {
+            say("not answered yet: `rekey item show` and `rekey business show` tell what it waits for");
         }
     });
     Ok(if answer.status == 202 { Ended::Pending } else { ended })

@@ -1,7 +1,7 @@
 //! `rekey import`: many Items from a file, with a progress bar, resumable.
 
 use super::admin::{Admin, segment};
-use super::{Ended, say};
+use super::{Ended, Usage, say};
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -59,7 +59,8 @@ impl Import {
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} Items, {per_sec}, {eta} left, {msg}")?);
         bar.set_position((total - left.len()) as u64);
 
-        let mut refused = Vec::new();
+        let before = total - left.len();
+        let (mut refused, mut taken) = (Vec::new(), 0);
         let mut unanswered = None;
         let admin = Arc::new(admin);
         let mut pushes = JoinSet::new();
@@ -72,8 +73,11 @@ impl Import {
             let Some(ended) = pushes.join_next().await else { break };
             let (entry, pushed) = ended?;
             match pushed {
-                Pushed::Taken => writeln!(journal, "{}", entry.mark)?,
-                Pushed::Refused(why) => refused.push(format!("line {}: Item {}: {why}", entry.line, entry.item)),
+                Pushed::Taken => {
+                    taken += 1;
+                    writeln!(journal, "{}", entry.mark)?;
+                }
+                Pushed::Refused(why) => refused.push((entry.line, format!("Item {}: {why}", entry.item))),
                 Pushed::Unanswered(why) => unanswered = Some(why),
             }
             bar.inc(1);
@@ -81,26 +85,39 @@ impl Import {
         }
         journal.sync_all()?;
         bar.finish_and_clear();
-        report(total, &refused, unanswered.as_deref(), admin.json)
+        refused.sort();
+        let refused = refused.into_iter().map(|(line, why)| format!("line {line}: {why}")).collect();
+        Report { total, before, taken, refused, stopped: unanswered }.show(admin.json)
     }
 }
 
-fn report(total: usize, refused: &[String], unanswered: Option<&str>, json: bool) -> anyhow::Result<Ended> {
-    if json {
-        let taken = total - refused.len();
-        say(&serde_json::json!({"items": total, "taken": taken, "refused": refused, "stopped": unanswered}).to_string());
+/// What an import came to.
+struct Report {
+    total: usize,
+    /// Taken by an earlier run.
+    before: usize,
+    taken: usize,
+    refused: Vec<String>,
+    stopped: Option<String>,
+}
+
+impl Report {
+    fn show(self, json: bool) -> anyhow::Result<Ended> {
+        let Self { total, before, taken, refused, stopped } = self;
+        if json {
+            let report = serde_json::json!({
+                "items": total, "taken_before": before, "taken": taken, "refused": refused, "stopped": stopped,
+            });
+            say(&report.to_string());
+        } else {
+            refused.iter().for_each(|line| say(line));
+            say(&format!("{total} Items: {before} taken before, {taken} taken now, {} refused", refused.len()));
+        }
+        if let Some(why) = stopped {
+            anyhow::bail!("{why}; run the same command again to go on");
+        }
+        Ok(if refused.is_empty() { Ended::Well } else { Ended::Rejected })
     }
-    for line in refused.iter().filter(|_| !json) {
-        say(line);
-    }
-    if let Some(why) = unanswered {
-        anyhow::bail!("{why}; run the same command again to go on");
-    }
-    if json {
-        return Ok(if refused.is_empty() { Ended::Well } else { Ended::Rejected });
-    }
-    say(&format!("{} of {total} Items taken, {} refused", total - refused.len(), refused.len()));
-    Ok(if refused.is_empty() { Ended::Well } else { Ended::Rejected })
 }
 
 /// Every line is checked before the first one is sent: a broken file changes nothing.
@@ -111,12 +128,14 @@ fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
         let number = index + 1;
         // The parser's message may quote the line, which holds a token.
         let Ok(Value::Object(mut fields)) = serde_json::from_str::<Value>(line) else {
-            anyhow::bail!("line {number} is not a JSON object; nothing was sent");
+            return Err(Usage(format!("line {number} is not a JSON object; nothing was sent")).into());
         };
         let Some(Value::String(item)) = fields.remove("item_id") else {
-            anyhow::bail!("line {number} has no item_id; nothing was sent");
+            return Err(Usage(format!("line {number} has no item_id; nothing was sent")).into());
         };
-        anyhow::ensure!(seen.insert(item.clone()), "line {number} names an Item for the second time; nothing was sent");
+        if !seen.insert(item.clone()) {
+            return Err(Usage(format!("line {number} names an Item for the second time; nothing was sent")).into());
+        }
         let mark = format!("{item} {}", console::hash_token(line));
         entries.push(Entry { line: number, item, body: Value::Object(fields), mark });
     }

@@ -134,11 +134,11 @@ pub fn run() -> ExitCode {
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     let config = match config::load(cli.config.as_deref(), &environment) {
         Ok(config) => config,
-        Err(error) => return complain(2, &error),
+        Err(error) => return failed(2, &error),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(1, &error),
+        Err(error) => return failed(1, &error),
     };
     match runtime.block_on(dispatch(cli, config)) {
         Ok(ended) => ended.into(),
@@ -147,20 +147,24 @@ pub fn run() -> ExitCode {
                 || error.is::<config::BadSetting>()
                 || error.is::<store::BadKeyRing>()
                 || error.is::<consumer::ImpossibleSweep>();
-            complain(if is_configuration { 2 } else { 1 }, error.as_ref())
+            failed(if is_configuration { 2 } else { 1 }, error.as_ref())
         }
     }
 }
 
 /// One line on standard error: what is wrong and what to do.
 #[allow(clippy::print_stderr, reason = "the last word of a command is for the terminal, not for the log")]
-fn complain(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("rekey: {}", chain(error));
+pub(crate) fn complain(text: &str) {
+    eprintln!("rekey: {text}");
+}
+
+fn failed(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    complain(&chain(error));
     ExitCode::from(code)
 }
 
 async fn serve(config: Config, roles: Roles) -> anyhow::Result<Ended> {
-    logs::start(&config.log).map_err(anyhow::Error::msg)?;
+    logs::start(&config.log).map_err(Usage)?;
     process::run(config, roles).await.map(|()| Ended::Well)
 }
 

@@ -29,6 +29,13 @@ fn positive(key: &'static str, span: Span) -> Result<(), BadSetting> {
     if span.0.is_zero() { Err(BadSetting::new(key, "must be longer than nothing")) } else { Ok(()) }
 }
 
+/// The text is not quoted: a URL may hold a password.
+pub(crate) fn http_url(key: &'static str, text: &str) -> Result<(), BadSetting> {
+    need(key, text)?;
+    let parsed = reqwest::Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+    parsed.map(drop).ok_or_else(|| BadSetting::new(key, "must be a URL that begins with http:// or https://"))
+}
+
 impl Config {
     pub fn topics(&self) -> bus::Topics {
         let topics = &self.kafka.topics;
@@ -102,8 +109,10 @@ impl Config {
     fn plaid_settings(&self, timeout: Duration, per_minute: u32, burst: u32) -> Result<plaid::Settings, BadSetting> {
         need("plaid.client_id", &self.plaid.client_id)?;
         need("plaid.secret (or plaid.secret_file)", self.plaid.secret.expose_secret())?;
+        let base_url = self.plaid_base()?;
+        http_url("plaid.base_url", &base_url)?;
         Ok(plaid::Settings {
-            base_url: self.plaid_base()?,
+            base_url,
             client_id: self.plaid.client_id.clone(),
             secret: self.plaid.secret.clone(),
             processor: self.plaid.processor.clone(),
@@ -137,6 +146,8 @@ impl Config {
         let layer = &self.layer;
         need("layer.client_id", &layer.client_id)?;
         need("layer.client_secret (or layer.client_secret_file)", layer.client_secret.expose_secret())?;
+        http_url("layer.base_url", &layer.base_url)?;
+        http_url("layer.token_url", &layer.token_url)?;
         Ok(layer::Settings {
             base_url: layer.base_url.clone(),
             token_url: layer.token_url.clone(),
@@ -197,6 +208,12 @@ impl Config {
     pub fn consumer(&self) -> Result<consumer::Settings, BadSetting> {
         let (consumer, layer) = (&self.consumer, &self.layer);
         positive("consumer.poll", consumer.poll)?;
+        if consumer.workers == 0 {
+            return Err(BadSetting::new("consumer.workers", "must be at least 1"));
+        }
+        if !(consumer.sweep_share > 0.0 && consumer.sweep_share <= 1.0) {
+            return Err(BadSetting::new("consumer.sweep_share", "must be more than 0 and at most 1"));
+        }
         positive("consumer.sweep_period", consumer.sweep_period)?;
         positive("consumer.backoff_first", consumer.backoff_first)?;
         positive("consumer.probe_interval", consumer.probe_interval)?;

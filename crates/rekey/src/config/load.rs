@@ -77,7 +77,7 @@ fn line_at(text: &str, offset: usize) -> usize {
     text[..offset.min(text.len())].matches('\n').count() + 1
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
@@ -165,6 +165,16 @@ fn apply_environment(
     defaults: &Table,
     environment: &BTreeMap<String, String>,
 ) -> Result<(), ConfigError> {
+    for variable in environment.keys().filter(|k| k.starts_with(PREFIX)) {
+        let twin = variable.strip_suffix("_FILE").filter(|t| environment.get(*t).is_some_and(|v| !v.is_empty()));
+        if let Some(twin) = twin {
+            return Err(ConfigError::BadValue {
+                place: format!("environment variable {variable}"),
+                key: twin.to_owned(),
+                why: "is set as well: keep one of the two".into(),
+            });
+        }
+    }
     let ours = environment.iter().filter(|(k, _)| k.starts_with(PREFIX) && !OTHER.contains(&k.as_str()));
     for (variable, text) in ours {
         let lower = variable[PREFIX.len()..].to_ascii_lowercase();

@@ -1,5 +1,6 @@
 //! Secrets from files, and the keys they hold.
 
+use super::load::join;
 use super::{BadSetting, ConfigError};
 use domain::Fingerprinter;
 use secrecy::{ExposeSecret, SecretString};
@@ -8,6 +9,10 @@ use toml::{Table, Value};
 
 /// Replaces each `<key>` whose twin `<key>_file` names a file by what the file holds.
 pub(super) fn resolve(table: &mut Table) -> Result<(), ConfigError> {
+    resolve_in(table, "")
+}
+
+fn resolve_in(table: &mut Table, section: &str) -> Result<(), ConfigError> {
     let twins: Vec<(String, PathBuf)> = table
         .iter()
         .filter_map(|(key, value)| Some((key.strip_suffix("_file")?.to_owned(), value.as_str()?)))
@@ -15,12 +20,12 @@ pub(super) fn resolve(table: &mut Table) -> Result<(), ConfigError> {
         .map(|(key, path)| (key, PathBuf::from(path)))
         .collect();
     for (key, path) in twins {
-        let text = read(&key, &path)?;
+        let text = read(&join(section, &key), &path)?;
         table.insert(format!("{key}_file"), Value::String(String::new()));
         table.insert(key, Value::String(text));
     }
-    for value in table.iter_mut().filter_map(|(_, v)| v.as_table_mut()) {
-        resolve(value)?;
+    for (key, value) in table.iter_mut().filter_map(|(k, v)| Some((k.clone(), v.as_table_mut()?))) {
+        resolve_in(value, &join(section, &key))?;
     }
     properties(table)
 }
