@@ -16,6 +16,7 @@ use rekey::local::{Databases, Ground, Local};
 use rekey::wiring::{Roles, Running};
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 use store::{Page, Store};
@@ -325,11 +326,18 @@ impl World {
     pub async fn end_with_parked(self) {
         let verdict = self.sandbox.verdict();
         assert!(verdict.violations.is_empty(), "violated: {:?}", verdict.violations);
-        let orphans = match self.rekeys.iter().find_map(|r| r.store.get()) {
-            Some(store) => orphans(store, &self.sandbox.items()).await,
-            None => 0,
+        let ledger = match self.rekeys.iter().find_map(|r| r.store.get()) {
+            Some(store) => ledger(store, &self.sandbox.items()).await,
+            None => None,
         };
+        // Mints whose answers died with a process are known to nobody else.
+        let orphans = ledger.as_ref().and_then(|l| l.get("orphaned")).copied().unwrap_or_default();
         assert!(verdict.counts.mints <= verdict.mints_allowed + orphans, "I6: {orphans} orphans, {verdict:?}");
+        if let Some(ledger) = ledger {
+            let known: u64 = ledger.values().sum();
+            assert!(verdict.counts.mints <= known, "I6: a mint without an intent: {ledger:?}, {verdict:?}");
+            assert_eq!(ledger.get("intended"), None, "I6: an intent was never settled: {ledger:?}");
+        }
         assert_eq!(verdict.counts.needless_puts, 0, "I9: a PUT changed nothing");
         for rekey in self.rekeys {
             rekey.stop().await;
@@ -373,16 +381,16 @@ pub async fn parked(store: &Store) -> Vec<String> {
     rows.into_iter().map(|r| format!("{} {}: {:?}", r.kind, r.id, r.blocked)).collect()
 }
 
-/// Mints whose answers were lost, by Rekey's own ledger: those that died with a process are known to nobody else.
-pub async fn orphans(store: &Store, items: &[String]) -> u64 {
-    let Ok(mut tx) = store.begin_read().await else { return 0 };
-    let mut orphans = 0;
+/// Rekey's own ledger of mints: how many rows of these Items are in each state.
+pub async fn ledger(store: &Store, items: &[String]) -> Option<BTreeMap<String, u64>> {
+    let mut tx = store.begin_read().await.ok()?;
+    let mut ledger = BTreeMap::new();
     for item in items {
-        let counts = tx.processor_token_counts(&item.parse().unwrap()).await.unwrap_or_default();
-        orphans +=
-            counts.into_iter().filter(|(state, _)| state == "orphaned").map(|(_, n)| n.unsigned_abs()).sum::<u64>();
+        for (state, n) in tx.processor_token_counts(&item.parse().unwrap()).await.ok()? {
+            *ledger.entry(state).or_default() += n.unsigned_abs();
+        }
     }
-    orphans
+    Some(ledger)
 }
 
 /// Waits until the condition holds, within [`PATIENCE`].

@@ -6,6 +6,7 @@ use rekey::wiring::{Roles, Running};
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::Store;
@@ -392,10 +393,11 @@ impl Storm {
     async fn judge(&mut self) {
         let verdict = self.sandbox.verdict();
         let parked = self.parked().await;
-        let orphans = match self.store() {
-            Some(store) => tests::orphans(&store, &self.items).await,
-            None => 0,
+        let ledger = match self.store() {
+            Some(store) => tests::ledger(&store, &self.items).await.unwrap_or_default(),
+            None => BTreeMap::default(),
         };
+        let (known, orphans) = (ledger.values().sum::<u64>(), ledger.get("orphaned").copied().unwrap_or_default());
         let (counts, bound) = (&verdict.counts, self.bound);
         let outcome = &mut self.outcome;
         outcome.items = self.items.len();
@@ -419,6 +421,9 @@ impl Storm {
         }
         if outcome.mints > outcome.mints_allowed {
             outcome.faults.push(format!("I6: {} mints, {} allowed", outcome.mints, outcome.mints_allowed));
+        }
+        if outcome.mints > known || ledger.contains_key("intended") {
+            outcome.faults.push(format!("I6: {} mints, and the ledger knows {ledger:?}", outcome.mints));
         }
         if counts.needless_puts > 0 {
             outcome.faults.push(format!("I9: {} PUTs changed nothing", counts.needless_puts));

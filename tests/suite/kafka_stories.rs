@@ -1,6 +1,7 @@
 //! Events through Kafka: repeated, disordered, unreadable, lost; and what leaves on the outcomes topic.
 
 use domain::trace::TraceParent;
+use rekey::wiring::Roles;
 use sandbox::{Announce, Sandbox};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -39,6 +40,48 @@ async fn i10_kafka_gone_and_back() {
     world.rotate(&item, Announce::Database).await;
     world.notice(&item).await;
     world.until_exact().await;
+    world.end().await;
+}
+
+/// An event that PostgreSQL refuses for what it holds is buried, and those that came with it are taken in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i4_an_event_that_the_database_refuses_does_not_take_the_others_along() {
+    let mut world = World::start(Parts::Real, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let pool = sqlx::PgPool::connect(&world.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '22021'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON unknown_items FOR EACH ROW WHEN (NEW.item_id = 'poison')
+            EXECUTE FUNCTION refuse()";
+    sqlx::raw_sql(refuse).execute(&pool).await.unwrap();
+    pool.close().await;
+    // All of it waits on one partition when the consumer comes back, so that it is read as one batch.
+    world.rekeys.remove(0).stop().await;
+    world.rotate(&item, Announce::Database).await;
+    let topics = world.local.config("").unwrap().topics();
+    let producer = world.producer();
+    for about in ["nobody", "poison", &item] {
+        let event = bus::Event {
+            id: about.into(),
+            kind: "com.plaid.ITEM.ERROR".into(),
+            source: "/plaid/sandbox".into(),
+            subject: Some(about.into()),
+            time: "2026-11-21T00:00:00Z".parse().unwrap(),
+            schema: bus::schema::WEBHOOK.into(),
+            traceparent: None,
+            data: Sandbox::webhook_body("ITEM", "ERROR", Some(about), &json!({"error": null})),
+        };
+        producer.publish(&topics.item_events, Some("one partition"), &event).await.unwrap();
+    }
+    world.start_rekey(Roles::ALL, "").await;
+    world.until_exact().await;
+    let dead = world.read_topic(&topics.dead_letters, bus::schema::DEAD_LETTER, |seen| !seen.is_empty()).await;
+    assert_eq!(dead.len(), 1);
+    assert!(String::from_utf8_lossy(&dead[0].raw).contains("the store refuses it"));
+    let (_, body) = world.admin("GET", "/v1/unknown-items", None).await;
+    assert_eq!(body["data"][0]["item_id"], "nobody", "{body}");
     world.end().await;
 }
 

@@ -1,7 +1,7 @@
 //! Rekey as real processes: killed, frozen, cut off, started with what can't work. Always on Apache Kafka and PostgreSQL.
 
 use rekey::wiring::Roles;
-use sandbox::{Announce, Fault, FaultKind};
+use sandbox::{Announce, Fault, FaultKind, NewAccount};
 use serde_json::json;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -77,6 +77,59 @@ async fn i7_a_stopped_process_wakes_and_its_put_arrives_late() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     world.until_exact().await;
     world.end().await;
+}
+
+/// A consumer is stopped with a PUT on its way, another one took over and is done. What is on its way is an old list by
+/// then, and Layer will take it: every token in it is alive.
+async fn with_an_old_put_on_its_way() -> (World, Process, Process) {
+    // Long enough for the second consumer to start and mint before it takes over, so that it looks once.
+    let mut world = World::without_rekey(Parts::Real, "[consumer]\nlease = \"8s\"\n").await;
+    world.start_rekey(CONSOLE, "").await;
+    world.business("acme");
+    let first = Process::start(&world, "consumer").await;
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let call = "PUT /v1/businesses/{id}";
+    world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind: FaultKind::Hang });
+    world.sandbox.add_account(&item, &NewAccount::checking("2222")).unwrap();
+    world.sync_item(&item).await;
+    world.until("the PUT is on its way", || world.sandbox.hung(call) == 1).await;
+    first.freeze();
+    world.sandbox.add_account(&item, &NewAccount::checking("3333")).unwrap();
+    let second = Process::start(&world, "consumer").await;
+    world.sync_item(&item).await;
+    world.until_exact().await;
+    (world, first, second)
+}
+
+/// The late PUT itself drops an account, so these stories end without the verdict on violations.
+async fn end_after_a_late_put(world: World) {
+    world.until_exact().await;
+    for rekey in world.rekeys {
+        rekey.stop().await;
+    }
+    world.local.stop().await;
+}
+
+/// Nobody says that the late PUT was sent: the look that a take-over still owes finds it, long before the sweep.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_late_put_of_a_process_that_never_wakes_is_found_by_the_owed_look() {
+    let (world, _first, _second) = with_an_old_put_on_its_way().await;
+    world.sandbox.heal();
+    world.until("the late PUT arrived", || world.sandbox.listed_tokens("acme").len() == 2).await;
+    end_after_a_late_put(world).await;
+}
+
+/// It arrives even later than the owed look: the process wakes, finds its lease lost and marks the business due.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_writer_that_lost_its_lease_marks_the_business_due() {
+    let (world, first, _second) = with_an_old_put_on_its_way().await;
+    // The owed look comes after twice the timeout of a PUT.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.sandbox.heal();
+    world.until("the late PUT arrived", || world.sandbox.listed_tokens("acme").len() == 2).await;
+    first.thaw();
+    end_after_a_late_put(world).await;
 }
 
 /// PostgreSQL is cut off and comes back: events wait in Kafka, nothing is lost.

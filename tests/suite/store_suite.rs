@@ -3,7 +3,7 @@
 use domain::accounts::{AccountState, Traits};
 use domain::item::ItemState;
 use domain::work::{Block, Class, Kind};
-use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId, ProcessorToken};
+use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId, LayerId, ProcessorToken};
 use rekey::config::{self, Config};
 use secrecy::SecretString;
 use std::time::Duration;
@@ -19,6 +19,7 @@ stories!(
     many_claimers_share_without_overlap,
     backoff_and_parking_wait_for_the_right_events,
     a_pause_stops_claims_and_frees_the_wronged,
+    i8_a_move_ordered_during_a_look_waits_for_the_next_one,
     i5_candidates_are_stored_before_they_are_current,
     i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known,
     i6_the_first_saved_answer_wins,
@@ -148,6 +149,18 @@ async fn i7_a_lost_lease_writes_nothing(parts: Parts) {
     assert!(matches!(tx.renew(&mut lost, LONG).await, Err(Error::Stale { .. })));
     assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
     assert!(tx.check_lease(&held).await.is_ok());
+    drop(tx);
+    // The same process may claim a row again whose lease it lost: only the epoch tells the two looks apart.
+    finish(&store, &held, &done()).await.unwrap();
+    marked(&store, &mark("x")).await;
+    let mut lost = claim(&store, "one", Duration::from_millis(1)).await.remove(0);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    let mut tx = store.begin().await.unwrap();
+    assert!(matches!(tx.finish(&lost, &done()).await, Err(Error::Stale { .. })));
+    assert!(matches!(tx.renew(&mut lost, LONG).await, Err(Error::Stale { .. })));
+    assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
+    assert!(tx.check_lease(&held).await.is_ok());
 }
 
 async fn a_lease_that_expires_is_taken_over(parts: Parts) {
@@ -248,6 +261,50 @@ async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
     assert!(tx.resume(Provider::Plaid).await.unwrap());
     tx.commit().await.unwrap();
     assert_eq!(claim(&store, "one", LONG).await.len(), 2, "everybody goes on");
+}
+
+async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    push(&store, "x", "token-1", acme()).await;
+    let [acme, globex] = ["acme", "globex"].map(|b| BusinessId::parse(b).unwrap());
+    let (id, account) = (item("x"), AccountId::parse("acc").unwrap());
+    let traits = Traits { kind: "depository".into(), ..Traits::default() };
+    let in_acme = AccountUpdate {
+        item: &id,
+        id: &account,
+        traits: &traits,
+        state: AccountState::Active,
+        business: Some(&acme),
+        missing_since: None,
+        proof: None,
+        outside: None,
+    };
+    let due = |tx: store::Tx| async {
+        let mut tx = tx;
+        tx.mark_business(&acme, Class::Rotation, "test", Duration::ZERO, true, None).await.unwrap();
+        tx.commit().await.unwrap();
+        store.claim(Kind::Business, "one", LONG, 10).await.unwrap()
+    };
+    let mut tx = store.begin().await.unwrap();
+    tx.promote(&id, &store.fingerprints().of("token-1")).await.unwrap();
+    tx.set_item_state(&id, ItemState::Active, None).await.unwrap();
+    tx.set_layer_id(&acme, &LayerId::parse("at-layer").unwrap()).await.unwrap();
+    tx.ensure_business(&globex, None).await.unwrap();
+    tx.save_account(&in_acme).await.unwrap();
+    let look = due(tx).await.remove(0);
+    // The look has planned with the account in the list when the platform orders the move.
+    let mut tx = store.begin().await.unwrap();
+    tx.save_account(&AccountUpdate { business: Some(&globex), ..in_acme }).await.unwrap();
+    assert!(due(tx).await.is_empty(), "the look is under way");
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.moves_done(&acme, &look).await.unwrap().is_empty(), "I8: this look has not seen it leave");
+    assert!(tx.wanted_accounts(&globex).await.unwrap().is_empty());
+    tx.commit().await.unwrap();
+    finish(&store, &look, &done()).await.unwrap();
+    let next = due(store.begin().await.unwrap()).await.remove(0);
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.moves_done(&acme, &next).await.unwrap(), vec![globex.clone()]);
+    assert_eq!(tx.wanted_accounts(&globex).await.unwrap().len(), 1);
 }
 
 async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
