@@ -9,6 +9,7 @@ use tests::{Parts, World};
 
 stories!(
     i4_refused_credentials_pause_the_provider_and_park_nothing,
+    i4_one_row_and_a_refused_probe_pause_the_provider,
     i4_one_refused_item_is_parked_alone,
     i4_several_rows_that_agree_pause_the_provider,
     i4_layer_refusing_everybody_pauses_and_resumes,
@@ -94,6 +95,23 @@ async fn i4_refused_credentials_pause_the_provider_and_park_nothing(parts: Parts
     world.sandbox.heal();
     world.until_exact().await;
     assert_eq!(world.admin("GET", "/v1/pauses", None).await.1, json!([]));
+    world.end().await;
+}
+
+async fn i4_one_row_and_a_refused_probe_pause_the_provider(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    for call in ["/item/get", "/webhook_verification_key/get"] {
+        world.sandbox.fault(answer(call, 400, "INVALID_INPUT", "INVALID_API_KEYS"));
+    }
+    let item = world.link_as("acme", 1, Announce::Silent).await;
+    let body = world.sandbox.push_body(&item, &json!({})).unwrap();
+    assert_eq!(world.admin("PUT", &format!("/v1/items/{item}?timeout=0"), Some(&body)).await.0, 202);
+    let paused = || async { world.admin("GET", "/v1/pauses", None).await.1[0]["provider"] == "plaid" };
+    assert!(tests::holds(paused).await, "I4: nobody else had to be refused for it");
+    assert!(world.parked().await.is_empty(), "I4: {:?}", world.parked().await);
+    world.sandbox.heal();
+    world.until_exact().await;
     world.end().await;
 }
 

@@ -180,6 +180,20 @@ async fn i2_known_keys_serve_while_the_key_endpoint_is_dark(parts: Parts) {
     world.end_with_parked().await;
 }
 
+/// A key that Plaid retired is not trusted any more, although it is known and its signature is right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i2_a_retired_key_is_not_trusted_any_more() {
+    let world = receiver(Parts::Embedded, "[plaid.keys]\nrefresh_after = \"300ms\"\n").await;
+    let body = body();
+    let good = world.sandbox.sign(&body);
+    assert_eq!(post(&world, &good.header, &body).await, 200);
+    world.sandbox.retire_signing_keys();
+    let refused = || async { post(&world, &good.header, &body).await == 401 };
+    assert!(tests::holds(refused).await);
+    assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body).await, 200, "signed with the new key");
+    world.end_with_parked().await;
+}
+
 /// A flood of forged keys costs a few calls, and a genuine new key that many webhooks carry is found all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i2_a_flood_of_forged_keys_is_cheap_and_does_not_hide_a_new_one() {
@@ -233,6 +247,7 @@ async fn kafka_gone_and_back(unavailable: u16) {
     broker.down().unwrap();
     let gone = || async { world.sandbox.send_once(&url, &body()).await == unavailable };
     assert!(tests::holds(gone).await);
+    assert_eq!(world.sandbox.send_once(&url, b"no webhook").await, 503, "a dead letter is durable before 200 as well");
     let began = Instant::now();
     let signed = world.sandbox.sign(&body());
     let (status, headers) =

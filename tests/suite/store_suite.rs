@@ -124,6 +124,10 @@ async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts
     assert!(claim(&store, "two", LONG).await.is_empty(), "leased");
     assert_eq!(marked(&store, &mark("x")).await, 2, "an event during the look");
     finish(&store, &first, &done()).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
+    assert_eq!((row.wanted, row.done), (2, 1), "a waiter for the second event is not told that it is served");
+    drop(tx);
     let second = claim(&store, "two", LONG).await.remove(0);
     assert_eq!((second.wanted, second.taken_over), (2, false));
     finish(&store, &second, &done()).await.unwrap();
@@ -330,6 +334,15 @@ async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
     assert_eq!(tx.add_candidate(&item("x"), &current, "lookup", None).await.unwrap(), News::IsCurrent);
     let views = tx.token_views(&item("x")).await.unwrap();
     assert_eq!(views.len(), 2, "{views:?}");
+    tx.commit().await.unwrap();
+    // Two rotations in a row: while Plaid was asked about the first token, the second one was pushed.
+    push(&store, "x", "token-3", acme()).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    push(&store, "x", "token-4", acme()).await;
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.promote(&item("x"), &fingerprint("token-3")).await.unwrap(), 3);
+    let waiting: Vec<_> = tx.candidates(&item("x")).await.unwrap().into_iter().map(|c| c.fingerprint).collect();
+    assert_eq!(waiting, [fingerprint("token-4")], "the newer one still waits for its own proof");
 }
 
 async fn i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known(parts: Parts) {

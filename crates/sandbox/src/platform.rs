@@ -416,6 +416,13 @@ impl Sandbox {
         world.signers.push(signer);
     }
 
+    /// Plaid retires every signing key and brings a new one into use.
+    pub fn retire_signing_keys(&self) {
+        let now = jiff::Timestamp::now().as_second();
+        self.world().signers.iter_mut().for_each(|s| s.expired_at = Some(now));
+        self.rotate_signing_key();
+    }
+
     /// Every bearer token that Layer gave out dies early.
     pub fn revoke_bearers(&self) {
         self.world().bearers.clear();
