@@ -149,8 +149,17 @@ impl Drop for Process {
                 tracing::info!("{} said: {line}", self.role);
             }
         }
-        let mut child = self.child();
-        let _ = child.kill();
-        let _ = child.wait();
+        {
+            let mut child = self.child();
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if !std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            for secret in ["access-sandbox-", "processor-sandbox-", "public-sandbox-", "bearer-"] {
+                let line = log.lines().find(|l| l.contains(secret));
+                assert!(line.is_none(), "I3: {secret} in the log of the {}: {line:?}", self.role);
+            }
+        }
     }
 }

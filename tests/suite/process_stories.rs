@@ -150,7 +150,8 @@ async fn i10_postgresql_gone_and_back() {
     assert_eq!(world.sandbox.send_once(&url, &body).await, 200, "the receiver needs no database");
     let (status, answer) = world.admin("GET", "/v1/items", None).await;
     assert_eq!(status, 503, "{answer}");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Long enough for the intake to have failed with the webhook in its hands.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!world.sandbox.verdict().exact);
     proxy.heal();
     world.until_exact().await;

@@ -16,6 +16,9 @@ stories!(
     i5_a_push_with_a_token_of_another_item_is_rejected,
     i5_a_push_is_kept_while_plaid_cannot_answer,
     i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one,
+    i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other,
+    i9_items_that_change_one_after_the_other_become_one_put,
+    i9_a_burst_of_events_is_one_look,
     i10_an_event_during_a_look_is_served_by_the_next_one,
     i8_a_dead_token_makes_layer_refuse_the_list,
     i5_pushing_the_dead_current_token_is_rejected,
@@ -129,6 +132,46 @@ async fn i9_two_items_of_one_business_rotate_together(parts: Parts) {
     world.end().await;
 }
 
+async fn i9_items_that_change_one_after_the_other_become_one_put(parts: Parts) {
+    let world = World::start(parts, "[consumer]\ndebounce = \"800ms\"\n").await;
+    world.business("acme");
+    let mut items = Vec::new();
+    for _ in 0..4 {
+        items.push(world.link("acme", 1).await);
+    }
+    world.until_exact().await;
+    let before = world.sandbox.verdict().counts.puts;
+    for item in &items {
+        world.rotate(item, Announce::Database).await;
+    }
+    for item in &items {
+        world.notice(item).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.until_exact().await;
+    let puts = world.sandbox.verdict().counts.puts - before;
+    assert!((1..=2).contains(&puts), "I9: {puts} PUTs for one business");
+    world.end().await;
+}
+
+async fn i9_a_burst_of_events_is_one_look(parts: Parts) {
+    let world = World::start(parts, "[consumer]\ndebounce = \"1s\"\n").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let reads = world.sandbox.calls("/accounts/get");
+    for _ in 0..10 {
+        world.webhook(&item, "ERROR", &json!({"error": null}));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.until("all were answered", || world.sandbox.verdict().counts.webhooks_answered_200 == 10).await;
+    world.until("it was looked at", || world.sandbox.calls("/accounts/get") > reads).await;
+    world.until_exact().await;
+    let looks = world.sandbox.calls("/accounts/get") - reads;
+    assert!(looks <= 2, "I9: {looks} reads for one burst");
+    world.end().await;
+}
+
 async fn i5_a_late_push_of_an_old_token_changes_nothing(parts: Parts) {
     let world = World::start(parts, "").await;
     world.business("acme");
@@ -215,6 +258,23 @@ async fn i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one(parts: Par
     }
     assert!(world.sandbox.calls("/item/get") <= gets + 1, "a token refused once is not tried at every look");
     world.until_item(&item, "active").await;
+    assert_eq!(world.sandbox.verdict().counts.mints, 2, "I6: looks mint nothing for an account that has its token");
+    world.end().await;
+}
+
+async fn i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    // The database holds a token that Rekey has never seen and that is dead by now; the push carries the living one.
+    world.rotate(&item, Announce::Database).await;
+    world.rotate(&item, Announce::Silent).await;
+    let (status, body) = world.sandbox.push(&item, &json!({})).await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    world.until_exact().await;
+    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    assert_eq!((body["state"].as_str(), body["generation"].as_i64()), (Some("active"), Some(2)), "{body}");
     world.end().await;
 }
 

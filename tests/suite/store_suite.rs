@@ -226,6 +226,20 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
         assert_eq!(again.attempts, 0, "{by}: a new token starts afresh");
         finish(&store, &again, &done()).await.unwrap();
     }
+    // What unblocks arrives during the look that is about to fail: the failure is about the past.
+    for by in [Block::Backoff, Block::Parked] {
+        let id = format!("late-{by}");
+        marked(&store, &mark(&id)).await;
+        let held = claim(&store, "one", LONG).await.remove(0);
+        marked(&store, &Mark { unblocks: true, ..mark(&id) }).await;
+        finish(&store, &held, &blocked(by)).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        let row = tx.work(Kind::Item, &id).await.unwrap().unwrap();
+        assert_eq!((row.blocked, row.attempts), (None, 0), "{by}");
+        drop(tx);
+        let again = claim(&store, "one", LONG).await.remove(0);
+        finish(&store, &again, &done()).await.unwrap();
+    }
     // Held by a guard: every event looks again, because what it objected to may be gone.
     marked(&store, &mark("hold")).await;
     let held = claim(&store, "one", LONG).await.remove(0);

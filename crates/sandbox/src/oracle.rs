@@ -118,10 +118,22 @@ impl World {
             })
             .map(|(account, _)| account)
             .collect();
+        let elsewhere: Vec<String> = self
+            .layer
+            .iter()
+            .filter(|(other, b)| other.as_str() != id && !b.archived)
+            .flat_map(|(_, b)| active_tokens(b))
+            .filter(|(account, _)| accounts.contains(account.as_str()))
+            .map(|(account, _)| account)
+            .collect();
         let external = business.external_id.clone();
         // A caller that was shown an old list could not know that there was nothing to do.
         if before == after && business.last_shown == after {
             self.counts.needless_puts += 1;
+        }
+        if !elsewhere.is_empty() {
+            self.violations
+                .push(format!("I8: a PUT for {external} lists {}, which another list has", elsewhere.join(", ")));
         }
         if !dropped.is_empty() {
             self.violations.push(format!("I8: a PUT for {external} drops {}", dropped.join(", ")));
