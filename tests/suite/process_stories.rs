@@ -120,6 +120,18 @@ async fn i7_a_late_put_of_a_process_that_never_wakes_is_found_by_the_owed_look()
     end_after_a_late_put(world).await;
 }
 
+/// An event between the take-over and the owed look makes the business looked at once more; the owed look comes all the
+/// same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_an_event_does_not_cancel_the_look_that_a_take_over_owes() {
+    let (world, _first, _second) = with_an_old_put_on_its_way().await;
+    world.sync_business("acme").await;
+    world.until_exact().await;
+    world.sandbox.heal();
+    world.until("the late PUT arrived", || world.sandbox.listed_tokens("acme").len() == 2).await;
+    end_after_a_late_put(world).await;
+}
+
 /// It arrives even later than the owed look: the process wakes, finds its lease lost and marks the business due.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_a_writer_that_lost_its_lease_marks_the_business_due() {
