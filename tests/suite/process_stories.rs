@@ -90,7 +90,7 @@ async fn with_an_old_put_on_its_way() -> (World, Process, Process) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let call = "PUT /v1/businesses/{id}";
-    world.sandbox.fault(Fault { call: call.into(), about: None, times: Some(1), kind: FaultKind::Hang });
+    world.sandbox.fault(Fault::times(call, 1, FaultKind::Hang));
     world.sandbox.add_account(&item, &NewAccount::checking("2222")).unwrap();
     world.sync_item(&item).await;
     world.until("the PUT is on its way", || world.sandbox.hung(call) == 1).await;

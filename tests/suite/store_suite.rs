@@ -90,11 +90,11 @@ const LONG: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(3600);
 
 fn done() -> Finish {
-    Finish { again_after: SWEEP, class: Class::Sweep, blocked: None, unless_agreed: None }
+    Finish { again_after: SWEEP, class: Class::Sweep, blocked: None, owes_look: false, unless_agreed: None }
 }
 fn blocked(by: Block) -> Finish {
     let blocked = Blocked { by, code: "test".into(), why: "because".into() };
-    Finish { again_after: SWEEP, class: Class::Retry, blocked: Some(blocked), unless_agreed: None }
+    Finish { again_after: SWEEP, class: Class::Retry, blocked: Some(blocked), owes_look: false, unless_agreed: None }
 }
 async fn finish(store: &Store, claim: &Claim, finish: &Finish) -> Result<(), Error> {
     let mut tx = store.begin().await.unwrap();
@@ -129,7 +129,7 @@ async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts
     assert_eq!((row.wanted, row.done), (2, 1), "a waiter for the second event is not told that it is served");
     drop(tx);
     let second = claim(&store, "two", LONG).await.remove(0);
-    assert_eq!((second.wanted, second.taken_over), (2, false));
+    assert_eq!((second.wanted, second.taken_over), (2, None));
     finish(&store, &second, &done()).await.unwrap();
     assert!(claim(&store, "one", LONG).await.is_empty(), "served");
     let mut tx = store.begin().await.unwrap();
@@ -174,16 +174,25 @@ async fn a_lease_that_expires_is_taken_over(parts: Parts) {
     assert!(first.remaining() <= Duration::from_millis(1));
     tokio::time::sleep(Duration::from_millis(20)).await;
     let second = claim(&store, "two", LONG).await.remove(0);
-    assert!(second.taken_over, "what the first one sent may still be on its way");
+    assert!(second.taken_over.is_some(), "what the first one sent may still be on its way");
     let blocked = Blocked { by: Block::Backoff, code: "x".into(), why: "x".into() };
-    let failed =
-        Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked), unless_agreed: None };
+    let failed = Finish {
+        again_after: Duration::ZERO,
+        class: Class::Retry,
+        blocked: Some(blocked),
+        owes_look: false,
+        unless_agreed: None,
+    };
     finish(&store, &second, &failed).await.unwrap();
     let third = claim(&store, "one", LONG).await.remove(0);
-    assert!(third.taken_over, "the take-over failed: the later look is still owed");
-    finish(&store, &third, &done()).await.unwrap();
+    assert!(third.taken_over.is_some(), "the take-over failed: the later look is still owed");
+    finish(&store, &third, &Finish { owes_look: true, ..done() }).await.unwrap();
     marked(&store, &mark("x")).await;
-    assert!(!claim(&store, "one", LONG).await.remove(0).taken_over);
+    let fourth = claim(&store, "one", LONG).await.remove(0);
+    assert!(fourth.taken_over > third.taken_over, "an event came before the later look, which is owed all the same");
+    finish(&store, &fourth, &done()).await.unwrap();
+    marked(&store, &mark("x")).await;
+    assert!(claim(&store, "one", LONG).await.remove(0).taken_over.is_none());
 }
 
 async fn many_claimers_share_without_overlap(parts: Parts) {

@@ -47,17 +47,29 @@ impl From<&layer::Error> for Refusal {
 pub(crate) fn backoff(context: &Context, claim: &Claim, at_least: Option<Duration>, code: &str, why: String) -> Finish {
     let wait = context.backoff(claim.attempts.saturating_add(1)).max(at_least.unwrap_or_default());
     let blocked = Blocked { by: Block::Backoff, code: code.to_owned(), why };
-    Finish { again_after: wait, class: Class::Retry, blocked: Some(blocked), unless_agreed: None }
+    Finish { again_after: wait, class: Class::Retry, blocked: Some(blocked), owes_look: false, unless_agreed: None }
 }
 
 /// Parked rows are tried again by the sweep: a cause that goes away by itself must not need a person.
 pub(crate) fn parked(context: &Context, code: &str, why: String) -> Finish {
     let blocked = Blocked { by: Block::Parked, code: code.to_owned(), why };
-    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: Some(blocked), unless_agreed: None }
+    Finish {
+        again_after: context.sweep_wait(),
+        class: Class::Sweep,
+        blocked: Some(blocked),
+        owes_look: false,
+        unless_agreed: None,
+    }
 }
 
 pub(crate) fn done(context: &Context) -> Finish {
-    Finish { again_after: context.sweep_wait(), class: Class::Sweep, blocked: None, unless_agreed: None }
+    Finish {
+        again_after: context.sweep_wait(),
+        class: Class::Sweep,
+        blocked: None,
+        owes_look: false,
+        unless_agreed: None,
+    }
 }
 
 /// Decides what a refusal means for the row. May probe the provider and pause it.
@@ -111,7 +123,13 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
         return Ok(backoff(context, claim, wait, &refusal.code, refusal.message.clone()));
     }
     let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
-    Ok(Finish { again_after: Duration::ZERO, class: Class::Retry, blocked: Some(blocked), unless_agreed: None })
+    Ok(Finish {
+        again_after: Duration::ZERO,
+        class: Class::Retry,
+        blocked: Some(blocked),
+        owes_look: false,
+        unless_agreed: None,
+    })
 }
 
 /// Some(true): refused as well. Some(false): answered. None: no verdict.

@@ -23,7 +23,7 @@ CREATE TABLE work (
     epoch BIGINT NOT NULL,
     -- 1 from claim to finish: a claim that finds it set takes over from a worker that never gave the row back.
     held BIGINT NOT NULL,
-    taken_over BIGINT NOT NULL,
+    taken_over BIGINT,
     blocked_by TEXT,
     blocked_code TEXT,
     blocked_why TEXT,

@@ -37,8 +37,9 @@ pub struct Claim {
     pub class: Class,
     pub reason: String,
     pub attempts: u32,
-    /// The previous holder never gave the row back: what it sent may still be on its way.
-    pub taken_over: bool,
+    /// How long ago a holder lost the row without having given it back, if no look has settled that since: what it
+    /// sent may still be on its way.
+    pub taken_over: Option<Duration>,
     /// An operator released the row and allows, this once, what a guard held back.
     pub permit: bool,
     /// When the oldest unserved event arrived.
@@ -82,6 +83,8 @@ pub struct Finish {
     pub class: Class,
     /// None: the look reached its end.
     pub blocked: Option<Blocked>,
+    /// A take-over is not settled by this look: what the holder before sent may arrive after it.
+    pub owes_look: bool,
     /// Parked for a refusal that may be the provider's: not parked but paused, if by now this many rows agree.
     pub unless_agreed: Option<(Provider, u64)>,
 }
@@ -126,7 +129,7 @@ impl Store {
                      AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $5)
                  ORDER BY class, due_at LIMIT $6 {})
              UPDATE work SET epoch = epoch + 1, lease_owner = $1, lease_until = $2, due_at = $2, looked_at = $3,
-                 taken_over = CASE WHEN held = 1 THEN 1 ELSE taken_over END, held = 1
+                 taken_over = CASE WHEN held = 1 THEN $3 ELSE taken_over END, held = 1
              WHERE kind = $4 AND id IN (SELECT id FROM due)
              RETURNING id, epoch, wanted, class, reason, attempts, permit, signal_at, traceparent, taken_over",
             self.dialect.skip_locked()
@@ -147,7 +150,7 @@ impl Store {
                 class: Class::from_rank(number(row, "class")?),
                 reason: text(row, "reason")?,
                 attempts: u32::try_from(number(row, "attempts")?).unwrap_or(u32::MAX),
-                taken_over: number(row, "taken_over")? == 1,
+                taken_over: opt_time(row, "taken_over")?.map(|at| tx.now().since(at)),
                 permit: number(row, "permit")? == 1,
                 signal_at: opt_time(row, "signal_at")?,
                 traceparent: opt_text(row, "traceparent")?,
@@ -179,7 +182,7 @@ impl Tx {
     pub async fn mark_since(&mut self, mark: &Mark<'_>, signal_at: Option<Millis>) -> Result<i64, Error> {
         let sql = "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held,
                 taken_over, permit, signal_at, traceparent)
-            VALUES ($1, $2, $3, $4, $5, 1, 0, $6, 0, 0, 0, 0, 0, $7, $8)
+            VALUES ($1, $2, $3, $4, $5, 1, 0, $6, 0, 0, 0, NULL, 0, $7, $8)
             ON CONFLICT (kind, id) DO UPDATE SET
                 wanted = work.wanted + 1,
                 reason = CASE WHEN $4 <= work.class THEN $5 ELSE work.reason END,
@@ -253,7 +256,7 @@ impl Tx {
         let sql = "UPDATE work SET
                 lease_owner = NULL, lease_until = NULL, held = 0,
                 -- A take-over that failed still owes the later look at the list.
-                taken_over = CASE WHEN $5 IS NULL THEN 0 ELSE taken_over END,
+                taken_over = CASE WHEN $5 IS NULL AND $13 = 0 THEN NULL ELSE taken_over END,
                 -- Spent by a look that had it and came to an end; one given during the look is for the next.
                 permit = CASE WHEN $12 = 1 AND COALESCE($5, 'hold') IN ('hold', 'parked') THEN 0 ELSE permit END,
                 done = CASE WHEN $5 IS NULL THEN $4 ELSE done END,
@@ -285,7 +288,8 @@ impl Tx {
             .bind(self.now().plus(finish.again_after).0)
             .bind(self.now().0)
             .bind(claim.owner.clone())
-            .bind(i64::from(claim.permit));
+            .bind(i64::from(claim.permit))
+            .bind(i64::from(finish.owes_look));
         if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
     }
 

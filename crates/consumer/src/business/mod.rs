@@ -136,6 +136,7 @@ impl Look<'_> {
             again_after: self.context.sweep_wait(),
             class: Class::Sweep,
             blocked: Some(blocked),
+            owes_look: false,
             unless_agreed: None,
         }
     }
@@ -176,10 +177,11 @@ impl Look<'_> {
             self.report_converged(&mut tx, put, verified).await?;
         }
         let mut finish = done(self.context);
-        if self.claim.taken_over {
-            // The previous holder may have been stopped with a PUT on its way: list again after the longest life that
-            // such a PUT can have (I7).
-            finish = Finish { again_after: self.context.layer.request_timeout() * 2, class: Class::Retry, ..finish };
+        // The holder before may have been stopped with a PUT on its way: list again after the longest life that such a
+        // PUT can have, whatever other events make us look before (I7).
+        let life = self.context.layer.request_timeout() * 2;
+        if let Some(age) = self.claim.taken_over.filter(|age| *age < life) {
+            finish = Finish { again_after: life - age, class: Class::Retry, owes_look: true, ..finish };
         }
         tx.finish(&self.claim, &finish).await?;
         tx.commit().await?;

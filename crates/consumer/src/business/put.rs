@@ -65,6 +65,7 @@ impl Look<'_> {
             again_after: settings.removal_window,
             class: Class::Sweep,
             blocked: Some(blocked),
+            owes_look: false,
             unless_agreed: None,
         }))
     }
@@ -110,6 +111,7 @@ impl Look<'_> {
             again_after: Duration::ZERO,
             class: Class::Retry,
             blocked: Some(blocked),
+            owes_look: false,
             unless_agreed: None,
         }))
     }

@@ -50,8 +50,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// A push that names an account that Plaid has never shown for this Item is a mistake, and to follow it would drop
-    /// the account that was meant.
+    /// A push that names an account that Plaid has never shown for this Item, and leaves out one that takes part, looks
+    /// like a mistake: to follow it would drop the account that was meant.
     fn strangers_named(&self, rules: &Rules, shown: &[Read]) -> Option<store::Finish> {
         let is_stranger =
             |id: &AccountId| !shown.iter().any(|a| a.id == *id) && !self.known.iter().any(|a| a.id == *id);
@@ -62,7 +62,10 @@ impl Look<'_> {
              ids; nothing was changed",
             strangers.join(", ")
         );
-        (!strangers.is_empty()).then(|| parked(self.context, "unknown_account", why))
+        let is_named = |id: &AccountId| rules.assigned.iter().any(|(named, _)| named == id);
+        let drops =
+            self.known.iter().any(|a| a.business.is_some() && !is_named(&a.id) && shown.iter().any(|s| s.id == a.id));
+        (rules.only_assigned && drops && !strangers.is_empty()).then(|| parked(self.context, "unknown_account", why))
     }
 
     /// What it means that the accounts can't be read under the current token.
