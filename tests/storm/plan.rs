@@ -155,6 +155,8 @@ fn switches(rng: &mut StdRng) -> Switches {
         bare_envelope: either(0.2),
         ..Switches::default()
     };
+    // Without an envelope there is nowhere to say that there are more pages.
+    switches.bare_envelope &= switches.list_page_size == 0;
     switches.bad_token = *[BadToken::FailsAll, BadToken::IsSkipped, BadToken::IsAccepted].choose(rng).unwrap();
     // Shown in full: where nobody can read a list back, it is sent again by every sweep, so "no needless PUT" and a
     // bound on convergence are judged where they can be.

@@ -1,6 +1,7 @@
 //! One storm: the plan is carried out, then everything heals, and the oracle has the last word.
 
 use crate::plan::{Plan, Step, Told};
+use anyhow::Context as _;
 use rekey::local::{Ground, Local};
 use rekey::wiring::{Roles, Running};
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use store::Store;
 use tests::World;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 /// From the last fault to exact lists (I10): the longest of lease (2 s), backoff (500 ms), probe (200 ms) and sweep, with
 /// what follows it, plus the work divided by what two shared cores do of it.
@@ -91,8 +93,10 @@ struct Storm {
     sandbox: Sandbox,
     life: Option<Life>,
     items: Vec<String>,
-    /// Held while the platform pushes.
-    pushing: Arc<tokio::sync::Mutex<()>>,
+    /// What the platform is telling Rekey, one call at a time for each Item, as a platform must: of two that are on
+    /// their way, nobody knows which comes last.
+    turns: BTreeMap<String, Arc<tokio::sync::Mutex<()>>>,
+    telling: JoinSet<()>,
     outcome: Outcome,
 }
 
@@ -123,7 +127,16 @@ pub(crate) async fn storm(seed: u64, plan: Plan) -> anyhow::Result<Outcome> {
     let life = Some(Life::begin(&local).await?);
     let outcome = Outcome { seed, weather: plan.weather.len(), ..Outcome::default() };
     let bound = bound(plan.items);
-    let mut storm = Storm { bound, local, sandbox, life, items: Vec::new(), pushing: Arc::default(), outcome };
+    let mut storm = Storm {
+        bound,
+        local,
+        sandbox,
+        life,
+        items: Vec::new(),
+        turns: BTreeMap::new(),
+        telling: JoinSet::new(),
+        outcome,
+    };
     storm.rage(&plan).await?;
     storm.heal().await?;
     storm.judge().await;
@@ -256,11 +269,11 @@ impl Storm {
                 if let Some(item) = self.item(item).filter(|i| sandbox.is_good(i)) {
                     sandbox.offboard(&item, false).await?;
                     tracing::info!(item, "storm off-boards");
-                    self.call(reqwest::Method::DELETE, format!("/v1/items/{item}"));
+                    self.call(&item, reqwest::Method::DELETE, format!("/v1/items/{item}"));
                 }
             }
             Step::SyncBusiness { business } => {
-                self.call(reqwest::Method::POST, format!("/v1/businesses/b{business}/sync"));
+                self.call("", reqwest::Method::POST, format!("/v1/businesses/b{business}/sync"));
             }
             Step::Crash => {
                 self.outcome.crashes += 1;
@@ -293,35 +306,33 @@ impl Storm {
     }
 
     /// The platform tells Rekey what it knows of the Item, again until Rekey has taken it.
-    fn push(&self, item: &str) {
+    fn push(&mut self, item: &str) {
         let (sandbox, item) = (self.sandbox.clone(), item.to_owned());
-        let turn = Arc::clone(&self.pushing);
-        tokio::spawn(async move {
-            // One at a time, as a platform must: of two that are on their way, nobody knows which comes last.
+        let turn = Arc::clone(self.turns.entry(item.clone()).or_default());
+        self.telling.spawn(async move {
             let _turn = turn.lock_owned().await;
-            for _ in 0..100 {
+            loop {
                 let Ok(body) = sandbox.push_body(&item, &json!({})) else { return };
-                let path = format!("/v1/items/{item}?timeout=0");
+                let path = format!("/v1/items/{item}?timeout=1");
                 match sandbox.admin_call(reqwest::Method::PUT, &path, Some(&body)).await {
-                    // 409 and 422: it changed again meanwhile, and so does the next body.
-                    Ok((status, _)) if status < 300 || status == 410 => return,
-                    answer => {
-                        tracing::info!(item, ?answer, "the push was not taken");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
+                    Ok((200, _)) => return,
+                    Ok((422, _)) if !sandbox.is_good(&item) => return,
+                    // Not reached, not judged yet (202), or the token changed again meanwhile, and so does the next body.
+                    answer => tracing::info!(item, ?answer, "the push was not taken"),
                 }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
     }
 
-    fn call(&self, method: reqwest::Method, path: String) {
+    /// The same for calls without a body.
+    fn call(&mut self, about: &str, method: reqwest::Method, path: String) {
         let sandbox = self.sandbox.clone();
-        tokio::spawn(async move {
-            for _ in 0..200 {
-                match sandbox.admin_call(method.clone(), &path, None).await {
-                    Ok((status, _)) if status < 500 => return,
-                    _ => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
+        let turn = Arc::clone(self.turns.entry(about.to_owned()).or_default());
+        self.telling.spawn(async move {
+            let _turn = turn.lock_owned().await;
+            while !sandbox.admin_call(method.clone(), &path, None).await.is_ok_and(|(status, _)| status < 500) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
     }
@@ -340,6 +351,9 @@ impl Storm {
         for n in 0..self.items.len() {
             self.repair(n)?;
         }
+        // What the platform has not got across yet is no fault of Rekey's.
+        let told = async { while self.telling.join_next().await.is_some() {} };
+        tokio::time::timeout(self.bound, told).await.context("the platform could not tell Rekey everything")?;
         let began = Instant::now();
         while began.elapsed() < self.bound {
             if self.sandbox.verdict().exact && self.parked().await.is_empty() && self.is_quiet().await {

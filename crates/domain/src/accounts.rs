@@ -153,8 +153,8 @@ pub fn settle(
             Some(found) => present(account, found, rules),
             None => {
                 let heir = heir_of(account, known, read);
-                if let (Some(heir), Some(business)) = (heir, &account.business) {
-                    heirs.push((heir.id.clone(), business.clone()));
+                if let (Some(heir), Some(business)) = (heir, inheritance(account, rules)) {
+                    heirs.push((heir.id.clone(), business));
                 }
                 absent(account, said(&account.id), heir.is_some(), rules, now)
             }
@@ -171,6 +171,17 @@ pub fn settle(
         settled.push(Settled { id: found.id.clone(), traits: found.traits.clone(), change });
     }
     settled
+}
+
+/// Where the heir of an account goes: what the platform said about the old id last holds for the new one.
+fn inheritance(gone: &Known, rules: &Rules) -> Option<BusinessId> {
+    let business = gone.business.clone()?;
+    let is_named = rules.assigned.iter().any(|(named, _)| *named == gone.id);
+    match assigned(&gone.id, rules) {
+        Assigned::To(to) if is_named => Some(to),
+        Assigned::To(_) | Assigned::Nowhere => Some(business),
+        Assigned::FilteredOut => None,
+    }
 }
 
 /// The one unknown account in the read that is the same bank account; none if two could be.

@@ -115,6 +115,16 @@ fn a_renumbered_account_leaves_and_its_successor_joins_the_same_business() {
 }
 
 #[test]
+fn an_account_that_is_moved_and_renumbered_before_anybody_looked_goes_where_it_was_moved() {
+    let moved = Rules { assigned: vec![(acc("old"), Some(biz("globex")))], ..rules() };
+    let got = changes(&[known("old", "1")], &[read("new", "1")], Said::Nothing, &moved);
+    assert_eq!(got[1], ("new".into(), joined("globex")));
+    let left_out = Rules { assigned: vec![(acc("b"), None)], only_assigned: true, ..rules() };
+    let got = changes(&[known("old", "1")], &[read("new", "1")], Said::Nothing, &left_out);
+    assert!(matches!(got[1].1, Change::Outside(_)), "{got:?}");
+}
+
+#[test]
 fn two_accounts_that_look_alike_prove_nothing() {
     let twins = [read("n1", "1"), read("n2", "1")];
     let got = changes(&[known("old", "1")], &twins, Said::Nothing, &rules());
