@@ -73,17 +73,24 @@ gap_spread = "100ms"
 [plaid]
 timeout = "1s"
 connect_timeout = "500ms"
-calls_per_minute = 600000
-burst = 2000
+[plaid.limits]
+share = 1.0
+item_get = 600000
+accounts_get = 600000
+processor_token_create = 600000
+processor_token_permissions_get = 600000
+per_item = 60000
 [plaid.keys]
 lookups_per_minute = 600
 [layer]
 timeout = "1s"
 connect_timeout = "500ms"
-calls_per_minute = 600000
-burst = 2000
 verify_timeout = "700ms"
 verify_interval = "20ms"
+[layer.limits]
+share = 1.0
+calls = 600000
+create = 600000
 [sandbox]
 listen = "127.0.0.1:0"
 webhook_url = ""

@@ -1,6 +1,7 @@
 //! One suite of store tests for both databases.
 
 use domain::accounts::{AccountState, Traits};
+use domain::budget::Limits;
 use domain::item::ItemState;
 use domain::work::{Block, Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId, LayerId, ProcessorToken};
@@ -84,17 +85,30 @@ async fn marked(store: &Store, mark: &Mark<'_>) -> i64 {
     wanted
 }
 async fn claim(store: &Store, owner: &str, lease: Duration) -> Vec<Claim> {
-    store.claim(Kind::Item, owner, lease, 10).await.unwrap()
+    store.claim(Kind::Item, owner, lease, 10, &limits()).await.unwrap()
+}
+/// More than any case uses.
+fn limits() -> Limits {
+    Limits {
+        item_get: 600_000,
+        accounts_get: 600_000,
+        mint: 600_000,
+        token_probe: 600_000,
+        layer: 600_000,
+        layer_create: 600_000,
+        per_item: 60_000,
+        recovery: Duration::from_secs(10),
+    }
 }
 const LONG: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(3600);
 
 fn done() -> Finish {
-    Finish { again_after: SWEEP, class: Class::Sweep, blocked: None, owes_look: false, unless_agreed: None }
+    Finish::done(SWEEP, Class::Sweep)
 }
 fn blocked(by: Block) -> Finish {
     let blocked = Blocked { by, code: "test".into(), why: "because".into() };
-    Finish { again_after: SWEEP, class: Class::Retry, blocked: Some(blocked), owes_look: false, unless_agreed: None }
+    Finish::blocked(SWEEP, Class::Retry, blocked)
 }
 async fn finish(store: &Store, claim: &Claim, finish: &Finish) -> Result<(), Error> {
     let mut tx = store.begin().await.unwrap();
@@ -176,13 +190,7 @@ async fn a_lease_that_expires_is_taken_over(parts: Parts) {
     let second = claim(&store, "two", LONG).await.remove(0);
     assert!(second.taken_over.is_some(), "what the first one sent may still be on its way");
     let blocked = Blocked { by: Block::Backoff, code: "x".into(), why: "x".into() };
-    let failed = Finish {
-        again_after: Duration::ZERO,
-        class: Class::Retry,
-        blocked: Some(blocked),
-        owes_look: false,
-        unless_agreed: None,
-    };
+    let failed = Finish::blocked(Duration::ZERO, Class::Retry, blocked);
     finish(&store, &second, &failed).await.unwrap();
     let third = claim(&store, "one", LONG).await.remove(0);
     assert!(third.taken_over.is_some(), "the take-over failed: the later look is still owed");
@@ -208,7 +216,7 @@ async fn many_claimers_share_without_overlap(parts: Parts) {
         claimers.spawn(async move {
             let mut mine = Vec::new();
             for _ in 0..6 {
-                mine.extend(store.claim(Kind::Item, &format!("w{n}"), LONG, 5).await.unwrap());
+                mine.extend(store.claim(Kind::Item, &format!("w{n}"), LONG, 5, &limits()).await.unwrap());
             }
             mine.into_iter().map(|c| c.id).collect::<Vec<_>>()
         });
@@ -270,7 +278,7 @@ async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
     for id in ["a", "b"] {
         marked(&store, &mark(id)).await;
     }
-    let held = store.claim(Kind::Item, "one", LONG, 1).await.unwrap().remove(0);
+    let held = store.claim(Kind::Item, "one", LONG, 1, &limits()).await.unwrap().remove(0);
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.suspect(Provider::Plaid, "KEYS", Kind::Item, &held.id, LONG).await.unwrap().rows, 1);
     tx.finish(&held, &blocked(Block::Parked)).await.unwrap();
@@ -310,7 +318,7 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
         let mut tx = tx;
         tx.mark_business(&acme, Class::Rotation, "test", Duration::ZERO, true, None).await.unwrap();
         tx.commit().await.unwrap();
-        store.claim(Kind::Business, "one", LONG, 10).await.unwrap()
+        store.claim(Kind::Business, "one", LONG, 10, &limits()).await.unwrap()
     };
     let mut tx = store.begin().await.unwrap();
     tx.promote(&id, &store.fingerprints().of("token-1")).await.unwrap();

@@ -6,6 +6,7 @@ mod businesses;
 mod error;
 mod items;
 mod queue;
+mod upkeep;
 mod view;
 
 pub use auth::{AdminToken, AdminTokens, BadToken, Role, hash_token, new_token};
@@ -83,6 +84,9 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(queue::release))
         .routes(routes!(queue::pauses))
         .routes(routes!(queue::unknown_items))
+        .routes(routes!(upkeep::rotate_keys))
+        .routes(routes!(upkeep::orphans))
+        .routes(routes!(upkeep::budgets))
 }
 
 /// The OpenAPI document alone.

@@ -1,6 +1,7 @@
 //! From a provider's refusal to what happens to the row: written once for both reconcilers.
 
 use crate::Context;
+use domain::budget::Call;
 use domain::fault::{chain, provider_is_at_fault};
 use domain::work::{Block, Class};
 use domain::{Next, Provider};
@@ -21,6 +22,9 @@ pub(crate) struct Refusal {
     pub(crate) next: Next,
     pub(crate) code: String,
     pub(crate) message: String,
+    /// Nothing came back from the provider, or only a failing server's word.
+    outage: bool,
+    endpoint: &'static str,
 }
 
 impl From<&plaid::Error> for Refusal {
@@ -30,7 +34,8 @@ impl From<&plaid::Error> for Refusal {
             // The reconciler asks for these by name first; reaching this point with one is a contradiction to retry.
             _ => Next::Retry { after: None },
         };
-        Self { provider: Provider::Plaid, next, code: error.code().to_owned(), message: chain(error) }
+        let (outage, endpoint) = (error.is_outage(), error.endpoint());
+        Self { provider: Provider::Plaid, next, code: error.code().to_owned(), message: chain(error), outage, endpoint }
     }
 }
 
@@ -40,48 +45,71 @@ impl From<&layer::Error> for Refusal {
             layer::Meaning::Other(next) => next,
             layer::Meaning::NoSuchBusiness | layer::Meaning::RefusedContent => Next::Park,
         };
-        Self { provider: Provider::Layer, next, code: error.code().to_owned(), message: chain(error) }
+        let (outage, endpoint) = (error.is_outage(), error.endpoint());
+        Self { provider: Provider::Layer, next, code: error.code().to_owned(), message: chain(error), outage, endpoint }
     }
 }
 
 pub(crate) fn backoff(context: &Context, claim: &Claim, at_least: Option<Duration>, code: &str, why: String) -> Finish {
     let wait = context.backoff(claim.attempts.saturating_add(1)).max(at_least.unwrap_or_default());
     let blocked = Blocked { by: Block::Backoff, code: code.to_owned(), why };
-    Finish { again_after: wait, class: Class::Retry, blocked: Some(blocked), owes_look: false, unless_agreed: None }
+    Finish::blocked(wait, Class::Retry, blocked)
 }
 
 /// Parked rows are tried again by the sweep: a cause that goes away by itself must not need a person.
 pub(crate) fn parked(context: &Context, code: &str, why: String) -> Finish {
     let blocked = Blocked { by: Block::Parked, code: code.to_owned(), why };
-    Finish {
-        again_after: context.sweep_wait(),
-        class: Class::Sweep,
-        blocked: Some(blocked),
-        owes_look: false,
-        unless_agreed: None,
-    }
+    Finish::blocked(context.sweep_wait(), Class::Sweep, blocked)
 }
 
 pub(crate) fn done(context: &Context) -> Finish {
-    Finish {
-        again_after: context.sweep_wait(),
-        class: Class::Sweep,
-        blocked: None,
-        owes_look: false,
-        unless_agreed: None,
-    }
+    Finish::done(context.sweep_wait(), Class::Sweep)
 }
 
 /// Decides what a refusal means for the row. May probe the provider and pause it.
 pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
     match refusal.next {
+        Next::Retry { .. } if refusal.outage && is_dark(context, refusal.provider) => {
+            went_dark(context, claim, refusal).await
+        }
         Next::Retry { after } => Ok(backoff(context, claim, after, &refusal.code, refusal.message.clone())),
+        Next::SlowDown { after } => {
+            slow_down(context, refusal, after).await?;
+            Ok(backoff(context, claim, after, &refusal.code, refusal.message.clone()))
+        }
         Next::Park => {
             let why = format!("{}: mend the cause, then release it", refusal.message);
             Ok(parked(context, &refusal.code, why))
         }
         Next::Suspect => suspect(context, claim, refusal).await,
     }
+}
+
+fn is_dark(context: &Context, provider: Provider) -> bool {
+    let calls = context.settings.dark_after;
+    match provider {
+        Provider::Plaid => context.plaid.is_dark(calls),
+        Provider::Layer => context.layer.is_dark(calls),
+    }
+}
+
+/// Everybody waits for a probe instead of each for itself, unless the probe is answered at once.
+async fn went_dark(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
+    if probe(context, refusal.provider).await == Some(false) {
+        return Ok(backoff(context, claim, None, &refusal.code, refusal.message.clone()));
+    }
+    pause(context, claim, refusal, "does not answer").await
+}
+
+/// A 429 came although the budget allowed the call: the limit is lower than documented, or others use it too.
+async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>) -> Result<(), Interrupted> {
+    let Some(call) = Call::of_endpoint(refusal.provider, refusal.endpoint) else { return Ok(()) };
+    let mut tx = context.store.begin().await?;
+    let left = tx.slow_down(call, after, context.settings.limits.recovery).await?;
+    tx.commit().await?;
+    metrics::counter!("rekey_slow_downs_total", "call" => call.as_str()).increment(1);
+    tracing::warn!(%call, left, "the provider says that this is too much: everybody calls less often");
+    Ok(())
 }
 
 /// How often a row that was part of a pause is refused again before it is parked for it.
@@ -109,27 +137,28 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
         let finish = parked(context, &refusal.code, why);
         return Ok(Finish { unless_agreed: Some((refusal.provider, settings.agree)), ..finish });
     }
-    let new = tx.pause(refusal.provider, &refusal.message, &refusal.code, settings.probe_interval).await?;
+    tx.commit().await?;
+    pause(context, claim, refusal, &format!("refuses everybody ({rows} rows)")).await
+}
+
+/// Nobody is parked: work goes on by itself when a probe succeeds (I4).
+async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -> Result<Finish, Interrupted> {
+    let interval = context.settings.probe_interval;
+    let mut tx = context.store.begin().await?;
+    let new = tx.pause(refusal.provider, &refusal.message, &refusal.code, interval).await?;
     tx.commit().await?;
     if new {
         tracing::error!(
-            provider = %refusal.provider, rows, code = refusal.code,
-            "provider paused: {}; nothing is parked, work goes on when a probe succeeds", refusal.message
+            provider = %refusal.provider, code = refusal.code,
+            "provider paused, it {how}: {}; nothing is parked, work goes on when a probe succeeds", refusal.message
         );
     }
     if refusal.provider != store::provider_of(claim.kind) {
         // This kind of work is not paused with that provider, so the row waits by itself.
-        let wait = Some(settings.probe_interval);
-        return Ok(backoff(context, claim, wait, &refusal.code, refusal.message.clone()));
+        return Ok(backoff(context, claim, Some(interval), &refusal.code, refusal.message.clone()));
     }
     let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
-    Ok(Finish {
-        again_after: Duration::ZERO,
-        class: Class::Retry,
-        blocked: Some(blocked),
-        owes_look: false,
-        unless_agreed: None,
-    })
+    Ok(Finish::blocked(Duration::ZERO, Class::Retry, blocked))
 }
 
 /// Some(true): refused as well. Some(false): answered. None: no verdict.
@@ -141,7 +170,7 @@ pub(crate) async fn probe(context: &Context, provider: Provider) -> Option<bool>
     match next {
         None => Some(false),
         Some(Next::Suspect) => Some(true),
-        Some(Next::Retry { .. } | Next::Park) => None,
+        Some(Next::Retry { .. } | Next::SlowDown { .. } | Next::Park) => None,
     }
 }
 

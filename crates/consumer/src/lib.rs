@@ -1,5 +1,6 @@
 //! Intake, item reconciler, business reconciler, sweeper: from "look at this Item" to a list at Layer that is true.
 
+mod budget;
 mod business;
 mod context;
 mod faults;

@@ -1,5 +1,6 @@
 //! The consumer's settings, already checked.
 
+use domain::budget::Limits;
 use domain::retry::Curve;
 use domain::token_list::{ArchivedPolicy, ListedTokens, UnknownPolicy};
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,10 @@ pub struct Settings {
 
     /// Unrelated rows that must be refused alike before their provider is paused without a probe's word.
     pub agree: u64,
+    /// Unanswered calls in a row after which a provider is taken to be away.
+    pub dark_after: u32,
+    /// The fleet's budget at the providers.
+    pub limits: Limits,
     pub agree_window: Duration,
     pub probe_interval: Duration,
     /// After a gap in a topic every Item is looked at within this time.
@@ -75,11 +80,11 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "consumer.sweep_period can't be kept: {rows} {what} need {needed:.1} calls a minute, and the sweep may use {allowed:.1} \
-     ({share} of {provider}.calls_per_minute): make the period longer, or the rate or consumer.sweep_share larger"
+     ({share} of Rekey's share of {limit}): make the period longer, or the limit or consumer.sweep_share larger"
 )]
 pub struct ImpossibleSweep {
     what: &'static str,
-    provider: &'static str,
+    limit: &'static str,
     rows: i64,
     needed: f64,
     allowed: f64,
@@ -90,7 +95,7 @@ pub struct ImpossibleSweep {
 pub fn check_sweep(
     settings: &Settings,
     what: &'static str,
-    provider: &'static str,
+    limit: &'static str,
     rows: i64,
     calls_per_minute: u32,
 ) -> Result<(), ImpossibleSweep> {
@@ -98,7 +103,7 @@ pub fn check_sweep(
     let needed = rows as f64 / minutes.max(f64::MIN_POSITIVE);
     let allowed = f64::from(calls_per_minute) * settings.sweep_share;
     if needed > allowed {
-        return Err(ImpossibleSweep { what, provider, rows, needed, allowed, share: settings.sweep_share });
+        return Err(ImpossibleSweep { what, limit, rows, needed, allowed, share: settings.sweep_share });
     }
     Ok(())
 }

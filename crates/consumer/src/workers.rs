@@ -21,7 +21,7 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
         let claims = if free == 0 {
             Ok(Vec::new())
         } else {
-            context.store.claim(kind, &context.owner, context.settings.lease, free).await
+            context.store.claim(kind, &context.owner, context.settings.lease, free, &context.settings.limits).await
         };
         let wait = match claims {
             Ok(claims) => {

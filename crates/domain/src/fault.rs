@@ -13,6 +13,8 @@ words!(
 pub enum Next {
     /// Passing: try again, not before `after` when the provider named a time.
     Retry { after: Option<Duration> },
+    /// More calls than the provider allows: everybody calls less often, and this row tries again.
+    SlowDown { after: Option<Duration> },
     /// Credentials or configuration are refused. Whether that is the provider or this row alone is decided by a
     /// probe and by how many unrelated rows agree (I4).
     Suspect,

@@ -4,6 +4,7 @@
 //! fetch facts, ask a function here what they mean, and carry out the answer.
 
 pub mod accounts;
+pub mod budget;
 pub mod fault;
 pub mod ids;
 pub mod item;

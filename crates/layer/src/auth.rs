@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-const ENDPOINT: &str = "/oauth2/token";
+pub(crate) const ENDPOINT: &str = "/oauth2/token";
 
 /// What the token endpoint wants to know.
 #[derive(Debug, Clone)]

@@ -194,6 +194,11 @@ impl Client {
         self.call_within(endpoint, || self.http.put(&url).json(&body), Some(lease_end)).await.map(drop)
     }
 
+    /// Whether this many calls in a row found nobody at home. Said once per such row of calls.
+    pub fn is_dark(&self, calls: u32) -> bool {
+        self.http.is_dark(calls)
+    }
+
     /// `GET /whoami`: are our credentials accepted at all?
     pub async fn probe(&self) -> Result<(), Error> {
         let url = format!("{}/whoami", self.base_url);
@@ -223,6 +228,7 @@ impl Client {
                 Meaning::NoSuchBusiness => "no_such_business",
                 Meaning::RefusedContent => "refused_content",
                 Meaning::Other(domain::Next::Retry { .. }) => "retry",
+                Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
                 Meaning::Other(domain::Next::Suspect) => "suspect",
                 Meaning::Other(domain::Next::Park) => "park",
             },

@@ -61,6 +61,25 @@ impl Error {
         }
     }
 
+    /// The provider as a whole seems to be away: nothing came back, or a failing server's word.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unanswered { .. } => true,
+            Self::Refused { status, .. } | Self::Credentials { status, .. } => *status >= 500,
+            Self::Malformed { .. } => false,
+        }
+    }
+
+    /// The endpoint, as metrics name it.
+    pub fn endpoint(&self) -> &'static str {
+        match self {
+            Self::Unanswered { endpoint, .. } | Self::Refused { endpoint, .. } | Self::Malformed { endpoint, .. } => {
+                endpoint
+            }
+            Self::Credentials { .. } => crate::auth::ENDPOINT,
+        }
+    }
+
     /// Short words for logs, metrics and parked rows.
     pub fn code(&self) -> &str {
         match self {
@@ -76,7 +95,8 @@ fn meaning(status: u16, error_enum: &str, retry_after: Option<Duration>) -> Mean
     match (status, error_enum) {
         (404 | 410, _) | (_, "SpecifiedIdNotFound") => Meaning::NoSuchBusiness,
         (401 | 403, _) => Meaning::Other(Next::Suspect),
-        (408 | 425 | 429 | 500..=599, _) => Meaning::Other(Next::Retry { after: retry_after }),
+        (429, _) => Meaning::Other(Next::SlowDown { after: retry_after }),
+        (408 | 425 | 500..=599, _) => Meaning::Other(Next::Retry { after: retry_after }),
         (400 | 409 | 422, _) => Meaning::RefusedContent,
         // A 2xx with an `errors` array: Layer's own client treats it as a failure too.
         (200..=299, _) => Meaning::RefusedContent,
@@ -127,7 +147,7 @@ mod tests {
             (200, "SpecifiedBadRequest", Meaning::RefusedContent),
             (401, "unnamed", Meaning::Other(Next::Suspect)),
             (403, "unnamed", Meaning::Other(Next::Suspect)),
-            (429, "unnamed", retry()),
+            (429, "unnamed", Meaning::Other(Next::SlowDown { after: None })),
             (500, "unnamed", retry()),
             (503, "unnamed", retry()),
             (405, "unnamed", Meaning::Other(Next::Park)),
@@ -136,7 +156,7 @@ mod tests {
             assert_eq!(meaning(status, error_enum, None), expected, "{status} {error_enum}");
         }
         let wait = Some(Duration::from_secs(7));
-        assert_eq!(meaning(429, "unnamed", wait), Meaning::Other(Next::Retry { after: wait }));
+        assert_eq!(meaning(429, "unnamed", wait), Meaning::Other(Next::SlowDown { after: wait }));
     }
 
     #[test]

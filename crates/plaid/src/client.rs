@@ -175,6 +175,11 @@ impl Client {
         }
     }
 
+    /// Whether this many calls in a row found nobody at home. Said once per such row of calls.
+    pub fn is_dark(&self, calls: u32) -> bool {
+        self.http.is_dark(calls)
+    }
+
     /// Are our credentials accepted at all? Asks for a key that can't exist: that it is unknown is the good answer.
     pub async fn probe(&self) -> Result<(), Error> {
         self.verification_key("00000000-0000-4000-8000-000000000000").await.map(|_| ())
@@ -214,6 +219,7 @@ fn result_label(error: &Error) -> &'static str {
         Meaning::UnknownKey => "unknown_key",
         Meaning::AccountNotSupported => "not_supported",
         Meaning::Other(domain::Next::Retry { .. }) => "retry",
+        Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
         Meaning::Other(domain::Next::Suspect) => "suspect",
         Meaning::Other(domain::Next::Park) => "park",
     }

@@ -74,6 +74,24 @@ impl Error {
         }
     }
 
+    /// The provider as a whole seems to be away: nothing came back, or a failing server's word.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unanswered { .. } => true,
+            Self::Refused { status, .. } => *status >= 500,
+            Self::Malformed { .. } => false,
+        }
+    }
+
+    /// The endpoint, as metrics name it.
+    pub fn endpoint(&self) -> &'static str {
+        match self {
+            Self::Unanswered { endpoint, .. } | Self::Refused { endpoint, .. } | Self::Malformed { endpoint, .. } => {
+                endpoint
+            }
+        }
+    }
+
     /// Short words for logs, metrics and parked rows.
     pub fn code(&self) -> &str {
         match self {
@@ -86,6 +104,7 @@ impl Error {
 
 fn meaning(status: u16, error_type: &str, error_code: &str, retry_after: Option<Duration>) -> Meaning {
     let retry = Meaning::Other(Next::Retry { after: retry_after });
+    let slow_down = Meaning::Other(Next::SlowDown { after: retry_after });
     match (error_type, error_code) {
         (_, "ITEM_LOGIN_REQUIRED") => Meaning::LoginRequired,
         (_, "ITEM_NOT_FOUND" | "ITEM_CONCURRENTLY_DELETED") => Meaning::ItemGone { revoked: false },
@@ -103,13 +122,16 @@ fn meaning(status: u16, error_type: &str, error_code: &str, retry_after: Option<
         ("RATE_LIMIT_EXCEEDED", "CREDITS_EXHAUSTED" | "TRIAL_CONNECTION_LIMIT" | "ADDITION_LIMIT") => {
             Meaning::Other(Next::Suspect)
         }
-        ("RATE_LIMIT_EXCEEDED", _) => retry,
+        // The bank's own limit, whatever our rate.
+        ("RATE_LIMIT_EXCEEDED", "INSTITUTION_RATE_LIMIT") => retry,
+        ("RATE_LIMIT_EXCEEDED", _) => slow_down,
         ("API_ERROR" | "INSTITUTION_ERROR", _) => retry,
         // Our own mistake: trying again would change nothing.
         ("INVALID_REQUEST", _) => Meaning::Other(Next::Park),
         _ => match status {
             401 | 403 => Meaning::Other(Next::Suspect),
-            408 | 425 | 429 | 500..=599 => retry,
+            429 => slow_down,
+            408 | 425 | 500..=599 => retry,
             _ => Meaning::Other(Next::Park),
         },
     }
@@ -166,13 +188,15 @@ mod tests {
     #[test]
     fn each_documented_error_says_what_next() {
         let retry = || Meaning::Other(Next::Retry { after: None });
+        let slow_down = || Meaning::Other(Next::SlowDown { after: None });
         let suspect = || Meaning::Other(Next::Suspect);
         let park = || Meaning::Other(Next::Park);
         let table = [
             (500, "API_ERROR", "INTERNAL_SERVER_ERROR", retry()),
             (503, "API_ERROR", "PLANNED_MAINTENANCE", retry()),
-            (429, "RATE_LIMIT_EXCEEDED", "ITEM_GET_LIMIT", retry()),
-            (429, "RATE_LIMIT_EXCEEDED", "A_LIMIT_OF_2031", retry()),
+            (429, "RATE_LIMIT_EXCEEDED", "ITEM_GET_LIMIT", slow_down()),
+            (429, "RATE_LIMIT_EXCEEDED", "A_LIMIT_OF_2031", slow_down()),
+            (429, "RATE_LIMIT_EXCEEDED", "INSTITUTION_RATE_LIMIT", retry()),
             (429, "RATE_LIMIT_EXCEEDED", "CREDITS_EXHAUSTED", suspect()),
             (400, "INSTITUTION_ERROR", "INSTITUTION_DOWN", retry()),
             (400, "ITEM_ERROR", "ITEM_LOGIN_REQUIRED", Meaning::LoginRequired),
@@ -191,6 +215,7 @@ mod tests {
             (400, "NEW_ERROR_OF_2031", "SOMETHING", park()),
             (403, "NEW_ERROR_OF_2031", "SOMETHING", suspect()),
             (502, "", "HTTP_502", retry()),
+            (429, "", "HTTP_429", slow_down()),
         ];
         for (status, kind, code, expected) in table {
             assert_eq!(meaning(status, kind, code, None), expected, "{status} {kind}/{code}");

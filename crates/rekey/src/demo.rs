@@ -42,9 +42,8 @@ quiet = "10s"
 probe_interval = "1s"
 [layer]
 verify_interval = "50ms"
-calls_per_minute = 60000
-[plaid]
-calls_per_minute = 60000
+[plaid.limits]
+per_item = 1000
 [sandbox]
 listen = "127.0.0.1:0"
 "#;

@@ -380,11 +380,13 @@ impl ConsumerParts {
     async fn begin_sweep(&self, store: &Store) -> Result<Result<(), consumer::ImpossibleSweep>, store::Error> {
         let mut tx = store.begin().await?;
         let (items, businesses) = (tx.count_items().await?, tx.count_businesses().await?);
+        let limits = &self.settings.limits;
         let possible =
-            consumer::check_sweep(&self.settings, "Items", "plaid", items, self.config.plaid.calls_per_minute)
+            consumer::check_sweep(&self.settings, "Items", "plaid.limits.accounts_get", items, limits.accounts_get)
                 .and_then(|()| {
-                    let calls = self.config.layer.calls_per_minute;
-                    consumer::check_sweep(&self.settings, "businesses", "layer", businesses, calls)
+                    // Each look at a business reads its list, and some send one and read again.
+                    let calls = limits.layer / 3;
+                    consumer::check_sweep(&self.settings, "businesses", "layer.limits.calls", businesses, calls)
                 });
         if possible.is_ok() && self.settings.mode == consumer::Mode::Act {
             // What observe mode planned and did not do.

@@ -12,7 +12,7 @@ use axum::routing::{get, post, put};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) fn routes(sandbox: &Sandbox) -> Router {
     Router::new()
@@ -65,6 +65,10 @@ async fn admit(sandbox: &Sandbox, call: &str, about: &str, headers: &HeaderMap) 
     world.called(call, about);
     if let Some(instead) = fate.instead.take() {
         return Err(instead);
+    }
+    let allowed = world.switches.layer_per_second;
+    if world.over(allowed, Duration::from_secs(1), |c| c.endpoint.contains(' ')) {
+        return Err(error_answer(429, &error_body("RateLimit", "RateLimited"), Some(1)));
     }
     let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let known = given.strip_prefix("Bearer ").is_some_and(|t| world.bearers.contains(t));

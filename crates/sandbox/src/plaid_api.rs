@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 pub(crate) fn routes(sandbox: &Sandbox) -> Router {
     Router::new()
@@ -82,9 +83,17 @@ fn effect_of(
     effect: impl FnOnce(&mut World) -> Answer,
 ) -> Answer {
     let mut world = sandbox.world();
-    world.called(endpoint, about.first().copied().unwrap_or_default());
+    let item = about.first().copied().unwrap_or_default();
+    world.called(endpoint, item);
     if let Some(instead) = instead {
         return instead;
+    }
+    let (per_client, per_item, code) = world.switches.plaid_limits(endpoint);
+    let minute = Duration::from_mins(1);
+    if world.over(per_client, minute, |c| c.endpoint == endpoint)
+        || world.over(per_item, minute, |c| c.endpoint == endpoint && c.about == item)
+    {
+        return limit(code);
     }
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if header("PLAID-CLIENT-ID") != PLAID_CLIENT_ID || header("PLAID-SECRET") != world.plaid_secret {
@@ -128,17 +137,9 @@ fn item_body(item: &Item) -> Value {
 }
 
 async fn item_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/item/get", &headers, &body, &["access_token"], |world| {
-        let item = match item_for(world, token_of(&body)) {
-            Ok(item) => item.clone(),
-            Err(refused) => return refused,
-        };
-        let allowed = world.switches.item_get_per_minute_per_item as usize;
-        if allowed > 0 && world.calls_last_minute("/item/get", Some(&item.id)) > allowed {
-            world.counts.limits_exceeded += 1;
-            return limit("ITEM_GET_LIMIT");
-        }
-        ok(json!({"item": item_body(&item), "status": null}))
+    answer(&sandbox, "/item/get", &headers, &body, &["access_token"], |world| match item_for(world, token_of(&body)) {
+        Ok(item) => ok(json!({"item": item_body(item), "status": null})),
+        Err(refused) => refused,
     })
     .await
 }
@@ -190,11 +191,6 @@ fn mint(world: &mut World, body: &Value) -> Answer {
         Some(a) if a.unsupported => return refuse("ITEM_ERROR", "ITEM_NOT_SUPPORTED"),
         Some(a) if a.open => {}
         _ => return refuse("INVALID_INPUT", "INVALID_ACCOUNT_ID"),
-    }
-    let allowed = world.switches.mints_per_minute as usize;
-    if allowed > 0 && world.calls_last_minute("/processor/token/create", None) > allowed {
-        world.counts.limits_exceeded += 1;
-        return limit("RATE_LIMIT");
     }
     world.counts.mints += 1;
     let same = |m: &Minted| m.account == account && m.access_token == item.access_token && !m.dead;

@@ -404,6 +404,11 @@ impl Sandbox {
         self.world().calls.iter().filter(|c| c.endpoint == endpoint).count()
     }
 
+    /// When an endpoint was called, and about which Item or business, in order.
+    pub fn calls_about(&self, endpoint: &str) -> Vec<(std::time::Instant, String)> {
+        self.world().calls.iter().filter(|c| c.endpoint == endpoint).map(|c| (c.at, c.about.clone())).collect()
+    }
+
     /// How often a call was made to wait by a fault so far.
     pub fn hung(&self, call: &str) -> usize {
         self.world().hanging.iter().filter(|c| *c == call).count()

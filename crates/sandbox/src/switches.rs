@@ -51,9 +51,37 @@ pub struct Switches {
     pub list_page_size: usize,
     /// Layer: bare objects instead of the `{data}` envelope.
     pub bare_envelope: bool,
-    /// Plaid: provider limits that answer 429 when exceeded; 0 for none.
+    /// Limits that answer 429 when exceeded, over a window that slides; 0 for none.
+    pub item_get_per_minute: u32,
     pub item_get_per_minute_per_item: u32,
+    pub accounts_get_per_minute: u32,
+    pub accounts_get_per_minute_per_item: u32,
     pub mints_per_minute: u32,
+    /// Layer's bucket.
+    pub layer_per_second: u32,
+}
+
+impl Switches {
+    /// Plaid's limits as it publishes them for production: <https://plaid.com/docs/errors/rate-limit-exceeded/>; and
+    /// Layer's for its sandbox: <https://docs.layerfi.com/api-details/rate-limiting>.
+    pub fn limit_as_documented(&mut self) {
+        self.item_get_per_minute = 5_000;
+        self.item_get_per_minute_per_item = 15;
+        self.accounts_get_per_minute = 15_000;
+        self.accounts_get_per_minute_per_item = 15;
+        self.mints_per_minute = 500;
+        self.layer_per_second = 100;
+    }
+
+    /// Plaid's limits of one endpoint: for the client, for one Item, and the code of the refusal.
+    pub(crate) fn plaid_limits(&self, endpoint: &str) -> (u32, u32, &'static str) {
+        match endpoint {
+            "/item/get" => (self.item_get_per_minute, self.item_get_per_minute_per_item, "ITEM_GET_LIMIT"),
+            "/accounts/get" => (self.accounts_get_per_minute, self.accounts_get_per_minute_per_item, "ACCOUNTS_LIMIT"),
+            "/processor/token/create" => (self.mints_per_minute, 0, "RATE_LIMIT"),
+            _ => (0, 0, ""),
+        }
+    }
 }
 
 impl Default for Switches {
@@ -70,8 +98,12 @@ impl Default for Switches {
             swap_keeps_row: true,
             list_page_size: 0,
             bare_envelope: false,
+            item_get_per_minute: 0,
             item_get_per_minute_per_item: 0,
+            accounts_get_per_minute: 0,
+            accounts_get_per_minute_per_item: 0,
             mints_per_minute: 0,
+            layer_per_second: 0,
         }
     }
 }

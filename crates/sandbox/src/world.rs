@@ -7,8 +7,8 @@ use crate::switches::Switches;
 use crate::{Error, Settings};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 /// The client ids that the fakes accept; the secrets are made at run time.
 pub const PLAID_CLIENT_ID: &str = "sandbox-client";
@@ -109,7 +109,7 @@ pub(crate) struct World {
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<String>,
     /// Calls by endpoint, in order: what for and when.
-    pub(crate) calls: Vec<Call>,
+    pub(crate) calls: VecDeque<Call>,
     pub(crate) deliveries: Vec<(String, u16)>,
     /// Calls that were made to wait, in order.
     pub(crate) hanging: Vec<String>,
@@ -146,7 +146,7 @@ impl World {
             businesses: Vec::new(),
             counts: Counts::default(),
             violations: Vec::new(),
-            calls: Vec::new(),
+            calls: VecDeque::new(),
             deliveries: Vec::new(),
             hanging: Vec::new(),
         }
@@ -163,15 +163,18 @@ impl World {
     }
 
     pub(crate) fn called(&mut self, endpoint: &str, about: &str) {
-        if self.calls.len() < CALLS {
-            self.calls.push(Call { endpoint: endpoint.into(), about: about.into(), at: Instant::now() });
+        if self.calls.len() == CALLS {
+            self.calls.pop_front();
         }
+        self.calls.push_back(Call { endpoint: endpoint.into(), about: about.into(), at: Instant::now() });
     }
 
-    /// Calls to `endpoint` about `about` in the last minute, this one included.
-    pub(crate) fn calls_last_minute(&self, endpoint: &str, about: Option<&str>) -> usize {
-        let recent = self.calls.iter().rev().take_while(|c| c.at.elapsed().as_secs() < 60);
-        recent.filter(|c| c.endpoint == endpoint && about.is_none_or(|a| c.about == a)).count()
+    /// More calls of one kind within `window` than allowed, this one included; 0 allows all.
+    pub(crate) fn over(&mut self, allowed: u32, window: Duration, is_one: impl Fn(&Call) -> bool) -> bool {
+        let recent = self.calls.iter().rev().take_while(|c| c.at.elapsed() < window);
+        let over = allowed > 0 && recent.filter(|c| is_one(c)).count() > allowed as usize;
+        self.counts.limits_exceeded += u64::from(over);
+        over
     }
 
     pub(crate) fn item(&mut self, id: &str) -> Result<&mut Item, Error> {

@@ -9,6 +9,7 @@ use domain::{AccessToken, Fingerprint, ItemId, Millis};
 use secrecy::ExposeSecret;
 use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
+use std::fmt::Display;
 
 /// Tokens of one Item that are remembered, so that a source that misbehaves can't grow the table without end.
 const REMEMBERED: i64 = 16;
@@ -64,11 +65,11 @@ pub struct TokenView {
 /// No push has ever been in force for the Item `i`.
 const UNDECLARED: &str = "i.business_id IS NULL AND i.only_listed = 0";
 
-fn place(item: &ItemId, fingerprint: &Fingerprint) -> String {
+pub(crate) fn place(item: impl Display, fingerprint: impl Display) -> String {
     format!("access_tokens/{item}/{fingerprint}")
 }
 
-fn declared_at(item: &ItemId, fingerprint: &Fingerprint) -> String {
+pub(crate) fn declared_at(item: impl Display, fingerprint: impl Display) -> String {
     format!("access_tokens/{item}/{fingerprint}/declaration")
 }
 

@@ -1,6 +1,6 @@
 //! Accounts of Items, and which business each one is in or is leaving.
 
-use crate::queue::Claim;
+use crate::Claim;
 use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
 use crate::{Error, Tx};
 use domain::accounts::{AccountState, Known, Traits};

@@ -3,7 +3,7 @@
 use crate::businesses::{BusinessRow, business_row};
 use crate::items::{ItemRow, item_row};
 use crate::queue::{WorkRow, work_row};
-use crate::tx::{number, text};
+use crate::tx::{number, opt_text, text};
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::work::Kind;
@@ -23,6 +23,18 @@ pub struct UnknownItem {
     pub first_seen: Millis,
     pub last_seen: Millis,
     pub seen: i64,
+}
+
+/// A mint that reached no list.
+#[derive(Debug, Clone)]
+pub struct Orphan {
+    pub id: String,
+    pub item: String,
+    pub account: String,
+    pub generation: i64,
+    pub intended_at: Millis,
+    /// None: its answer was never seen.
+    pub fingerprint: Option<String>,
 }
 
 /// Something an operator or the platform did.
@@ -66,6 +78,25 @@ impl Tx {
                     first_seen: Millis(number(r, "first_seen")?),
                     last_seen: Millis(number(r, "last_seen")?),
                     seen: number(r, "seen")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Mints whose answer nobody has, or that came too late: at Plaid a token may exist that is in no list. Newest last.
+    pub async fn list_orphans(&mut self, page: &Page) -> Result<Vec<Orphan>, Error> {
+        let sql = "SELECT id, item_id, account_id, generation, intended_at, fingerprint FROM processor_tokens
+            WHERE state = 'orphaned' AND id > $1 ORDER BY id LIMIT $2";
+        let rows = self.rows(paged(sql, page)).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(Orphan {
+                    id: text(r, "id")?,
+                    item: text(r, "item_id")?,
+                    account: text(r, "account_id")?,
+                    generation: number(r, "generation")?,
+                    intended_at: Millis(number(r, "intended_at")?),
+                    fingerprint: opt_text(r, "fingerprint")?,
                 })
             })
             .collect()

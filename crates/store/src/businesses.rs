@@ -41,14 +41,14 @@ pub struct TokenOwner {
     pub gone: bool,
 }
 
-fn place(id: &BusinessId) -> String {
+pub(crate) fn place(id: &str) -> String {
     format!("businesses/{id}/creation")
 }
 
 impl Tx {
     /// Makes the business known. `creation` is what Layer needs to create it, sealed because it names people.
     pub async fn ensure_business(&mut self, id: &BusinessId, creation: Option<&str>) -> Result<(), Error> {
-        let sealed = creation.map(|c| self.keys.seal(&place(id), c)).transpose()?;
+        let sealed = creation.map(|c| self.keys.seal(&place(id.as_str()), c)).transpose()?;
         // A row that is there already is locked only to be changed: whoever looks at the business locks its place in the
         // queue first and then the business, and to lock them the other way round would end in a deadlock.
         let sql = "INSERT INTO businesses (business_id, creation, leave_out, accepted, verified, created_at)
@@ -71,7 +71,7 @@ impl Tx {
         let query = sqlx::query("SELECT creation FROM businesses WHERE business_id = $1").bind(id.as_str().to_owned());
         let Some(row) = self.row(query).await? else { return Ok(None) };
         let Some(sealed) = opt_text(&row, "creation")? else { return Ok(None) };
-        Ok(Some(self.keys.open(&place(id), &sealed)?.expose_secret().to_owned()))
+        Ok(Some(self.keys.open(&place(id.as_str()), &sealed)?.expose_secret().to_owned()))
     }
 
     /// Notes Layer's id. Returns the other business that already has it: two names for one business would be two

@@ -1,7 +1,7 @@
 //! Processor tokens (I6): the intent is stored before the call, the first saved answer wins, and what nobody saved is
 //! an orphan.
 
-use crate::queue::Claim;
+use crate::Claim;
 use crate::tx::{number, opt_text, parsed, text};
 use crate::{Error, Tx};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, ProcessorToken};
@@ -34,7 +34,7 @@ pub struct WantedAccount {
     pub older_generation: bool,
 }
 
-fn place(id: &str) -> String {
+pub(crate) fn place(id: &str) -> String {
     format!("processor_tokens/{id}")
 }
 

@@ -16,13 +16,13 @@ const DIAGNOSIS: Duration = Duration::from_secs(2);
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// The newest schema this release knows.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// Written into the database: the oldest schema a release must know to run on it. A migration that takes something
 /// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
 const OLDEST_COMPATIBLE: i64 = 1;
 
 /// Where the sealed value stands that tells whether our keys are the database's.
-const KEY_CHECK: &str = "meta/key_check";
+pub(crate) const KEY_CHECK: &str = "meta/key_check";
 
 fn too_new(oldest: i64) -> Error {
     Error::Unusable(format!(

@@ -1,15 +1,16 @@
 //! The work queue: one row per Item and one per business.
 //!
 //! `wanted` grows with every event and `done` becomes the `wanted` that a finished look had started from, so an event
-//! that arrives during a look is never erased by its end. A claim raises `epoch`; whoever commits under an older epoch
-//! finds no row and writes nothing.
+//! that arrives during a look is never erased by its end. A claim (see `claim.rs`) raises `epoch`; whoever commits under
+//! an older epoch finds no row and writes nothing.
 
-use crate::tx::{built, number, opt_parsed, opt_text, opt_time, parsed, text};
-use crate::{Error, Store, Tx};
+use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::{Claim, Error, Tx};
+use domain::budget::Call;
 use domain::work::{Block, Class, Kind};
 use domain::{Millis, Provider};
 use sqlx::any::AnyRow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An event that makes a row due.
 #[derive(Debug, Clone)]
@@ -25,44 +26,6 @@ pub struct Mark<'a> {
     /// Clears backoff and parking.
     pub unblocks: bool,
     pub traceparent: Option<&'a str>,
-}
-
-/// A row that this worker, and nobody else, may work on while its lease lasts.
-#[derive(Debug, Clone)]
-pub struct Claim {
-    pub kind: Kind,
-    pub id: String,
-    pub epoch: i64,
-    pub wanted: i64,
-    pub class: Class,
-    pub reason: String,
-    pub attempts: u32,
-    /// How long ago a holder lost the row without having given it back, if no look has settled that since: what it
-    /// sent may still be on its way.
-    pub taken_over: Option<Duration>,
-    /// An operator released the row and allows, this once, what a guard held back.
-    pub permit: bool,
-    /// When the oldest unserved event arrived.
-    pub signal_at: Option<Millis>,
-    pub traceparent: Option<String>,
-    owner: String,
-    deadline: Instant,
-}
-
-impl Claim {
-    /// Time left of the lease on this machine's monotonic clock, counted from before the claim was sent.
-    pub fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    /// When the lease ends on this machine's monotonic clock.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    fn stale(&self) -> Error {
-        Error::Stale { kind: self.kind.as_str(), id: self.id.clone(), epoch: self.epoch }
-    }
 }
 
 /// Why a row does not go on by itself.
@@ -87,6 +50,23 @@ pub struct Finish {
     pub owes_look: bool,
     /// Parked for a refusal that may be the provider's: not parked but paused, if by now this many rows agree.
     pub unless_agreed: Option<(Provider, u64)>,
+    /// The look did what it had budget for, and goes on where there is budget for this call.
+    pub unfinished: Option<Call>,
+}
+
+impl Finish {
+    /// The look reached its end; the next one is due in `again_after` if nothing happens until then.
+    pub fn done(again_after: Duration, class: Class) -> Self {
+        Self { again_after, class, blocked: None, owes_look: false, unless_agreed: None, unfinished: None }
+    }
+
+    pub fn blocked(again_after: Duration, class: Class, blocked: Blocked) -> Self {
+        Self { blocked: Some(blocked), ..Self::done(again_after, class) }
+    }
+
+    pub fn unfinished(again_after: Duration, class: Class, needs: Call) -> Self {
+        Self { unfinished: Some(needs), ..Self::done(again_after, class) }
+    }
 }
 
 /// A work row as operators see it.
@@ -113,55 +93,6 @@ pub struct DueAge {
     pub kind: Kind,
     pub due: i64,
     pub oldest: Option<Duration>,
-}
-
-impl Store {
-    /// Takes up to `limit` due rows, most urgent class first. None while the kind's provider is paused.
-    pub async fn claim(&self, kind: Kind, owner: &str, lease: Duration, limit: u32) -> Result<Vec<Claim>, Error> {
-        // Counted from before the claim was sent: however long the answer takes, the lease ends here first.
-        let deadline = Instant::now() + lease;
-        let mut tx = self.begin().await?;
-        // MATERIALIZED: as a plain subquery PostgreSQL may run it several times, and each run locks further rows.
-        let query = built(format!(
-            "WITH due AS MATERIALIZED (
-                 SELECT id FROM work WHERE kind = $4 AND due_at <= $3
-                     AND (lease_until IS NULL OR lease_until <= $3)
-                     AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $5)
-                 ORDER BY class, due_at LIMIT $6 {})
-             UPDATE work SET epoch = epoch + 1, lease_owner = $1, lease_until = $2, due_at = $2, looked_at = $3,
-                 taken_over = CASE WHEN held = 1 THEN $3 ELSE taken_over END, held = 1
-             WHERE kind = $4 AND id IN (SELECT id FROM due)
-             RETURNING id, epoch, wanted, class, reason, attempts, permit, signal_at, traceparent, taken_over",
-            self.dialect.skip_locked()
-        ))
-        .bind(owner.to_owned())
-        .bind(tx.now().plus(lease).0)
-        .bind(tx.now().0)
-        .bind(kind.as_str())
-        .bind(provider_of(kind).as_str())
-        .bind(i64::from(limit));
-        let mut claims = Vec::new();
-        for row in &tx.rows(query).await? {
-            claims.push(Claim {
-                kind,
-                id: text(row, "id")?,
-                epoch: number(row, "epoch")?,
-                wanted: number(row, "wanted")?,
-                class: Class::from_rank(number(row, "class")?),
-                reason: text(row, "reason")?,
-                attempts: u32::try_from(number(row, "attempts")?).unwrap_or(u32::MAX),
-                taken_over: opt_time(row, "taken_over")?.map(|at| tx.now().since(at)),
-                permit: number(row, "permit")? == 1,
-                signal_at: opt_time(row, "signal_at")?,
-                traceparent: opt_text(row, "traceparent")?,
-                owner: owner.to_owned(),
-                deadline,
-            });
-        }
-        tx.commit().await?;
-        claims.sort_by_key(|c| c.class.rank());
-        Ok(claims)
-    }
 }
 
 /// The provider whose pause stops this kind of work.
@@ -256,20 +187,23 @@ impl Tx {
         let sql = "UPDATE work SET
                 lease_owner = NULL, lease_until = NULL, held = 0,
                 -- A take-over that failed still owes the later look at the list.
-                taken_over = CASE WHEN $5 IS NULL AND $13 = 0 THEN NULL ELSE taken_over END,
+                taken_over = CASE WHEN $5 IS NULL AND $13 = 0 AND $14 IS NULL THEN NULL ELSE taken_over END,
+                needs = $14,
                 -- Spent by a look that had it and came to an end; one given during the look is for the next.
-                permit = CASE WHEN $12 = 1 AND COALESCE($5, 'hold') IN ('hold', 'parked') THEN 0 ELSE permit END,
-                done = CASE WHEN $5 IS NULL THEN $4 ELSE done END,
-                attempts = CASE WHEN $5 IS NULL OR unblocked > $4 THEN 0 ELSE attempts + 1 END,
+                permit = CASE WHEN $12 = 1 AND $14 IS NULL AND COALESCE($5, 'hold') IN ('hold', 'parked') THEN 0
+                              ELSE permit END,
+                done = CASE WHEN $5 IS NULL AND $14 IS NULL THEN $4 ELSE done END,
+                attempts = CASE WHEN $14 IS NOT NULL THEN attempts WHEN $5 IS NULL OR unblocked > $4 THEN 0
+                                ELSE attempts + 1 END,
                 class = CASE WHEN wanted > $4 AND class < $8 THEN class ELSE $8 END,
-                reason = CASE WHEN wanted > $4 THEN reason WHEN $5 IS NULL THEN 'sweep' ELSE 'retry: ' || $6 END,
+                reason = CASE WHEN wanted > $4 OR $14 IS NOT NULL THEN reason WHEN $5 IS NULL THEN 'sweep' ELSE 'retry: ' || $6 END,
                 due_at = CASE WHEN wanted > $4 AND (COALESCE($5, 'hold') = 'hold' OR unblocked > $4) AND due_at < $9
                               THEN due_at ELSE $9 END,
                 blocked_by = CASE WHEN unblocked > $4 THEN NULL ELSE $5 END,
                 blocked_code = CASE WHEN unblocked > $4 THEN NULL ELSE $6 END,
                 blocked_why = CASE WHEN unblocked > $4 THEN NULL ELSE $7 END,
                 blocked_at = CASE WHEN $5 IS NULL OR unblocked > $4 THEN NULL ELSE COALESCE(blocked_at, $10) END,
-                signal_at = CASE WHEN $5 IS NOT NULL THEN signal_at WHEN wanted > $4 THEN $10 ELSE NULL END
+                signal_at = CASE WHEN $5 IS NOT NULL OR $14 IS NOT NULL THEN signal_at WHEN wanted > $4 THEN $10 ELSE NULL END
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $11";
         let blocked = self.judged_again(finish).await?;
         let blocked = blocked.as_ref();
@@ -289,7 +223,8 @@ impl Tx {
             .bind(self.now().0)
             .bind(claim.owner.clone())
             .bind(i64::from(claim.permit))
-            .bind(i64::from(finish.owes_look));
+            .bind(i64::from(finish.owes_look))
+            .bind(finish.unfinished.map(Call::as_str));
         if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
     }
 

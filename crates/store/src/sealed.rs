@@ -49,6 +49,15 @@ pub fn parse_keys(text: &str) -> Result<Vec<(String, [u8; 32])>, BadKeyRing> {
 }
 
 impl KeyRing {
+    /// The id of the key that seals.
+    pub(crate) fn first(&self) -> Result<&str, Error> {
+        self.ids().next().ok_or(Error::Sealing)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|(id, _)| id.as_str())
+    }
+
     pub fn parse(text: &SecretString) -> Result<Self, BadKeyRing> {
         let keys = parse_keys(text.expose_secret())?;
         let mut ring = Vec::with_capacity(keys.len());

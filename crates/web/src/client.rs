@@ -1,25 +1,20 @@
-//! One outgoing JSON client for both providers: a deadline, a rate, a bounded answer, and the one question that matters
-//! when no answer came: could the call have had an effect?
+//! One outgoing JSON client for both providers: a deadline, a bounded answer, and the one question that matters when no
+//! answer came: could the call have had an effect?
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::{RequestBuilder, StatusCode, header};
-use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Answers larger than this are not read to their end: no provider answer we know comes near.
 const MAX_ANSWER: usize = 8 * 1024 * 1024;
 
-/// How patiently and how often a provider is called.
+/// How patiently a provider is called.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
     /// From sending the request to having read the answer.
     pub timeout: Duration,
     pub connect_timeout: Duration,
-    /// Calls a minute for this process.
-    pub per_minute: u32,
-    /// How many of them may come at once.
-    pub burst: u32,
 }
 
 /// A status and what came with it.
@@ -48,17 +43,15 @@ pub struct Unanswered {
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
-    rate: DefaultDirectRateLimiter,
     timeout: Duration,
     /// The provider said that its bucket is empty until then.
     rest_until: Mutex<Option<Instant>>,
+    /// Calls in a row that were not answered, or only by a failing server.
+    dark: AtomicU32,
 }
 
 impl Client {
     pub fn new(settings: &ClientSettings) -> Result<Self, reqwest::Error> {
-        let one = NonZeroU32::MIN;
-        let quota = Quota::per_minute(NonZeroU32::new(settings.per_minute).unwrap_or(one))
-            .allow_burst(NonZeroU32::new(settings.burst).unwrap_or(one));
         let http = reqwest::Client::builder()
             .timeout(settings.timeout)
             .connect_timeout(settings.connect_timeout)
@@ -66,7 +59,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("rekey/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, rate: RateLimiter::direct(quota), timeout: settings.timeout, rest_until: Mutex::default() })
+        Ok(Self { http, timeout: settings.timeout, rest_until: Mutex::default(), dark: AtomicU32::new(0) })
     }
 
     pub fn post(&self, url: &str) -> RequestBuilder {
@@ -84,7 +77,13 @@ impl Client {
         self.timeout
     }
 
-    /// Waits for its share of the rate, at most one timeout long, then sends.
+    /// Whether this many calls in a row found nobody at home; it then counts from the beginning.
+    pub fn is_dark(&self, calls: u32) -> bool {
+        let enough = |dark: u32| (dark >= calls.max(1)).then_some(0);
+        self.dark.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enough).is_ok()
+    }
+
+    /// Waits while the provider's own headers ask for it, at most one timeout long, then sends.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer, Unanswered> {
         self.send_within(request, None).await
     }
@@ -92,17 +91,27 @@ impl Client {
     /// The same, but nothing is sent unless a whole timeout is left before `end`: the lease that permits the call must
     /// outlive it.
     pub async fn send_within(&self, request: RequestBuilder, end: Option<Instant>) -> Result<Answer, Unanswered> {
-        let unanswered = |what, sent, source| Unanswered { what, sent, source };
-        let turn = async {
-            self.rate.until_ready().await;
-            let rest = *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(until) = rest {
-                tokio::time::sleep_until(until.into()).await;
+        let outcome = self.try_send(request, end).await;
+        match &outcome {
+            // It never left: that says nothing about the provider.
+            Err(error) if error.source.is_none() && !error.sent => {}
+            Ok(answer) if answer.status.as_u16() < 500 => self.dark.store(0, Ordering::Relaxed),
+            Ok(_) | Err(_) => {
+                self.dark.fetch_add(1, Ordering::Relaxed);
             }
-        };
-        tokio::time::timeout(self.timeout, turn)
-            .await
-            .map_err(|_| unanswered("the rate configured for this provider is used up", false, None))?;
+        }
+        outcome
+    }
+
+    async fn try_send(&self, request: RequestBuilder, end: Option<Instant>) -> Result<Answer, Unanswered> {
+        let unanswered = |what, sent, source| Unanswered { what, sent, source };
+        let resting = *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = resting {
+            if until > Instant::now() + self.timeout {
+                return Err(unanswered("the provider's rate headers ask to wait", false, None));
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
         if end.is_some_and(|end| Instant::now() + self.timeout >= end) {
             return Err(unanswered("the lease would not outlive the call", false, None));
         }

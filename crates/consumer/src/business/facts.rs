@@ -1,6 +1,7 @@
 //! What a plan is made of: the truth on our side, the list on Layer's.
 
 use super::{Look, Stop};
+use domain::budget::Call;
 use domain::token_list::{Listed, OurAccount, RowStatus, UnknownPolicy, Wanted};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning};
@@ -101,7 +102,7 @@ async fn refuse_dead_strangers(
     let strangers: Vec<&ProcessorToken> = strangers.filter_map(|r| tokens.get(r.token.as_ref()?)).collect();
     let mut dead = 0;
     for token in strangers {
-        look.renew().await?;
+        look.turn(Call::TokenProbe).await?;
         match look.context.plaid.processor_token_health(token).await {
             Ok(TokenHealth::Alive) => {}
             Ok(TokenHealth::Dead) => dead += 1,

@@ -12,7 +12,8 @@ pub(crate) mod resolve;
 
 use crate::faults::{self, Interrupted, Refusal, conclude, done, parked};
 use crate::outcome::{self, kind};
-use crate::{Context, Mode};
+use crate::{Context, Mode, budget};
+use domain::budget::Call;
 use domain::fault::chain;
 use domain::token_list::{Hold, LeaveOut, Plan, plan};
 use domain::work::{Block, Class};
@@ -132,13 +133,7 @@ impl Look<'_> {
         let why = hold.to_string();
         tracing::error!(code = hold.word(), why, "business held, an operator must look");
         let blocked = Blocked { by: Block::Hold, code: hold.word().to_owned(), why };
-        Finish {
-            again_after: self.context.sweep_wait(),
-            class: Class::Sweep,
-            blocked: Some(blocked),
-            owes_look: false,
-            unless_agreed: None,
-        }
+        Finish::blocked(self.context.sweep_wait(), Class::Sweep, blocked)
     }
 
     /// What a provider's refusal means for this row.
@@ -308,15 +303,13 @@ impl Look<'_> {
         Stop::Row(parked(self.context, code, why))
     }
 
-    async fn renew(&mut self) -> Result<(), Stop> {
-        let mut tx = self.context.store.begin().await?;
-        tx.renew(&mut self.claim, self.context.settings.lease).await?;
-        tx.commit().await?;
-        Ok(())
+    /// Waits until this call may be made; fails if the lease was lost.
+    async fn turn(&mut self, call: Call) -> Result<(), Stop> {
+        budget::turn(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
     }
 
     async fn facts(&mut self, layer_id: &LayerId) -> Result<Facts, Stop> {
-        self.renew().await?;
+        self.turn(Call::Layer).await?;
         facts::gather(self, layer_id).await
     }
 }

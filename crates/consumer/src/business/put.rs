@@ -4,6 +4,7 @@ use super::facts::{Facts, list, recognise};
 use super::{Look, Stop};
 use crate::faults::backoff;
 use crate::outcome::{self, kind};
+use domain::budget::Call;
 use domain::fault::chain;
 use domain::token_list::{Hold, LeaveOut, Listed, Put, RowStatus, Verification, Wanted, verify};
 use domain::work::{Block, Class};
@@ -22,7 +23,7 @@ impl Look<'_> {
         if let Err(error) = self.context.layer.warm_up().await {
             return Err(self.refused(&error).await);
         }
-        self.renew().await?;
+        self.turn(Call::Layer).await?;
         match self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline()).await {
             Ok(()) => {}
             Err(error) if error.meaning() == Meaning::RefusedContent => {
@@ -61,13 +62,7 @@ impl Look<'_> {
         );
         tracing::error!(why, "removals are held over the whole fleet");
         let blocked = Blocked { by: Block::Hold, code: "fleet_removal_guard".into(), why };
-        Err(Stop::Row(Finish {
-            again_after: settings.removal_window,
-            class: Class::Sweep,
-            blocked: Some(blocked),
-            owes_look: false,
-            unless_agreed: None,
-        }))
+        Err(Stop::Row(Finish::blocked(settings.removal_window, Class::Sweep, blocked)))
     }
 
     fn open(&self, facts: &Facts, put: &Put) -> Result<Vec<ProcessorToken>, Stop> {
@@ -107,13 +102,7 @@ impl Look<'_> {
         tx.commit().await?;
         let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
         let blocked = Blocked { by: Block::Backoff, code: "list_refused".into(), why };
-        Ok(Stop::Row(Finish {
-            again_after: Duration::ZERO,
-            class: Class::Retry,
-            blocked: Some(blocked),
-            owes_look: false,
-            unless_agreed: None,
-        }))
+        Ok(Stop::Row(Finish::blocked(Duration::ZERO, Class::Retry, blocked)))
     }
 
     /// Lists until the PUT shows, or until the deadline.
@@ -122,7 +111,7 @@ impl Look<'_> {
         let (timeout, interval, shows) = (settings.verify_timeout, settings.verify_interval, settings.listed_tokens);
         let began = Instant::now();
         loop {
-            self.renew().await?;
+            self.turn(Call::Layer).await?;
             let rows = list(self, layer_id).await?;
             let mut tx = self.context.store.begin_read().await?;
             let after = recognise(self, &mut tx, &rows).await?;

@@ -2,6 +2,7 @@
 
 use super::{Look, Stop};
 use crate::{Context, Mode};
+use domain::budget::Call;
 use domain::ids::BusinessRef;
 use domain::token_list::Put;
 use domain::{BusinessId, LayerId, ProcessorToken};
@@ -27,7 +28,7 @@ impl Look<'_> {
         if let Some(id) = &self.row.layer_id {
             return Ok(Some(id.clone()));
         }
-        self.renew().await?;
+        self.turn(Call::Layer).await?;
         match layer_id_of(self.context, &self.id).await {
             Ok(Some(id)) => {
                 self.note(&id).await?;
@@ -74,7 +75,7 @@ impl Look<'_> {
         if tokens.is_empty() || self.context.settings.mode == Mode::Observe {
             return Ok(None);
         }
-        self.renew().await?;
+        self.turn(Call::LayerCreate).await?;
         let made = match self.context.layer.create_business(&details, &external_id, &tokens).await {
             Ok(made) => made,
             Err(error) if error.meaning() == Meaning::RefusedContent => {

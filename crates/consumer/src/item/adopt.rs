@@ -5,6 +5,7 @@ use super::{Found, Look, Stop};
 use crate::FirstContact;
 use crate::business::resolve;
 use crate::faults::{Refusal, conclude};
+use domain::budget::Call;
 use domain::token_list::RowStatus;
 use domain::{AccountId, BusinessId};
 use layer::ListedAccount;
@@ -42,7 +43,7 @@ impl Look<'_> {
     }
 
     async fn list(&mut self, business: &BusinessId) -> Result<Vec<ListedAccount>, Stop> {
-        self.renew().await?;
+        self.turn(Call::Layer).await?;
         let rows = match resolve::layer_id_of(self.context, business).await {
             Ok(Some(id)) => self.context.layer.list_plaid_accounts(&id).await,
             Ok(None) => Ok(Vec::new()),
@@ -57,7 +58,7 @@ impl Look<'_> {
     async fn adopt(&mut self, account: &AccountId, rows: &[ListedAccount]) -> Result<bool, Stop> {
         let ours = |r: &&ListedAccount| r.status == RowStatus::Active && r.account.as_ref() == Some(account);
         let Some(token) = rows.iter().filter(ours).find_map(|r| r.token.clone()) else { return Ok(false) };
-        self.renew().await?;
+        self.turn(Call::TokenProbe).await?;
         match self.context.plaid.processor_token_health(&token).await {
             Ok(TokenHealth::Alive) => {}
             Ok(TokenHealth::Dead) => return Ok(false),

@@ -4,6 +4,7 @@ use super::{Found, Look, Stop};
 use crate::Mode;
 use crate::faults::{Refusal, conclude};
 use domain::accounts::Change;
+use domain::budget::Call;
 use domain::fault::chain;
 use domain::item::ItemState;
 use domain::work::Class;
@@ -44,8 +45,9 @@ impl Look<'_> {
     }
 
     async fn mint(&mut self, current: &CurrentToken, account: &AccountId, found: &mut Found) -> Result<(), Stop> {
+        self.turn(Call::Mint).await?;
         let mut tx = self.context.store.begin().await?;
-        tx.renew(&mut self.claim, self.context.settings.lease).await?;
+        tx.check_lease(&self.claim).await?;
         let intent = tx.intend(&self.claim, &self.item.id, account, self.item.generation).await?;
         tx.commit().await?;
 

@@ -12,8 +12,9 @@ mod mint;
 mod read;
 mod token;
 
-use crate::Context;
 use crate::faults::{self, Interrupted};
+use crate::{Context, budget};
+use domain::budget::Call;
 use domain::item::ItemState;
 use domain::{AccountId, BusinessId, Fingerprint, ItemId};
 use std::time::Instant;
@@ -160,11 +161,8 @@ impl Look<'_> {
         }
     }
 
-    /// Makes the lease outlast the next provider call, and fails if it was lost.
-    async fn renew(&mut self) -> Result<(), Stop> {
-        let mut tx = self.context.store.begin().await?;
-        tx.renew(&mut self.claim, self.context.settings.lease).await?;
-        tx.commit().await?;
-        Ok(())
+    /// Waits until this call may be made; fails if the lease was lost.
+    async fn turn(&mut self, call: Call) -> Result<(), Stop> {
+        budget::turn(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
     }
 }

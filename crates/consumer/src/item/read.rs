@@ -3,6 +3,7 @@
 use super::{AccountChange, Found, Look, Stop};
 use crate::faults::{Refusal, conclude, parked};
 use domain::accounts::{Change, Known, Read, Rules, Said, settle};
+use domain::budget::Call;
 use domain::item::ItemState;
 use domain::work::HintKind;
 use domain::{AccountId, BusinessId, Millis};
@@ -21,7 +22,7 @@ pub(super) const UNKNOWN_TO_PLAID: &str = "INVALID_ACCOUNT_ID";
 
 impl Look<'_> {
     pub(super) async fn read_accounts(&mut self, current: &CurrentToken, found: &mut Found) -> Result<(), Stop> {
-        self.renew().await?;
+        self.turn(Call::AccountsGet).await?;
         let read = match self.context.plaid.accounts_get(&current.token).await {
             Ok(read) => read,
             Err(error) => return Err(self.unreadable(&error).await),

@@ -1,9 +1,11 @@
 //! Which access token is the Item's (I5).
 
 use super::{Look, Stop};
+use crate::budget::postponed;
 use crate::faults::{Refusal, conclude};
 use crate::outcome::{self, kind};
 use domain::Millis;
+use domain::budget::Call;
 use domain::fault::chain;
 use domain::item::{Judgement, OwnerAnswer, judge, word_may_hold};
 use domain::work::Class;
@@ -51,7 +53,7 @@ impl Look<'_> {
             if promoted && !candidate.declares {
                 continue;
             }
-            self.renew().await?;
+            self.proof_turn().await?;
             let (answer, refusal) = self.ask_owner(&candidate).await;
             let ours = self.context.settings.environment.as_str();
             let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
@@ -86,6 +88,18 @@ impl Look<'_> {
             }
         }
         Ok(())
+    }
+
+    /// `/item/get` has a limit for each Item as well.
+    async fn proof_turn(&mut self) -> Result<(), Stop> {
+        let limits = &self.context.settings.limits;
+        let mut tx = self.context.store.begin().await?;
+        let paced = tx.pace_proof(&self.claim, limits).await?;
+        tx.commit().await?;
+        if let Err(wait) = paced {
+            return Err(Stop::Row(postponed(&self.claim, Call::ItemGet, wait)));
+        }
+        self.turn(Call::ItemGet).await
     }
 
     async fn ask_owner(&self, candidate: &Candidate) -> (OwnerAnswer, Option<Refusal>) {

@@ -37,6 +37,8 @@ pub(super) enum ItemCommand {
     Sync { item: String },
     /// List Items that webhooks name and nobody pushed.
     Unknown(PageArgs),
+    /// List mints that reached no list: their answers were lost, or came too late.
+    Orphans(PageArgs),
 }
 
 #[derive(Args)]
@@ -225,6 +227,11 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
             let answer = admin.call(Method::GET, &page("/v1/unknown-items", &args)?, None).await?;
             Ok(admin.finish(&answer, |b| table(b, &["item_id", "events", "first_seen", "last_seen"])))
         }
+        ItemCommand::Orphans(args) => {
+            let answer = admin.call(Method::GET, &page("/v1/orphans", &args)?, None).await?;
+            let columns = ["item_id", "account_id", "generation", "asked_at", "fingerprint"];
+            Ok(admin.finish(&answer, |b| table(b, &columns)))
+        }
     }
 }
 
@@ -288,6 +295,43 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
         ParkedCommand::Release { kind, id } => {
             let path = format!("/v1/parked/{}/{}/release", segment(&kind)?, segment(&id)?);
             admin.simple(Method::POST, &path, "released: it is due").await
+        }
+    }
+}
+
+pub(super) async fn budget(admin: &Admin) -> anyhow::Result<Ended> {
+    let answer = admin.call(Method::GET, "/v1/budgets", None).await?;
+    let columns = ["call", "booked_ahead_ms", "rests_until", "slowed_at", "slowed_to"];
+    Ok(admin.finish(&answer, |b| table(&json!({"data": b}), &columns)))
+}
+
+/// Passes without progress after which somebody else must be sealing under an old key.
+const PATIENT_PASSES: u32 = 5;
+
+/// Asks for one batch after the other until nothing is left under another key.
+pub(super) async fn rotate_keys(admin: &Admin) -> anyhow::Result<Ended> {
+    let (mut moved, mut idle) = (0, 0);
+    loop {
+        let answer = admin.call(Method::POST, "/v1/keys/rotate", None).await?;
+        if answer.status != 200 {
+            return Ok(admin.finish(&answer, show));
+        }
+        let (now, left) = (answer.body["moved"].as_u64().unwrap_or(0), answer.body["left"].clone());
+        let under = answer.body["under"].as_str().unwrap_or_default().to_owned();
+        moved += now;
+        if left.as_object().is_some_and(serde_json::Map::is_empty) {
+            let done = json!({"moved": moved, "under": under, "left": {}});
+            return Ok(admin.finish(&Answer { status: 200, body: done }, |_| {
+                say(&format!("{moved} values sealed again; all are under {under}, and none is left under another key"));
+            }));
+        }
+        idle = if now == 0 { idle + 1 } else { 0 };
+        if idle == PATIENT_PASSES {
+            complain(&format!(
+                "values are left under other keys ({left}): a process that has another first key in secrets.keys still \
+                 seals under it, so restart that one, then run this again"
+            ));
+            return Ok(Ended::Failed);
         }
     }
 }

@@ -89,7 +89,7 @@ enum Command {
     /// Kafka topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Make keys.
+    /// Make and rotate keys.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Make admin tokens.
@@ -104,6 +104,8 @@ enum Command {
     /// What waits for a person.
     #[command(subcommand)]
     Parked(admin::ParkedCommand),
+    /// The providers' limits, and what is booked of them.
+    Budget,
     /// Push many Items from a file of JSON lines, each `{"item_id": …, "access_token": …, "business": …}`.
     Import(import::Import),
 }
@@ -118,6 +120,9 @@ enum TopicsCommand {
 enum KeysCommand {
     /// Print a new key for secrets.keys and one for secrets.fingerprint_key.
     New,
+    /// Move every sealed value under the first key of secrets.keys, while everything runs, and prove that none is left
+    /// under another. Before: give all processes the new key as the second one, then as the first one.
+    Rotate,
 }
 
 #[derive(Subcommand)]
@@ -180,10 +185,12 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Check => check::check(&config, cli.json).await,
         Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config, cli.json).await,
         Command::Keys(KeysCommand::New) => keys::new_keys(cli.json),
+        Command::Keys(KeysCommand::Rotate) => admin::rotate_keys(&admin::Admin::new(&config, cli.json)?).await,
         Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role, cli.json),
         Command::Item(command) => admin::item(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::Budget => admin::budget(&admin::Admin::new(&config, cli.json)?).await,
         Command::Import(import) => import.run(admin::Admin::new(&config, cli.json)?).await,
     }
 }

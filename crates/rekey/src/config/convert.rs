@@ -106,7 +106,7 @@ impl Config {
         }
     }
 
-    fn plaid_settings(&self, timeout: Duration, per_minute: u32, burst: u32) -> Result<plaid::Settings, BadSetting> {
+    fn plaid_settings(&self, timeout: Duration) -> Result<plaid::Settings, BadSetting> {
         need("plaid.client_id", &self.plaid.client_id)?;
         need("plaid.secret (or plaid.secret_file)", self.plaid.secret.expose_secret())?;
         let base_url = self.plaid_base()?;
@@ -116,17 +116,17 @@ impl Config {
             client_id: self.plaid.client_id.clone(),
             secret: self.plaid.secret.clone(),
             processor: self.plaid.processor.clone(),
-            http: web::ClientSettings { timeout, connect_timeout: self.plaid.connect_timeout.0, per_minute, burst },
+            http: web::ClientSettings { timeout, connect_timeout: self.plaid.connect_timeout.0 },
         })
     }
 
     pub fn plaid(&self) -> Result<plaid::Settings, BadSetting> {
-        self.plaid_settings(self.plaid.timeout.0, self.plaid.calls_per_minute, self.plaid.burst)
+        self.plaid_settings(self.plaid.timeout.0)
     }
 
-    /// Key look-ups have a client of their own: they must not queue behind mints, and their budget is elsewhere.
+    /// Key look-ups have a client of their own: their budget is the receiver's own.
     pub fn plaid_for_keys(&self) -> Result<plaid::Settings, BadSetting> {
-        self.plaid_settings(self.plaid.keys.timeout.0, 600, 60)
+        self.plaid_settings(self.plaid.keys.timeout.0)
     }
 
     pub fn keys(&self) -> plaid::KeySettings {
@@ -154,12 +154,7 @@ impl Config {
             scope: layer.scope.clone(),
             client_id: layer.client_id.clone(),
             client_secret: layer.client_secret.clone(),
-            http: web::ClientSettings {
-                timeout: layer.timeout.0,
-                connect_timeout: layer.connect_timeout.0,
-                per_minute: layer.calls_per_minute,
-                burst: layer.burst,
-            },
+            http: web::ClientSettings { timeout: layer.timeout.0, connect_timeout: layer.connect_timeout.0 },
         })
     }
 
@@ -217,7 +212,7 @@ impl Config {
         positive("consumer.sweep_period", consumer.sweep_period)?;
         positive("consumer.backoff_first", consumer.backoff_first)?;
         positive("consumer.probe_interval", consumer.probe_interval)?;
-        // A call waits for its share of the rate and then for its answer; the lease must outlive both.
+        // A call waits for its slot in the budget and then for its answer; the lease must outlive both.
         let longest = self.plaid.timeout.0.max(layer.timeout.0) * 2;
         if consumer.lease.0 <= longest {
             let why = format!("must be longer than the longest provider call ({longest:?} with these timeouts)");
@@ -249,9 +244,32 @@ impl Config {
             verify_timeout: layer.verify_timeout.0,
             verify_interval: layer.verify_interval.0,
             agree: consumer.agree,
+            dark_after: consumer.dark_after,
+            limits: self.budget()?,
             agree_window: consumer.agree_window.0,
             probe_interval: consumer.probe_interval.0,
             gap_spread: consumer.gap_spread.0,
+        })
+    }
+
+    /// The fleet's part of the documented limits.
+    fn budget(&self) -> Result<domain::budget::Limits, BadSetting> {
+        let (plaid, layer) = (&self.plaid.limits, &self.layer.limits);
+        for (name, share) in [("plaid.limits.share", plaid.share), ("layer.limits.share", layer.share)] {
+            if !(share > 0.0 && share <= 1.0) {
+                return Err(BadSetting::new(name, "must be more than 0 and at most 1"));
+            }
+        }
+        let of = |share: f64, limit: u32| ((f64::from(limit) * share) as u32).max(1);
+        Ok(domain::budget::Limits {
+            item_get: of(plaid.share, plaid.item_get),
+            accounts_get: of(plaid.share, plaid.accounts_get),
+            mint: of(plaid.share, plaid.processor_token_create),
+            token_probe: of(plaid.share, plaid.processor_token_permissions_get),
+            layer: of(layer.share, layer.calls),
+            layer_create: of(layer.share, layer.create),
+            per_item: of(plaid.share, plaid.per_item),
+            recovery: self.consumer.slow_recovery.0,
         })
     }
 

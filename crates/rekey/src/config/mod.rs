@@ -124,9 +124,27 @@ pub struct Plaid {
     pub account_types: Vec<String>,
     pub timeout: Span,
     pub connect_timeout: Span,
-    pub calls_per_minute: u32,
-    pub burst: u32,
+    pub limits: PlaidLimits,
     pub keys: PlaidKeys,
+}
+
+/// Calls a minute.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PlaidLimits {
+    pub share: f64,
+    pub item_get: u32,
+    pub accounts_get: u32,
+    pub processor_token_create: u32,
+    pub processor_token_permissions_get: u32,
+    pub per_item: u32,
+}
+
+/// Calls a minute.
+#[derive(Debug, Clone, Deserialize)]
+pub struct LayerLimits {
+    pub share: f64,
+    pub calls: u32,
+    pub create: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -150,8 +168,7 @@ pub struct Layer {
     pub client_secret: SecretString,
     pub timeout: Span,
     pub connect_timeout: Span,
-    pub calls_per_minute: u32,
-    pub burst: u32,
+    pub limits: LayerLimits,
     pub unknown_tokens: UnknownPolicy,
     pub archived: ArchivedPolicy,
     pub listed_tokens: ListedTokens,
@@ -202,6 +219,8 @@ pub struct Consumer {
     pub new_accounts_join: bool,
     pub first_contact: FirstContact,
     pub agree: u64,
+    pub dark_after: u32,
+    pub slow_recovery: Span,
     pub agree_window: Span,
     pub probe_interval: Span,
     pub gap_spread: Span,

@@ -1,0 +1,35 @@
+//! A provider is called when the fleet's budget says so, and under a lease that outlasts the call.
+
+use crate::Context;
+use crate::faults::Interrupted;
+use domain::budget::{Call, horizon};
+use std::time::Duration;
+use store::{Booking, Claim, Finish};
+
+/// Waits for the moment at which this call may be made, and makes the lease outlast it. Err: there is no budget soon,
+/// so the look ends, keeps what it did, and goes on when there is.
+pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Result<Result<(), Finish>, Interrupted> {
+    let lease = context.settings.lease;
+    let mut tx = context.store.begin().await?;
+    tx.renew(claim, lease).await?;
+    let booking = match claim.prepaid(call) {
+        Some(at) => Booking::At(at),
+        // The wait is part of the lease, so it may take a part of it only.
+        None => tx.book(&context.settings.limits, call, horizon(claim.urgency).min(lease / 4)).await?,
+    };
+    tx.commit().await?;
+    match booking {
+        Booking::At(at) => {
+            tokio::time::sleep_until(at.into()).await;
+            Ok(Ok(()))
+        }
+        Booking::NotBefore(wait) => Ok(Err(postponed(claim, call, wait))),
+    }
+}
+
+/// A row that needs a mint is claimed when there is budget for it; others are due again when there may be.
+pub(crate) fn postponed(claim: &Claim, call: Call, wait: Duration) -> Finish {
+    metrics::counter!("rekey_budget_postponed_total", "call" => call.as_str()).increment(1);
+    let again_after = if call == Call::Mint { Duration::ZERO } else { wait };
+    Finish::unfinished(again_after, claim.class, call)
+}

@@ -1,0 +1,248 @@
+//! Documented limits of the providers as one budget for the whole fleet: who may call when. The store keeps the state.
+//!
+//! Calls are spread evenly instead of spent at once and then waited for, so that whoever comes next, a person above all,
+//! waits for one slot and not for the end of a window.
+
+use crate::Millis;
+use crate::fault::Provider;
+use crate::words::words;
+use crate::work::Class;
+use std::time::Duration;
+
+words!(
+    /// Calls that have a limit of their own.
+    Call {
+        ItemGet => "item_get",
+        AccountsGet => "accounts_get",
+        Mint => "processor_token_create",
+        TokenProbe => "processor_token_permissions_get",
+        /// Layer's one bucket.
+        Layer => "layer",
+        LayerCreate => "layer_create",
+    }
+);
+
+impl Call {
+    /// From the endpoint that an error names.
+    pub fn of_endpoint(provider: Provider, endpoint: &str) -> Option<Self> {
+        match (provider, endpoint) {
+            (Provider::Plaid, "/item/get") => Some(Self::ItemGet),
+            (Provider::Plaid, "/accounts/get") => Some(Self::AccountsGet),
+            (Provider::Plaid, "/processor/token/create") => Some(Self::Mint),
+            (Provider::Plaid, "/processor/token/permissions/get") => Some(Self::TokenProbe),
+            // Webhook keys have a budget of their own in the receiver.
+            (Provider::Plaid, _) => None,
+            (Provider::Layer, "POST /v1/businesses") => Some(Self::LayerCreate),
+            (Provider::Layer, _) => Some(Self::Layer),
+        }
+    }
+}
+
+/// What Rekey may use of the documented limits, its share already taken out. All numbers are calls a minute.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub item_get: u32,
+    pub accounts_get: u32,
+    pub mint: u32,
+    pub token_probe: u32,
+    pub layer: u32,
+    pub layer_create: u32,
+    /// Of `/item/get` and of `/accounts/get`, each, about one Item.
+    pub per_item: u32,
+    /// From a halved rate back to the whole one.
+    pub recovery: Duration,
+}
+
+/// How many calls may come at once, as time.
+const BURST: Duration = Duration::from_millis(250);
+/// A call leaves at most this long after its slot; a slot that was missed by more is void.
+pub const LATE: Duration = Duration::from_secs(1);
+/// Answers to calls that left before the rate was lowered say nothing about the new one.
+const ECHO: Duration = Duration::from_secs(1);
+/// The lowest that repeated refusals bring a rate to.
+const SLOWEST: f64 = 1.0 / 32.0;
+/// The longest rest that a provider's `Retry-After` can order.
+const LONGEST_REST: Duration = Duration::from_hours(1);
+
+impl Limits {
+    pub fn per_minute(&self, call: Call) -> u32 {
+        match call {
+            Call::ItemGet => self.item_get,
+            Call::AccountsGet => self.accounts_get,
+            Call::Mint => self.mint,
+            Call::TokenProbe => self.token_probe,
+            Call::Layer => self.layer,
+            Call::LayerCreate => self.layer_create,
+        }
+    }
+
+    /// Microseconds from one slot to the next at the whole rate. Windows are assumed to slide: a minute holds what was
+    /// booked in it, one burst, and what left late.
+    fn interval(&self, call: Call) -> f64 {
+        let window = (Duration::from_mins(1) + BURST + LATE).as_micros() as f64;
+        window / f64::from(self.per_minute(call).saturating_sub(1).max(1))
+    }
+
+    /// How looks at one Item are paced: how many may come at once, as time, and the time that each one costs.
+    pub fn pace(&self) -> (Duration, Duration) {
+        let at_once = (self.per_item / 2).max(1);
+        let interval = Duration::from_mins(1) / (self.per_item - at_once.min(self.per_item)).max(1);
+        (interval * (at_once - 1), interval)
+    }
+}
+
+/// How far ahead a class may book. While calls are scarce the slots are booked as far as the most urgent of those who
+/// wait may look, so whoever may look further always comes first.
+pub fn horizon(class: Class) -> Duration {
+    Duration::from_millis(match class {
+        Class::Person => 2000,
+        Class::Rotation => 400,
+        Class::NewAccount => 300,
+        Class::Retry => 200,
+        Class::Sweep => 100,
+    })
+}
+
+/// A row that waits is counted one class higher for each such time, but never as a person: nothing starves for ever.
+pub const PROMOTION: Duration = Duration::from_mins(10);
+
+/// What is booked of one limit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Booked {
+    /// Microseconds since 1970: every slot before this is taken.
+    pub until: i64,
+    /// Nobody calls before this.
+    pub rest_until: Millis,
+    pub slowed_at: Millis,
+    /// The part of the rate that was left then.
+    pub slowed_to: f64,
+}
+
+impl Default for Booked {
+    fn default() -> Self {
+        Self { until: 0, rest_until: Millis(0), slowed_at: Millis(0), slowed_to: 1.0 }
+    }
+}
+
+impl Booked {
+    /// The part of the rate that is in force.
+    pub fn rate(&self, now: Millis, recovery: Duration) -> f64 {
+        let since = now.since(self.slowed_at).as_secs_f64();
+        (self.slowed_to + since / recovery.as_secs_f64().max(0.001) / 2.0).min(1.0)
+    }
+
+    /// Books one call. Ok: how long until it may leave. Err: how long until it is worth asking again.
+    pub fn book(&mut self, limits: &Limits, call: Call, now: Millis, horizon: Duration) -> Result<Duration, Duration> {
+        let micros = |m: Millis| m.0.saturating_mul(1000);
+        let slot = self.until.max(micros(now) - BURST.as_micros() as i64).max(micros(self.rest_until));
+        let wait = Duration::from_micros(u64::try_from(slot - micros(now)).unwrap_or(0));
+        if wait > horizon {
+            return Err(wait - horizon);
+        }
+        self.until = slot + (limits.interval(call) / self.rate(now, limits.recovery)) as i64;
+        Ok(wait)
+    }
+
+    /// The provider said that it was too much, whatever the documentation says: half the rate for everybody.
+    pub fn slow_down(&mut self, now: Millis, after: Option<Duration>, recovery: Duration) {
+        if now >= self.slowed_at.plus(ECHO) {
+            self.slowed_to = (self.rate(now, recovery) / 2.0).max(SLOWEST);
+            self.slowed_at = now;
+        }
+        self.rest_until = self.rest_until.max(now.plus(after.unwrap_or(ECHO).min(LONGEST_REST)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits(mint: u32) -> Limits {
+        Limits {
+            item_get: 1,
+            accounts_get: 1,
+            mint,
+            token_probe: 1,
+            layer: 1,
+            layer_create: 1,
+            per_item: 15,
+            recovery: Duration::from_mins(5),
+        }
+    }
+
+    const START: i64 = 1_700_000_000_000;
+
+    proptest! {
+        #[test]
+        fn i9_no_window_holds_more_than_the_limit(
+            limit in 2u32..2000, pauses in proptest::collection::vec(0u64..3000, 1..2000), late in 0u64..1000,
+        ) {
+            let (limits, mut booked, mut now) = (limits(limit), Booked::default(), Millis(START));
+            let mut left: Vec<i64> = Vec::new();
+            for (n, pause) in pauses.into_iter().enumerate() {
+                now = now.plus(Duration::from_millis(pause % (1 + n as u64 % 3000)));
+                while let Ok(wait) = booked.book(&limits, Call::Mint, now, horizon(Class::Person)) {
+                    // Every other call leaves as late as it may.
+                    let late = if left.len() % 2 == 0 { 0 } else { late };
+                    left.push(now.0 + wait.as_millis() as i64 + late as i64);
+                }
+            }
+            left.sort_unstable();
+            for (n, at) in left.iter().enumerate() {
+                let in_window = left[n..].iter().take_while(|t| *t - at < 60_000).count();
+                prop_assert!(in_window <= limit as usize, "{in_window} calls within a minute of {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn i9_nearly_all_of_a_limit_can_be_used() {
+        let (limits, mut booked, mut calls) = (limits(500), Booked::default(), 0);
+        for tick in 0..60_000 / 50 {
+            let now = Millis(START + tick * 50);
+            while booked.book(&limits, Call::Mint, now, Duration::ZERO).is_ok() {
+                calls += 1;
+            }
+        }
+        assert!((475..=500).contains(&calls), "{calls}");
+    }
+
+    #[test]
+    fn i9_the_more_urgent_class_comes_first_however_many_wait() {
+        let (limits, mut booked, now) = (limits(500), Booked::default(), Millis(START));
+        while booked.book(&limits, Call::Mint, now, horizon(Class::Rotation)).is_ok() {}
+        for class in [Class::NewAccount, Class::Retry, Class::Sweep] {
+            assert!(booked.book(&limits, Call::Mint, now, horizon(class)).is_err(), "{class}");
+        }
+        let wait = booked.book(&limits, Call::Mint, now, horizon(Class::Person)).unwrap();
+        assert!(wait < Duration::from_millis(600), "a person waits {wait:?}");
+    }
+
+    #[test]
+    fn a_refusal_halves_the_rate_once_and_it_comes_back() {
+        let (recovery, now) = (Duration::from_mins(5), Millis(START));
+        let mut booked = Booked::default();
+        for _ in 0..10 {
+            booked.slow_down(now, Some(Duration::from_secs(3)), recovery);
+        }
+        assert_eq!(booked.rate(now, recovery), 0.5, "ten refusals of one moment are one");
+        assert_eq!(booked.rest_until, now.plus(Duration::from_secs(3)));
+        assert!(booked.book(&limits(500), Call::Mint, now, horizon(Class::Person)).is_err(), "everybody rests");
+        assert_eq!(booked.rate(now.plus(recovery / 2), recovery), 0.75);
+        assert_eq!(booked.rate(now.plus(recovery), recovery), 1.0);
+        for n in 0..20 {
+            booked.slow_down(now.plus(Duration::from_secs(2 * n)), None, recovery);
+        }
+        assert!(booked.rate(now.plus(Duration::from_secs(40)), recovery) >= SLOWEST);
+    }
+
+    #[test]
+    fn looks_at_one_item_fit_its_own_limit() {
+        for per_item in 1..100 {
+            let (at_once, each) = Limits { per_item, ..limits(1) }.pace();
+            let in_a_minute = (at_once + Duration::from_mins(1)).as_secs_f64() / each.as_secs_f64();
+            assert!(in_a_minute <= f64::from(per_item.max(2)) + 0.01, "{per_item}: {in_a_minute}");
+        }
+    }
+}

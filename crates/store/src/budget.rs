@@ -1,0 +1,113 @@
+//! The fleet's budget: what is booked of each limit stands in one row, so all processes spend from one account, and
+//! while the store is away nothing is spent.
+
+use crate::tx::number;
+use crate::{Claim, Error, Tx};
+use domain::Millis;
+use domain::budget::{Booked, Call, Limits};
+use std::time::{Duration, Instant};
+
+/// The answer to a booking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Booking {
+    /// The call may leave at this moment of this machine's monotonic clock.
+    At(Instant),
+    /// The class may not look that far ahead: ask again then.
+    NotBefore(Duration),
+}
+
+/// One limit as operators see it.
+#[derive(Debug, Clone, Copy)]
+pub struct BudgetRow {
+    pub call: Call,
+    pub booked: Booked,
+}
+
+const THOUSAND: f64 = 1000.0;
+
+impl Tx {
+    /// Books one call; it counts once this transaction commits. The row stays locked until then, so a transaction that
+    /// also changes work rows changes those first.
+    pub async fn book(&mut self, limits: &Limits, call: Call, horizon: Duration) -> Result<Booking, Error> {
+        let mut booked = self.lock_budget(call).await?;
+        match booked.book(limits, call, self.now(), horizon) {
+            Ok(wait) => {
+                self.save_budget(call, &booked).await?;
+                Ok(Booking::At(self.began + wait))
+            }
+            Err(wait) => Ok(Booking::NotBefore(wait)),
+        }
+    }
+
+    /// A provider answered that it was too much: everybody slows down. Returns the part of the rate that is left.
+    pub async fn slow_down(&mut self, call: Call, after: Option<Duration>, recovery: Duration) -> Result<f64, Error> {
+        let mut booked = self.lock_budget(call).await?;
+        booked.slow_down(self.now(), after, recovery);
+        self.save_budget(call, &booked).await?;
+        Ok(booked.slowed_to)
+    }
+
+    pub async fn budgets(&mut self) -> Result<Vec<BudgetRow>, Error> {
+        let mut budgets = Vec::new();
+        for call in Call::ALL {
+            let sql = "SELECT booked_until, rest_until, slowed_at, slowed_to FROM budgets WHERE call = $1";
+            if let Some(row) = self.row(sqlx::query(sql).bind(call.as_str())).await? {
+                budgets.push(BudgetRow { call: *call, booked: booked(&row)? });
+            }
+        }
+        Ok(budgets)
+    }
+
+    /// Lets one more proof of a token of this Item happen, within the Item's own limit. Err: how long to wait.
+    pub async fn pace_proof(&mut self, claim: &Claim, limits: &Limits) -> Result<Result<(), Duration>, Error> {
+        let (at_once, each) = limits.pace();
+        let now = self.now();
+        let earliest = now.minus(at_once);
+        let sql = "UPDATE work SET next_proof = $4 +
+                CASE WHEN next_proof IS NULL OR next_proof < $3 THEN $3 ELSE next_proof END
+            WHERE kind = $1 AND id = $2 AND (next_proof IS NULL OR next_proof <= $5)";
+        let query = sqlx::query(sql)
+            .bind(claim.kind.as_str())
+            .bind(claim.id.clone())
+            .bind(earliest.0)
+            .bind(domain::time::millis(each))
+            .bind(now.0);
+        // The wait is a guess of one interval: nobody else proves tokens of this Item meanwhile.
+        if self.run(query).await? == 1 { Ok(Ok(())) } else { Ok(Err(each)) }
+    }
+
+    pub(crate) async fn lock_budget(&mut self, call: Call) -> Result<Booked, Error> {
+        let lock = "UPDATE budgets SET booked_until = booked_until WHERE call = $1
+            RETURNING booked_until, rest_until, slowed_at, slowed_to";
+        if let Some(row) = self.row(sqlx::query(lock).bind(call.as_str())).await? {
+            return booked(&row);
+        }
+        let insert = "INSERT INTO budgets (call, booked_until, rest_until, slowed_at, slowed_to)
+            VALUES ($1, 0, 0, 0, 1000) ON CONFLICT (call) DO NOTHING";
+        self.run(sqlx::query(insert).bind(call.as_str())).await?;
+        let row = self.row(sqlx::query(lock).bind(call.as_str())).await?;
+        booked(&row.ok_or_else(|| Error::Corrupt(format!("the budget of {call} vanished")))?)
+    }
+
+    pub(crate) async fn save_budget(&mut self, call: Call, booked: &Booked) -> Result<(), Error> {
+        let sql =
+            "UPDATE budgets SET booked_until = $2, rest_until = $3, slowed_at = $4, slowed_to = $5 WHERE call = $1";
+        let query = sqlx::query(sql)
+            .bind(call.as_str())
+            .bind(booked.until)
+            .bind(booked.rest_until.0)
+            .bind(booked.slowed_at.0)
+            .bind((booked.slowed_to * THOUSAND) as i64);
+        self.run(query).await?;
+        Ok(())
+    }
+}
+
+fn booked(row: &sqlx::any::AnyRow) -> Result<Booked, Error> {
+    Ok(Booked {
+        until: number(row, "booked_until")?,
+        rest_until: Millis(number(row, "rest_until")?),
+        slowed_at: Millis(number(row, "slowed_at")?),
+        slowed_to: number(row, "slowed_to")? as f64 / THOUSAND,
+    })
+}

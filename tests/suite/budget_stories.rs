@@ -1,0 +1,154 @@
+//! Providers as a budget that all consumers share, and as somebody who may be away.
+
+use domain::work::{Class, Kind};
+use rekey::wiring::Roles;
+use sandbox::{Announce, Fault, FaultKind};
+use std::time::Duration;
+use store::Mark;
+use tests::{Parts, World, holds};
+
+stories!(
+    i9_a_storm_stays_within_the_limits_and_a_person_overtakes_it,
+    i9_looks_at_one_item_stay_within_its_own_limit,
+    a_limit_lower_than_documented_slows_everybody,
+    i4_a_provider_that_goes_dark_is_probed_instead_of_asked,
+);
+
+/// Notices of one moment, as far as the queue sees them.
+async fn all_due(world: &World, items: &[String]) {
+    let mut tx = world.store().begin().await.unwrap();
+    for id in items {
+        let mark = Mark {
+            kind: Kind::Item,
+            id,
+            class: Class::Rotation,
+            reason: "notice",
+            wait: Duration::ZERO,
+            quiet: None,
+            unblocks: false,
+            traceparent: None,
+        };
+        tx.mark(&mark).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+const MINT: &str = "/processor/token/create";
+
+/// Two consumers, a hundred rotations nobody waits for, and one that somebody waits for.
+async fn i9_a_storm_stays_within_the_limits_and_a_person_overtakes_it(parts: Parts) {
+    // Forty mints a second, fast enough for a test and slow enough for a queue.
+    let limits = "[plaid.limits]\nprocessor_token_create = 2400\n";
+    let mut world = World::start(parts, limits).await;
+    world.start_rekey(Roles { receiver: false, console: false, ..Roles::ALL }, "").await;
+    world.business("acme");
+    let items = 100;
+    let mut linked = Vec::new();
+    for n in 0..items {
+        world.business(&format!("b{n}"));
+        linked.push(world.link(&format!("b{n}"), 1).await);
+    }
+    world.until_exact().await;
+    let before = world.sandbox.calls(MINT);
+    for item in &linked {
+        world.rotate(item, Announce::Database).await;
+    }
+    let (last, storm) = linked.split_last().unwrap();
+    all_due(&world, storm).await;
+    let begun = || async { world.sandbox.calls(MINT) > before + 3 };
+    assert!(holds(begun).await);
+    let asked_at = world.sandbox.calls(MINT);
+    world.rotate(last, Announce::Push).await;
+    world.until_exact().await;
+    let mints = world.sandbox.calls_about(MINT);
+    let place = mints.iter().rposition(|(_, item)| item == last).unwrap();
+    // Those that had a slot already go first: less than half a second's worth.
+    assert!(place - asked_at < 30, "I9: {} mints came before the person's", place - asked_at);
+    assert!(mints.len() - place > 20, "I9: the queue was over when the person came");
+    // One burst, and what may leave late.
+    let (window, at_most) = (Duration::from_millis(500), 40 / 2 + 10 + 40);
+    for (n, (at, _)) in mints.iter().enumerate() {
+        let in_window = mints[n..].iter().take_while(|(t, _)| t.duration_since(*at) < window).count();
+        assert!(in_window <= at_most, "I9: {in_window} mints within {window:?}");
+    }
+    world.end().await;
+}
+
+/// An Item that somebody asks about all the time is looked at as often as Plaid allows for one Item.
+async fn i9_looks_at_one_item_stay_within_its_own_limit(parts: Parts) {
+    let world = World::start(parts, "[plaid.limits]\nper_item = 15\n").await;
+    world.sandbox.switch(sandbox::Switches::limit_as_documented);
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let before = world.sandbox.calls("/accounts/get");
+    for _ in 0..30 {
+        world.sync_item(&item).await;
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    let looks = world.sandbox.calls("/accounts/get") - before;
+    assert!((1..15).contains(&looks), "I9: {looks} looks");
+    // Ends with the verdict, which names every call over a limit.
+    assert_eq!(world.sandbox.verdict().violations, Vec::<String>::new());
+}
+
+async fn a_limit_lower_than_documented_slows_everybody(parts: Parts) {
+    let mut world = World::start(parts, "").await;
+    world.start_rekey(Roles { receiver: false, console: false, ..Roles::ALL }, "").await;
+    world.business("acme");
+    let too_much = FaultKind::Answer {
+        status: 429,
+        error_type: "RATE_LIMIT_EXCEEDED".into(),
+        error_code: "RATE_LIMIT".into(),
+        retry_after: Some(1),
+    };
+    world.sandbox.fault(Fault::times(MINT, 1, too_much));
+    world.link_as("acme", 3, Announce::Silent).await;
+    for item in world.sandbox.items() {
+        let body = world.sandbox.push_body(&item, &serde_json::json!({})).unwrap();
+        world.admin("PUT", &format!("/v1/items/{item}?timeout=0"), Some(&body)).await;
+    }
+    let refused = || async { world.sandbox.calls(MINT) == 1 };
+    assert!(holds(refused).await);
+    let slowed = || async {
+        let mut tx = world.store().begin_read().await.unwrap();
+        let budgets = tx.budgets().await.unwrap();
+        budgets.iter().any(|b| b.call == domain::budget::Call::Mint && b.booked.slowed_to == 0.5)
+    };
+    assert!(holds(slowed).await, "half the rate, for every process");
+    world.until_exact().await;
+    let mints = world.sandbox.calls_about(MINT);
+    assert!(mints[1].0.duration_since(mints[0].0) > Duration::from_millis(900), "nobody called before Retry-After");
+    assert!(world.parked().await.is_empty());
+    world.end().await;
+}
+
+async fn i4_a_provider_that_goes_dark_is_probed_instead_of_asked(parts: Parts) {
+    let world = World::start(parts, "[consumer]\ndark_after = 5\n").await;
+    let mut items = Vec::new();
+    for n in 0..12 {
+        world.business(&format!("b{n}"));
+        items.push(world.link(&format!("b{n}"), 1).await);
+    }
+    world.until_exact().await;
+    for call in ["/item/get", "/accounts/get", MINT, "/webhook_verification_key/get"] {
+        world.sandbox.fault(Fault::new(call, FaultKind::CutBefore));
+    }
+    for item in &items {
+        world.rotate(item, Announce::Database).await;
+    }
+    all_due(&world, &items).await;
+    let paused = || async { world.admin("GET", "/v1/pauses", None).await.1[0]["provider"] == "plaid" };
+    assert!(holds(paused).await, "after a few unanswered calls nobody asks for itself any more");
+    // What was in flight ends.
+    let quiet = || async {
+        let before = world.sandbox.calls("/item/get") + world.sandbox.calls("/accounts/get");
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        before == world.sandbox.calls("/item/get") + world.sandbox.calls("/accounts/get")
+    };
+    assert!(holds(quiet).await, "only probes are sent while it is dark");
+    assert!(world.parked().await.is_empty(), "I4: {:?}", world.parked().await);
+    world.sandbox.heal();
+    world.until_exact().await;
+    world.end().await;
+}
