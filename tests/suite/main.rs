@@ -28,5 +28,6 @@ mod kafka_stories;
 mod process_stories;
 mod receiver;
 mod rotation_stories;
+mod secrecy;
 mod store_suite;
 mod switches;
