@@ -20,6 +20,15 @@ use bus::Intake;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
+/// One look, from a claim to its end. [`run`] does nothing else with a claimed row; explorers of the protocol decide
+/// themselves who looks when.
+pub async fn look(context: &Context, claim: store::Claim) {
+    match claim.kind {
+        domain::work::Kind::Item => item::look(context, claim).await,
+        domain::work::Kind::Business => business::look(context, claim).await,
+    }
+}
+
 /// Runs every part of the consumer until `stop`, then finishes what is in flight and gives leases back.
 pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
     let parts = tokio_util::task::TaskTracker::new();

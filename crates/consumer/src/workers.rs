@@ -1,6 +1,6 @@
 //! Claims due rows and gives each to a look of its own.
 
-use crate::{Context, business, item};
+use crate::Context;
 use domain::retry::{Curve, Retries};
 use domain::work::Kind;
 use std::sync::Arc;
@@ -64,10 +64,7 @@ async fn start(context: &Arc<Context>, claim: Claim, slots: &Arc<Semaphore>, loo
     };
     let look = async move {
         let kind = claim.kind;
-        match kind {
-            Kind::Item => item::look(&context, claim).await,
-            Kind::Business => business::look(&context, claim).await,
-        }
+        crate::look(&context, claim).await;
         drop(slot);
         // A free slot and, likely, new rows: do not wait for the next poll.
         context.due(kind).notify_one();

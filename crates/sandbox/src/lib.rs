@@ -6,6 +6,7 @@
 mod control;
 mod faults;
 mod layer_api;
+mod moment;
 mod oracle;
 mod plaid_api;
 mod platform;
@@ -15,6 +16,7 @@ mod webhooks;
 mod world;
 
 pub use faults::{Fault, FaultKind, Scenario};
+pub use moment::Moment;
 pub use oracle::{BusinessVerdict, Counts, Verdict};
 pub use platform::Admin;
 pub use platform::{Announce, NewAccount, NewBusiness, NewItem, PlatformSettings};
