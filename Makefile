@@ -10,7 +10,7 @@ TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long storm ci fmt lint docs deny prerequisites
+.PHONY: help run test long storm storm-real ci fmt lint docs deny prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,7 @@ test: prerequisites ## everything that must pass, against a real Apache Kafka an
 	$(CARGO) build --workspace --all-targets
 	tests/with-servers $(CARGO) test --workspace --no-fail-fast -- --test-threads=4
 	$(TARGET)/debug/storm --seeds 8 --items 60 --seconds 8
+	tests/with-servers --own $(TARGET)/debug/storm-real
 
 long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
 	$(CARGO) build --workspace --all-targets
@@ -34,6 +35,11 @@ storm: ## storms over the whole system, drawn from seeds: SEED=n replays one, SE
 	$(CARGO) build --package tests --bin storm
 	$(TARGET)/debug/storm --seeds $(or $(SEEDS),6) $(if $(SEED),--from $(SEED) --seeds 1) \
 	  --items $(or $(ITEMS),120) --seconds $(or $(SECONDS),8)
+
+storm-real: prerequisites ## a storm on Apache Kafka, PostgreSQL and SQLite, with processes killed: SEED=n, ROTATIONS=n, KILLS=n, SECONDS=n, BUSINESSES=n
+	$(CARGO) build --package rekey --package tests --bins
+	tests/with-servers --own $(TARGET)/debug/storm-real $(if $(SEED),--seed $(SEED)) $(if $(ROTATIONS),--rotations $(ROTATIONS)) \
+	  $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(BUSINESSES),--businesses $(BUSINESSES))
 
 ci: fmt-check lint deny docs test ## what CI runs: format, lints, licences and bans, docs, tests
 

@@ -1,6 +1,6 @@
 //! An Apache Kafka of the test's own, to be killed. The one that stories share must live on.
 
-use crate::process::free_port;
+use crate::process::{free_port, signal};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -29,6 +29,7 @@ impl Cluster {
         let voters: Vec<String> =
             ports.iter().enumerate().map(|(n, (_, controller))| format!("{n}@127.0.0.1:{controller}")).collect();
         let replicas = nodes.min(3);
+        let mut formatting = Vec::new();
         for (n, (port, controller)) in ports.iter().enumerate() {
             let properties = format!(
                 "process.roles=broker,controller\nnode.id={n}\ncontroller.quorum.voters={voters}\n\
@@ -45,15 +46,23 @@ impl Cluster {
             );
             let file = directory.path().join(format!("{n}.properties"));
             std::fs::write(&file, properties).unwrap();
-            let formatted = Command::new("java")
-                .args(["-cp", &format!("{libs}/*"), "kafka.tools.StorageTool", "format", "-t"])
+            let format = Command::new("java")
+                .args([
+                    "-XX:TieredStopAtLevel=1",
+                    "-cp",
+                    &format!("{libs}/*"),
+                    "kafka.tools.StorageTool",
+                    "format",
+                    "-t",
+                ])
                 .args(["AAAAAAAAAAAAAAAAAAAAAQ", "-c"])
                 .arg(&file)
                 .stdout(Stdio::null())
-                .status()
-                .unwrap();
-            assert!(formatted.success());
+                .stderr(std::fs::File::create(directory.path().join(format!("{n}.log"))).unwrap())
+                .spawn();
+            formatting.push(format.unwrap());
         }
+        assert!(formatting.into_iter().all(|mut f| f.wait().unwrap().success()));
         let nodes = ports.into_iter().map(|(port, _)| Node { port, child: None }).collect();
         let mut cluster = Self { directory, libs: libs.into(), nodes };
         for n in 0..cluster.nodes.len() {
@@ -90,6 +99,20 @@ impl Cluster {
         if let Some(mut child) = self.nodes[node].child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
+        }
+    }
+
+    /// SIGSTOP: its connections stand and nothing answers on them.
+    pub fn freeze(&self, node: usize) {
+        self.signal(node, "STOP");
+    }
+    pub fn thaw(&self, node: usize) {
+        self.signal(node, "CONT");
+    }
+
+    fn signal(&self, node: usize, name: &str) {
+        if let Some(child) = &self.nodes[node].child {
+            assert!(signal(child.id(), name));
         }
     }
 

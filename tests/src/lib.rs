@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
+pub mod disk;
 pub mod fleet;
 pub mod kafka;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 mod servers;
+pub mod topics;
 
 pub use servers::{fresh_database, kafka_address};
 
@@ -133,7 +136,13 @@ impl World {
                 Some(Databases { rekey: fresh_database().await, platform: fresh_database().await })
             }
         };
-        let local = Local::new(Ground { kafka, databases, settings: settings.to_string() }).await.unwrap();
+        Self::over(Ground { kafka, databases, settings: settings.to_string() }).await
+    }
+
+    /// A world on parts of the caller's own.
+    pub async fn over(ground: Ground) -> Self {
+        let parts = if ground.kafka.is_some() { Parts::Real } else { Parts::Embedded };
+        let local = Local::new(ground).await.unwrap();
         if parts == Parts::Real {
             let config = local.config("").unwrap();
             let made =

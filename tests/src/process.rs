@@ -4,7 +4,7 @@ use crate::{World, holds};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -84,8 +84,7 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.child().id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        assert!(signal(self.child().id(), name));
     }
 
     /// SIGKILL: no chance to say goodbye.
@@ -121,9 +120,25 @@ impl Process {
 
     /// Starts it again after a kill, at the same addresses.
     pub async fn restart(&self) {
-        *self.child() = launch(self.role, &self.config, &self.environment, &self.log);
+        self.relaunch();
         self.ready().await;
     }
+
+    /// The same without waiting.
+    pub fn relaunch(&self) {
+        *self.child() = launch(self.role, &self.config, &self.environment, &self.log);
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child().try_wait().unwrap()
+    }
+}
+
+/// Sends a signal; false when there is no such process.
+pub fn signal(pid: u32, name: &str) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()
 }
 
 fn launch(role: &str, config: &PathBuf, environment: &BTreeMap<String, String>, log: &PathBuf) -> Child {

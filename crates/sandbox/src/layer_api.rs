@@ -196,6 +196,7 @@ fn put_effect(sandbox: &Sandbox, id: &str, body: &Value, fate: &Fate) -> Answer 
     {
         return refused;
     }
+    world.note_change(id, &before);
     if let (Some(lag), Some(business)) = (fate.lag, world.layer.get_mut(id)) {
         business.lagging = Some((Instant::now() + lag, before));
     }

@@ -17,7 +17,7 @@ mod world;
 
 pub use faults::{Fault, FaultKind, Scenario};
 pub use moment::Moment;
-pub use oracle::{BusinessVerdict, Counts, Verdict};
+pub use oracle::{BusinessVerdict, Counts, Listed, Verdict};
 pub use platform::Admin;
 pub use platform::{Announce, NewAccount, NewBusiness, NewItem, PlatformSettings};
 pub use signing::{Signer, sha256_hex};

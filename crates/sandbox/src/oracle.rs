@@ -1,7 +1,7 @@
 //! The oracle: judges from the truth of the simulated world alone.
 
 use crate::Sandbox;
-use crate::world::{Account, Item, LayerBusiness, World};
+use crate::world::{Account, Item, LayerBusiness, Row, World};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,6 +50,16 @@ pub struct Verdict {
     pub mints_allowed: u64,
 }
 
+/// A row of a list at Layer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    pub business: String,
+    pub account: String,
+    pub token: String,
+    /// Layer can read the account with it.
+    pub alive: bool,
+}
+
 impl Sandbox {
     pub fn verdict(&self) -> Verdict {
         let world = self.world();
@@ -70,6 +80,34 @@ impl Sandbox {
             counts: world.counts.clone(),
             mints_allowed,
         }
+    }
+
+    /// Every account that belongs into a list, with its business.
+    pub fn wanted(&self) -> BTreeSet<(String, String)> {
+        let world = self.world();
+        let of = |b: &String| world.truth_of(b).into_iter().map(|(_, a)| (b.clone(), a.id.clone())).collect::<Vec<_>>();
+        world.businesses.iter().flat_map(of).collect()
+    }
+
+    /// Every row of every list at Layer.
+    pub fn listed(&self) -> Vec<Listed> {
+        let world = self.world();
+        let of = |b: &LayerBusiness| {
+            let business = b.external_id.clone();
+            let row = |(account, token): (String, String)| Listed {
+                business: business.clone(),
+                alive: world.is_alive(&token),
+                account,
+                token,
+            };
+            active_tokens(b).map(row).collect::<Vec<_>>()
+        };
+        world.layer.values().flat_map(of).collect()
+    }
+
+    /// Businesses whose list a PUT changed, and how often.
+    pub fn changed_lists(&self) -> BTreeMap<String, u64> {
+        self.world().changed.clone()
     }
 
     pub fn business_verdict(&self, business: &str) -> BusinessVerdict {
@@ -95,6 +133,17 @@ impl World {
             .collect();
         let exact = missing.is_empty() && extra.is_empty() && doubled.is_empty() && dead.is_empty();
         BusinessVerdict { business: business.to_owned(), exact, missing, dead, extra, doubled }
+    }
+
+    /// Notes that a PUT changed a list, if it did.
+    pub(crate) fn note_change(&mut self, id: &str, before: &[Row]) {
+        let tokens = |rows: &[Row]| -> BTreeSet<String> {
+            rows.iter().filter(|r| !r.archived).filter_map(|r| r.token.clone()).collect()
+        };
+        let Some(business) = self.layer.get(id) else { return };
+        if tokens(&business.rows) != tokens(before) {
+            *self.changed.entry(business.external_id.clone()).or_default() += 1;
+        }
     }
 
     /// Judges a PUT before it takes effect: is it needed, and does it drop what nobody asked to drop?

@@ -83,7 +83,9 @@ impl Sandbox {
             let status = self.send_skewed(url, &body, skew).await;
             self.world().deliveries.push((url.to_owned(), status));
             if status == 200 {
-                self.world().counts.webhooks_answered_200 += 1;
+                let mut world = self.world();
+                world.counts.webhooks_answered_200 += 1;
+                world.accepted.push(body);
                 return;
             }
             if waited + wait > GIVE_UP || self.receiver_is_hopeless() {
@@ -93,6 +95,11 @@ impl Sandbox {
             waited += wait;
             wait *= 4;
         }
+    }
+
+    /// Bodies of the webhooks that were answered 200, in order: each of them has to be on its topic.
+    pub fn accepted_webhooks(&self) -> Vec<Vec<u8>> {
+        self.world().accepted.clone()
     }
 
     /// One delivery; the status, or 0 when there was none.

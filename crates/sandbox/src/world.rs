@@ -111,6 +111,10 @@ pub(crate) struct World {
     /// Calls by endpoint, in order: what for and when.
     pub(crate) calls: VecDeque<Call>,
     pub(crate) deliveries: Vec<(String, u16)>,
+    /// Webhooks that were answered 200.
+    pub(crate) accepted: Vec<Vec<u8>>,
+    /// Businesses whose list a PUT changed, and how often.
+    pub(crate) changed: BTreeMap<String, u64>,
     /// Calls that were made to wait, in order.
     pub(crate) hanging: Vec<String>,
 }
@@ -148,6 +152,8 @@ impl World {
             violations: Vec::new(),
             calls: VecDeque::new(),
             deliveries: Vec::new(),
+            accepted: Vec::new(),
+            changed: BTreeMap::new(),
             hanging: Vec::new(),
         }
     }
