@@ -77,7 +77,9 @@ pub fn lag(bootstrap: &str, group: &str, topics: &[String]) -> i64 {
     for topic in topics {
         let ends = ends(&consumer, topic);
         let mut asked = TopicPartitionList::new();
-        ends.keys().for_each(|p| drop(asked.add_partition(topic, *p)));
+        for partition in ends.keys() {
+            asked.add_partition(topic, *partition);
+        }
         let committed = patiently("the group's offsets", || consumer.committed_offsets(asked.clone(), ANSWER));
         for element in committed.elements() {
             let end = ends[&element.partition()];

@@ -131,11 +131,11 @@ pub(crate) struct Storm {
 pub(crate) async fn lane(storm: Arc<Storm>, kinds: Vec<Kind>, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut round: Vec<Kind> = Vec::new();
-    kinds.iter().for_each(|k| {
-        if !round.contains(k) {
-            round.push(*k)
+    for kind in &kinds {
+        if !round.contains(kind) {
+            round.push(*kind);
         }
-    });
+    }
     round.shuffle(&mut rng);
     let (mut left_of_round, mut met_all) = (round.len(), false);
     let mut round = VecDeque::from(round);
