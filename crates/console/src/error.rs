@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -67,6 +67,26 @@ impl From<store::Error> for ApiError {
     }
 }
 
+/// What the framework refuses by itself (no such route or method, a path or query of the wrong form) gets the body that
+/// every error has. Its own texts are dropped: they quote what was sent.
+pub(crate) async fn explain_refusals(refused: Response) -> Response {
+    let status = refused.status();
+    let is_json = |v: &header::HeaderValue| v.as_bytes().starts_with(b"application/json");
+    if !status.is_client_error() || refused.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return refused;
+    }
+    let (error, message) = match status {
+        StatusCode::NOT_FOUND => ("no_route", "there is nothing at this path: see /openapi.json"),
+        StatusCode::METHOD_NOT_ALLOWED => ("no_method", "this path does not take that method: see /openapi.json"),
+        _ => ("bad_request", "the path or the query is not of the documented form: see /openapi.json"),
+    };
+    let mut answer = ApiError::new(status, error, message).into_response();
+    if let Some(allow) = refused.headers().get(header::ALLOW) {
+        answer.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    answer
+}
+
 /// A JSON body. Its errors name the field and never quote a value: the value may be a token.
 #[derive(Debug)]
 pub(crate) struct Body<T>(pub(crate) T);
@@ -93,6 +113,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
 fn explain(path: &str, error: &serde_json::Error) -> String {
     let place = format!("line {}, column {}", error.line(), error.column());
+    // A name of the caller's own: a token may stand where its field should.
+    let path = if domain::redact::shows_token(path) { "(not shown)" } else { path };
     let text = error.to_string();
     // These messages of serde name fields of ours; the others may quote what was sent.
     let named = ["missing field `", "unknown field `"].iter().find(|p| text.starts_with(**p));
@@ -130,6 +152,8 @@ mod tests {
         assert!(missing.contains("`business`") && !missing.contains("marked"), "{missing}");
         let wrong = explained(r#"{"access_token": ["marked-secret"], "business": "x"}"#);
         assert!(wrong.contains("access_token") && !wrong.contains("marked"), "{wrong}");
+        let misplaced = explained(r#"{"access-sandbox-marked": 1}"#);
+        assert!(misplaced.contains("unknown field") && !misplaced.contains("marked"), "{misplaced}");
         let garbage = explained("marked-secret");
         assert!(garbage.contains("not JSON") && !garbage.contains("marked"), "{garbage}");
     }

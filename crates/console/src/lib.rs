@@ -69,6 +69,7 @@ pub fn routes(store: Store, tokens: AdminTokens, settings: Settings, wake: Vec<A
         .layer(axum::middleware::from_fn_with_state(console.clone(), auth::admit))
         .route("/openapi.json", get(move || async move { ([("content-type", "application/json")], text) }))
         .layer(axum::extract::DefaultBodyLimit::max(256 * 1024))
+        .layer(axum::middleware::map_response(error::explain_refusals))
         .with_state(console)
 }
 

@@ -35,13 +35,13 @@ pub fn redact(value: &mut Value, fingerprints: &Fingerprinter) {
                     redact(field, fingerprints);
                 }
             }
-            if fields.keys().any(|k| find_token(k, 0).is_some()) {
+            if fields.keys().any(|k| shows_token(k)) {
                 *fields = std::mem::take(fields).into_iter().map(|(k, v)| (redact_text(&k, fingerprints), v)).collect();
             }
         }
         Value::Array(values) => values.iter_mut().for_each(|v| redact(v, fingerprints)),
         Value::String(text) => {
-            if find_token(text, 0).is_some() {
+            if shows_token(text) {
                 *text = redact_text(text, fingerprints);
             }
         }
@@ -61,8 +61,10 @@ fn redact_whole(field: &mut Value, fingerprints: &Fingerprinter) {
 
 /// Replaces every token inside a longer text, such as an error message that quotes it.
 pub fn redact_text(text: &str, fingerprints: &Fingerprinter) -> String {
+    // Once, not for each token: a body may be full of them.
+    let lower = text.to_ascii_lowercase();
     let (mut out, mut at) = (String::with_capacity(text.len()), 0);
-    while let Some((start, end)) = find_token(text, at) {
+    while let Some((start, end)) = find_token(&lower, at) {
         out.push_str(&text[at..start]);
         out.push_str(fingerprints.of(&text[start..end]).as_str());
         at = end;
@@ -71,27 +73,22 @@ pub fn redact_text(text: &str, fingerprints: &Fingerprinter) -> String {
     out
 }
 
-fn find_token(text: &str, from: usize) -> Option<(usize, usize)> {
-    let lower = text.to_ascii_lowercase();
-    let mut best: Option<(usize, usize)> = None;
-    for prefix in TOKEN_PREFIXES {
-        let mut at = from;
-        while let Some(found) = lower[at..].find(prefix).map(|i| i + at) {
-            let rest = found + prefix.len();
-            if let Some(environment) = ENVIRONMENTS.iter().find(|e| lower[rest..].starts_with(**e)) {
-                let body = rest + environment.len();
-                let length = text[body..].bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'-').count();
-                if length > 0 {
-                    if best.is_none_or(|(start, _)| found < start) {
-                        best = Some((found, body + length));
-                    }
-                    break;
-                }
-            }
-            at = rest;
-        }
-    }
-    best
+/// Whether something in the text has the shape of a token.
+pub fn shows_token(text: &str) -> bool {
+    find_token(&text.to_ascii_lowercase(), 0).is_some()
+}
+
+/// The first token from there on, in one pass over a text in lower case.
+fn find_token(lower: &str, from: usize) -> Option<(usize, usize)> {
+    let bytes = lower.as_bytes();
+    (from..bytes.len()).find_map(|start| {
+        let rest = &bytes[start..];
+        let prefix = TOKEN_PREFIXES.iter().find(|p| rest.starts_with(p.as_bytes()))?.len();
+        let environment = ENVIRONMENTS.iter().find(|e| rest[prefix..].starts_with(e.as_bytes()))?.len();
+        let body = &rest[prefix + environment..];
+        let length = body.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').count();
+        (length > 0).then_some((start, start + prefix + environment + length))
+    })
 }
 
 #[cfg(test)]
