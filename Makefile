@@ -10,7 +10,7 @@ TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long storm storm-real ci fmt lint docs deny prerequisites
+.PHONY: help run test long storm storm-real explore fuzz ci fmt lint docs deny prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,13 @@ storm-real: prerequisites ## a storm on Apache Kafka, PostgreSQL and SQLite, wit
 	$(CARGO) build --package rekey --package tests --bins
 	tests/with-servers --own $(TARGET)/debug/storm-real $(if $(SEED),--seed $(SEED)) $(if $(ROTATIONS),--rotations $(ROTATIONS)) \
 	  $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(BUSINESSES),--businesses $(BUSINESSES))
+
+explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STATES=n, SCENE=name
+	$(CARGO) build --package tests --bin explore
+	$(TARGET)/debug/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
+
+fuzz: prerequisites ## what comes from outside, under mutations of a kept corpus: SECONDS=n for each of ten targets
+	FUZZ_MS=$$(( $(or $(SECONDS),60) * 1000 )) $(CARGO) test --package tests --test fuzz
 
 ci: fmt-check lint deny docs test ## what CI runs: format, lints, licences and bans, docs, tests
 

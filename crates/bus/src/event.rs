@@ -3,7 +3,7 @@
 //!
 //! By hand: the SDK crate for rdkafka lags behind the version of rdkafka used here, and this is one page.
 
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 
 /// Names of what a value holds, with a version: a reader that meets a newer one must not guess.
 pub mod schema {
@@ -73,7 +73,7 @@ impl Event {
     }
 
     /// Reads a record whose value holds `expected`. A later version of it is refused, not guessed at.
-    pub fn decode(message: &BorrowedMessage<'_>, expected: &[&str]) -> Result<Self, DecodeError> {
+    pub fn decode(message: &impl Message, expected: &[&str]) -> Result<Self, DecodeError> {
         let find = |name: &'static str| -> Result<Option<String>, DecodeError> {
             let Some(headers) = message.headers() else { return Ok(None) };
             let Some(header) = headers.iter().find(|h| h.key == name) else { return Ok(None) };

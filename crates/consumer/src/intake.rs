@@ -148,6 +148,11 @@ async fn take_in<'a>(
     bury(context, unreadable).await
 }
 
+/// The Item that a record makes due, if any, or why nobody can read it. For tests that throw anything at it.
+pub fn judge(delivery: &Delivery, notices: &str) -> Result<Option<ItemId>, String> {
+    read(delivery, notices).map(|asked| asked.map(|a| a.item))
+}
+
 /// None: a webhook that is nobody's business here. Err: nobody can read it.
 fn read(delivery: &Delivery, notices: &str) -> Result<Option<Asked>, String> {
     let event = delivery.event.as_ref().map_err(ToString::to_string)?;

@@ -13,6 +13,7 @@ mod sweeper;
 mod workers;
 
 pub use context::Context;
+pub use intake::judge;
 pub use settings::{FirstContact, ImpossibleSweep, Mode, Settings, check_sweep};
 pub use source::{SourceError, TokenSource};
 

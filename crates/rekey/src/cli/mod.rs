@@ -5,6 +5,7 @@ mod check;
 mod import;
 pub(crate) mod keys;
 
+pub use import::check_import;
 pub use keys::sealing_key;
 
 use crate::config::{self, Config};
