@@ -23,6 +23,7 @@ mod budget_stories;
 mod business_stories;
 mod fault_stories;
 mod fleet_stories;
+mod hostile;
 mod item_stories;
 mod kafka_stories;
 mod process_stories;

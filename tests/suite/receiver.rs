@@ -126,7 +126,7 @@ async fn i2_what_is_not_plaids_is_refused_and_not_published(parts: Parts) {
     world.end_with_parked().await;
 }
 
-fn key_id(header: &str) -> String {
+pub(crate) fn key_id(header: &str) -> String {
     let part = header.split('.').next().unwrap();
     let decoded = base64url(part);
     serde_json::from_slice::<Value>(&decoded).unwrap()["kid"].as_str().unwrap().to_owned()

@@ -8,7 +8,7 @@ mod publish;
 pub use publish::WebhookPublisher;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -112,6 +112,9 @@ impl Receiver {
     }
 
     async fn read(&self, body: Body) -> Result<Bytes, Outcome> {
+        if body.size_hint().lower() > self.settings.max_body as u64 {
+            return Err(Outcome::TooLarge);
+        }
         let limited = Limited::new(body, self.settings.max_body);
         match tokio::time::timeout(self.settings.body_timeout, limited.collect()).await {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),

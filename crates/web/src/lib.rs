@@ -1,6 +1,7 @@
 //! What our HTTP servers and clients share: an accept loop with limits, the operations endpoints, paced outgoing calls.
 
 mod client;
+mod guests;
 mod ops;
 mod serve;
 

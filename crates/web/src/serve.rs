@@ -1,19 +1,21 @@
 //! The accept loop of every server here: HTTP/1.1 with a bound on everything a caller could stretch.
 
+use crate::guests::{Guests, Seat};
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 /// Bounds on callers.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// When all are taken, the one that has waited longest for its caller makes room for the next.
     pub connections: usize,
     /// From the first byte of a request (or the opening of the connection) to the end of its headers.
     pub header_read: Duration,
@@ -23,20 +25,32 @@ pub struct Limits {
 
 /// Serves until `stop`, then lets requests in flight finish within [`Limits::drain`].
 pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(limits.connections.max(1)));
+    let guests = Guests::new(limits.connections);
     let graceful = GracefulShutdown::new();
     loop {
-        let Some((stream, slot)) = next_connection(&listener, &slots, &stop).await else { break };
+        let Some((stream, seat)) = next_connection(&listener, &guests, &stop).await else { break };
         let mut http = http1::Builder::new();
         // The header timer starts with the connection, so a silent one is closed as well.
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_read).max_buf_size(64 * 1024);
-        let service = TowerToHyperService::new(routes.clone());
+        let (guest, routes) = (Arc::clone(&seat.guest), routes.clone());
+        let service = service_fn(move |request| {
+            let (guest, answer) = (Arc::clone(&guest), routes.clone().oneshot(guest.watch(request)));
+            async move {
+                let answer = answer.await;
+                guest.answered();
+                answer
+            }
+        });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended early");
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "connection ended early");
+                    }
+                }
+                () = seat.guest.leaves() => tracing::debug!("a connection that waited for its caller made room"),
             }
-            drop(slot);
         });
     }
     drop(listener);
@@ -45,17 +59,13 @@ pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: 
     }
 }
 
-/// Waits for a slot first: over the limit, callers wait in the kernel's queue and cost nothing here.
+/// Accepted first and seated then: who waits for a seat is one, the others wait in the kernel's queue and cost nothing.
 async fn next_connection(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
+    guests: &Guests,
     stop: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, Seat)> {
     loop {
-        let slot = tokio::select! {
-            () = stop.cancelled() => return None,
-            slot = Arc::clone(slots).acquire_owned() => slot.ok()?,
-        };
         let accepted = tokio::select! {
             () = stop.cancelled() => return None,
             accepted = listener.accept() => accepted,
@@ -64,7 +74,11 @@ async fn next_connection(
             Ok((stream, _)) => {
                 // Answers are small; waiting to fill a packet would only delay them.
                 let _ = stream.set_nodelay(true);
-                return Some((stream, slot));
+                let seat = tokio::select! {
+                    () = stop.cancelled() => return None,
+                    seat = guests.seat() => seat?,
+                };
+                return Some((stream, seat));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: give connections time to close instead of spinning.
