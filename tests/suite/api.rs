@@ -11,6 +11,7 @@ stories!(
     a_person_waits_until_layer_accepted_it,
     the_command_line_acts_through_the_admin_api,
     an_import_is_resumable,
+    guesses_at_the_admin_token_are_limited_and_stop_nobody,
 );
 
 async fn every_list_is_paginated_and_every_write_audited(parts: Parts) {
@@ -171,6 +172,38 @@ async fn an_import_is_resumable(parts: Parts) {
     world.until_exact().await;
     assert_eq!(world.sandbox.calls("/item/get"), 6, "the second run went on where the first one ended");
     world.end().await;
+}
+
+/// From one address: guesses end, whoever was right there goes on, and another address is not concerned.
+async fn guesses_at_the_admin_token_are_limited_and_stop_nobody(parts: Parts) {
+    let mut world = World::without_rekey(parts, "").await;
+    let (late, hash) = console::new_token();
+    let entries = world.local.environment["REKEY_CONSOLE__TOKENS"].clone();
+    world.local.environment.insert("REKEY_CONSOLE__TOKENS".into(), format!("{entries},late:read:{hash}"));
+    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
+    let url = format!("http://{}/v1/items", world.rekey().console.unwrap());
+    let from =
+        |address: &str| reqwest::Client::builder().local_address(Some(address.parse().unwrap())).build().unwrap();
+    let (here, there) = (from("127.0.0.1"), from("127.0.0.2"));
+    let call = |client: &reqwest::Client, token: &str| client.get(&url).bearer_auth(token).send();
+    assert_eq!(call(&here, &world.local.admin_token).await.unwrap().status(), 200);
+    let mut refused = 0;
+    let limited = loop {
+        let answer = call(&here, &format!("rekey_{refused}")).await.unwrap();
+        match answer.status().as_u16() {
+            401 if refused < 100 => refused += 1,
+            429 => break answer,
+            other => panic!("{other} after {refused} guesses"),
+        }
+    };
+    assert!((5..=50).contains(&refused), "{refused}");
+    let wait: u64 = limited.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert_eq!(limited.json::<Value>().await.unwrap()["error"], "too_many_wrong_tokens");
+    assert_eq!(call(&here, &late).await.unwrap().status(), 429, "not compared, or the next guess would be");
+    assert_eq!(call(&here, &world.local.admin_token).await.unwrap().status(), 200, "it was right from here before");
+    assert_eq!(call(&there, &late).await.unwrap().status(), 200, "another address");
+    world.end_with_parked().await;
 }
 
 /// The document names exactly the routes that exist, with the roles that they need.

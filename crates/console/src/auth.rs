@@ -3,13 +3,15 @@
 use crate::Console;
 use crate::error::ApiError;
 use aws_lc_rs::{constant_time, digest};
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::secret::hex;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
 /// What a token may do.
@@ -52,8 +54,7 @@ impl AdminTokens {
     }
 
     /// The token's owner. Every entry is compared, so the time taken does not tell which one came close.
-    fn owner(&self, presented: &str) -> Option<&AdminToken> {
-        let hash = hash_token(presented);
+    fn owner(&self, hash: &str) -> Option<&AdminToken> {
         let matching = self
             .tokens
             .iter()
@@ -102,10 +103,19 @@ pub(crate) async fn admit(State(console): State<Console>, mut request: Request, 
         .get(header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.strip_prefix("Bearer "));
-    let Some(owner) = presented.and_then(|p| console.tokens.owner(p)) else {
-        tracing::warn!("a call to the admin API came without a valid token");
+    let Some(hash) = presented.map(hash_token) else { return ApiError::unauthorized().into_response() };
+    let (peer, now) = (address(&request), Instant::now());
+    if let Some(wait) = console.attempts.wait(peer, &hash, now) {
+        return ApiError::too_many_wrong_tokens(wait);
+    }
+    let Some(owner) = console.tokens.owner(&hash) else {
+        tracing::warn!(%peer, "a call to the admin API came with a wrong token");
+        if console.attempts.wrong(peer, now) {
+            tracing::warn!(%peer, "too many wrong tokens: no new one is compared for a while");
+        }
         return ApiError::unauthorized().into_response();
     };
+    console.attempts.right(peer, &hash, now);
     let needed = if request.method() == Method::GET { Role::Read } else { Role::Operate };
     if owner.role < needed {
         return ApiError::forbidden(&owner.name).into_response();
@@ -113,6 +123,12 @@ pub(crate) async fn admit(State(console): State<Console>, mut request: Request, 
     let caller = Caller { name: owner.name.clone() };
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// Where the connection comes from. What a proxy says about its own callers is not believed: anybody could say it.
+fn address(request: &Request) -> IpAddr {
+    let from = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    from.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip())
 }
 
 pub(crate) struct BearerScheme;
@@ -132,9 +148,9 @@ mod tests {
     fn a_token_is_found_by_its_hash_and_nothing_else() {
         let (token, hash) = new_token();
         let tokens = AdminTokens::parse([format!("ops:operate:{hash}").as_str()]).unwrap();
-        assert_eq!(tokens.owner(&token).map(|t| (t.name.as_str(), t.role)), Some(("ops", Role::Operate)));
-        assert!(tokens.owner(&hash).is_none());
-        assert!(tokens.owner("").is_none());
+        assert_eq!(tokens.owner(&hash_token(&token)).map(|t| (t.name.as_str(), t.role)), Some(("ops", Role::Operate)));
+        assert!(tokens.owner(&hash_token(&hash)).is_none());
+        assert!(tokens.owner(&hash_token("")).is_none());
     }
 
     #[test]

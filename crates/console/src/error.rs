@@ -6,6 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// The body of every answer that is not a success.
@@ -30,6 +31,11 @@ impl ApiError {
     pub(crate) fn unauthorized() -> Self {
         let message = "send `Authorization: Bearer <admin token>` with a token whose hash is in console.tokens";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+    pub(crate) fn too_many_wrong_tokens(wait: Duration) -> Response {
+        let message = "too many wrong tokens came from this address: wait, and check the token that is sent";
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_wrong_tokens", message);
+        ([(header::RETRY_AFTER, wait.as_secs().max(1).to_string())], error).into_response()
     }
     pub(crate) fn forbidden(name: &str) -> Self {
         let message = format!("the token {name} may only read: use one with the role operate");

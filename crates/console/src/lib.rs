@@ -1,6 +1,7 @@
 //! The admin API: what the platform pushes, what operators see and do. Every write is audited, every list is paginated,
 //! every error says what to do, and an access token goes in but never comes out.
 
+mod attempts;
 mod auth;
 mod businesses;
 mod error;
@@ -27,6 +28,7 @@ use utoipa_axum::routes;
 pub(crate) struct Console {
     store: Store,
     tokens: Arc<AdminTokens>,
+    attempts: Arc<attempts::Attempts>,
     settings: Settings,
     /// Wakes the reconcilers when they run in the same process; elsewhere they poll.
     wake: Vec<Arc<Notify>>,
@@ -62,7 +64,7 @@ struct Document;
 
 /// The routes and the OpenAPI document, made from the same declarations.
 pub fn routes(store: Store, tokens: AdminTokens, settings: Settings, wake: Vec<Arc<Notify>>) -> Router {
-    let console = Console { store, tokens: Arc::new(tokens), settings, wake };
+    let console = Console { store, tokens: Arc::new(tokens), attempts: Arc::default(), settings, wake };
     let (router, document) = api().split_for_parts();
     let text = document.to_pretty_json().unwrap_or_default();
     router

@@ -2,10 +2,12 @@
 
 use crate::guests::{Guests, Seat};
 use axum::Router;
+use axum::extract::ConnectInfo;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,13 +30,15 @@ pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: 
     let guests = Guests::new(limits.connections);
     let graceful = GracefulShutdown::new();
     loop {
-        let Some((stream, seat)) = next_connection(&listener, &guests, &stop).await else { break };
+        let Some((stream, peer, seat)) = next_connection(&listener, &guests, &stop).await else { break };
         let mut http = http1::Builder::new();
         // The header timer starts with the connection, so a silent one is closed as well.
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_read).max_buf_size(64 * 1024);
         let (guest, routes) = (Arc::clone(&seat.guest), routes.clone());
         let service = service_fn(move |request| {
-            let (guest, answer) = (Arc::clone(&guest), routes.clone().oneshot(guest.watch(request)));
+            let mut request = guest.watch(request);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let (guest, answer) = (Arc::clone(&guest), routes.clone().oneshot(request));
             async move {
                 let answer = answer.await;
                 guest.answered();
@@ -64,21 +68,21 @@ async fn next_connection(
     listener: &TcpListener,
     guests: &Guests,
     stop: &CancellationToken,
-) -> Option<(TcpStream, Seat)> {
+) -> Option<(TcpStream, SocketAddr, Seat)> {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return None,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are small; waiting to fill a packet would only delay them.
                 let _ = stream.set_nodelay(true);
                 let seat = tokio::select! {
                     () = stop.cancelled() => return None,
                     seat = guests.seat() => seat?,
                 };
-                return Some((stream, seat));
+                return Some((stream, peer, seat));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: give connections time to close instead of spinning.

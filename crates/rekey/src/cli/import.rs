@@ -163,7 +163,7 @@ async fn push_one(admin: &Admin, entry: &Entry) -> Pushed {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         match admin.call(Method::PUT, &path, Some(&entry.body)).await {
             Ok(answer) if matches!(answer.status, 200 | 202) => return Pushed::Taken,
-            Ok(answer) if matches!(answer.status, 401 | 403) => {
+            Ok(answer) if matches!(answer.status, 401 | 403 | 429) => {
                 return Pushed::Unanswered(
                     "the admin API refuses the admin token: check admin.token and its role".into(),
                 );
