@@ -5,6 +5,7 @@ mod embedded;
 mod event;
 mod producer;
 mod topics;
+mod trouble;
 
 pub use consumer::{Delivery, Intake, IntakeSettings};
 pub use embedded::EmbeddedBroker;
@@ -57,6 +58,9 @@ pub enum Error {
     Config(#[source] rdkafka::error::KafkaError),
     #[error("{0}")]
     Topic(TopicFault),
+    /// TLS or SASL: a person must mend it, here or there.
+    #[error("Kafka did not do what was asked: {doing}: {why}")]
+    Unwelcome { doing: &'static str, why: String },
     #[error("Kafka did not do what was asked: {doing}")]
     Kafka {
         doing: &'static str,

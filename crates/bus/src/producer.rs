@@ -1,5 +1,6 @@
 //! The producer: acknowledged by all in-sync replicas, or an error within a bound.
 
+use crate::trouble::Trouble;
 use crate::{Connection, Error, Event, METADATA_TIMEOUT, TopicFault, Topics};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -59,6 +60,7 @@ struct Health {
     doubt: Arc<AtomicBool>,
     fatal: Arc<Mutex<Option<String>>>,
     died: Arc<Notify>,
+    trouble: Trouble,
 }
 
 impl ClientContext for Health {
@@ -66,6 +68,9 @@ impl ClientContext for Health {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
             self.died.notify_waiters();
+        }
+        if self.trouble.note(&error, reason) {
+            tracing::warn!(reason, "a Kafka broker and we do not get on");
         }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
             && !self.away.swap(true, Ordering::Relaxed)
@@ -150,9 +155,11 @@ impl Producer {
         });
         let doing = "read the topics' metadata";
         match looked.await.unwrap_or(Err(KafkaError::Canceled)) {
-            Ok(None) => Ok(()),
-            Ok(Some(name)) => Err(Error::Topic(TopicFault::Missing(name))),
-            Err(source) => Err(Error::Kafka { doing, source }),
+            Ok(missing) => {
+                self.health.trouble.forget();
+                missing.map_or(Ok(()), |name| Err(Error::Topic(TopicFault::Missing(name))))
+            }
+            Err(source) => Err(self.health.trouble.explain(doing, source)),
         }
     }
 
@@ -172,7 +179,7 @@ impl Producer {
                 continue;
             }
             // A missing topic is no outage: the others shall not be refused for it.
-            let away = matches!(self.reachable(topics).await, Err(Error::Kafka { .. }));
+            let away = matches!(self.reachable(topics).await, Err(Error::Kafka { .. } | Error::Unwelcome { .. }));
             self.health.away.store(away, Ordering::Relaxed);
             if was_away && !away {
                 tracing::info!("Kafka is back");

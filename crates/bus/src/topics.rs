@@ -1,9 +1,11 @@
 //! The topics of Rekey, in one place.
 
+use crate::trouble::Trouble;
 use crate::{Connection, Error, METADATA_TIMEOUT};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{FutureProducer, Producer as _};
 use std::time::Duration;
 
 /// Names of the topics.
@@ -84,11 +86,13 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
     let names: Vec<String> = topics.names().iter().map(ToString::to_string).collect();
     let config = connection.config();
     let looked = tokio::task::spawn_blocking(move || -> Result<Vec<TopicFault>, Error> {
-        let client: AdminClient<DefaultClientContext> = config.create().map_err(Error::Config)?;
+        let trouble = Trouble::default();
+        // Of all clients only this one hears of errors while a call waits.
+        let client: FutureProducer<Trouble> = config.create_with_context(trouble.clone()).map_err(Error::Config)?;
         let metadata = client
-            .inner()
+            .client()
             .fetch_metadata(None, METADATA_TIMEOUT)
-            .map_err(|source| Error::Kafka { doing: "read the list of topics", source })?;
+            .map_err(|source| trouble.explain("read the list of topics", source))?;
         let exists = |name: &String| metadata.topics().iter().any(|t| t.name() == name);
         Ok(names.into_iter().filter(|n| !exists(n)).map(TopicFault::Missing).collect())
     });
@@ -97,6 +101,8 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
 
 /// Creates the topics that are missing and leaves the others as they are. Returns the names it created.
 pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -> Result<Vec<String>, Error> {
+    // Tells why no broker answers, which the call below would not.
+    check(connection, topics).await?;
     let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::Config)?;
     let retention = plan.retention.as_millis().to_string();
     let min_insync = plan.min_insync.to_string();

@@ -86,6 +86,9 @@ async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Starts the roles. Ports are bound when it returns; what else is needed is waited for in the background.
 pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result<Running> {
+    for told in config.unverified() {
+        tracing::warn!("{told}");
+    }
     let readiness = Readiness::default();
     let ops_listener = bind("ops", config.ops.listen).await?;
     let (fail, failed) = tokio::sync::mpsc::channel(8);

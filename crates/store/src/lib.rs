@@ -19,6 +19,7 @@ mod sealed;
 mod signals;
 mod suspicion;
 mod tx;
+mod verified;
 
 pub use access_tokens::{Candidate, CurrentToken, News, TokenView, WORD_HOLDS};
 pub use accounts::{AccountRow, AccountUpdate};
@@ -36,6 +37,7 @@ pub use sealed::{BadKeyRing, KeyRing, parse_keys};
 pub use signals::{Hint, Intake};
 pub use suspicion::{PauseRow, Suspicion};
 pub use tx::Tx;
+pub use verified::{unverified_mode, verified_url};
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]

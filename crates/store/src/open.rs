@@ -1,6 +1,7 @@
 //! Opening a database: connection, migrations, the range of schemas this release runs on, the key check.
 
 use crate::tx::{Dialect, Tx};
+use crate::verified::{hint, verified_url};
 use crate::{Error, KeyRing};
 use domain::Fingerprinter;
 use secrecy::{ExposeSecret, SecretString};
@@ -92,7 +93,7 @@ impl Store {
         };
         // The URL may hold a password, so the parser's own message, which may quote it, is not passed on.
         let pool = options
-            .connect_lazy(&dialect.complete_url(url))
+            .connect_lazy(&dialect.complete_url(&verified_url(url)))
             .map_err(|_| Error::Unusable("database.url can't be read: check its form".into()))?;
         Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints })
     }
@@ -120,7 +121,7 @@ impl Store {
                 // SQLSTATE 28: not this user; 3D: no such database; 14 of SQLite: no such directory.
                 let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default().into_owned();
                 let is_lasting = code.starts_with("28") || code.starts_with("3D") || code == "14";
-                (is_lasting.then_some(false), format!("{place} does not answer: {error}"))
+                (is_lasting.then_some(false), format!("{place} does not answer: {error}{}", hint(&error)))
             }
             Ok(Ok(connection)) => {
                 drop(connection.close().await);

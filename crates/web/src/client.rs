@@ -15,6 +15,8 @@ pub struct ClientSettings {
     /// From sending the request to having read the answer.
     pub timeout: Duration,
     pub connect_timeout: Duration,
+    /// Certificates of authorities (PEM) that are trusted besides the system's.
+    pub extra_roots: String,
 }
 
 /// A status and what came with it.
@@ -52,7 +54,9 @@ pub struct Client {
 
 impl Client {
     pub fn new(settings: &ClientSettings) -> Result<Self, reqwest::Error> {
+        let roots = reqwest::Certificate::from_pem_bundle(settings.extra_roots.as_bytes())?;
         let http = reqwest::Client::builder()
+            .tls_certs_merge(roots)
             .timeout(settings.timeout)
             .connect_timeout(settings.connect_timeout)
             // A redirect would carry tokens to a place nobody configured.
@@ -116,7 +120,11 @@ impl Client {
             return Err(unanswered("the lease would not outlive the call", false, None));
         }
         let response = request.send().await.map_err(|e| {
-            let what = if e.is_timeout() { "timed out" } else { "the connection failed" };
+            let what = match () {
+                () if e.is_timeout() => "timed out",
+                () if is_distrust(&e) => "its certificate is not trusted (tls.ca_file adds authorities)",
+                () => "the connection failed",
+            };
             let sent = !e.is_connect() && !e.is_builder();
             unanswered(what, sent, Some(e.without_url()))
         })?;
@@ -128,6 +136,11 @@ impl Client {
         let body = read_bounded(response).await.map_err(|e| unanswered("the answer broke off", true, e))?;
         Ok(Answer { status, retry_after, body })
     }
+}
+
+fn is_distrust(error: &reqwest::Error) -> bool {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
+    causes.any(|cause| cause.to_string().contains("invalid peer certificate"))
 }
 
 async fn read_bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Option<reqwest::Error>> {

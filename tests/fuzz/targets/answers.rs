@@ -78,6 +78,7 @@ fn http() -> web::ClientSettings {
         connect_timeout: Duration::from_secs(2),
         per_minute: u32::MAX,
         burst: u32::MAX,
+        extra_roots: String::new(),
     }
 }
 

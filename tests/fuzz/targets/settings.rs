@@ -41,6 +41,7 @@ fn use_all(config: &Config) -> Vec<String> {
     note(config.consumer().map(drop));
     note(config.console().map(drop));
     note(fingerprinter(&config.secrets.fingerprint_key).map(drop));
+    said.extend(config.unverified());
     said.extend(KeyRing::parse(&config.secrets.keys).err().map(|e| e.to_string()));
     let (keys, producer, plan) = (config.keys(), config.producer(), config.topic_plan());
     said.push(format!("{config:?} {keys:?} {producer:?} {plan:?} {:?}", config.connection()));

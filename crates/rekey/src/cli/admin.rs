@@ -101,7 +101,8 @@ impl Admin {
             )
             .into());
         }
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).build()?;
+        let roots = reqwest::Certificate::from_pem_bundle(config.extra_roots()?.as_bytes())?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).tls_certs_merge(roots).build()?;
         let url = config.admin.url.trim_end_matches('/').to_owned();
         Ok(Self { url, token: config.admin.token.clone(), http, json })
     }

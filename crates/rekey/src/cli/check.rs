@@ -41,7 +41,7 @@ pub(super) async fn check(config: &Config, json: bool) -> anyhow::Result<Ended> 
             .iter()
             .map(|f| serde_json::json!({"check": f.what, "ok": f.fault.is_none(), "fault": f.fault}))
             .collect();
-        say(&serde_json::json!({"ok": sound, "checks": checks}).to_string());
+        say(&serde_json::json!({"ok": sound, "checks": checks, "unverified": config.unverified()}).to_string());
     } else {
         for one in &all {
             match &one.fault {
@@ -49,6 +49,7 @@ pub(super) async fn check(config: &Config, json: bool) -> anyhow::Result<Ended> 
                 Some(fault) => say(&format!("FAIL  {:<24} {fault}", one.what)),
             }
         }
+        config.unverified().iter().for_each(|told| say(&format!("WARN  {told}")));
     }
     Ok(if sound { Ended::Well } else { Ended::Failed })
 }

@@ -1,5 +1,6 @@
 //! From settings as written to settings as the crates take them, and the checks that need more than one of them.
 
+use super::trust::provider_url;
 use super::{Config, Span};
 use domain::retry::Curve;
 use secrecy::ExposeSecret;
@@ -110,13 +111,17 @@ impl Config {
         need("plaid.client_id", &self.plaid.client_id)?;
         need("plaid.secret (or plaid.secret_file)", self.plaid.secret.expose_secret())?;
         let base_url = self.plaid_base()?;
-        http_url("plaid.base_url", &base_url)?;
+        provider_url("plaid.base_url", &base_url)?;
         Ok(plaid::Settings {
             base_url,
             client_id: self.plaid.client_id.clone(),
             secret: self.plaid.secret.clone(),
             processor: self.plaid.processor.clone(),
-            http: web::ClientSettings { timeout, connect_timeout: self.plaid.connect_timeout.0 },
+            http: web::ClientSettings {
+                timeout,
+                connect_timeout: self.plaid.connect_timeout.0,
+                extra_roots: self.extra_roots()?,
+            },
         })
     }
 
@@ -146,15 +151,19 @@ impl Config {
         let layer = &self.layer;
         need("layer.client_id", &layer.client_id)?;
         need("layer.client_secret (or layer.client_secret_file)", layer.client_secret.expose_secret())?;
-        http_url("layer.base_url", &layer.base_url)?;
-        http_url("layer.token_url", &layer.token_url)?;
+        provider_url("layer.base_url", &layer.base_url)?;
+        provider_url("layer.token_url", &layer.token_url)?;
         Ok(layer::Settings {
             base_url: layer.base_url.clone(),
             token_url: layer.token_url.clone(),
             scope: layer.scope.clone(),
             client_id: layer.client_id.clone(),
             client_secret: layer.client_secret.clone(),
-            http: web::ClientSettings { timeout: layer.timeout.0, connect_timeout: layer.connect_timeout.0 },
+            http: web::ClientSettings {
+                timeout: layer.timeout.0,
+                connect_timeout: layer.connect_timeout.0,
+                extra_roots: self.extra_roots()?,
+            },
         })
     }
 
@@ -163,7 +172,8 @@ impl Config {
         if source.url.expose_secret().is_empty() {
             return Ok(consumer::TokenSource::PushOnly);
         }
-        consumer::TokenSource::sql(&source.url, source.sql.clone(), source.connections, source.timeout.0)
+        let url = store::verified_url(source.url.expose_secret()).into();
+        consumer::TokenSource::sql(&url, source.sql.clone(), source.connections, source.timeout.0)
             .map_err(|e| BadSetting::new("token_source.url", e.to_string()))
     }
 

@@ -3,6 +3,7 @@
 mod convert;
 mod load;
 mod secrets;
+mod trust;
 
 pub use convert::BadSetting;
 pub use load::{ConfigError, EXAMPLE, load, load_text};
@@ -37,6 +38,7 @@ impl<'de> Deserialize<'de> for Span {
 pub struct Config {
     pub log: Log,
     pub ops: Ops,
+    pub tls: Tls,
     pub kafka: Kafka,
     pub database: Database,
     pub secrets: Secrets,
@@ -72,6 +74,11 @@ pub struct Ops {
     pub listen: SocketAddr,
     pub drain_delay: Span,
     pub drain: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Tls {
+    pub ca: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,0 +1,122 @@
+//! Whom this process believes, and what it sends in the clear.
+
+use super::Config;
+use super::convert::{BadSetting, http_url};
+use secrecy::ExposeSecret;
+
+/// What is sent there is secret, so it goes in the clear to this machine at most.
+pub(super) fn provider_url(key: &'static str, text: &str) -> Result<(), BadSetting> {
+    http_url(key, text)?;
+    let clear = reqwest::Url::parse(text).ok().filter(|url| url.scheme() == "http");
+    let host = clear.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| "localhost".into());
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    if host == "localhost" || address.is_ok_and(|a| a.is_loopback()) {
+        return Ok(());
+    }
+    Err(BadSetting::new(key, "must begin with https://, because credentials and tokens go there"))
+}
+
+impl Config {
+    /// PEM certificates of authorities that are trusted besides the system's.
+    pub(crate) fn extra_roots(&self) -> Result<String, BadSetting> {
+        let pem = &self.tls.ca;
+        let known = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_or(0, |roots| roots.len());
+        if known == 0 && !pem.trim().is_empty() {
+            return Err(BadSetting::new("tls.ca (or tls.ca_file)", "must hold certificates in PEM form"));
+        }
+        Ok(pem.clone())
+    }
+
+    /// What the configuration leaves unproved on purpose: written by an operator, so allowed, and said aloud.
+    pub fn unverified(&self) -> Vec<String> {
+        let property = |name: &str| self.kafka.properties.get(name).map(|v| v.expose_secret().to_ascii_lowercase());
+        let mut told = Vec::new();
+        if property("enable.ssl.certificate.verification").as_deref() == Some("false") {
+            told.push(
+                "kafka.properties switches enable.ssl.certificate.verification off: anybody can be the broker".into(),
+            );
+        }
+        if property("ssl.endpoint.identification.algorithm").as_deref() == Some("none") {
+            told.push(
+                "kafka.properties sets ssl.endpoint.identification.algorithm to none: any certificate of a trusted \
+                 authority can be the broker's"
+                    .into(),
+            );
+        }
+        if property("sasl.password").is_some() && property("security.protocol").is_none_or(|p| p != "sasl_ssl") {
+            told.push(
+                "kafka.properties has a sasl.password without security.protocol = sasl_ssl: it goes in the clear"
+                    .into(),
+            );
+        }
+        for (key, url) in [("database.url", &self.database.url), ("token_source.url", &self.token_source.url)] {
+            if let Some(mode) = store::unverified_mode(url.expose_secret()) {
+                told.push(format!(
+                    "{key} says sslmode={mode}: anybody can be that database, sslmode=verify-full proves it"
+                ));
+            }
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load_text;
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn credentials_go_in_the_clear_to_this_machine_only() {
+        let table = [
+            ("https://sandbox.plaid.com", true),
+            ("http://127.0.0.1:8090", true),
+            ("http://[::1]:8090/x", true),
+            ("http://localhost/x", true),
+            ("http://plaid.internal", false),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example", false),
+            ("http://127.0.0.1@example.com", false),
+            ("ftp://127.0.0.1", false),
+        ];
+        for (url, taken) in table {
+            assert_eq!(provider_url("k", url).is_ok(), taken, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_unproved_is_told_and_quotes_nothing_secret() {
+        let told = |text: &str| load_text("t", text, &BTreeMap::new()).unwrap().unverified();
+        assert_eq!(told(""), Vec::<String>::new());
+        let sound = r#"
+            [kafka.properties]
+            "security.protocol" = "SASL_SSL"
+            "sasl.password" = "marked"
+            [database]
+            url = "postgres://u:marked@db/x"
+        "#;
+        assert_eq!(told(sound), Vec::<String>::new());
+        let loose = r#"
+            [kafka.properties]
+            "sasl.password" = "marked"
+            "enable.ssl.certificate.verification" = "False"
+            "ssl.endpoint.identification.algorithm" = "none"
+            [database]
+            url = "postgres://u:marked@db/x?sslmode=require"
+            [token_source]
+            url = "postgres://u:marked@db/x?sslmode=disable"
+        "#;
+        let told = told(loose);
+        assert_eq!(told.len(), 5, "{told:?}");
+        assert!(!told.join(" ").contains("marked"), "{told:?}");
+    }
+
+    #[test]
+    fn an_authority_that_is_none_is_refused() {
+        let roots = |pem: &str| {
+            load_text("t", &format!("[tls]\nca = \"{pem}\"\n"), &BTreeMap::new()).unwrap().extra_roots().map(drop)
+        };
+        assert!(roots("").is_ok());
+        assert!(roots("no certificate").unwrap_err().to_string().starts_with("tls.ca"));
+    }
+}
