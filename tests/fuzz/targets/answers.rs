@@ -76,8 +76,6 @@ fn http() -> web::ClientSettings {
     web::ClientSettings {
         timeout: Duration::from_secs(2),
         connect_timeout: Duration::from_secs(2),
-        per_minute: u32::MAX,
-        burst: u32::MAX,
         extra_roots: String::new(),
     }
 }

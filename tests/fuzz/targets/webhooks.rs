@@ -17,8 +17,6 @@ fn client() -> plaid::Client {
     let http = web::ClientSettings {
         timeout: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(1),
-        per_minute: 1,
-        burst: 1,
         extra_roots: String::new(),
     };
     let base_url = "http://127.0.0.1:9".into();
