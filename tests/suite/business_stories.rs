@@ -9,6 +9,7 @@ stories!(
     i8_an_unknown_token_holds_until_an_operator_decides,
     i8_unknown_tokens_are_kept_when_told_so,
     i8_a_foreign_token_of_our_account_is_replaced,
+    i8_another_writer_at_work_holds_the_business,
     i8_accounts_that_layer_connected_itself_are_not_touched,
     i8_removals_over_the_whole_fleet_are_held,
     i8_a_list_that_layer_refuses_is_parked_once,
@@ -65,6 +66,31 @@ async fn i8_a_foreign_token_of_our_account_is_replaced(parts: Parts) {
     world.until_exact().await;
     assert!(!world.sandbox.listed_tokens("acme").contains(&foreign), "never doubled");
     world.end().await;
+}
+
+/// Somebody adds a token to the list between our PUT and the list that verifies it.
+async fn i8_another_writer_at_work_holds_the_business(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    // The list shows the PUT a while later, so that there is a between.
+    world.sandbox.fault(Fault::new("PUT /v1/businesses/{id}", FaultKind::Lag { millis: 300 }));
+    let puts = world.sandbox.verdict().counts.puts;
+    world.rotate(&item, Announce::Push).await;
+    world.until("the list is sent", || world.sandbox.verdict().counts.puts > puts).await;
+    let stranger = world.sandbox.foreign_token("acme", None).unwrap();
+    world.until_blocked("business", "acme", "foreign_writer").await;
+    let sent = world.sandbox.verdict().counts.puts;
+    world.rotate(&item, Announce::Push).await;
+    world.until_blocked("business", "acme", "unknown_tokens").await;
+    assert_eq!(world.sandbox.verdict().counts.puts, sent, "nobody fights");
+    world.sandbox.heal();
+    // Released, it goes on from the list as it is now.
+    assert_eq!(world.admin("POST", "/v1/parked/business/acme/release", None).await.0, 202);
+    world.until("the new token is listed", || world.sandbox.business_verdict("acme").dead.is_empty()).await;
+    assert!(world.sandbox.listed_tokens("acme").contains(&stranger), "released means kept");
+    world.end_with_parked().await;
 }
 
 async fn i8_accounts_that_layer_connected_itself_are_not_touched(parts: Parts) {

@@ -118,6 +118,15 @@ pub enum Hold {
     UnknownTokens { count: usize },
     /// A token that must be kept is not shown by Layer, so it can't be sent back.
     Hidden { count: usize },
+    /// Between our PUT and the list after it somebody else changed the list.
+    ForeignWriter { strangers: usize },
+}
+
+/// Tokens that are listed after our PUT, that we did not send and never minted: nobody but another writer put them there.
+/// A part of our list, or an earlier list of ours that came late, is not one.
+pub fn strangers_after(sent: &[Fingerprint], after: &[Listed]) -> usize {
+    let active = after.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned && r.ours.is_none());
+    active.filter(|r| r.token.as_ref().is_some_and(|t| !sent.contains(t))).count()
 }
 
 impl Hold {
@@ -127,6 +136,7 @@ impl Hold {
             Self::Empty => "empty_list_guard",
             Self::UnknownTokens { .. } => "unknown_tokens",
             Self::Hidden { .. } => "hidden_tokens",
+            Self::ForeignWriter { .. } => "foreign_writer",
         }
     }
 }
@@ -147,6 +157,11 @@ impl std::fmt::Display for Hold {
                 f,
                 "Layer lists {count} token(s) that Rekey does not know: link their Items here, set layer.unknown_tokens \
                  to keep or adopt, or release to keep them this once"
+            ),
+            Self::ForeignWriter { strangers } => write!(
+                f,
+                "somebody else changed the list while Rekey wrote it, and {strangers} token(s) in it are not Rekey's: see \
+                 who else sends PUT /v1/businesses/{{id}}, then release to go on from the list as it is then"
             ),
             Self::Hidden { count } => write!(
                 f,

@@ -6,7 +6,7 @@ use crate::faults::backoff;
 use crate::outcome::{self, kind};
 use domain::budget::Call;
 use domain::fault::chain;
-use domain::token_list::{Hold, LeaveOut, Listed, Put, RowStatus, Verification, Wanted, verify};
+use domain::token_list::{Hold, LeaveOut, Listed, Put, RowStatus, Verification, Wanted, strangers_after, verify};
 use domain::work::{Block, Class};
 use domain::{Fingerprint, LayerId, ProcessorToken};
 use layer::Meaning;
@@ -129,7 +129,7 @@ impl Look<'_> {
                 }
                 Verification::Foreign if late => {
                     self.doubt_items(facts).await?;
-                    return Err(self.foreign_writer().await?);
+                    return Err(self.third_list(strangers_after(&put.tokens, &after)).await?);
                 }
                 Verification::Unchanged if late => {
                     let why = "Layer accepted the list and still shows the old one: it is sent again".to_owned();
@@ -160,15 +160,23 @@ impl Look<'_> {
         self.converged(facts, true, Some(&put)).await
     }
 
-    async fn foreign_writer(&self) -> Result<Stop, Stop> {
-        let why = "after our PUT Layer shows a third list: somebody else writes it, or Layer applied a part".to_owned();
-        tracing::error!(why, "foreign writer");
-        metrics::counter!("rekey_foreign_writers_total").increment(1);
+    /// Neither the list before nor ours. With strangers in it another writer is at work, and to write on would be a fight:
+    /// an operator looks. Without, Layer applied a part, or an earlier list of ours came late, and the next look mends it.
+    async fn third_list(&self, strangers: usize) -> Result<Stop, Stop> {
+        let hold = Hold::ForeignWriter { strangers };
+        let why = "after our PUT Layer shows a third list: it applied a part, or an earlier list came late".to_owned();
+        let (stop, why) = match strangers {
+            0 => (Stop::Row(backoff(self.context, &self.claim, None, "third_list", why.clone())), why),
+            _ => (Stop::Row(self.held(&hold)), hold.to_string()),
+        };
+        metrics::counter!("rekey_third_lists_total", "foreign" => if strangers > 0 { "yes" } else { "no" })
+            .increment(1);
+        tracing::warn!(strangers, why, "a third list");
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind::DRIFT, json!({"why": why})).await?;
         tx.commit().await?;
-        Ok(Stop::Row(backoff(self.context, &self.claim, None, "foreign_writer", why)))
+        Ok(stop)
     }
 
     /// A PUT must not touch what Layer connected itself; no page promises that, so it is watched.
