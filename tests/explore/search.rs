@@ -6,7 +6,7 @@ use crate::state::{Books, Queued};
 use domain::work::Kind;
 use rekey::local::{Ground, Local};
 use sandbox::{Announce, Moment, NewAccount, NewBusiness, NewItem, Sandbox};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub(crate) struct Broken {
 }
 
 /// Something that can happen next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Step {
     Claim(usize, String, String),
     Call(usize, Fate),
@@ -62,6 +62,8 @@ struct Explorer {
     workers: Vec<Arc<consumer::Context>>,
     cast: Cast,
     beginning: Moment,
+    /// Hashes of the books after ways that were walked before.
+    texts: HashMap<u64, u64>,
     _local: Local,
 }
 
@@ -80,7 +82,7 @@ pub(crate) async fn search(scene: &'static Scene, faults: u32, most: usize) -> F
     let began = Instant::now();
     let mut explorer = Explorer::new(scene).await;
     let (mut seen, mut found) = (HashSet::new(), Found { complete: true, ..Found::default() });
-    let mut open: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut open: Vec<Vec<Step>> = vec![Vec::new()];
     while let Some(prefix) = open.pop() {
         if seen.len() >= most {
             found.complete = false;
@@ -151,7 +153,8 @@ impl Explorer {
         let account = sandbox.accounts_of(&item).unwrap().remove(0);
         let books = Books::open(&local.environment["REKEY_DATABASE__URL"]).await;
         let (beginning, cast) = (sandbox.moment(), Cast { item, account });
-        let mut explorer = Self { scene, gate, sandbox, store, books, workers, cast, beginning, _local: local };
+        let mut explorer =
+            Self { scene, gate, sandbox, store, books, workers, cast, beginning, texts: HashMap::new(), _local: local };
         explorer.prepare().await;
         explorer
     }
@@ -186,10 +189,10 @@ impl Explorer {
     /// Walks one way: along `prefix`, then wherever it leads first, until an end or a state that was seen.
     async fn go(
         &mut self,
-        prefix: &[usize],
+        prefix: &[Step],
         faults: u32,
         seen: &mut HashSet<u64>,
-        open: &mut Vec<Vec<usize>>,
+        open: &mut Vec<Vec<Step>>,
         ends: &mut usize,
     ) -> Result<(), Broken> {
         self.gate.clear();
@@ -205,35 +208,33 @@ impl Explorer {
             violations: self.sandbox.verdict().violations.len(),
             lost: 0,
         };
-        let mut taken: Vec<usize> = Vec::new();
+        let mut taken: Vec<Step> = Vec::new();
         let walked = loop {
             let queue = self.books.queue().await;
-            if let Err(why) = self.judge(&way).await {
-                break Err(why);
-            }
-            let steps = self.steps(&way, &queue);
-            let next = match prefix.get(taken.len()) {
-                Some(next) => *next,
+            let step = match prefix.get(taken.len()) {
+                Some(step) => step.clone(),
                 None => {
+                    if let Err(why) = self.judge(&way).await {
+                        break Err(why);
+                    }
                     if !seen.insert(self.hash(&way, &queue).await) {
                         break Ok(());
                     }
-                    for other in 1..steps.len() {
-                        open.push(taken.iter().copied().chain([other]).collect());
-                    }
-                    0
+                    let mut steps = self.steps(&way, &queue).into_iter();
+                    let Some(first) = steps.next() else {
+                        *ends += 1;
+                        break self.judge_end(&queue).await;
+                    };
+                    open.extend(steps.map(|other| taken.iter().cloned().chain([other]).collect::<Vec<Step>>()));
+                    first
                 }
-            };
-            let Some(step) = steps.get(next).cloned() else {
-                *ends += 1;
-                break self.judge_end(&queue).await;
             };
             if taken.len() == LONGEST {
                 break Err("it goes in circles: more steps than any way needs".into());
             }
-            taken.push(next);
+            taken.push(step.clone());
             way.told.push(format!("{step:?}"));
-            if let Err(why) = self.take(&mut way, step, &queue).await {
+            if let Err(why) = self.take(&mut way, &taken, step, &queue).await {
                 break Err(why);
             }
         };
@@ -288,7 +289,7 @@ impl Explorer {
         !queue.iter().any(|r| r.leased && self.holds(busy, r))
     }
 
-    async fn take(&mut self, way: &mut Way, step: Step, queue: &[Queued]) -> Result<(), String> {
+    async fn take(&mut self, way: &mut Way, taken: &[Step], step: Step, queue: &[Queued]) -> Result<(), String> {
         match step {
             Step::Claim(worker, kind, id) => {
                 let row = queue.iter().find(|r| r.kind == kind && r.id == id).unwrap();
@@ -297,7 +298,7 @@ impl Explorer {
                 let (epoch, context) = (claim.epoch, Arc::clone(&self.workers[worker]));
                 let task = tokio::spawn(async move { consumer::look(&context, claim).await });
                 way.busy[worker] = Some(Busy { row: (kind, id), epoch, task, seen: DefaultHasher::new() });
-                self.settle(way, worker).await;
+                self.settle(way, taken, worker).await;
             }
             Step::Call(worker, fate) => {
                 let stale = self.is_stale(worker, way, queue);
@@ -305,7 +306,7 @@ impl Explorer {
                 way.lost += u64::from(fate == Fate::Lost || stale);
                 let was_put = self.asks_put(worker);
                 self.gate.decide(worker, fate);
-                self.settle(way, worker).await;
+                self.settle(way, taken, worker).await;
                 if stale && was_put {
                     // It was sent under a good lease and came late.
                     self.sandbox.forgive(way.violations);
@@ -354,23 +355,31 @@ impl Explorer {
     }
 
     /// Waits until the worker asks for its next call or has ended.
-    async fn settle(&mut self, way: &mut Way, worker: usize) {
+    async fn settle(&mut self, way: &mut Way, taken: &[Step], worker: usize) {
         let Some(busy) = &mut way.busy[worker] else { return };
-        loop {
-            if busy.task.is_finished() {
-                way.busy[worker] = None;
-                return;
-            }
-            if self.gate.asks(worker).is_some() {
-                break;
-            }
+        while self.gate.asks(worker).is_none() {
             tokio::select! {
                 () = self.gate.changed.notified() => {}
-                () = tokio::time::sleep(Duration::from_micros(200)) => {}
+                _ = &mut busy.task => {
+                    way.busy[worker] = None;
+                    return;
+                }
             }
         }
         (self.gate.asks(worker), self.gate.answered(worker)).hash(&mut busy.seen);
-        self.books.text().await.hash(&mut busy.seen);
+        // What it read follows from what stood there, and that from the steps until here.
+        let mut hasher = DefaultHasher::new();
+        taken.hash(&mut hasher);
+        let text = match self.texts.get(&hasher.finish()) {
+            Some(text) => *text,
+            None => {
+                let (key, mut text) = (hasher.finish(), DefaultHasher::new());
+                self.books.text().await.hash(&mut text);
+                self.texts.insert(key, text.finish());
+                text.finish()
+            }
+        };
+        text.hash(&mut busy.seen);
     }
 
     async fn hash(&mut self, way: &Way, queue: &[Queued]) -> u64 {
