@@ -21,6 +21,7 @@ macro_rules! stories {
 mod api;
 mod budget_stories;
 mod business_stories;
+mod disk_stories;
 mod fault_stories;
 mod fleet_stories;
 mod hostile;

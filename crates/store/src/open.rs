@@ -82,13 +82,18 @@ impl Store {
             // An idle connection that the server closed is noticed here instead of failing the work.
             .test_before_acquire(true);
         let options = match dialect {
-            Dialect::Sqlite => options.after_connect(|connection, _| {
-                Box::pin(async move {
-                    // FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
-                    let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
-                    sqlx::raw_sql(pragmas).execute(connection).await.map(|_| ())
+            Dialect::Sqlite => options
+                .after_connect(|connection, _| {
+                    Box::pin(async move {
+                        // FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
+                        let pragmas =
+                            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
+                        sqlx::raw_sql(pragmas).execute(connection).await.map(|_| ())
+                    })
                 })
-            }),
+                // SQLite rolls back by itself when the disk is full. sqlx then still counts a transaction on that
+                // connection, refuses every BEGIN and nests what only reads, so such a connection is closed.
+                .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) })),
             Dialect::Postgres => options,
         };
         // The URL may hold a password, so the parser's own message, which may quote it, is not passed on.
