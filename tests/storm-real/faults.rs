@@ -235,8 +235,10 @@ impl Storm {
         match member.process.terminate().await {
             Some(0) => {}
             Some(code) => self.log.note(&format!("a {role} ended with {code} after SIGTERM")),
+            // It had only just begun and did not listen to signals yet.
+            None if member.process.ended().is_some() => {}
             None => {
-                self.log.note(&format!("a {role} did not end within 20 s of SIGTERM, or was killed by it"));
+                self.log.note(&format!("a {role} did not end within 20 s of SIGTERM"));
                 member.process.kill();
             }
         }
