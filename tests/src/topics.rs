@@ -14,6 +14,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// One record with the attributes of its CloudEvent.
 #[derive(Debug, Clone)]
 pub struct Record {
+    /// The same for the same record published twice.
+    pub id: String,
     pub key: String,
     pub kind: String,
     pub value: Value,
@@ -120,11 +122,13 @@ pub fn read_all(bootstrap: &str, topic: &str) -> Vec<Record> {
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers();
-    let kind = headers.and_then(|h| h.iter().find(|h| h.key == "ce_type")).and_then(|h| h.value).unwrap_or_default();
+    let header =
+        |name: &str| headers.and_then(|h| h.iter().find(|h| h.key == name)).and_then(|h| h.value).unwrap_or_default();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Record {
         key: text(message.key().unwrap_or_default()),
-        kind: text(kind),
+        id: text(header("ce_id")),
+        kind: text(header("ce_type")),
         value: serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default(),
     }
 }

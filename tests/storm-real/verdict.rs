@@ -100,7 +100,7 @@ pub(crate) async fn judge(storm: &Storm, platform: &Platform, left: Vec<String>)
     let lists = lists(stage);
     let (known, current) = tokens(stage, platform).await;
     let accepted = accepted(stage, platform).await;
-    let outcomes = outcomes(storm).await;
+    let (outcomes, told) = outcomes(storm).await;
     let dead = dead_letters(storm).await;
     println!(
         "\n  {:<58} {:>8} {:>8} {:>8} {:>10} {:>10}",
@@ -109,7 +109,7 @@ pub(crate) async fn judge(storm: &Storm, platform: &Platform, left: Vec<String>)
     for comparison in [webhooks, lists, known, current, accepted, outcomes, dead] {
         comparison.show(&mut red);
     }
-    red.extend(figures(storm, platform).await);
+    red.extend(figures(storm, platform, told).await);
     for line in &red {
         println!("  RED {line}");
     }
@@ -219,11 +219,22 @@ async fn accepted(stage: &Stage, platform: &Platform) -> Comparison {
 }
 
 /// Whoever's list changed has an outcome that says so.
-async fn outcomes(storm: &Storm) -> Comparison {
+///
+/// A set of businesses and not of changes: a change whose process dies before it commits is found done by the next look,
+/// which has nothing to say. How often that was is printed with the figures.
+async fn outcomes(storm: &Storm) -> (Comparison, usize) {
     let expected = storm.stage.world.sandbox.changed_lists().into_keys().collect();
     let records = read(storm, storm.stage.outcomes()).await;
-    let found = records.into_iter().filter(|r| r.kind == "rekey.business.converged").map(|r| r.key).collect();
-    Comparison { what: "(e) businesses whose list changed = with an outcome", expected, found, allowed: Set::new() }
+    let converged: Vec<Record> = records.into_iter().filter(|r| r.kind == "rekey.business.converged").collect();
+    let told = converged.iter().map(|r| &r.id).collect::<BTreeSet<_>>().len();
+    let found = converged.into_iter().map(|r| r.key).collect();
+    let comparison = Comparison {
+        what: "(e) businesses whose list changed = with an outcome",
+        expected,
+        found,
+        allowed: Set::new(),
+    };
+    (comparison, told)
 }
 
 async fn dead_letters(storm: &Storm) -> Comparison {
@@ -239,7 +250,7 @@ async fn admin(stage: &Stage, path: &str) -> Value {
 }
 
 /// What is judged by the oracle and the ledger, and figures to read.
-async fn figures(storm: &Storm, platform: &Platform) -> Vec<String> {
+async fn figures(storm: &Storm, platform: &Platform, told: usize) -> Vec<String> {
     let stage = &storm.stage;
     let verdict = stage.world.sandbox.verdict();
     let mut red: Vec<String> = verdict.violations.clone();
@@ -268,7 +279,7 @@ async fn figures(storm: &Storm, platform: &Platform) -> Vec<String> {
         counts.webhooks_answered_200
     );
     println!(
-        "  mints {} (allowed {} and {orphans} orphans), PUTs {}, refused {}, lists changed {} times",
+        "  mints {} (allowed {} and {orphans} orphans), PUTs {}, refused {}, lists changed {} times, {told} outcomes say so",
         counts.mints,
         verdict.mints_allowed,
         counts.puts,

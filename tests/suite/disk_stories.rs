@@ -11,7 +11,7 @@ use tests::{Parts, World, holds};
 async fn i10_the_disk_under_sqlite_is_full_and_has_room_again() {
     let place = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(&place.path().join("disk"), 8, 0) else {
-        println!("NOT COVERED: a full disk under SQLite, because mounting is not allowed here");
+        tracing::warn!("NOT COVERED: a full disk under SQLite, because mounting is not allowed here");
         return;
     };
     let mut world = World::without_rekey(Parts::Embedded, "[database]\nconnections = 2\n").await;
