@@ -18,6 +18,8 @@ pub struct Record {
     pub id: String,
     pub key: String,
     pub kind: String,
+    /// Partition and offset.
+    pub place: (i32, i64),
     pub value: Value,
 }
 
@@ -129,6 +131,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         key: text(message.key().unwrap_or_default()),
         id: text(header("ce_id")),
         kind: text(header("ce_type")),
+        place: (message.partition(), message.offset()),
         value: serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default(),
     }
 }

@@ -88,8 +88,18 @@ impl Line {
     }
 }
 
-/// Faults of each lane; one that stands twice comes twice as often.
-pub(crate) fn lanes(ground: Ground, has_disk: bool) -> Vec<Vec<Kind>> {
+/// Faults of each lane, and `only` those whose name holds one of these words, if there are any.
+pub(crate) fn lanes(ground: Ground, has_disk: bool, only: &[String]) -> Vec<Vec<Kind>> {
+    let mut lanes = all_lanes(ground, has_disk);
+    if !only.is_empty() {
+        lanes.iter_mut().for_each(|lane| lane.retain(|k| only.iter().any(|word| k.word().contains(word))));
+        lanes.retain(|lane| !lane.is_empty());
+    }
+    lanes
+}
+
+/// One that stands twice comes twice as often.
+fn all_lanes(ground: Ground, has_disk: bool) -> Vec<Vec<Kind>> {
     let weather = vec![Kind::Weather];
     if ground == Ground::Sqlite {
         let process = vec![Kind::Kill("all"), Kind::Kill("all"), Kind::Freeze("all"), Kind::Restart("all")];

@@ -39,7 +39,14 @@ impl Limits {
 const STALL: Duration = Duration::from_secs(90);
 
 /// Returns whether everything held.
-pub(crate) async fn storm(ground: Ground, limits: Limits, brokers: &Arc<Brokers>, logs: &Path, log: &Arc<Log>) -> bool {
+pub(crate) async fn storm(
+    ground: Ground,
+    limits: Limits,
+    only: &[String],
+    brokers: &Arc<Brokers>,
+    logs: &Path,
+    log: &Arc<Log>,
+) -> bool {
     let megabytes = match ground {
         Ground::Postgres => 160 + limits.rotations as u64 / 40,
         Ground::Sqlite => 12,
@@ -64,7 +71,7 @@ pub(crate) async fn storm(ground: Ground, limits: Limits, brokers: &Arc<Brokers>
     let left = until_settled(&storm, &platform, Duration::from_secs(60)).await;
     assert!(left.is_empty(), "what was linked does not settle, before any fault: {left:?}");
     log.say(&format!("{} Items linked, every list exact; the storm begins", platform.items.len()));
-    rage(&storm, &platform, limits).await;
+    rage(&storm, &platform, limits, only).await;
     log.say("the storm is over; everything heals");
     let healed = Instant::now();
     heal(&storm).await;
@@ -79,9 +86,9 @@ pub(crate) async fn storm(ground: Ground, limits: Limits, brokers: &Arc<Brokers>
 }
 
 /// All at once until each limit is reached and each lane has met each of its faults.
-async fn rage(storm: &Arc<Storm>, platform: &Arc<Platform>, limits: Limits) {
+async fn rage(storm: &Arc<Storm>, platform: &Arc<Platform>, limits: Limits, only: &[String]) {
     let (mut lanes_running, mut drivers) = (JoinSet::new(), JoinSet::new());
-    let lanes = lanes(storm.stage.ground, storm.stage.disk.is_some());
+    let lanes = lanes(storm.stage.ground, storm.stage.disk.is_some(), only);
     let how_many = lanes.len();
     for (n, kinds) in lanes.into_iter().enumerate() {
         lanes_running.spawn(lane(Arc::clone(storm), kinds, limits.seed.wrapping_mul(100).wrapping_add(n as u64)));

@@ -140,6 +140,8 @@ async fn webhooks(storm: &Storm, platform: &Platform) -> Comparison {
     let mut allowed = Set::new();
     for record in records {
         let mut id = webhook_id(&record.value);
+        // To tell what stands where a missing one should be.
+        tracing::debug!(id, partition = record.place.0, offset = record.place.1, "record");
         if record.value["item_id"] != record.key.as_str() {
             id.push_str(" under another key");
         } else if sent.contains(record.value["storm"].as_str().unwrap_or_default()) {
