@@ -1,6 +1,7 @@
 //! An Apache Kafka of the test's own, to be killed. The one that stories share must live on.
 
 use crate::process::{free_port, signal};
+use crate::tls::Identity;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -22,6 +23,31 @@ struct Node {
 impl Cluster {
     /// Formats and launches that many nodes. They are not ready yet: whoever needs them waits for what it needs.
     pub fn start(nodes: usize) -> Self {
+        Self::with(nodes, |_| String::new())
+    }
+
+    /// One node with two more listeners, whose ports are returned: TLS, and TLS with the user `rekey` and this password.
+    pub fn secure(identity: &Identity, password: &str) -> (Self, u16, u16) {
+        let (tls, sasl) = (free_port(), free_port());
+        let cluster = Self::with(1, |directory| {
+            let store = directory.join("broker.pem");
+            std::fs::write(&store, format!("{}{}", identity.key, identity.chain)).unwrap();
+            format!(
+                "listeners=PLAINTEXT://127.0.0.1:@PORT@,CONTROLLER://127.0.0.1:@CONTROLLER@,SSL://127.0.0.1:{tls},\
+                 SASL_SSL://127.0.0.1:{sasl}\n\
+                 advertised.listeners=PLAINTEXT://127.0.0.1:@PORT@,SSL://127.0.0.1:{tls},SASL_SSL://127.0.0.1:{sasl}\n\
+                 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL\n\
+                 ssl.keystore.type=PEM\nssl.keystore.location={store}\nsasl.enabled.mechanisms=PLAIN\n\
+                 listener.name.sasl_ssl.plain.sasl.jaas.config=\
+                 org.apache.kafka.common.security.plain.PlainLoginModule required user_rekey=\"{password}\";\n",
+                store = store.display(),
+            )
+        });
+        (cluster, tls, sasl)
+    }
+
+    /// `more` stands behind the properties that every node has, and wins over them.
+    fn with(nodes: usize, more: impl Fn(&Path) -> String) -> Self {
         let libs = std::env::var("TEST_KAFKA_LIBS")
             .expect("TEST_KAFKA_LIBS is not set: run the tests through `make test`, which fetches Apache Kafka");
         let directory = tempfile::tempdir().unwrap();
@@ -44,8 +70,11 @@ impl Cluster {
                 voters = voters.join(","),
                 data = directory.path().join(format!("data-{n}")).display(),
             );
+            let more = more(directory.path())
+                .replace("@PORT@", &port.to_string())
+                .replace("@CONTROLLER@", &controller.to_string());
             let file = directory.path().join(format!("{n}.properties"));
-            std::fs::write(&file, properties).unwrap();
+            std::fs::write(&file, properties + &more).unwrap();
             let format = Command::new("java")
                 .args([
                     "-XX:TieredStopAtLevel=1",

@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 mod servers;
+pub mod tls;
 pub mod topics;
 
 pub use servers::{fresh_database, kafka_address};

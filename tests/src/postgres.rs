@@ -2,6 +2,8 @@
 
 use crate::disk::{NOBODY, is_root};
 use crate::process::{free_port, signal};
+use crate::tls::Identity;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +17,13 @@ pub struct Postgres {
     log: PathBuf,
     port: u16,
     child: Mutex<Option<Child>>,
+}
+
+/// To the user that the server runs as.
+pub fn lend(path: &Path) {
+    if is_root() {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
 }
 
 /// The newest of Debian's; elsewhere whatever PATH finds.
@@ -38,6 +47,25 @@ impl Postgres {
             .status()
             .unwrap();
         assert!(made.success(), "initdb failed");
+        postgres
+    }
+
+    /// One that answers nobody without TLS.
+    pub fn secure(home: &Path, identity: &Identity) -> Self {
+        lend(home);
+        let postgres = Self::create(home, home.join("log"));
+        for (name, text) in [
+            ("server.crt", identity.chain.as_str()),
+            ("server.key", &identity.key),
+            ("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n"),
+            ("postgresql.auto.conf", "ssl = on\n"),
+        ] {
+            let file = postgres.data.join(name);
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            lend(&file);
+        }
+        postgres.launch();
         postgres
     }
 

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 use tests::World;
-use tests::disk::{NOBODY, SmallDisk, is_root};
+use tests::disk::{NOBODY, SmallDisk};
 use tests::kafka::Cluster;
-use tests::postgres::Postgres;
+use tests::postgres::{Postgres, lend};
 use tests::process::Process;
 use tests::proxy::Proxy;
 use tests::topics;
@@ -226,9 +226,7 @@ pub(crate) fn log_of(member: &Member) -> String {
 
 async fn server(place: &Path, logs: &Path) -> Postgres {
     std::fs::create_dir_all(place).unwrap();
-    if is_root() {
-        std::os::unix::fs::chown(place, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
+    lend(place);
     let server = Postgres::create(place, logs.join("postgres.log"));
     server.up().await;
     server

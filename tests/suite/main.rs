@@ -33,3 +33,4 @@ mod rotation_stories;
 mod secrecy;
 mod store_suite;
 mod switches;
+mod tls;
