@@ -184,7 +184,7 @@ mod tests {
                 now = now.plus(Duration::from_millis(pause % (1 + n as u64 % 3000)));
                 while let Ok(wait) = booked.book(&limits, Call::Mint, now, horizon(Class::Person)) {
                     // Every other call leaves as late as it may.
-                    let late = if left.len() % 2 == 0 { 0 } else { late };
+                    let late = if left.len().is_multiple_of(2) { 0 } else { late };
                     left.push(now.0 + wait.as_millis() as i64 + late as i64);
                 }
             }
