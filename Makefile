@@ -9,11 +9,12 @@ TARGET := $(CURDIR)/target
 TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
 CYCLONEDX_VERSION := 0.5.9
+MUTANTS_VERSION := 27.1.0
 # Databases that need not survive anything stand in memory where there is such a place.
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long storm storm-real explore fuzz ci fmt lint docs deny sbom prerequisites
+.PHONY: help run test long storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +49,17 @@ storm-real: prerequisites ## a storm on Apache Kafka, PostgreSQL and SQLite, wit
 explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STATES=n, SCENE=name
 	$(CARGO) build --package tests --bin explore
 	TMPDIR=$(SHM) $(TARGET)/debug/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
+
+bench: ## figures as ratios, side by side in one run: floods, and a storm of due Items at the documented limits; 3 minutes
+	$(CARGO) build --package tests --bin bench
+	$(TARGET)/debug/bench $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+mutants: prerequisites $(TOOLS)/bin/cargo-mutants ## mutation testing of the pure decisions in crates/domain; half an hour
+	$(TOOLS)/bin/cargo-mutants mutants --package domain --output $(TARGET)/mutants --minimum-test-timeout 20 -- --lib
+
+$(TOOLS)/bin/cargo-mutants:
+	@echo "make: building cargo-mutants $(MUTANTS_VERSION), some minutes"
+	@$(CARGO) install --quiet --locked --root $(TOOLS) cargo-mutants@$(MUTANTS_VERSION)
 
 fuzz: prerequisites ## what comes from outside, under mutations of a kept corpus: SECONDS=n for each of ten targets
 	FUZZ_MS=$$(( $(or $(SECONDS),60) * 1000 )) $(CARGO) test --package tests --test fuzz

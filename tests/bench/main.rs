@@ -1,0 +1,173 @@
+//! Figures, each as a ratio of two measurements of one run: the machine cancels out.
+//!
+//! ```text
+//! bench [--items N] [--seconds S]
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a terminal; what it can't do ends it")]
+
+use clap::Parser;
+use domain::work::{Class, Kind};
+use rekey::wiring::Roles;
+use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox, Switches};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use store::Mark;
+use tests::{Parts, World};
+
+/// Measures, side by side.
+#[derive(Parser)]
+struct Options {
+    /// Items that are due at once.
+    #[arg(long, default_value_t = 10_000)]
+    items: usize,
+    /// How long their storm is watched.
+    #[arg(long, default_value_t = 130)]
+    seconds: u64,
+}
+
+const MINT: &str = "/processor/token/create";
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let options = Options::parse();
+    println!("{:<58} {:>10} {:>10} {:>8}", "", "calm", "beside", "ratio");
+    floods().await;
+    budget(&options).await;
+}
+
+fn row(what: &str, calm: Duration, beside: Duration) {
+    let ratio = beside.as_secs_f64() / calm.as_secs_f64();
+    println!("{what:<58} {:>8.1}ms {:>8.1}ms {ratio:>7.1}x", calm.as_secs_f64() * 1e3, beside.as_secs_f64() * 1e3);
+}
+
+/// How long good webhooks take until they are answered 200, nothing else being there and beside forged ones.
+async fn floods() {
+    let world = World::start(Parts::Embedded, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let url = world.receiver_url();
+    let body = Sandbox::webhook_body("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", Some(&item), &json!({}));
+    p99(&world, &url, &body, 50).await;
+    let calm = p99(&world, &url, &body, 400).await;
+    let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let http = reqwest::Client::new();
+    // Of the right form, under a key that nobody knows: each costs a look at the budget for unknown keys.
+    let token = format!("{}.{}.{}", "eyJhbGciOiJFUzI1NiIsImtpZCI6IngiLCJ0eXAiOiJKV1QifQ", "e30", "A".repeat(86));
+    let forgers: Vec<_> = (0..16)
+        .map(|_| {
+            let (http, url, stop, sent, token) = (http.clone(), url.clone(), stop.clone(), sent.clone(), token.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = http.post(&url).header("plaid-verification", &token).body("{}").send().await;
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let began = Instant::now();
+    let beside = p99(&world, &url, &body, 400).await;
+    let rate = sent.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    for forger in forgers {
+        forger.await.unwrap();
+    }
+    row(&format!("p99 of a good webhook, beside {rate:.0} forged ones a second"), calm, beside);
+    world.end_with_parked().await;
+}
+
+async fn p99(world: &World, url: &str, body: &[u8], times: usize) -> Duration {
+    let mut took = Vec::with_capacity(times);
+    for _ in 0..times {
+        let began = Instant::now();
+        assert_eq!(world.sandbox.send_once(url, body).await, 200, "good webhooks are answered 200 all the time");
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    took[times * 99 / 100]
+}
+
+/// A storm of Items at the limits that Plaid documents: how much of the scarce one is used, how many calls are refused,
+/// and how long a person waits.
+async fn budget(options: &Options) {
+    let documented = "[plaid.limits]\nshare = 1.0\nitem_get = 5000\naccounts_get = 15000\nprocessor_token_create = 500\n\
+                      per_item = 15\n[layer.limits]\nshare = 0.9\ncalls = 6000\ncreate = 600\n[consumer]\nworkers = 16\n";
+    let mut world = World::start(Parts::Embedded, documented).await;
+    world.start_rekey(Roles { receiver: false, console: false, ..Roles::ALL }, "").await;
+    world.sandbox.switch(Switches::limit_as_documented);
+    world.business("calm");
+    let calm = person(&world, "calm").await;
+    for n in 0..options.items / 10 {
+        let external_id = format!("b{n}");
+        world.sandbox.create_business(&NewBusiness { external_id, at_layer: true, phone: None, archived: false });
+    }
+    let mut tx = world.store().begin().await.unwrap();
+    for n in 0..options.items {
+        let new = NewItem {
+            business: format!("b{}", n % (options.items / 10)),
+            accounts: vec![NewAccount::checking("0001")],
+            announce: Announce::Silent,
+        };
+        let item = world.sandbox.link(&new).await.unwrap();
+        let body = world.sandbox.push_body(&item, &json!({})).unwrap();
+        let push = store::Push {
+            item: domain::ItemId::parse(item.clone()).unwrap(),
+            access_token: Some(domain::AccessToken::new(body["access_token"].as_str().unwrap().to_owned())),
+            declaration: store::Declaration {
+                business: domain::BusinessId::parse(body["business"].as_str().unwrap().to_owned()).ok(),
+                ..store::Declaration::default()
+            },
+            source: "import",
+            traceparent: None,
+        };
+        tx.push(&push).await.unwrap();
+        let mark = Mark {
+            kind: Kind::Item,
+            id: &item,
+            class: Class::Rotation,
+            reason: "bench",
+            wait: Duration::ZERO,
+            quiet: None,
+            unblocks: false,
+            traceparent: None,
+        };
+        tx.mark(&mark).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let began = Instant::now();
+    tokio::time::sleep(Duration::from_secs(options.seconds / 2)).await;
+    world.business("beside");
+    let beside = person(&world, "beside").await;
+    tokio::time::sleep(Duration::from_secs(options.seconds).saturating_sub(began.elapsed())).await;
+    row(&format!("a person links an account, beside {} due Items", options.items), calm, beside);
+    let mints: Vec<Instant> = world.sandbox.calls_about(MINT).into_iter().map(|(at, _)| at).collect();
+    let minute = Duration::from_mins(1);
+    // The first seconds are spent on proving tokens; whole minutes from the second one on.
+    let whole: Vec<usize> = mints
+        .iter()
+        .filter(|at| **at > began + minute / 4 && **at + minute < began + Duration::from_secs(options.seconds))
+        .map(|at| mints.iter().filter(|other| *other >= at && **other < *at + minute).count())
+        .collect();
+    let (least, most) = (whole.iter().min().copied().unwrap_or(0), whole.iter().max().copied().unwrap_or(0));
+    println!(
+        "mints in any minute: {least} to {most} of the 500 that Plaid documents ({:.1} % used at least); calls over a limit: {}",
+        least as f64 / 5.0,
+        world.sandbox.verdict().counts.limits_exceeded
+    );
+    for rekey in world.rekeys {
+        rekey.stop().await;
+    }
+}
+
+/// From the push until the list at Layer holds the new account.
+async fn person(world: &World, business: &str) -> Duration {
+    let began = Instant::now();
+    world.link(business, 1).await;
+    while !world.sandbox.business_verdict(business).exact {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    began.elapsed()
+}
