@@ -21,6 +21,8 @@ pub struct Record {
     /// Partition and offset.
     pub place: (i32, i64),
     pub value: Value,
+    /// Every byte of it: key, headers, value.
+    pub raw: Vec<u8>,
 }
 
 fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
@@ -126,8 +128,15 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers();
     let header =
         |name: &str| headers.and_then(|h| h.iter().find(|h| h.key == name)).and_then(|h| h.value).unwrap_or_default();
+    let of_headers = headers
+        .into_iter()
+        .flat_map(|h| h.iter())
+        .flat_map(|h| [h.key.as_bytes(), h.value.unwrap_or_default()].concat());
+    let raw = message.key().unwrap_or_default().iter().copied().chain(of_headers);
+    let raw = raw.chain(message.payload().unwrap_or_default().iter().copied()).collect();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Record {
+        raw,
         key: text(message.key().unwrap_or_default()),
         id: text(header("ce_id")),
         kind: text(header("ce_type")),

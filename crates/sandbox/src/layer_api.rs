@@ -52,7 +52,7 @@ async fn token(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) 
     if given != expected || !form.contains("grant_type=client_credentials") || !form.contains("scope=") {
         return error_answer(401, &json!({"error": "invalid_client"}), None);
     }
-    let bearer = format!("bearer-{}", world.uuid());
+    let bearer = world.secret("bearer");
     world.bearers.insert(bearer.clone());
     error_answer(200, &json!({"access_token": bearer, "expires_in": 3600, "token_type": "Bearer"}), None)
 }

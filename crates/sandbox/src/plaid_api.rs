@@ -201,7 +201,7 @@ fn mint(world: &mut World, body: &Value) -> Answer {
     };
     let token = match before {
         Some(token) => token,
-        None => format!("processor-sandbox-{}", world.uuid()),
+        None => world.secret("processor-sandbox"),
     };
     let minted = Minted { item: item.id.clone(), account, access_token: item.access_token, dead: false };
     world.minted.insert(token.clone(), minted);
@@ -262,7 +262,7 @@ async fn verification_key_get(State(sandbox): State<Sandbox>, headers: HeaderMap
 impl World {
     /// The old access token dies at once, without grace: <https://plaid.com/docs/api/items/#itemaccess_tokeninvalidate>.
     pub(crate) fn rotate(&mut self, item: &str) -> Result<String, crate::Error> {
-        let token = format!("access-sandbox-{}", self.uuid());
+        let token = self.secret("access-sandbox");
         let item = self.item(item)?;
         item.access_token.clone_from(&token);
         item.generation += 1;

@@ -136,7 +136,7 @@ impl Sandbox {
         let id = {
             let mut world = self.world();
             let id = world.opaque("item");
-            let token = format!("access-sandbox-{}", world.uuid());
+            let token = world.secret("access-sandbox");
             let mut accounts = Vec::new();
             for account in &new.accounts {
                 accounts.push(make_account(&mut world, account, &new.business));
@@ -322,7 +322,7 @@ impl Sandbox {
     /// Somebody else puts a token into the list at Layer: for `account` of ours, or for one nobody here knows.
     pub fn foreign_token(&self, business: &str, account: Option<&str>) -> Result<String, Error> {
         let mut world = self.world();
-        let (id, token) = (world.uuid(), format!("processor-sandbox-{}", world.uuid()));
+        let (id, token) = (world.uuid(), world.secret("processor-sandbox"));
         let (account, minted) = match account {
             Some(account) => {
                 let item = world.account(account)?.0.to_owned();
@@ -402,6 +402,11 @@ impl Sandbox {
     /// Calls to an endpoint so far.
     pub fn calls(&self, endpoint: &str) -> usize {
         self.world().calls.iter().filter(|c| c.endpoint == endpoint).count()
+    }
+
+    /// Every token that was ever given out.
+    pub fn secrets(&self) -> Vec<String> {
+        self.world().secrets.clone()
     }
 
     /// When an endpoint was called, and about which Item or business, in order.

@@ -117,6 +117,8 @@ pub(crate) struct World {
     pub(crate) changed: BTreeMap<String, u64>,
     /// Calls that were made to wait, in order.
     pub(crate) hanging: Vec<String>,
+    /// Every token that was ever given out.
+    pub(crate) secrets: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -155,7 +157,15 @@ impl World {
             accepted: Vec::new(),
             changed: BTreeMap::new(),
             hanging: Vec::new(),
+            secrets: Vec::new(),
         }
+    }
+
+    /// A new token of this kind. All are remembered, so that a search for leaks knows what to look for.
+    pub(crate) fn secret(&mut self, kind: &str) -> String {
+        let secret = format!("{kind}-{}", self.uuid());
+        self.secrets.push(secret.clone());
+        secret
     }
 
     pub(crate) fn uuid(&mut self) -> String {
