@@ -49,6 +49,18 @@ fn now() -> i64 {
     Timestamp::now().as_second()
 }
 
+/// A sequence number that is taken: librdkafka calls the record delivered, though another one may stand there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_an_acknowledgement_that_names_no_place_is_none() {
+    let world = receiver(Parts::Embedded, "").await;
+    let url = world.receiver_url();
+    assert_eq!(world.sandbox.send_once(&url, &body()).await, 200);
+    world.local.broker.clone().unwrap().claim_duplicate().unwrap();
+    assert_eq!(world.sandbox.send_once(&url, &body()).await, 503, "nobody knows whether it is on Kafka");
+    assert_eq!(world.sandbox.send_once(&url, &body()).await, 200);
+    world.local.stop().await;
+}
+
 async fn i1_i3_a_verified_webhook_is_on_kafka_redacted_before_200(parts: Parts) {
     let world = receiver(parts, "").await;
     let extra = json!({

@@ -8,6 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer as _};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeMap;
 
 /// Lives as long as this value.
@@ -61,5 +62,14 @@ impl EmbeddedBroker {
     }
     pub fn up(&self) -> Result<(), Error> {
         self.with(|cluster| cluster.broker_up(1))
+    }
+
+    /// Lets the broker drop the next batch and say that it holds one of that sequence number already.
+    pub fn claim_duplicate(&self) -> Result<(), Error> {
+        let claim = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+        self.with(|cluster| {
+            cluster.request_errors(RDKafkaApiKey::Produce, &[claim]);
+            Ok(())
+        })
     }
 }

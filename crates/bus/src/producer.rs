@@ -34,6 +34,8 @@ pub enum PublishError {
     QueueFull,
     #[error("Kafka did not acknowledge in time")]
     TimedOut,
+    #[error("Kafka acknowledged without saying where the record is")]
+    Nowhere,
     #[error("the record is larger than Kafka takes")]
     TooLarge,
     #[error("Kafka refused the record: {0}")]
@@ -47,6 +49,7 @@ impl PublishError {
             Self::Away => "broker_away",
             Self::QueueFull => "queue_full",
             Self::TimedOut => "timed_out",
+            Self::Nowhere => "nowhere",
             Self::TooLarge => "too_large",
             Self::Refused(_) => "refused",
         }
@@ -123,6 +126,10 @@ impl Producer {
         let delivery = self.inner.send_result(record).map_err(|(error, _)| reading(&error))?;
         // librdkafka bounds this by message.timeout.ms; the second bound is for a callback that never comes.
         match tokio::time::timeout(self.settings.timeout + Duration::from_millis(500), delivery).await {
+            // A sequence number that is taken, says the broker, and librdkafka takes that for a retry of its own that
+            // arrived before. After time-outs it may be another record that stands there, and this one nowhere
+            // (rd_kafka_handle_Produce_error says so in a FIXME). A duplicate is cheaper than a loss.
+            Ok(Ok(Ok(delivery))) if delivery.offset < 0 => Err(PublishError::Nowhere),
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err((error, _)))) => {
                 let reading = reading(&error);
