@@ -313,16 +313,15 @@ impl Storm {
         self.say(&Kind::FillDisk.word(), lasts);
         let (before, began) = (self.stage.out_of_space(), Instant::now());
         let mut felt = 0;
-        while began.elapsed() < lasts || felt == 0 && began.elapsed() < Duration::from_secs(15) {
+        // There may be room inside the files for a while. The first time is waited for, so that there is one.
+        let patience = if before == 0 { Duration::from_secs(20) } else { lasts };
+        while began.elapsed() < lasts || felt == 0 && began.elapsed() < patience {
             disk.fill();
             tokio::time::sleep(Duration::from_millis(100)).await;
             felt = self.stage.out_of_space() - before;
         }
         disk.free();
         self.log.say(&format!("the disk has room again; {felt} times there was none"));
-        if felt == 0 {
-            self.log.note("a full disk that nobody ran into");
-        }
         if let Some(postgres) = &self.stage.postgres {
             postgres.up().await;
         }

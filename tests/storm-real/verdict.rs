@@ -259,6 +259,9 @@ async fn figures(storm: &Storm, platform: &Platform, told: usize) -> Vec<String>
     let parked = admin(stage, "/v1/parked").await;
     red.extend(parked["data"].as_array().into_iter().flatten().map(|p| format!("I4: left parked: {p}")));
     red.extend(stage.scandals());
+    if stage.disk.is_some() && stage.out_of_space() == 0 {
+        red.push("the storm itself: nobody ever ran into the full disk".into());
+    }
     let ledger = Left::new(stage, &storm.brokers).ledger().await;
     let of = |state: &str| ledger.get(state).copied().unwrap_or_default().unsigned_abs();
     let (known, orphans) = (ledger.values().sum::<i64>().unsigned_abs(), of("orphaned"));
