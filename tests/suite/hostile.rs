@@ -22,7 +22,7 @@ const SETTINGS: &str = "[receiver]\nmax_body = 20000\nmax_connections = 40\nhead
 /// Good ones are sent during each attack.
 const GOOD: usize = 15;
 /// A good one that took longer was held up: what is held would be held for much longer.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(7);
 
 type Attack = fn(&Arc<Target>) -> JoinSet<()>;
 
