@@ -15,7 +15,7 @@ pub mod topics;
 pub use servers::{fresh_database, kafka_address};
 
 use bus::{Intake, IntakeSettings, schema};
-use domain::work::Kind;
+use domain::work::{Class, Kind};
 use rekey::local::{Databases, Ground, Local};
 use rekey::wiring::{Roles, Running};
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
@@ -208,6 +208,25 @@ impl World {
     }
     pub async fn sync_business(&self, business: &str) {
         self.admin("POST", &format!("/v1/businesses/{business}/sync"), None).await;
+    }
+
+    /// What notices about these Items come to, all at the same moment.
+    pub async fn make_due(&self, items: &[String]) {
+        let mut tx = self.store().begin().await.unwrap();
+        for id in items {
+            let mark = store::Mark {
+                kind: Kind::Item,
+                id,
+                class: Class::Rotation,
+                reason: "notice",
+                wait: Duration::ZERO,
+                quiet: None,
+                unblocks: false,
+                traceparent: None,
+            };
+            tx.mark(&mark).await.unwrap();
+        }
+        tx.commit().await.unwrap();
     }
 
     /// Calls the admin API; the status and the body.

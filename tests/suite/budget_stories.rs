@@ -1,10 +1,8 @@
 //! Providers as a budget that all consumers share, and as somebody who may be away.
 
-use domain::work::{Class, Kind};
 use rekey::wiring::Roles;
 use sandbox::{Announce, Fault, FaultKind};
 use std::time::Duration;
-use store::Mark;
 use tests::{Parts, World, holds};
 
 stories!(
@@ -13,25 +11,6 @@ stories!(
     a_limit_lower_than_documented_slows_everybody,
     i4_a_provider_that_goes_dark_is_probed_instead_of_asked,
 );
-
-/// Notices of one moment, as far as the queue sees them.
-async fn all_due(world: &World, items: &[String]) {
-    let mut tx = world.store().begin().await.unwrap();
-    for id in items {
-        let mark = Mark {
-            kind: Kind::Item,
-            id,
-            class: Class::Rotation,
-            reason: "notice",
-            wait: Duration::ZERO,
-            quiet: None,
-            unblocks: false,
-            traceparent: None,
-        };
-        tx.mark(&mark).await.unwrap();
-    }
-    tx.commit().await.unwrap();
-}
 
 const MINT: &str = "/processor/token/create";
 
@@ -54,7 +33,7 @@ async fn i9_a_storm_stays_within_the_limits_and_a_person_overtakes_it(parts: Par
         world.rotate(item, Announce::Database).await;
     }
     let (last, storm) = linked.split_last().unwrap();
-    all_due(&world, storm).await;
+    world.make_due(storm).await;
     let begun = || async { world.sandbox.calls(MINT) > before + 3 };
     assert!(holds(begun).await);
     let asked_at = world.sandbox.calls(MINT);
@@ -137,7 +116,7 @@ async fn i4_a_provider_that_goes_dark_is_probed_instead_of_asked(parts: Parts) {
     for item in &items {
         world.rotate(item, Announce::Database).await;
     }
-    all_due(&world, &items).await;
+    world.make_due(&items).await;
     let paused = || async { world.admin("GET", "/v1/pauses", None).await.1[0]["provider"] == "plaid" };
     assert!(holds(paused).await, "after a few unanswered calls nobody asks for itself any more");
     // What was in flight ends.

@@ -70,22 +70,23 @@ async fn i8_a_foreign_token_of_our_account_is_replaced(parts: Parts) {
 
 /// Somebody adds a token to the list between our PUT and the list that verifies it.
 async fn i8_another_writer_at_work_holds_the_business(parts: Parts) {
-    let world = World::start(parts, "").await;
+    let world = World::start(parts, "[layer]\ntimeout = \"20s\"\n[consumer]\nlease = \"60s\"\n").await;
     world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
-    // The list shows the PUT a while later, so that there is a between.
-    world.sandbox.fault(Fault::new("PUT /v1/businesses/{id}", FaultKind::Lag { millis: 300 }));
+    // The PUT is answered a while later, so that there is a between.
+    world.sandbox.fault(Fault::new("PUT /v1/businesses/{id}", FaultKind::HangAfter));
     let puts = world.sandbox.verdict().counts.puts;
     world.rotate(&item, Announce::Push).await;
     world.until("the list is sent", || world.sandbox.verdict().counts.puts > puts).await;
     let stranger = world.sandbox.foreign_token("acme", None).unwrap();
+    world.sandbox.heal();
     world.until_blocked("business", "acme", "foreign_writer").await;
     let sent = world.sandbox.verdict().counts.puts;
     world.rotate(&item, Announce::Push).await;
+    world.until("the new token is minted", || world.sandbox.verdict().counts.mints == 3).await;
     world.until_blocked("business", "acme", "unknown_tokens").await;
     assert_eq!(world.sandbox.verdict().counts.puts, sent, "nobody fights");
-    world.sandbox.heal();
     // Released, it goes on from the list as it is now.
     assert_eq!(world.admin("POST", "/v1/parked/business/acme/release", None).await.0, 202);
     world.until("the new token is listed", || world.sandbox.business_verdict("acme").dead.is_empty()).await;

@@ -144,8 +144,8 @@ async fn i9_items_that_change_one_after_the_other_become_one_put(parts: Parts) {
     for item in &items {
         world.rotate(item, Announce::Database).await;
     }
-    for item in &items {
-        world.notice(item).await;
+    for item in items.chunks(1) {
+        world.make_due(item).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.until_exact().await;

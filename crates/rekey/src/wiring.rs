@@ -90,6 +90,8 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         tracing::warn!("{told}");
     }
     let readiness = Readiness::default();
+    // Before the first probe can be answered: a process that has not said yet what it waits for is not ready.
+    readiness.expect("start");
     let ops_listener = bind("ops", config.ops.listen).await?;
     let (fail, failed) = tokio::sync::mpsc::channel(8);
     let mut running = Running {
@@ -134,6 +136,7 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
     if roles.consumer || roles.console {
         running.start_with_store(roles, fail).await?;
     }
+    running.readiness.started("start");
     Ok(running)
 }
 
