@@ -68,9 +68,9 @@ impl Kind {
             Self::KillLeader | Self::KillTwoBrokers => ([500, 4000], [200, 4000]),
             // Longer than the broker's session, so that the lead moves.
             Self::FreezeLeader => ([500, 4000], [3500, 6000]),
-            Self::StopImmediate | Self::KillPostgres => ([2000, 8000], [50, 2000]),
-            Self::FreezePostgres => ([2000, 8000], [300, 3000]),
-            Self::FillDisk => ([2000, 8000], [1500, 4000]),
+            Self::StopImmediate | Self::KillPostgres => ([1500, 5000], [50, 2000]),
+            Self::FreezePostgres => ([1500, 5000], [300, 3000]),
+            Self::FillDisk => ([1500, 5000], [1500, 4000]),
             Self::Cut(_) => ([500, 4000], [50, 2500]),
             Self::Slow(_) => ([500, 4000], [1000, 5000]),
             Self::Weather => ([200, 2000], [2000, 5000]),

@@ -37,13 +37,13 @@ struct Options {
     #[arg(long)]
     seed: Option<u64>,
     /// How long it rages at least.
-    #[arg(long, default_value_t = 35)]
+    #[arg(long, default_value_t = 25)]
     seconds: u64,
     /// Access tokens that change at least.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 200)]
     rotations: usize,
     /// Processes and servers that are killed at least.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 15)]
     kills: usize,
     #[arg(long, default_value_t = 20)]
     businesses: usize,
@@ -118,7 +118,7 @@ async fn storms(seed: u64, options: &Options, logs: &Path) -> bool {
         businesses: options.businesses,
         rate: options.rate,
     };
-    let small = Limits { seconds: 10, rotations: 60, kills: 2, businesses: 6, rate: options.rate.min(10), ..large };
+    let small = Limits { seconds: 8, rotations: 40, kills: 2, businesses: 6, rate: options.rate.min(10), ..large };
     let mut green = true;
     for (ground, limits) in [(Ground::Postgres, large), (Ground::Sqlite, small)] {
         if ground == Ground::Sqlite && options.no_sqlite {
