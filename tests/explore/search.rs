@@ -73,6 +73,10 @@ struct Way {
     events: usize,
     faults: u32,
     old_token: String,
+    /// Fingerprints of the Item's access tokens, in the order in which they were true.
+    tokens: Vec<String>,
+    /// Which of them was current last.
+    current: usize,
     told: Vec<String>,
     violations: usize,
     lost: u64,
@@ -204,6 +208,8 @@ impl Explorer {
             events: 0,
             faults,
             old_token: String::new(),
+            tokens: vec![self.true_token()],
+            current: 0,
             told: Vec::new(),
             violations: self.sandbox.verdict().violations.len(),
             lost: 0,
@@ -214,7 +220,7 @@ impl Explorer {
             let step = match prefix.get(taken.len()) {
                 Some(step) => step.clone(),
                 None => {
-                    if let Err(why) = self.judge(&way).await {
+                    if let Err(why) = self.judge(&mut way).await {
                         break Err(why);
                     }
                     if !seen.insert(self.hash(&way, &queue).await) {
@@ -223,7 +229,7 @@ impl Explorer {
                     let mut steps = self.steps(&way, &queue).into_iter();
                     let Some(first) = steps.next() else {
                         *ends += 1;
-                        break self.judge_end(&queue).await;
+                        break self.judge_end(&way, &queue).await;
                     };
                     open.extend(steps.map(|other| taken.iter().cloned().chain([other]).collect::<Vec<Step>>()));
                     first
@@ -345,6 +351,10 @@ impl Explorer {
                 way.told.push(format!("  {event:?}"));
                 happen(event, &self.sandbox, &self.store, &self.cast, &mut way.old_token).await;
                 way.events += 1;
+                let token = self.true_token();
+                if way.tokens.last() != Some(&token) {
+                    way.tokens.push(token);
+                }
             }
         }
         Ok(())
@@ -400,11 +410,26 @@ impl Explorer {
         hasher.finish()
     }
 
+    fn true_token(&self) -> String {
+        let token = domain::AccessToken::new(self.sandbox.access_token(&self.cast.item).unwrap());
+        self.store.fingerprints().of_access(&token).to_string()
+    }
+
     /// What must hold in every state.
-    async fn judge(&mut self, way: &Way) -> Result<(), String> {
+    async fn judge(&mut self, way: &mut Way) -> Result<(), String> {
         let verdict = self.sandbox.verdict();
         if let Some(violation) = verdict.violations.get(way.violations) {
             return Err(violation.clone());
+        }
+        if let Some(current) = self.books.current().await {
+            match way.tokens.iter().position(|t| *t == current) {
+                Some(place) if place >= way.current => way.current = place,
+                _ => return Err("I5: an access token was put over a newer one".into()),
+            }
+        }
+        let (known, _) = self.books.mints().await;
+        if verdict.counts.mints > known.unsigned_abs() {
+            return Err(format!("I6: {} mints, and the ledger knows of {known}", verdict.counts.mints));
         }
         if self.books.doubly_live().await > 0 {
             return Err("I6: two live tokens for one account and generation".into());
@@ -417,17 +442,20 @@ impl Explorer {
     }
 
     /// What must hold where nothing can happen any more.
-    async fn judge_end(&mut self, queue: &[Queued]) -> Result<(), String> {
+    async fn judge_end(&mut self, way: &Way, queue: &[Queued]) -> Result<(), String> {
         let verdict = self.sandbox.verdict();
+        if self.books.current().await.as_ref() != way.tokens.last() {
+            return Err("I5: it ends without the true access token".into());
+        }
         if !verdict.exact {
             return Err(format!("I10: it ends with wrong lists: {:?}", verdict.wrong));
         }
         if let Some(row) = queue.iter().find(|r| r.blocked.is_some()) {
             return Err(format!("I4: it ends with {} {} {:?}", row.kind, row.id, row.blocked));
         }
-        match self.books.count("intended").await {
-            0 => Ok(()),
-            open => Err(format!("I6: it ends with {open} intents that nobody settled")),
+        match self.books.mints().await {
+            (_, 0) => Ok(()),
+            (_, open) => Err(format!("I6: it ends with {open} intents that nobody settled")),
         }
     }
 }

@@ -135,10 +135,16 @@ impl Books {
         rows.join("\n")
     }
 
-    /// Intents that nobody settled.
-    pub(crate) async fn count(&mut self, state: &str) -> i64 {
-        let sql = "SELECT COUNT(*) FROM processor_tokens WHERE state = $1";
-        sqlx::query_scalar(sql).bind(state.to_owned()).fetch_one(&mut self.database).await.unwrap()
+    /// Mints that the ledger knows of, and those among them that nobody settled.
+    pub(crate) async fn mints(&mut self) -> (i64, i64) {
+        let sql = "SELECT COUNT(*), COUNT(CASE WHEN state = 'intended' THEN 1 END) FROM processor_tokens";
+        sqlx::query_as(sql).fetch_one(&mut self.database).await.unwrap()
+    }
+
+    /// The fingerprint of the access token that is current.
+    pub(crate) async fn current(&mut self) -> Option<String> {
+        let sql = "SELECT fingerprint FROM access_tokens WHERE standing = 'current'";
+        sqlx::query_scalar(sql).fetch_optional(&mut self.database).await.unwrap()
     }
 
     /// Accounts that have more than one live token of one generation.
