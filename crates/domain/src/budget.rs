@@ -245,4 +245,55 @@ mod tests {
             assert!(in_a_minute <= f64::from(per_item.max(2)) + 0.01, "{per_item}: {in_a_minute}");
         }
     }
+
+    #[test]
+    fn i9_every_call_with_a_limit_is_counted_against_its_own() {
+        use Provider::{Layer, Plaid};
+        let limits =
+            Limits { item_get: 1, accounts_get: 2, mint: 3, token_probe: 4, layer: 5, layer_create: 6, ..limits(0) };
+        let table = [
+            (Plaid, "/item/get", Some((Call::ItemGet, 1))),
+            (Plaid, "/accounts/get", Some((Call::AccountsGet, 2))),
+            (Plaid, "/processor/token/create", Some((Call::Mint, 3))),
+            (Plaid, "/processor/token/permissions/get", Some((Call::TokenProbe, 4))),
+            (Plaid, "/webhook_verification_key/get", None),
+            (Layer, "PUT /v1/businesses/{id}", Some((Call::Layer, 5))),
+            (Layer, "POST /v1/businesses", Some((Call::LayerCreate, 6))),
+        ];
+        for (provider, endpoint, expected) in table {
+            let got = Call::of_endpoint(provider, endpoint).map(|call| (call, limits.per_minute(call)));
+            assert_eq!(got, expected, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn i9_a_call_takes_its_part_of_the_widest_window_and_twice_as_much_at_half_the_rate() {
+        // 49 gaps in 60 s, the burst of 250 ms, and the second that a call may leave late.
+        let (limits, now, whole) = (limits(50), Millis(START), 1_250_000);
+        for (claim, slowed_to, gap) in [("whole", 1.0, whole), ("half", 0.5, 2 * whole)] {
+            let mut booked = Booked { until: now.0 * 1000, slowed_at: now, slowed_to, ..Booked::default() };
+            assert_eq!(booked.book(&limits, Call::Mint, now, Duration::ZERO), Ok(Duration::ZERO), "{claim}");
+            assert_eq!(booked.until - now.0 * 1000, gap, "{claim}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_book_yet_is_told_when_to_ask_again() {
+        let (limits, now, ms) = (limits(50), Millis(START), Duration::from_millis);
+        for (taken, horizon, expected) in
+            [(400, 400, Ok(ms(400))), (401, 400, Err(ms(1))), (1000, 400, Err(ms(600))), (-9000, 0, Ok(ms(0)))]
+        {
+            let mut booked = Booked { until: (now.0 + taken) * 1000, ..Booked::default() };
+            assert_eq!(booked.book(&limits, Call::Mint, now, ms(horizon)), expected, "{taken} {horizon}");
+        }
+    }
+
+    #[test]
+    fn looks_at_one_item_use_its_limit_half_at_once_and_half_spread() {
+        let seconds = Duration::from_secs_f64;
+        for (per_item, at_once, each) in [(0, 0.0, 60.0), (1, 0.0, 60.0), (2, 0.0, 60.0), (15, 45.0, 7.5)] {
+            let pace = Limits { per_item, ..limits(1) }.pace();
+            assert_eq!(pace, (seconds(at_once), seconds(each)), "{per_item}");
+        }
+    }
 }

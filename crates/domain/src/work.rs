@@ -52,3 +52,17 @@ words!(
         PendingExpiration => "pending_expiration",
     }
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i9_the_database_sorts_the_classes_as_the_design_does() {
+        let ranks: Vec<i64> = Class::ALL.iter().map(|c| c.rank()).collect();
+        assert_eq!(ranks, [0, 1, 2, 3, 4]);
+        let back: Vec<Class> = ranks.into_iter().map(Class::from_rank).collect();
+        assert_eq!(back, Class::ALL);
+        assert_eq!((Class::from_rank(-1), Class::from_rank(5)), (Class::Sweep, Class::Sweep));
+    }
+}
