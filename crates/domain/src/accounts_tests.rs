@@ -152,3 +152,31 @@ fn the_platform_moves_an_account_or_takes_it_out() {
     let silent = Rules { default_business: None, ..rules() };
     assert_eq!(only(&[known("a", "1")], &[read("a", "1")], Said::Nothing, &silent), Change::Present);
 }
+
+#[test]
+fn a_persistent_id_tells_more_than_what_two_accounts_look_like() {
+    let with = |mask: &str, id: &str| Traits { persistent_id: Some(id.into()), ..checking(mask) };
+    let table = [
+        ("the same id under another mask", with("1", "p"), with("2", "p"), true),
+        ("another id under the same mask", with("1", "p"), with("1", "q"), false),
+        ("an id on one side only: looks decide", with("1", "p"), checking("1"), true),
+    ];
+    for (claim, before, now, same) in table {
+        let old = Known { traits: before, ..known("old", "1") };
+        let got = changes(&[old], &[Read { id: acc("new"), traits: now }], Said::Nothing, &rules());
+        let renumbered = Change::Gone { state: AccountState::Closed, proof: Proof::Renumbered };
+        assert_eq!(got[0].1 == renumbered, same, "{claim}");
+    }
+}
+
+#[test]
+fn two_known_accounts_that_look_alike_have_no_heir() {
+    let got = changes(&[known("old", "1"), known("twin", "1")], &[read("new", "1")], Said::Nothing, &rules());
+    assert!(matches!(got[0].1, Change::Missing { .. }), "{got:?}");
+}
+
+#[test]
+fn each_proof_has_a_word_of_its_own_in_the_history() {
+    let proofs = [Proof::RevokedAndUnlisted, Proof::RefusedAndUnlisted, Proof::TwoReads, Proof::Renumbered];
+    assert_eq!(proofs.map(Proof::as_str), ["revoked", "refused", "two_reads", "renumbered"]);
+}

@@ -129,4 +129,10 @@ mod tests {
         assert!(!holds(OwnerAnswer::Gone { revoked: false }, None));
         assert!(!holds(OwnerAnswer::Unanswered, None));
     }
+
+    #[test]
+    fn i8_only_an_item_that_is_proved_gone_has_nothing_to_list() {
+        let gone: Vec<_> = ItemState::ALL.iter().filter(|s| s.is_gone()).collect();
+        assert_eq!(gone, [&ItemState::Revoked, &ItemState::Removed]);
+    }
 }
