@@ -192,6 +192,78 @@ fn after_a_put_the_list_is_applied_unchanged_or_foreign() {
     assert_eq!(verify(&sent, &before, &[row("a", "new")], ListedTokens::Masked), Verification::Unverifiable);
 }
 
+#[test]
+fn i8_a_list_that_would_lose_only_older_tokens_still_differs_from_none() {
+    let refused = Policy { leave_out: LeaveOut::Older, ..policy() };
+    let wanted = [older("a", "1"), older("b", "2")];
+    let at = |listed: &[Listed]| plan(&wanted, listed, &Accepted::new(), &refused, Permit::default());
+    assert_eq!(at(&[]), Plan::Converged { verified: true, left_out: vec![acc("a"), acc("b")] });
+    assert_eq!(at(&[row("a", "1")]), Plan::Hold(Hold::Empty));
+    assert_eq!(at(&[row("a", "1"), row("b", "2")]), Plan::Hold(Hold::Empty));
+}
+
+#[test]
+fn i8_a_hidden_token_whose_successor_is_not_minted_holds_the_list() {
+    let hidden = |account| Listed { token: None, ..row(account, "none") };
+    let got = decide(&[unminted("a"), unminted("b"), want("c", "3")], &[hidden("a"), hidden("b")]);
+    assert_eq!(got, Plan::Hold(Hold::Hidden { count: 2 }));
+}
+
+#[test]
+fn an_archived_row_keeps_only_the_token_out_that_it_is_about() {
+    let accepted = Accepted::from([fp("1")]);
+    let decide = |listed: &[Listed]| plan(&[want("a", "1")], listed, &accepted, &policy(), Permit::default());
+    let about = |token| Listed { token, ..archived("a", "1") };
+    assert_eq!(decide(&[about(None)]), converged(), "a hidden token may be the one");
+    assert_eq!(put_of(decide(&[archived("a", "0")])), vec![fp("1")], "history of an older token");
+    let other = Listed { status: RowStatus::Other, ..row("a", "1") };
+    assert_eq!(put_of(decide(&[other])), vec![fp("1")], "a status that nobody knows yet");
+    let both = [archived("a", "1"), row("a", "0")];
+    assert_eq!(put_of(decide(&both)), vec![fp("1")], "listed again by somebody under another token");
+}
+
+#[test]
+fn only_an_active_token_that_nobody_here_knows_is_a_strangers() {
+    let sent = [fp("new")];
+    let table = [
+        ("ours, as sent", row("a", "new"), 0),
+        ("ours, not sent", row("a", "old"), 0),
+        ("sent, not recognised", stranger("new"), 0),
+        ("a stranger's", stranger("x"), 1),
+        ("a stranger's, archived", Listed { status: RowStatus::Archived, ..stranger("x") }, 0),
+        ("Layer's own", Listed { layer_owned: true, ..stranger("x") }, 0),
+        ("hidden", Listed { token: None, ..stranger("x") }, 0),
+    ];
+    for (claim, listed, strangers) in table {
+        assert_eq!(strangers_after(&sent, &[listed]), strangers, "{claim}");
+    }
+    assert_eq!(strangers_after(&sent, &[stranger("x"), stranger("y")]), 2);
+}
+
+#[test]
+fn archived_rows_say_nothing_about_whether_a_put_was_applied() {
+    let seen = |after: &[Listed]| verify(&[fp("new")], &[row("a", "old")], after, ListedTokens::Full);
+    assert_eq!(seen(&[row("a", "new"), archived("a", "old")]), Verification::Applied);
+    assert_eq!(seen(&[row("a", "old"), archived("a", "new")]), Verification::Unchanged);
+    assert_eq!(seen(&[Listed { token: None, ..row("a", "new") }]), Verification::Unverifiable);
+}
+
+#[test]
+fn each_hold_has_a_word_and_says_how_much_is_at_stake() {
+    let table = [
+        (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "lose 2 account(s)"),
+        (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "(a, b)"),
+        (Hold::Empty, "empty_list_guard", "become empty"),
+        (Hold::UnknownTokens { count: 3 }, "unknown_tokens", "lists 3 token(s)"),
+        (Hold::Hidden { count: 4 }, "hidden_tokens", "show 4 token(s)"),
+        (Hold::ForeignWriter { strangers: 5 }, "foreign_writer", "5 token(s) in it"),
+    ];
+    for (hold, word, says) in table {
+        assert_eq!(hold.word(), word);
+        assert!(hold.to_string().contains(says), "{hold}");
+    }
+}
+
 fn any_wanted() -> impl Strategy<Value = Vec<Wanted>> {
     prop::collection::btree_map(0u8..6, (prop::option::of(0u8..9), any::<bool>()), 0..6).prop_map(|accounts| {
         accounts
