@@ -124,6 +124,23 @@ mod tests {
     }
 
     #[test]
+    fn i3_all_of_a_token_and_nothing_around_it_is_replaced() {
+        let fps = |a: &str, b: &str| (fp().of(a).to_string(), fp().of(b).to_string());
+        let (one, two) = fps("public-development-b", "Processor-PRODUCTION-a-1");
+        let table = [
+            ("public-development-b", one.clone(), true),
+            ("é public-development-b.", format!("é {one}."), true),
+            ("(public-development-b,Processor-PRODUCTION-a-1)", format!("({one},{two})"), true),
+            ("link-sandbox-", "link-sandbox-".into(), false),
+            ("link-up sandbox-1", "link-up sandbox-1".into(), false),
+            ("", String::new(), false),
+        ];
+        for (text, expected, shows) in table {
+            assert_eq!((redact_text(text, &fp()), shows_token(text)), (expected, shows), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_secret_passes_untouched() {
         let before =
             json!({"item_id": "qA7", "reason": "update-mode", "n": [1, null, true, "link-up"], "x": {"y": 1.5}});

@@ -126,7 +126,7 @@ mod tests {
         let token = AccessToken::new("access-sandbox-marked");
         assert!(!format!("{token:?}").contains("marked"));
         assert!(!format!("{:?}", ProcessorToken::new("marked")).contains("marked"));
-        assert!(!format!("{:?}", Fingerprinter::new(1, &[109; 32])).contains("109"));
+        assert_eq!(format!("{:?}", Fingerprinter::new(1, &[109; 32])), "Fingerprinter(version 1)");
     }
 
     #[test]
@@ -136,7 +136,14 @@ mod tests {
         assert_eq!(one.of("t"), one.of("t"));
         assert_ne!(one.of("t"), one.of("u"));
         assert_ne!(one.of("t").as_str()[4..], two.of("t").as_str()[4..]);
-        assert_eq!(two.of("t").version(), Some(2));
+        assert_eq!((two.version(), two.of("t").version()), (2, Some(2)));
+    }
+
+    #[test]
+    fn a_fingerprint_is_written_as_it_is_stored() {
+        let stored = format!("fp7_{}", hex(&[0x00, 0x0f, 0xf0]));
+        assert_eq!(stored, "fp7_000ff0");
+        assert_eq!(Fingerprint::from_stored(stored.clone()).to_string(), stored);
     }
 
     #[test]
