@@ -106,6 +106,9 @@ mod tests {
         for bad in ["", "a b", "a\nb", "ä"] {
             assert!(ItemId::parse(bad).is_err(), "{bad:?}");
         }
+        for (length, fits) in [(1, true), (MAX, true), (MAX + 1, false)] {
+            assert_eq!(ItemId::parse("i".repeat(length)).is_ok(), fits, "{length}");
+        }
         let secret = "access sandbox secret";
         assert!(!ItemId::parse(secret).map(|_| ()).unwrap_err().to_string().contains("secret"));
     }

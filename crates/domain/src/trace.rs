@@ -46,8 +46,22 @@ mod tests {
     fn a_traceparent_survives_the_trip_and_garbage_does_not() {
         let made = TraceParent::new(&mut rand::rng());
         assert_eq!(TraceParent::parse(&made.to_string()), Some(made));
-        for bad in ["", "00-0-0-01", "00-00000000000000000000000000000000-0000000000000001-01", "zz"] {
-            assert_eq!(TraceParent::parse(bad), None, "{bad}");
+        let parse = |version, trace, span, rest| TraceParent::parse(&format!("{version}-{trace}-{span}-{rest}"));
+        let (t, s) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        assert_eq!(parse("00", t, s, "01").unwrap().trace_id(), t);
+        let table = [
+            ("another version", "01", t, s, "01"),
+            ("a short trace", "00", &t[1..], s, "01"),
+            ("a short span", "00", t, &s[1..], "01"),
+            ("short flags", "00", t, s, "1"),
+            ("a fifth part", "00", t, s, "01-01"),
+            ("no trace", "00", "00000000000000000000000000000000", s, "01"),
+            ("no span", "00", t, "0000000000000000", "01"),
+            ("no number", "00", t, "b7ad6b716920333z", "01"),
+        ];
+        for (claim, version, trace, span, rest) in table {
+            assert_eq!(parse(version, trace, span, rest), None, "{claim}");
         }
+        assert_eq!(TraceParent::parse("zz"), None);
     }
 }

@@ -106,23 +106,24 @@ mod tests {
     #[test]
     fn each_webhook_asks_for_what_it_should() {
         use HintKind::*;
+        use Pace::{Quiet, Soon};
         let table = [
-            ("ITEM", "ERROR", Some("ITEM_LOGIN_REQUIRED"), Pace::Soon, false, None),
-            ("ITEM", "ERROR", Some("USER_PERMISSION_REVOKED"), Pace::Soon, false, Some(PermissionRevoked)),
-            ("ITEM", "LOGIN_REPAIRED", None, Pace::Soon, true, None),
-            ("ITEM", "NEW_ACCOUNTS_AVAILABLE", None, Pace::Soon, false, None),
-            ("ITEM", "PENDING_DISCONNECT", None, Pace::Soon, false, Some(PendingDisconnect)),
-            ("ITEM", "PENDING_EXPIRATION", None, Pace::Soon, false, Some(PendingExpiration)),
-            ("ITEM", "USER_PERMISSION_REVOKED", None, Pace::Soon, false, Some(PermissionRevoked)),
-            ("ITEM", "USER_ACCOUNT_REVOKED", None, Pace::Soon, false, Some(AccountRevoked)),
-            ("ITEM", "A_CODE_OF_2031", None, Pace::Soon, false, None),
-            ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", None, Pace::Quiet, false, None),
-            ("ASSETS", "ERROR", None, Pace::Quiet, false, None),
-            ("A_TYPE_OF_2031", "ERROR", None, Pace::Quiet, false, None),
+            ("ITEM", "ERROR", Some("ITEM_LOGIN_REQUIRED"), Class::Rotation, Soon, false, None),
+            ("ITEM", "ERROR", Some("USER_PERMISSION_REVOKED"), Class::Rotation, Soon, false, Some(PermissionRevoked)),
+            ("ITEM", "LOGIN_REPAIRED", None, Class::Rotation, Soon, true, None),
+            ("ITEM", "NEW_ACCOUNTS_AVAILABLE", None, Class::NewAccount, Soon, false, None),
+            ("ITEM", "PENDING_DISCONNECT", None, Class::Rotation, Soon, false, Some(PendingDisconnect)),
+            ("ITEM", "PENDING_EXPIRATION", None, Class::Rotation, Soon, false, Some(PendingExpiration)),
+            ("ITEM", "USER_PERMISSION_REVOKED", None, Class::Rotation, Soon, false, Some(PermissionRevoked)),
+            ("ITEM", "USER_ACCOUNT_REVOKED", None, Class::Rotation, Soon, false, Some(AccountRevoked)),
+            ("ITEM", "A_CODE_OF_2031", None, Class::Rotation, Soon, false, None),
+            ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", None, Class::Sweep, Quiet, false, None),
+            ("ASSETS", "ERROR", None, Class::Sweep, Quiet, false, None),
+            ("A_TYPE_OF_2031", "ERROR", None, Class::Sweep, Quiet, false, None),
         ];
-        for (kind, code, error, pace, unblocks, hint) in table {
+        for (kind, code, error, class, pace, unblocks, hint) in table {
             let got = signal(kind, code, error);
-            assert_eq!((got.pace, got.unblocks, got.hint), (pace, unblocks, hint), "{kind}/{code}");
+            assert_eq!(got, Signal { class, pace, unblocks, hint }, "{kind}/{code}");
         }
     }
 
@@ -142,5 +143,39 @@ mod tests {
             Webhook::read(&json!({"webhook_type": "a\nb", "webhook_code": "X"})),
             Err(NotAWebhook::Missing("webhook_type"))
         );
+    }
+
+    #[test]
+    fn webhooks_about_one_thing_share_a_record_key() {
+        let table = [
+            (json!({"item_id": "i1", "user_id": "u1"}), Some("i1")),
+            (json!({"item_id": "not an id", "user_id": "u1", "account_id": "a1"}), Some("u1")),
+            (json!({"user_id": 7, "account_id": "a1"}), Some("a1")),
+            (json!({}), None),
+        ];
+        for (mut value, key) in table {
+            value["webhook_type"] = "NEW".into();
+            value["webhook_code"] = "THING".into();
+            assert_eq!(Webhook::read(&value).unwrap().key(&value), key, "{value}");
+        }
+    }
+
+    #[test]
+    fn only_what_fits_a_header_or_a_log_line_is_taken_over() {
+        for (word, fits) in [("w".repeat(128), true), ("w".repeat(129), false), (String::new(), false)] {
+            let read = Webhook::read(&json!({"webhook_type": word, "webhook_code": "X"}));
+            assert_eq!(read.is_ok(), fits, "{word:?}");
+        }
+        for (name, ends_at, fits) in [
+            ("disconnect_time", "t".repeat(64), true),
+            ("consent_expiration_time", "2031-01-01T00:00:00Z".into(), true),
+            ("consent_expiration_time", "t".repeat(65), false),
+            ("disconnect_time", "to morrow".into(), false),
+        ] {
+            let value =
+                json!({"webhook_type": "ITEM", "webhook_code": "X", name: ends_at, "error": {"error_code": "E"}});
+            let read = Webhook::read(&value).unwrap();
+            assert_eq!((read.ends_at, read.error_code), (fits.then_some(ends_at), Some("E".into())), "{name}");
+        }
     }
 }
