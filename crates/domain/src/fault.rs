@@ -58,4 +58,13 @@ mod tests {
             assert_eq!(provider_is_at_fault(probe, rows, 3), paused, "{claim}");
         }
     }
+
+    #[test]
+    fn an_error_names_its_causes_down_to_the_first() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Layered(&'static str, #[source] Option<Box<Layered>>);
+        let error = Layered("no list", Some(Box::new(Layered("no answer", Some(Box::new(Layered("no route", None)))))));
+        assert_eq!(chain(&error), "no list: no answer: no route");
+    }
 }

@@ -88,7 +88,9 @@ mod tests {
             retries.next_wait(&mut rng);
         }
         assert!(retries.next_wait(&mut rng) > Duration::from_secs(10));
+        assert_eq!(retries.failures(), 6);
         retries.reset();
+        assert_eq!(retries.failures(), 0);
         assert!(retries.next_wait(&mut rng) <= Duration::from_secs(1));
     }
 }

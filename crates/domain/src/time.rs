@@ -27,3 +27,21 @@ impl Millis {
 pub fn millis(wait: Duration) -> i64 {
     i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_ends_at_its_edges_instead_of_wrapping() {
+        let (second, now) = (Duration::from_secs(1), Millis(1_700_000_000_000));
+        assert_eq!((now.plus(second).0 - now.0, now.0 - now.minus(second).0), (1000, 1000));
+        assert_eq!((now.plus(second).since(now), now.since(now.plus(second))), (second, Duration::ZERO));
+        assert_eq!(
+            (Millis(0).plus(Duration::MAX), Millis(i64::MIN).minus(second)),
+            (Millis(i64::MAX), Millis(i64::MIN))
+        );
+        assert_eq!(now.rfc3339(), "2023-11-14T22:13:20Z");
+        assert_eq!(Millis(i64::MAX).rfc3339(), "out-of-range");
+    }
+}
