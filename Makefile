@@ -54,12 +54,15 @@ bench: ## figures as ratios, side by side in one run: floods, and a storm of due
 	$(CARGO) build --package tests --bin bench
 	$(TARGET)/debug/bench $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS))
 
+# What isn't about a mutant is left away: backtraces, shrinking, and most cases of the properties. A mutant that only a rare
+# case kills wants a case of its own in a table.
 mutants: prerequisites $(TOOLS)/bin/cargo-mutants ## mutation testing of the pure decisions in crates/domain; half an hour
-	$(TOOLS)/bin/cargo-mutants mutants --package domain --output $(TARGET)/mutants --minimum-test-timeout 20 -- --lib
+	RUST_BACKTRACE=0 PROPTEST_CASES=16 PROPTEST_MAX_SHRINK_ITERS=0 $(TOOLS)/bin/cargo-mutants mutants --package domain \
+	  --output $(TARGET)/mutants --minimum-test-timeout 20 --cargo-arg=--lib
 
 $(TOOLS)/bin/cargo-mutants:
 	@echo "make: building cargo-mutants $(MUTANTS_VERSION), some minutes"
-	@$(CARGO) install --quiet --locked --root $(TOOLS) cargo-mutants@$(MUTANTS_VERSION)
+	@$(CARGO) install --quiet --debug --locked --root $(TOOLS) cargo-mutants@$(MUTANTS_VERSION)
 
 fuzz: prerequisites ## what comes from outside, under mutations of a kept corpus: SECONDS=n for each of ten targets
 	FUZZ_MS=$$(( $(or $(SECONDS),60) * 1000 )) $(CARGO) test --package tests --test fuzz
