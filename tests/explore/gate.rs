@@ -36,6 +36,9 @@ struct Inner {
     waiting: BTreeMap<usize, Waiting>,
     /// The last answer that each worker got.
     answered: BTreeMap<usize, u64>,
+    /// A call whose sender is dead and that is still on its way.
+    lingering: Option<Waiting>,
+    arrived: u32,
     open: bool,
 }
 
@@ -83,11 +86,32 @@ impl Gate {
         }
     }
 
+    /// The worker's call stays on its way, whatever becomes of the worker.
+    pub(crate) fn linger(&self, worker: usize) {
+        let mut inner = self.inner();
+        inner.lingering = inner.waiting.remove(&worker);
+    }
+
+    pub(crate) fn is_lingering(&self) -> bool {
+        self.inner().lingering.is_some()
+    }
+
+    /// The call that was on its way arrives, and has its effect.
+    pub(crate) async fn arrive(&self) {
+        let Some(waiting) = self.inner().lingering.take() else { return };
+        let before = self.inner().arrived;
+        let _ = waiting.fate.send(Fate::Lost);
+        while self.inner().arrived == before {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Forgets what waits.
     pub(crate) fn clear(&self) {
         let mut inner = self.inner();
         inner.waiting.clear();
         inner.answered.clear();
+        inner.lingering = None;
     }
 }
 
@@ -112,6 +136,11 @@ async fn pass(State(gate): State<Gate>, mut request: Request) -> Response {
     let call = format!("{} {}", request.method(), request.uri().path());
     gate.inner().waiting.insert(worker, Waiting { call, fate });
     gate.changed.notify_one();
+    // In a task of its own: what was sent arrives, though its sender may be dead by then.
+    tokio::spawn(decide(gate, worker, decided, request)).await.unwrap_or_else(|_| broken())
+}
+
+async fn decide(gate: Gate, worker: usize, decided: oneshot::Receiver<Fate>, request: Request) -> Response {
     match decided.await {
         Ok(Fate::Answered) => {
             let (head, body) = forward(&gate, request).await.into_parts();
@@ -123,7 +152,10 @@ async fn pass(State(gate): State<Gate>, mut request: Request) -> Response {
         }
         Ok(Fate::Lost) => {
             forward(&gate, request).await;
-            gate.inner().answered.insert(worker, 1);
+            let mut inner = gate.inner();
+            inner.answered.insert(worker, 1);
+            inner.arrived += 1;
+            drop(inner);
             broken()
         }
         Ok(Fate::Cut) | Err(_) => {

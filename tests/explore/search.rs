@@ -39,6 +39,10 @@ enum Step {
     Call(usize, Fate),
     /// The process of this worker dies; `true`: after its call had its effect.
     Die(usize, bool),
+    /// It dies, and the list that it sent is still on its way.
+    Linger(usize),
+    /// What was on its way arrives.
+    Arrive,
     /// The lease of a row ends, its holder dead or only slow.
     Expire(String, String),
     Event,
@@ -261,6 +265,9 @@ impl Explorer {
                 steps.push(Step::Die(worker, false));
                 if call.contains("processor/token/create") || call.starts_with("PUT") {
                     steps.extend([Step::Call(worker, Fate::Lost), Step::Die(worker, true)]);
+                    if call.starts_with("PUT") {
+                        steps.push(Step::Linger(worker));
+                    }
                 } else {
                     steps.push(Step::Call(worker, Fate::Cut));
                 }
@@ -278,6 +285,9 @@ impl Explorer {
             if !holder || way.faults > 0 {
                 steps.push(Step::Expire(row.kind.clone(), row.id.clone()));
             }
+        }
+        if self.gate.is_lingering() {
+            steps.push(Step::Arrive);
         }
         if way.events < self.scene.events.len() {
             steps.push(Step::Event);
@@ -299,7 +309,8 @@ impl Explorer {
         match step {
             Step::Claim(worker, kind, id) => {
                 let row = queue.iter().find(|r| r.kind == kind && r.id == id).unwrap();
-                let late = !(0..WORKERS).any(|w| self.is_stale(w, way, queue) && self.asks_put(w));
+                let sent_before = (0..WORKERS).any(|w| self.is_stale(w, way, queue) && self.asks_put(w));
+                let late = !sent_before && !self.gate.is_lingering();
                 let claim = self.claim(worker, row, late).await;
                 let (epoch, context) = (claim.epoch, Arc::clone(&self.workers[worker]));
                 let task = tokio::spawn(async move { consumer::look(&context, claim).await });
@@ -338,6 +349,18 @@ impl Explorer {
                     let _ = busy.task.await;
                 }
                 self.gate.decide(worker, Fate::Cut);
+            }
+            Step::Linger(worker) => {
+                way.faults -= 1;
+                self.gate.linger(worker);
+                if let Some(busy) = way.busy[worker].take() {
+                    busy.task.abort();
+                    let _ = busy.task.await;
+                }
+            }
+            Step::Arrive => {
+                self.gate.arrive().await;
+                self.sandbox.forgive(way.violations);
             }
             Step::Expire(kind, id) => {
                 let row = queue.iter().find(|r| r.kind == kind && r.id == id).unwrap();
@@ -395,7 +418,7 @@ impl Explorer {
     async fn hash(&mut self, way: &Way, queue: &[Queued]) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.books.text().await.hash(&mut hasher);
-        (self.sandbox.state_hash(), way.events, way.faults).hash(&mut hasher);
+        (self.sandbox.state_hash(), way.events, way.faults, self.gate.is_lingering()).hash(&mut hasher);
         // Two workers in each other's places are the same state.
         let mut busy: Vec<u64> = (0..WORKERS)
             .filter_map(|w| way.busy[w].as_ref().map(|b| (w, b)))

@@ -112,6 +112,9 @@ async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>
     Ok(())
 }
 
+/// How often a row is refused, while nobody else is, before it is parked.
+const TRIES_ALONE: u32 = 2;
+
 /// How often a row that was part of a pause is refused again before it is parked for it.
 const TRIES_AFTER_A_PAUSE: u32 = 8;
 
@@ -126,8 +129,9 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
     let rows = suspicion.rows;
     if !provider_is_at_fault(probe_refused, rows, settings.agree) {
         tx.commit().await?;
-        if suspicion.spent && claim.attempts < TRIES_AFTER_A_PAUSE {
-            // The provider may not have recovered when it was resumed: patience before this row is blamed.
+        // The provider may not have recovered when it was resumed, or a credential died and was replaced between the
+        // refusal and the probe: patience before this row is blamed.
+        if claim.attempts < if suspicion.spent { TRIES_AFTER_A_PAUSE } else { TRIES_ALONE } {
             return Ok(backoff(context, claim, None, &refusal.code, refusal.message.clone()));
         }
         let why = format!(

@@ -164,6 +164,9 @@ impl Look<'_> {
         };
         if put.is_none() && verified {
             let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
+            if let Some(unreported) = self.unreported(facts) {
+                self.report_converged(&mut tx, &unreported, true).await?;
+            }
             tx.record_listed(&self.id, &shown).await?;
         }
         tx.record_converged(&self.id, verified, outcome).await?;
@@ -187,6 +190,20 @@ impl Look<'_> {
         self.context.outbox_filled.notify_one();
         self.context.businesses_due.notify_one();
         Ok(())
+    }
+
+    /// A list of ours arrived and nobody said so: its sender died, or its answer was lost. Without this the change
+    /// would have no outcome.
+    fn unreported(&self, facts: &Facts) -> Option<domain::token_list::Put> {
+        let is_new = |t: &domain::Fingerprint| !self.row.accepted.contains(t);
+        let arrived = facts.wanted.iter().filter(|w| w.token.as_ref().is_some_and(is_new));
+        let replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
+        let tokens = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
+        (!replaced.is_empty()).then(|| domain::token_list::Put {
+            tokens,
+            replaced,
+            ..domain::token_list::Put::default()
+        })
     }
 
     async fn now_since(&self, signal: domain::Millis) -> std::time::Duration {
