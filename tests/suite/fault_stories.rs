@@ -5,7 +5,7 @@ use sandbox::{Announce, Fault, FaultKind};
 use serde_json::json;
 use sqlx::Connection;
 use std::time::{Duration, Instant};
-use tests::{Parts, World};
+use tests::{Parts, World, holds};
 
 stories!(
     i4_refused_credentials_pause_the_provider_and_park_nothing,
@@ -125,6 +125,9 @@ async fn i4_one_refused_item_is_parked_alone(parts: Parts) {
     let body = world.sandbox.push_body(&broken, &json!({})).unwrap();
     world.admin("PUT", &format!("/v1/items/{broken}?timeout=0"), Some(&body)).await;
     world.until_blocked("item", &broken, "INVALID_PRODUCT").await;
+    // Not at the first refusal: a credential may have been replaced just then.
+    let parked = || async { world.parked().await.len() == 1 };
+    assert!(holds(parked).await);
     world.link("globex", 2).await;
     world.until("the others go on", || world.sandbox.business_verdict("globex").exact).await;
     assert_eq!(world.admin("GET", "/v1/pauses", None).await.1, json!([]), "I4: one Item never pauses the fleet");
@@ -234,6 +237,13 @@ async fn i7_a_lost_put_answer_is_found_by_listing(parts: Parts) {
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
     assert_eq!(world.sandbox.verdict().counts.puts - puts, 1, "the list shows that it was applied, so no second PUT");
+    // The change has its outcome all the same: one for the link, one for the rotation.
+    let topics = world.local.config("").unwrap().topics();
+    let both = |seen: &[bus::Delivery]| {
+        let converged = |d: &&bus::Delivery| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.converged");
+        seen.iter().filter(converged).count() == 2
+    };
+    world.read_topic(&topics.outcomes, bus::schema::OUTCOME, both).await;
     world.end().await;
 }
 

@@ -231,7 +231,9 @@ fn command_lines(world: &World, console: &str, marked: &[String]) -> Traces {
     std::fs::write(&token_file, &marked[0]).unwrap();
     let token_file = token_file.display().to_string();
     let unreadable = format!("{token_file}x");
-    let runs: [(&[&str], &[(&str, &str)]); 6] = [
+    type Arguments<'a> = &'a [&'a str];
+    type Environment<'a> = &'a [(&'a str, &'a str)];
+    let runs: [(Arguments, Environment); 6] = [
         (&["check"], &[]),
         (&["check"], &[("REKEY_SECRETS__KEYS", &marked[1])]),
         (&["check"], &[("REKEY_DATABASE__URL", &marked[1])]),
