@@ -21,6 +21,7 @@ stories!(
     backoff_and_parking_wait_for_the_right_events,
     a_pause_stops_claims_and_frees_the_wronged,
     i8_a_move_ordered_during_a_look_waits_for_the_next_one,
+    a_push_and_a_look_never_wait_for_each_other,
     i5_candidates_are_stored_before_they_are_current,
     i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known,
     i6_the_first_saved_answer_wins,
@@ -340,6 +341,24 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.moves_done(&acme, &next).await.unwrap(), vec![globex.clone()]);
     assert_eq!(tx.wanted_accounts(&globex).await.unwrap().len(), 1);
+}
+
+/// Both write the row in the queue, the Item and its tokens: in two orders, PostgreSQL would give one of them up.
+async fn a_push_and_a_look_never_wait_for_each_other(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    push(&store, "x", "token-0", acme()).await;
+    for n in 1..=20 {
+        let claimed = claim(&store, "a", LONG).await.remove(0);
+        let look = async {
+            let mut tx = store.begin().await.unwrap();
+            tx.check_lease(&claimed).await.unwrap();
+            tx.promote(&item("x"), &store.fingerprints().of(&format!("token-{}", n - 1))).await.unwrap();
+            tx.finish(&claimed, &done()).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        let token = format!("token-{n}");
+        tokio::join!(look, push(&store, "x", &token, acme()));
+    }
 }
 
 async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {

@@ -156,20 +156,30 @@ pub(crate) async fn put(
 ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
     let push = body.push(item_id(&item)?)?;
     let fingerprint = push.access_token.as_ref().map(|t| console.store.fingerprints().of_access(t));
-    let pushed = {
-        let mut tx = console.store.begin().await?;
-        let pushed = Pushed { at: tx.now(), wanted: tx.push(&push).await? };
-        let detail = format!("token {}", fingerprint.as_ref().map_or("not sent", Fingerprint::as_str));
-        tx.audit(&caller.name, "item.put", push.item.as_str(), &detail).await?;
-        tx.commit().await?;
-        pushed
-    };
+    let detail = format!("token {}", fingerprint.as_ref().map_or("not sent", Fingerprint::as_str));
+    let pushed = console.store_push(&push, &caller, &detail).await?;
     tracing::info!(item = %push.item, token = fingerprint.as_ref().map(Fingerprint::as_str), by = caller.name, "item pushed");
     console.wake();
     console.await_push(&push.item, fingerprint, pushed, &query).await
 }
 
 impl Console {
+    /// A first push that meets another of the same Item may be given up by the database, once.
+    async fn store_push(&self, push: &Push, caller: &Caller, detail: &str) -> Result<Pushed, store::Error> {
+        match self.try_store_push(push, caller, detail).await {
+            Err(error) if error.is_conflict() => self.try_store_push(push, caller, detail).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn try_store_push(&self, push: &Push, caller: &Caller, detail: &str) -> Result<Pushed, store::Error> {
+        let mut tx = self.store.begin().await?;
+        let pushed = Pushed { at: tx.now(), wanted: tx.push(push).await? };
+        tx.audit(&caller.name, "item.put", push.item.as_str(), detail).await?;
+        tx.commit().await?;
+        Ok(pushed)
+    }
+
     async fn await_push(
         &self,
         item: &ItemId,

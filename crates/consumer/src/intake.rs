@@ -196,6 +196,9 @@ async fn store(context: &Context, asked: &[&Asked]) -> Result<(), store::Error> 
         return Ok(());
     }
     let settings = &context.settings;
+    // Rows are locked in one order everywhere; of one Item the events keep theirs.
+    let mut asked = asked.to_vec();
+    asked.sort_by(|a, b| a.item.cmp(&b.item));
     let mut tx = context.store.begin().await?;
     for ask in asked {
         let event = store::Intake {

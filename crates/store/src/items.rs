@@ -104,6 +104,18 @@ impl Tx {
     /// proof, so that a push with a wrong token changes nothing. The Item is due for a person who waits. Returns the
     /// `wanted` it raised.
     pub async fn push(&mut self, push: &Push) -> Result<i64, Error> {
+        let wanted = self
+            .mark(&Mark {
+                kind: Kind::Item,
+                id: push.item.as_str(),
+                class: Class::Person,
+                reason: push.source,
+                wait: Duration::ZERO,
+                quiet: None,
+                unblocks: true,
+                traceparent: push.traceparent.as_deref(),
+            })
+            .await?;
         let sql = "INSERT INTO items (item_id, state, state_since, only_listed, generation, created_at)
             VALUES ($1, 'awaiting_token', $2, 0, 0, $2)
             ON CONFLICT (item_id) DO UPDATE SET
@@ -121,17 +133,7 @@ impl Tx {
             self.declare(&push.item, &push.declaration).await?;
         }
         self.run(sqlx::query("DELETE FROM unknown_items WHERE item_id = $1").bind(item)).await?;
-        self.mark(&Mark {
-            kind: Kind::Item,
-            id: push.item.as_str(),
-            class: Class::Person,
-            reason: push.source,
-            wait: Duration::ZERO,
-            quiet: None,
-            unblocks: true,
-            traceparent: push.traceparent.as_deref(),
-        })
-        .await
+        Ok(wanted)
     }
 
     /// Puts a declaration in force. Accounts follow at the next look at the Item.
@@ -180,20 +182,20 @@ impl Tx {
     /// The platform removed the Item: its accounts leave every list by the platform's word, and its tokens are erased.
     /// Returns the businesses that are due for it.
     pub async fn remove_item(&mut self, id: &ItemId, why: &str) -> Result<Vec<BusinessId>, Error> {
-        self.set_item_state(id, ItemState::Removed, Some(why)).await?;
         let item = id.as_str().to_owned();
+        // A removed Item is not looked at any more: no event, retry or sweep may cost a call.
+        let sql = "UPDATE work SET due_at = NULL, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL,
+            blocked_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL
+            WHERE kind = 'item' AND id = $1";
+        self.run(sqlx::query(sql).bind(item.clone())).await?;
+        self.set_item_state(id, ItemState::Removed, Some(why)).await?;
         // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
         let sql = "DELETE FROM access_tokens WHERE item_id = $1";
         self.run(sqlx::query(sql).bind(item.clone())).await?;
         let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $2
             WHERE item_id = $1 AND state = 'live'";
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(item.clone()).bind(now)).await?;
-        // A removed Item is not looked at any more: no event, retry or sweep may cost a call.
-        let sql = "UPDATE work SET due_at = NULL, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL,
-            blocked_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL
-            WHERE kind = 'item' AND id = $1";
-        self.run(sqlx::query(sql).bind(item)).await?;
+        self.run(sqlx::query(sql).bind(item).bind(now)).await?;
         self.businesses_of_item(id).await
     }
 

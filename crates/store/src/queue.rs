@@ -3,6 +3,10 @@
 //! `wanted` grows with every event and `done` becomes the `wanted` that a finished look had started from, so an event
 //! that arrives during a look is never erased by its end. A claim (see `claim.rs`) raises `epoch`; whoever commits under
 //! an older epoch finds no row and writes nothing.
+//!
+//! A transaction that writes locks work rows before anything else: Items' in the order of their ids, then businesses',
+//! then budgets, then the rest. On PostgreSQL another order ends in a deadlock, which costs somebody a second and one
+//! of the two its work.
 
 use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
 use crate::{Claim, Error, Tx};
@@ -236,6 +240,18 @@ impl Tx {
             None => false,
         };
         Ok(Some(if agreed { Blocked { by: Block::Pause, ..blocked.clone() } } else { blocked.clone() }))
+    }
+
+    /// Locks the row for the transaction that ends the look. Fails if somebody else has claimed it since; a lease that
+    /// ended meanwhile and that nobody took is still good for that.
+    pub async fn lock(&mut self, claim: &Claim) -> Result<(), Error> {
+        let sql = "UPDATE work SET held = held WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
+        let query = sqlx::query(sql)
+            .bind(claim.kind.as_str())
+            .bind(claim.id.clone())
+            .bind(claim.epoch)
+            .bind(claim.owner.clone());
+        if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
     }
 
     /// Fails unless the claim still holds its lease.

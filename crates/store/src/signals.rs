@@ -47,9 +47,6 @@ impl Tx {
         if known.is_offboarded() {
             return Ok(true);
         }
-        if let Some(kind) = event.signal.hint {
-            self.hint(event, kind).await?;
-        }
         self.mark(&Mark {
             kind: Kind::Item,
             id: event.item.as_str(),
@@ -61,6 +58,9 @@ impl Tx {
             traceparent: event.traceparent,
         })
         .await?;
+        if let Some(kind) = event.signal.hint {
+            self.hint(event, kind).await?;
+        }
         Ok(true)
     }
 

@@ -47,6 +47,7 @@ pub(super) async fn list(look: &Look<'_>, layer_id: &LayerId) -> Result<Vec<List
         Err(error) if error.meaning() == Meaning::NoSuchBusiness => {
             // Archived or deleted since we knew it: the next look asks for it by name again.
             let mut tx = look.context.store.begin().await?;
+            tx.check_lease(&look.claim).await?;
             tx.forget_layer_id(&look.id).await?;
             tx.commit().await?;
             Err(look.parked(

@@ -153,6 +153,7 @@ impl Look<'_> {
         put: Option<&domain::token_list::Put>,
     ) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
+        tx.lock(&self.claim).await?;
         let older = facts.wanted.iter().any(|w| w.older_generation);
         if self.row.leave_out != LeaveOut::Nothing && !older {
             tx.set_leave_out(&self.id, LeaveOut::Nothing).await?;
@@ -246,6 +247,7 @@ impl Look<'_> {
     /// Observe mode: says what would be sent.
     async fn report(&self, put: &domain::token_list::Put) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
+        tx.lock(&self.claim).await?;
         let payload = json!({
             "would_list": put.tokens.len(), "added": put.added, "replaced": put.replaced, "removed": put.removed,
         });
@@ -263,6 +265,7 @@ impl Look<'_> {
     /// Observe mode: nothing was written, so nothing converged.
     async fn observed(&self, outcome: &str) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
+        tx.lock(&self.claim).await?;
         tx.record_outcome(&self.id, outcome).await?;
         tx.finish(&self.claim, &done(self.context)).await?;
         tx.commit().await?;
@@ -272,6 +275,7 @@ impl Look<'_> {
     /// Ends the look with whatever keeps the row from going on.
     async fn end(&self, finish: Finish) -> Result<(), Interrupted> {
         let mut tx = self.context.store.begin().await?;
+        tx.lock(&self.claim).await?;
         if let Some(blocked) = &finish.blocked {
             tx.record_outcome(&self.id, &format!("{}: {}", blocked.by, blocked.why)).await?;
             let payload = json!({"kind": "business", "code": blocked.code, "why": blocked.why});
@@ -295,9 +299,10 @@ impl Look<'_> {
 
     /// Layer does not take the list as it is. A token in it may be dead because its Item changed and nobody said so:
     /// every Item of the list is looked at, and what they find makes this business due again.
+    ///
+    /// Not under the lease: a look too many does no harm, and the Items' rows are locked before the business's.
     async fn doubt_items(&self, facts: &Facts) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
-        tx.check_lease(&self.claim).await?;
         for item in &facts.items {
             let mark = store::Mark {
                 kind: domain::work::Kind::Item,

@@ -17,6 +17,7 @@ use store::{AccountUpdate, Finish, Tx};
 impl Look<'_> {
     pub(super) async fn commit(&self, mut found: Found) -> Result<(), Interrupted> {
         let mut tx = self.context.store.begin().await?;
+        tx.lock(&self.claim).await?;
         let mut touched: BTreeSet<BusinessId> = BTreeSet::new();
         let (state_changed, was_gone) = self.save_state(&mut tx, &found).await?;
         if state_changed || was_gone {
