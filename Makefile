@@ -14,7 +14,7 @@ MUTANTS_VERSION := 27.1.0
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom prerequisites
+.PHONY: help run test long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,14 @@ long: prerequisites ## 1 000 rotations over 300 businesses while real processes 
 	$(CARGO) build --workspace --all-targets
 	TEST_ROTATIONS=1000 TEST_BUSINESSES=300 TEST_LOG=warn,suite=info,librdkafka=off,rdkafka=off,sqlx=off \
 	  tests/with-servers $(CARGO) test --package tests -- --nocapture i10_rotations_while_processes_are_killed
+
+answers: ## every story under each answer to what nobody has confirmed of Plaid and Layer; 20 minutes. ANSWER=name for one
+	$(CARGO) build --package tests --test suite
+	for answer in $(or $(ANSWER),$$(sed -n 's/.*answer("\([a-z_]*\)".*/\1/p' tests/src/answers.rs)); do \
+	  echo "answer: $$answer"; \
+	  TEST_LOG=off TEST_ANSWER=$$answer $(CARGO) test --package tests --test suite -- --test-threads=4 embedded \
+	    || exit 1; \
+	done
 
 storm: ## storms over the whole system, drawn from seeds: SEED=n replays one, SEEDS=n, ITEMS=n, SECONDS=n
 	$(CARGO) build --package tests --bin storm

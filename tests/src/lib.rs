@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
+pub mod answers;
 pub mod disk;
 pub mod fleet;
 pub mod kafka;
@@ -14,6 +15,7 @@ pub mod topics;
 
 pub use servers::{fresh_database, kafka_address};
 
+use answers::Answer;
 use bus::{Intake, IntakeSettings, schema};
 use domain::work::{Class, Kind};
 use rekey::local::{Databases, Ground, Local};
@@ -126,9 +128,28 @@ impl World {
 
     /// A world on a Kafka of the story's own and on PostgreSQL, or on embedded parts.
     pub async fn on(kafka: Option<String>, extra: &str) -> Self {
+        Self::made(kafka, extra, Answer::of_this_run()).await
+    }
+
+    /// A world whose providers give this answer, with Rekey running in every role.
+    pub async fn answering(answer: &Answer, parts: Parts) -> Self {
+        let mut world = Self::made((parts == Parts::Real).then(kafka_address), "", Some(answer)).await;
+        world.start_rekey(Roles::ALL, "").await;
+        world
+    }
+
+    /// For a story that is about the likely answers, whatever the run's is.
+    pub async fn likely(parts: Parts, extra: &str) -> Self {
+        let mut world = Self::made((parts == Parts::Real).then(kafka_address), extra, None).await;
+        world.start_rekey(Roles::ALL, "").await;
+        world
+    }
+
+    async fn made(kafka: Option<String>, extra: &str, answer: Option<&Answer>) -> Self {
         logs();
         let parts = if kafka.is_some() { Parts::Real } else { Parts::Embedded };
         let mut settings: toml::Table = SETTINGS.parse().unwrap();
+        merge(&mut settings, answer.map_or("", |a| a.settings).parse().unwrap());
         merge(&mut settings, extra.parse().unwrap());
         let databases = match parts {
             Parts::Embedded => None,
@@ -137,7 +158,11 @@ impl World {
                 Some(Databases { rekey: fresh_database().await, platform: fresh_database().await })
             }
         };
-        Self::over(Ground { kafka, databases, settings: settings.to_string() }).await
+        let world = Self::over(Ground { kafka, databases, settings: settings.to_string() }).await;
+        if let Some(answer) = answer {
+            world.sandbox.switch(answer.switch);
+        }
+        world
     }
 
     /// A world on parts of the caller's own.

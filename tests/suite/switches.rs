@@ -1,13 +1,13 @@
 //! Both answers to every unconfirmed fact: one journey under each.
 
-use sandbox::{Announce, BadToken, LoginRequiredReads, NewAccount, Shows, Switches};
+use sandbox::{Announce, NewAccount, Shows};
 use serde_json::json;
+use tests::answers::{ANSWERS, Answer};
 use tests::{Parts, World};
 
 /// Link, rotate by push and by lookup, lose an account, need a login, off-board: the lists are exact all along.
-async fn journey(switch: impl FnOnce(&mut Switches), settings: &str) {
-    let world = World::start(Parts::Embedded, settings).await;
-    world.sandbox.switch(switch);
+async fn journey(answer: &str) {
+    let world = World::answering(Answer::named(answer), Parts::Embedded).await;
     world.business("acme");
     let (one, two) = (world.link("acme", 2).await, world.link("acme", 1).await);
     world.until_exact().await;
@@ -32,29 +32,35 @@ async fn journey(switch: impl FnOnce(&mut Switches), settings: &str) {
 }
 
 macro_rules! journeys {
-    ($($name:ident: $switch:expr, $settings:expr;)+) => {
+    ($($answer:ident)+) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            journey($switch, $settings).await;
+        async fn $answer() {
+            journey(stringify!($answer)).await;
         })+
+
+        /// A new answer wants a journey, and is not forgotten here.
+        #[test]
+        fn every_answer_has_a_journey() {
+            let journeys = [$(stringify!($answer)),+];
+            assert_eq!(ANSWERS.map(|a| a.name), journeys);
+        }
     };
 }
 
 journeys! {
-    rotation_kills_processor_tokens: |s| s.rotation_kills_processor_tokens = true, "";
-    rotation_leaves_processor_tokens_alive: |s| s.rotation_kills_processor_tokens = false, "";
-    a_repeated_create_gives_the_same_token: |s| s.repeated_create_gives_same_token = true, "";
-    a_bad_token_is_skipped: |s| s.bad_token = BadToken::IsSkipped, "";
-    a_bad_token_is_accepted: |s| s.bad_token = BadToken::IsAccepted, "";
-    layer_does_not_check_tokens: |s| s.layer_checks_tokens = false, "";
-    removed_rows_stay_archived: |s| s.removed_rows_stay_archived = true, "";
-    a_swap_makes_a_new_row: |s| { s.swap_keeps_row = false; s.removed_rows_stay_archived = true }, "";
-    the_list_is_paginated: |s| s.list_page_size = 1, "";
-    answers_have_no_envelope: |s| s.bare_envelope = true, "";
-    reads_fail_while_login_is_required: |s| s.login_required_reads = LoginRequiredReads::Fail, "";
-    nothing_is_minted_while_login_is_required: |s| s.mint_while_login_required = false, "";
-    the_list_omits_tokens: |s| s.list_shows = Shows::Omitted, "[layer]\nlisted_tokens = \"omitted\"\n";
-    the_list_masks_tokens: |s| s.list_shows = Shows::Masked, "[layer]\nlisted_tokens = \"masked\"\n";
+    rotation_leaves_processor_tokens_alive
+    a_repeated_create_gives_the_same_token
+    a_bad_token_is_skipped
+    a_bad_token_is_accepted
+    layer_does_not_check_tokens
+    removed_rows_stay_archived
+    a_swap_makes_a_new_row
+    the_list_is_paginated
+    answers_have_no_envelope
+    reads_fail_while_login_is_required
+    nothing_is_minted_while_login_is_required
+    the_list_omits_tokens
+    the_list_masks_tokens
 }
 
 /// Where tokens are not shown, an accepted list is sent again by the sweep, because nobody could verify it.

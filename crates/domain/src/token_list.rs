@@ -181,6 +181,11 @@ pub enum Plan {
         left_out: Vec<AccountId>,
     },
     Put(Put),
+    /// Layer refused the tokens that these accounts have, and no other is there to be listed: nothing is sent until
+    /// their successors are minted.
+    Wait {
+        left_out: Vec<AccountId>,
+    },
     Hold(Hold),
 }
 
@@ -316,6 +321,9 @@ impl Draft {
             return Plan::Hold(Hold::Shrink { without_proof: self.unproved });
         }
         // Empty is right only when everything that is listed may leave and nothing is wanted any more.
+        if self.put.tokens.is_empty() && self.put.removed.is_empty() && self.put.left_out.len() == wanted.len() {
+            return Plan::Wait { left_out: self.put.left_out };
+        }
         let proved_empty = wanted.is_empty() && self.unproved.is_empty();
         if self.put.tokens.is_empty() && !proved_empty && !permit.granted {
             return Plan::Hold(Hold::Empty);

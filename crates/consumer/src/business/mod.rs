@@ -105,6 +105,7 @@ impl Look<'_> {
                 }
                 self.converged(&facts, verified && left_out.is_empty(), None).await
             }
+            Plan::Wait { left_out } => Err(Stop::Row(self.waits_for_tokens(left_out.len()))),
             Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
             Plan::Put(put) if self.context.settings.mode == Mode::Observe => self.report(&put).await,
             Plan::Put(put) => self.put(&layer_id, &facts, put).await,
@@ -126,6 +127,14 @@ impl Look<'_> {
             // Accepted but never seen: the sweep sends it again.
             resend: !self.row.verified && self.claim.class == Class::Sweep,
         }
+    }
+
+    /// Whatever mints the new tokens makes this business due and unblocks it, so nobody needs to be called.
+    fn waits_for_tokens(&self, accounts: usize) -> Finish {
+        let why = "Layer refuses the tokens these accounts have: the list is sent when new ones are minted".to_owned();
+        tracing::warn!(accounts, why, "business waits");
+        let blocked = Blocked { by: Block::Backoff, code: "waits_for_tokens".into(), why };
+        Finish::blocked(self.context.sweep_wait(), Class::Sweep, blocked)
     }
 
     /// A hold is looked at again with every event and sweep: what it objects to may be gone by then.

@@ -15,6 +15,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use store::{Blocked, Finish};
 
+/// How often a list is sent again as it is before somebody is called.
+const REFUSALS: u32 = 2;
+
 impl Look<'_> {
     pub(super) async fn put(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
         self.guard_fleet(&put).await?;
@@ -81,6 +84,12 @@ impl Look<'_> {
             .filter(|w| w.older_generation && w.token.as_ref().is_some_and(|t| put.tokens.contains(t)));
         let older = older.count();
         if older == 0 || self.row.leave_out == LeaveOut::Older {
+            // Often Layer notices a rotation before anybody else says so, and the looks at the Items find it.
+            if self.claim.attempts < REFUSALS {
+                let why = format!("Layer refuses the token list ({}): its Items are looked at first", error.code());
+                tracing::warn!(error = chain(error), "the list is refused: its Items are looked at first");
+                return Ok(Stop::Row(backoff(self.context, &self.claim, None, "list_refused", why)));
+            }
             return Ok(self.parked(
                 "list_refused",
                 format!(
@@ -91,7 +100,7 @@ impl Look<'_> {
                 ),
             ));
         }
-        tracing::error!(
+        tracing::warn!(
             older,
             error = chain(error),
             "Layer refuses the list: tokens of older generations are left out until their successors are minted"
