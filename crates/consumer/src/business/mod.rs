@@ -121,7 +121,6 @@ impl Look<'_> {
         domain::token_list::Policy {
             unknown: settings.unknown_tokens,
             archived: settings.archived,
-            listed_tokens: settings.listed_tokens,
             max_unproved_removals: settings.max_unproved_removals,
             leave_out: self.row.leave_out,
             // Accepted but never seen: the sweep sends it again.
@@ -209,11 +208,17 @@ impl Look<'_> {
     fn unreported(&self, facts: &Facts, verified: bool) -> Option<domain::token_list::Put> {
         let is_new = |t: &domain::Fingerprint| verified && !self.row.accepted.contains(t);
         let arrived = facts.wanted.iter().filter(|w| w.token.as_ref().is_some_and(is_new));
-        let replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
+        let mut replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
+        let mut added = Vec::new();
+        if self.row.converged_at.is_none() {
+            let listed = facts.wanted.iter().filter(|w| w.token.is_some());
+            (added, replaced) = (listed.map(|w| w.account.clone()).collect(), Vec::new());
+        }
         let tokens = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
         let never_read_back = self.row.put_at > self.row.converged_at;
         (never_read_back || !replaced.is_empty()).then(|| domain::token_list::Put {
             tokens,
+            added,
             replaced,
             ..domain::token_list::Put::default()
         })

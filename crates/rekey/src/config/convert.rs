@@ -159,6 +159,7 @@ impl Config {
             scope: layer.scope.clone(),
             client_id: layer.client_id.clone(),
             client_secret: layer.client_secret.clone(),
+            listed_tokens: layer.listed_tokens,
             http: web::ClientSettings {
                 timeout: layer.timeout.0,
                 connect_timeout: layer.connect_timeout.0,
@@ -247,7 +248,6 @@ impl Config {
             environment: self.plaid.environment.clone(),
             unknown_tokens: layer.unknown_tokens,
             archived: layer.archived,
-            listed_tokens: layer.listed_tokens,
             max_unproved_removals: layer.max_unproved_removals,
             max_fleet_removals: layer.max_fleet_removals,
             removal_window: layer.removal_window.0,
