@@ -29,7 +29,7 @@ spec:
     fsGroupChangePolicy: OnRootMismatch
     seccompProfile: {type: RuntimeDefault}
   {{- if eq $role "topics" }}
-  restartPolicy: OnFailure
+  restartPolicy: Never
   {{- else }}
   {{- $ops := $root.Values.config.ops | default dict }}
   {{- $delay := include "rekey.seconds" ($ops.drain_delay | default "5s") | int64 }}
