@@ -29,6 +29,7 @@ mod item_stories;
 mod kafka_stories;
 mod process_stories;
 mod receiver;
+mod rolling_stories;
 mod rotation_stories;
 mod secrecy;
 mod store_suite;

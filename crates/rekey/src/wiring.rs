@@ -90,8 +90,8 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         tracing::warn!("{told}");
     }
     let readiness = Readiness::default();
-    // Before the first probe can be answered: a process that has not said yet what it waits for is not ready.
-    readiness.expect("start");
+    // Before the first probe can be answered.
+    readiness.begin();
     let ops_listener = bind("ops", config.ops.listen).await?;
     let (fail, failed) = tokio::sync::mpsc::channel(8);
     let mut running = Running {
@@ -136,7 +136,7 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
     if roles.consumer || roles.console {
         running.start_with_store(roles, fail).await?;
     }
-    running.readiness.started("start");
+    running.readiness.begun();
     Ok(running)
 }
 
@@ -201,6 +201,7 @@ impl Running {
             &self.config.plaid.environment,
         );
         let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?);
+        let routes = web::close_while_draining(routes, self.readiness.clone());
         let listener = bind("receiver", self.config.receiver.listen).await?;
         self.receiver = Some(listener.local_addr()?);
         let limits = self.config.limits(self.config.receiver.max_connections);
@@ -251,6 +252,7 @@ impl Running {
             }
             if let Some((listener, (tokens, settings))) = console {
                 let routes = console::routes(store, tokens, settings, wake);
+                let routes = web::close_while_draining(routes, readiness.clone());
                 tasks.spawn(web::serve(listener, routes, limits, stop));
             }
             readiness.started("database");
@@ -284,12 +286,18 @@ impl Running {
             tracing::info!(delay_ms = delay.as_millis(), "draining: still serving while load balancers notice");
             tokio::time::sleep(delay).await;
         }
-        tracing::info!("stopping: nothing new is taken in");
+        tracing::info!("stopping: nothing new is taken in, what is in flight ends");
+        let began = std::time::Instant::now();
         self.stop.cancel();
         self.ops_stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(self.config.ops.drain.0 + Duration::from_secs(5), self.tasks.wait()).await.is_err() {
             tracing::warn!("some work did not end in time; its leases run out by themselves");
+        } else {
+            tracing::info!(
+                took_ms = began.elapsed().as_millis(),
+                "requests answered, offsets committed, leases given back"
+            );
         }
         if let Some(producer) = &self.producer
             && let Err(error) = producer.flush(Duration::from_secs(5)).await

@@ -121,6 +121,7 @@ fn layer_answer() {
             scope: "s".into(),
             client_id: "c".into(),
             client_secret: "s".into(),
+            listed_tokens: domain::token_list::ListedTokens::Full,
             http: http(),
         })
         .unwrap()

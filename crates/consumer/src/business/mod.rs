@@ -121,7 +121,6 @@ impl Look<'_> {
         domain::token_list::Policy {
             unknown: settings.unknown_tokens,
             archived: settings.archived,
-            listed_tokens: settings.listed_tokens,
             max_unproved_removals: settings.max_unproved_removals,
             leave_out: self.row.leave_out,
             // Accepted but never seen: the sweep sends it again.
@@ -172,12 +171,14 @@ impl Look<'_> {
             Some(_) => "accepted, unverified",
             None => "converged, no PUT needed",
         };
-        if put.is_none() && verified {
-            let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
-            if let Some(unreported) = self.unreported(facts) {
-                self.report_converged(&mut tx, &unreported, true).await?;
+        if put.is_none() {
+            if let Some(unreported) = self.unreported(facts, verified) {
+                self.report_converged(&mut tx, &unreported, verified).await?;
             }
-            tx.record_listed(&self.id, &shown).await?;
+            if verified {
+                let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
+                tx.record_listed(&self.id, &shown).await?;
+            }
         }
         tx.record_converged(&self.id, verified, outcome).await?;
         self.moves(&mut tx).await?;
@@ -202,15 +203,22 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// A list of ours arrived and nobody said so: its sender died, or its answer was lost. Without this the change
-    /// would have no outcome.
-    fn unreported(&self, facts: &Facts) -> Option<domain::token_list::Put> {
-        let is_new = |t: &domain::Fingerprint| !self.row.accepted.contains(t);
+    /// A list of ours arrived and nobody said so: its sender died or stopped before it had read the list back, or its
+    /// answer was lost. Without this the change would have no outcome.
+    fn unreported(&self, facts: &Facts, verified: bool) -> Option<domain::token_list::Put> {
+        let is_new = |t: &domain::Fingerprint| verified && !self.row.accepted.contains(t);
         let arrived = facts.wanted.iter().filter(|w| w.token.as_ref().is_some_and(is_new));
-        let replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
+        let mut replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
+        let mut added = Vec::new();
+        if self.row.converged_at.is_none() {
+            let listed = facts.wanted.iter().filter(|w| w.token.is_some());
+            (added, replaced) = (listed.map(|w| w.account.clone()).collect(), Vec::new());
+        }
         let tokens = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
-        (!replaced.is_empty()).then(|| domain::token_list::Put {
+        let never_read_back = self.row.put_at > self.row.converged_at;
+        (never_read_back || !replaced.is_empty()).then(|| domain::token_list::Put {
             tokens,
+            added,
             replaced,
             ..domain::token_list::Put::default()
         })

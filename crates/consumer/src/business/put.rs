@@ -117,7 +117,7 @@ impl Look<'_> {
     /// Lists until the PUT shows, or until the deadline.
     async fn verify(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
         let settings = &self.context.settings;
-        let (timeout, interval, shows) = (settings.verify_timeout, settings.verify_interval, settings.listed_tokens);
+        let (timeout, interval) = (settings.verify_timeout, settings.verify_interval);
         let began = Instant::now();
         loop {
             self.turn(Call::Layer).await?;
@@ -127,7 +127,7 @@ impl Look<'_> {
             drop(tx);
             self.watch_layers_own(&facts.listed, &after);
             let late = began.elapsed() >= timeout;
-            match verify(&put.tokens, &facts.listed, &after, shows) {
+            match verify(&put, &facts.listed, &after) {
                 Verification::Applied => return self.converged(facts, true, Some(&put)).await,
                 Verification::Unverifiable => return self.converged(facts, false, Some(&put)).await,
                 Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
