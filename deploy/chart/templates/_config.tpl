@@ -9,6 +9,7 @@
 {{- if $root.Values.sandbox.enabled -}}
   {{- $sandbox := printf "http://%s-sandbox:8090" $name -}}
   {{- $config = merge $config (dict
+        "tls" (dict "plain_http" (list (printf "%s-sandbox" $name)))
         "plaid" (dict "base_url" $sandbox "client_id" "sandbox-client")
         "layer" (dict "base_url" $sandbox "token_url" (printf "%s/oauth2/token" $sandbox) "client_id" "sandbox-layer-client")
         "sandbox" (dict "webhook_url" (printf "http://%s-receiver:8080/webhooks/plaid" $name))) -}}
