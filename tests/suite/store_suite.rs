@@ -607,6 +607,12 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
     };
     assert_eq!(figures(None).await, (0, false, 0));
     push(&store, "x", "access-sandbox-1", acme()).await;
+    assert_eq!(figures(None).await, (1, true, 0), "what a push says of its business holds once its token is proved");
+    let mut tx = store.begin().await.unwrap();
+    let pushed = tx.candidates(&item("x")).await.unwrap().remove(0);
+    tx.promote(&item("x"), &pushed.fingerprint).await.unwrap();
+    tx.set_item_state(&item("x"), ItemState::Active, None).await.unwrap();
+    tx.commit().await.unwrap();
     assert_eq!(figures(None).await, (1, true, 1), "an Item whose accounts nobody has read yet");
     assert_eq!(figures(Some(Call::AccountsGet)).await, (1, false, 1), "more workers would not help");
     assert_eq!(figures(Some(Call::Mint)).await, (1, true, 1), "it does not mint yet");
