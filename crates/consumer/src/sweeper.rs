@@ -28,7 +28,6 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
 }
 
 async fn chores(context: &Context, figures: &mut Figures) -> Result<(), store::Error> {
-    figures.show(context).await?;
     let paused = context.store.begin_read().await?.pauses().await?;
     if !paused.is_empty() {
         probe_paused(context).await?;
@@ -37,7 +36,8 @@ async fn chores(context: &Context, figures: &mut Figures) -> Result<(), store::E
     if tx.take_turn("hints", &context.owner, Duration::from_secs(60)).await? {
         tx.forget_expired_hints().await?;
     }
-    tx.commit().await
+    tx.commit().await?;
+    figures.show(context).await
 }
 
 async fn probe_paused(context: &Context) -> Result<(), store::Error> {

@@ -65,7 +65,7 @@ impl Tx {
     /// Blocked rows by block and code.
     pub async fn blocked_counts(&mut self, kind: Kind) -> Result<Vec<(Block, String, i64)>, Error> {
         let sql = "SELECT blocked_by, COALESCE(blocked_code, '') AS code, COUNT(*) AS n FROM work
-            WHERE kind = $1 AND blocked_by IS NOT NULL GROUP BY blocked_by, blocked_code";
+            WHERE kind = $1 AND blocked_by IN ('backoff', 'pause', 'hold', 'parked') GROUP BY blocked_by, blocked_code";
         let word = |w: String| Block::from_word(&w).ok_or_else(|| format!("unknown block {w}"));
         let rows = self.rows(sqlx::query(sql).bind(kind.as_str())).await?;
         rows.iter().map(|r| Ok((parsed(r, "blocked_by", word)?, text(r, "code")?, number(r, "n")?))).collect()
@@ -74,14 +74,19 @@ impl Tx {
     /// A change that has not reached the list yet, in the business's own row or in that of an Item of it; a row that does
     /// not go on; an Item whose new access token nobody has told us; a business that never converged at all.
     pub async fn at_risk(&mut self) -> Result<AtRisk, Error> {
+        // Each part stands on an index; one that joins two conditions by OR would read the whole table.
         let sql = "WITH waiting AS (
-                SELECT id, COALESCE(signal_at, blocked_at) AS since FROM work
-                WHERE kind = 'item' AND (signal_at IS NOT NULL OR blocked_by IN ('pause', 'hold', 'parked'))
+                SELECT id, signal_at AS since FROM work WHERE kind = 'item' AND signal_at IS NOT NULL
+              UNION ALL
+                SELECT id, COALESCE(signal_at, blocked_at) FROM work
+                WHERE kind = 'item' AND blocked_by IN ('pause', 'hold', 'parked')
               UNION ALL
                 SELECT item_id, state_since FROM items WHERE state = 'awaiting_token')
             SELECT COUNT(DISTINCT business) AS n, MIN(since) AS oldest FROM (
-                SELECT id AS business, COALESCE(signal_at, blocked_at) AS since FROM work
-                WHERE kind = 'business' AND (signal_at IS NOT NULL OR blocked_by IS NOT NULL)
+                SELECT id AS business, signal_at AS since FROM work WHERE kind = 'business' AND signal_at IS NOT NULL
+              UNION ALL
+                SELECT id, COALESCE(signal_at, blocked_at) FROM work
+                WHERE kind = 'business' AND blocked_by IN ('backoff', 'pause', 'hold', 'parked')
               UNION ALL
                 SELECT a.business_id, w.since FROM waiting w
                 JOIN accounts a ON a.item_id = w.id AND a.business_id IS NOT NULL
