@@ -14,7 +14,7 @@ MUTANTS_VERSION := 27.1.0
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom prerequisites
+.PHONY: help run test test-alerts long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,10 @@ test: prerequisites ## everything that must pass, against a real Apache Kafka an
 	$(TARGET)/debug/storm --seeds 8 --items 60 --seconds 8
 	TMPDIR=$(SHM) $(TARGET)/debug/explore --faults 1 --states 400
 	tests/with-servers --own $(TARGET)/debug/storm-real
+
+test-alerts: prerequisites ## alerts, dashboard and runbook against the registry, the command line and promtool
+	$(CARGO) build --package rekey
+	tests/alerts/check $(TARGET)/debug/rekey
 
 long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
 	$(CARGO) build --workspace --all-targets
@@ -75,7 +79,7 @@ $(TOOLS)/bin/cargo-mutants:
 fuzz: prerequisites ## what comes from outside, under mutations of a kept corpus: SECONDS=n for each of ten targets
 	FUZZ_MS=$$(( $(or $(SECONDS),60) * 1000 )) $(CARGO) test --package tests --test fuzz
 
-ci: fmt-check lint deny docs test ## what CI runs: format, lints, licences and bans, docs, tests
+ci: fmt-check lint deny docs test test-alerts ## what CI runs: format, lints, licences and bans, docs, tests
 
 fmt: ## format the code
 	$(CARGO) fmt --all
