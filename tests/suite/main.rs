@@ -27,6 +27,7 @@ mod fleet_stories;
 mod hostile;
 mod item_stories;
 mod kafka_stories;
+mod metrics;
 mod process_stories;
 mod receiver;
 mod rolling_stories;

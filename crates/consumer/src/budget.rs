@@ -3,6 +3,7 @@
 use crate::Context;
 use crate::faults::Interrupted;
 use domain::budget::{Call, horizon};
+use domain::metric;
 use std::time::Duration;
 use store::{Booking, Claim, Finish};
 
@@ -39,7 +40,7 @@ fn given_back(claim: &Claim, call: Call) -> Finish {
 
 /// A row that needs a mint is claimed when there is budget for it; others are due again when there may be.
 pub(crate) fn postponed(claim: &Claim, call: Call, wait: Duration) -> Finish {
-    metrics::counter!("rekey_budget_postponed_total", "call" => call.as_str()).increment(1);
+    metrics::counter!(metric::BUDGET_POSTPONED, "call" => call.as_str()).increment(1);
     let again_after = if call == Call::Mint { Duration::ZERO } else { wait };
     Finish::unfinished(again_after, claim.class, call)
 }

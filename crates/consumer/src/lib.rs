@@ -4,6 +4,7 @@ mod budget;
 mod business;
 mod context;
 mod faults;
+mod figures;
 mod intake;
 mod item;
 mod outcome;

@@ -2,6 +2,7 @@
 
 use crate::auth::{Bearer, Credentials};
 use crate::error::{Error, Meaning, refusal};
+use domain::metric;
 use domain::token_list::{ListedTokens, RowStatus};
 use domain::{AccountId, LayerId, ProcessorToken};
 use reqwest::RequestBuilder;
@@ -229,20 +230,9 @@ impl Client {
         request: impl Fn() -> RequestBuilder,
         end: Option<Instant>,
     ) -> Result<web::Answer, Error> {
+        let began = Instant::now();
         let outcome = self.try_call(endpoint, &request, end).await;
-        let result = match &outcome {
-            Ok(_) => "ok",
-            Err(error) => match error.meaning() {
-                Meaning::NoSuchBusiness => "no_such_business",
-                Meaning::RefusedContent => "refused_content",
-                Meaning::Other(domain::Next::Retry { .. }) => "retry",
-                Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
-                Meaning::Other(domain::Next::Suspect) => "suspect",
-                Meaning::Other(domain::Next::Park) => "park",
-            },
-        };
-        metrics::counter!("rekey_provider_calls_total", "provider" => "layer", "endpoint" => endpoint, "result" => result)
-            .increment(1);
+        counted(endpoint, began, outcome.as_ref().err());
         outcome
     }
 
@@ -307,6 +297,22 @@ fn listed(wire: WireAccount) -> ListedAccount {
         },
         needs_repair: wire.connection_needs_repair_as_of.is_some(),
     }
+}
+
+/// What became of a call. The result is a bounded set of words, see [`metric::ALL`].
+pub(crate) fn counted(endpoint: &'static str, began: Instant, error: Option<&Error>) {
+    let result = error.map_or("ok", |error| match error.meaning() {
+        Meaning::NoSuchBusiness => "no_such_business",
+        Meaning::RefusedContent => "refused_content",
+        Meaning::Other(domain::Next::Retry { .. }) => "retry",
+        Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
+        Meaning::Other(domain::Next::Suspect) => "suspect",
+        Meaning::Other(domain::Next::Park) => "park",
+    });
+    metrics::counter!(metric::PROVIDER_CALLS, "provider" => "layer", "endpoint" => endpoint, "result" => result)
+        .increment(1);
+    metrics::histogram!(metric::PROVIDER_CALL, "provider" => "layer", "endpoint" => endpoint)
+        .record(began.elapsed().as_secs_f64());
 }
 
 #[cfg(test)]

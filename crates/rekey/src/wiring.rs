@@ -2,12 +2,12 @@
 //! what waiting can't mend ends the process with one line that says what to do.
 
 use crate::config::{Config, fingerprinter};
+use crate::metrics;
 use crate::waiting::{Opening, until_it_works};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::Provider;
 use domain::work::Kind;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use plaid::{Keys, Verifier};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -60,24 +60,6 @@ pub struct Running {
     _broker: Option<Arc<EmbeddedBroker>>,
 }
 
-/// The process's metrics: one registry, however many roles and tests share it.
-fn metrics() -> anyhow::Result<PrometheusHandle> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
-        return Ok(handle.clone());
-    }
-    let seconds =
-        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)
-        .context("the metrics can't be set up")?
-        .build_recorder();
-    let handle = recorder.handle();
-    // Somebody else's recorder is in place only in tests that run several instances at once; theirs is ours.
-    let _ = metrics::set_global_recorder(recorder);
-    Ok(HANDLE.get_or_init(|| handle).clone())
-}
-
 async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("{what} can't listen on {address}: stop what holds the port, or set {what}.listen to another one")
@@ -111,7 +93,8 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         _broker: None,
         config,
     };
-    let metrics = metrics()?;
+    let metrics = metrics::recorder()?;
+    metrics::begin(roles);
     let (upkeep, stop) = (metrics.clone(), running.ops_stop.clone());
     running.tasks.spawn(async move {
         // Samples of histograms pile up until somebody folds them; a scrape does, but nobody may ever scrape.
@@ -169,13 +152,15 @@ impl Running {
             Producer::new(&connection, self.config.producer()).context("check [kafka] and kafka.properties")?;
         self.readiness.expect("kafka");
         let (readiness, looking, stop) = (self.readiness.clone(), producer.clone(), self.stop.clone());
+        let at = connection.clone();
         self.tasks.spawn(async move {
             let reached = until_it_works("kafka", &readiness, &stop, || looking.reachable(&topics)).await;
             if reached.is_none() {
                 return;
             }
             tokio::select! {
-                () = looking.watch(&topics, stop) => {}
+                () = looking.watch(&topics, stop.clone()) => {}
+                () = bus::watch_topics(&at, &topics, stop) => {}
                 // librdkafka gives such a producer up for good; a new process gets a new one.
                 reason = looking.fatal() => {
                     let error = anyhow::anyhow!("the Kafka producer can't go on ({reason}): start this process again");

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use domain::metric;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,7 +107,7 @@ pub fn ops_routes(readiness: Readiness, metrics: PrometheusHandle) -> Router {
         .route("/startz", get(startz))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(|State(ops): State<Ops>| async move { ops.metrics.render() }))
+        .route("/metrics", get(scrape))
         .with_state(Ops { readiness, metrics })
 }
 
@@ -116,6 +117,11 @@ async fn startz(State(ops): State<Ops>) -> impl IntoResponse {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
     }
+}
+
+async fn scrape(State(ops): State<Ops>) -> String {
+    metrics::gauge!(metric::READY).set(f64::from(u8::from(ops.readiness.is_ready())));
+    ops.metrics.render()
 }
 
 async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {

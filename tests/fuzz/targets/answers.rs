@@ -74,6 +74,7 @@ fn is_header(name: &str, value: &str) -> bool {
 
 fn http() -> web::ClientSettings {
     web::ClientSettings {
+        provider: domain::Provider::Plaid,
         timeout: Duration::from_secs(2),
         connect_timeout: Duration::from_secs(2),
         extra_roots: String::new(),

@@ -15,6 +15,7 @@ use crate::outcome::{self, kind};
 use crate::{Context, Mode, budget};
 use domain::budget::Call;
 use domain::fault::chain;
+use domain::metric;
 use domain::token_list::{Hold, LeaveOut, Plan, plan};
 use domain::work::{Block, Class};
 use domain::{BusinessId, LayerId};
@@ -59,7 +60,7 @@ pub(crate) async fn look(context: &Context, claim: Claim) {
     if let Err(error) = ended {
         return faults::interrupted(context, &claim, error).await;
     }
-    metrics::histogram!("rekey_look_seconds", "kind" => "business").record(began.elapsed().as_secs_f64());
+    metrics::histogram!(metric::LOOK, "kind" => "business").record(began.elapsed().as_secs_f64());
 }
 
 async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a>>, Interrupted> {
@@ -99,7 +100,7 @@ impl Look<'_> {
         }
         match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.permit()) {
             Plan::Converged { verified, left_out } => {
-                metrics::counter!("rekey_puts_total", "result" => "not_needed").increment(1);
+                metrics::counter!(metric::PUTS, "result" => "not_needed").increment(1);
                 if !left_out.is_empty() {
                     tracing::warn!(accounts = left_out.len(), "accounts wait outside the list for their new tokens");
                 }
@@ -107,8 +108,16 @@ impl Look<'_> {
             }
             Plan::Wait { left_out } => Err(Stop::Row(self.waits_for_tokens(left_out.len()))),
             Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
-            Plan::Put(put) if self.context.settings.mode == Mode::Observe => self.report(&put).await,
-            Plan::Put(put) => self.put(&layer_id, &facts, put).await,
+            Plan::Put(put) => {
+                // A list that could not be verified is sent again by the sweep; that is no drift.
+                if faults::is_unannounced(&self.claim) && !policy.resend {
+                    metrics::counter!(metric::DRIFT, "kind" => "business").increment(1);
+                }
+                match self.context.settings.mode {
+                    Mode::Observe => self.report(&put).await,
+                    Mode::Act => self.put(&layer_id, &facts, put).await,
+                }
+            }
         }
     }
 
@@ -196,7 +205,7 @@ impl Look<'_> {
         tx.commit().await?;
         if let (Some(signal), Some(_)) = (self.claim.signal_at, put) {
             let took = self.now_since(signal).await;
-            metrics::histogram!("rekey_converge_seconds").record(took.as_secs_f64());
+            metrics::histogram!(metric::CONVERGE).record(took.as_secs_f64());
         }
         self.context.outbox_filled.notify_one();
         self.context.businesses_due.notify_one();

@@ -2,6 +2,7 @@
 
 use super::trust::provider_url;
 use super::{Config, Span};
+use domain::Provider;
 use domain::retry::Curve;
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
@@ -118,6 +119,7 @@ impl Config {
             secret: self.plaid.secret.clone(),
             processor: self.plaid.processor.clone(),
             http: web::ClientSettings {
+                provider: Provider::Plaid,
                 timeout,
                 connect_timeout: self.plaid.connect_timeout.0,
                 extra_roots: self.extra_roots()?,
@@ -161,6 +163,7 @@ impl Config {
             client_secret: layer.client_secret.clone(),
             listed_tokens: layer.listed_tokens,
             http: web::ClientSettings {
+                provider: Provider::Layer,
                 timeout: layer.timeout.0,
                 connect_timeout: layer.connect_timeout.0,
                 extra_roots: self.extra_roots()?,
