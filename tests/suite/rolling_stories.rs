@@ -54,13 +54,12 @@ async fn i1_i9_every_role_is_replaced_under_load() {
     let endpoints: Endpoints = Arc::new(Mutex::new(receivers.iter().map(url).collect()));
     let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut callers = JoinSet::new();
-    for caller in 0..8 {
+    for (caller, item) in items.iter().cloned().enumerate().take(8) {
         // Half of them keep their connections, the others open one for each webhook.
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10));
         let http = if caller % 2 == 0 { http.pool_max_idle_per_host(0) } else { http }.build().unwrap();
         let (sandbox, endpoints, over, answered) =
             (world.sandbox.clone(), Arc::clone(&endpoints), Arc::clone(&over), Arc::clone(&answered));
-        let item = items[caller].clone();
         callers.spawn(async move {
             let mut unanswered = Vec::new();
             let body = Sandbox::webhook_body("ITEM", "ERROR", Some(&item), &json!({"error": null}));
