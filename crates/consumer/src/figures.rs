@@ -2,19 +2,24 @@
 
 use crate::Context;
 use domain::budget::{Booked, Call};
-use domain::work::{Class, Kind};
+use domain::work::{Block, Class, Kind};
 use domain::{Provider, metric};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Tx;
 
 /// Series whose last row went away are set to nothing once more, instead of standing at their last value for ever.
-#[derive(Default)]
 pub(crate) struct Figures {
     blocked: BTreeSet<[&'static str; 3]>,
 }
 
 impl Figures {
+    /// Where nothing is blocked, zeros say so: no series at all could as well be no consumer.
+    pub(crate) fn new() -> Self {
+        let each = |kind: &'static str| Block::WORDS.iter().map(move |by| [kind, *by, metric::OTHER]);
+        Self { blocked: Kind::WORDS.iter().copied().flat_map(each).collect() }
+    }
+
     pub(crate) async fn show(&mut self, context: &Context) -> Result<(), store::Error> {
         let mut tx = context.store.begin_read().await?;
         let spent = show_budgets(context, &mut tx).await?;

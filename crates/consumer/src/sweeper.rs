@@ -10,24 +10,30 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// How often figures are taken: seldom enough that a large fleet of consumers is no load on the database.
+const FIGURES: Duration = Duration::from_secs(5);
+
 pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(
         (context.settings.probe_interval / 4).clamp(Duration::from_millis(20), Duration::from_secs(5)),
     );
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut figures = Figures::default();
+    let mut count = tokio::time::interval(FIGURES);
+    count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut figures = Figures::new();
     loop {
-        tokio::select! {
+        let done = tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        if let Err(error) = chores(&context, &mut figures).await {
+            _ = tick.tick() => chores(&context).await,
+            _ = count.tick() => figures.show(&context).await,
+        };
+        if let Err(error) = done {
             tracing::debug!(error = chain(&error), "chores wait for the database");
         }
     }
 }
 
-async fn chores(context: &Context, figures: &mut Figures) -> Result<(), store::Error> {
+async fn chores(context: &Context) -> Result<(), store::Error> {
     let paused = context.store.begin_read().await?.pauses().await?;
     if !paused.is_empty() {
         probe_paused(context).await?;
@@ -36,8 +42,7 @@ async fn chores(context: &Context, figures: &mut Figures) -> Result<(), store::E
     if tx.take_turn("hints", &context.owner, Duration::from_secs(60)).await? {
         tx.forget_expired_hints().await?;
     }
-    tx.commit().await?;
-    figures.show(context).await
+    tx.commit().await
 }
 
 async fn probe_paused(context: &Context) -> Result<(), store::Error> {

@@ -209,7 +209,8 @@ const CODES: &[&str] = &[
     "UNAUTHORIZED_ROUTE_ACCESS",
     OTHER,
 ];
-const OTHER: &str = "other";
+/// Whatever is no word of ours.
+pub const OTHER: &str = "other";
 
 /// The label for what blocks a row.
 pub fn blocked_code(code: &str) -> &'static str {
