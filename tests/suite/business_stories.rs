@@ -26,7 +26,7 @@ stories!(
 );
 
 async fn i8_an_unknown_token_holds_until_an_operator_decides(parts: Parts) {
-    let world = World::start(parts, "").await;
+    let world = World::likely(parts, "").await;
     world.business("acme");
     let stranger = world.sandbox.foreign_token("acme", None).unwrap();
     world.link("acme", 1).await;
@@ -43,7 +43,7 @@ async fn i8_an_unknown_token_holds_until_an_operator_decides(parts: Parts) {
 }
 
 async fn i8_unknown_tokens_are_kept_when_told_so(parts: Parts) {
-    let world = World::start(parts, "[layer]\nunknown_tokens = \"keep\"\n").await;
+    let world = World::likely(parts, "[layer]\nunknown_tokens = \"keep\"\n").await;
     world.business("acme");
     let stranger = world.sandbox.foreign_token("acme", None).unwrap();
     // The sandbox would refuse a list with a token it can't read; this stranger lives elsewhere.
@@ -70,7 +70,7 @@ async fn i8_a_foreign_token_of_our_account_is_replaced(parts: Parts) {
 
 /// Somebody adds a token to the list between our PUT and the list that verifies it.
 async fn i8_another_writer_at_work_holds_the_business(parts: Parts) {
-    let world = World::start(parts, "[layer]\ntimeout = \"20s\"\n[consumer]\nlease = \"60s\"\n").await;
+    let world = World::likely(parts, "[layer]\ntimeout = \"20s\"\n[consumer]\nlease = \"60s\"\n").await;
     world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
@@ -95,7 +95,7 @@ async fn i8_another_writer_at_work_holds_the_business(parts: Parts) {
 }
 
 async fn i8_accounts_that_layer_connected_itself_are_not_touched(parts: Parts) {
-    let world = World::start(parts, "").await;
+    let world = World::likely(parts, "").await;
     world.business("acme");
     world.sandbox.layer_connects("acme").unwrap();
     let item = world.link("acme", 2).await;
@@ -260,7 +260,7 @@ async fn a_business_by_layers_own_id(parts: Parts) {
 }
 
 async fn first_contact_replaces(parts: Parts) {
-    let world = World::start(parts, "").await;
+    let world = World::likely(parts, "").await;
     world.business("acme");
     let item = world.link_as("acme", 1, Announce::Silent).await;
     let before = world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
@@ -271,7 +271,7 @@ async fn first_contact_replaces(parts: Parts) {
 }
 
 async fn first_contact_adopts_what_is_alive(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nfirst_contact = \"adopt\"\n").await;
+    let world = World::likely(parts, "[consumer]\nfirst_contact = \"adopt\"\n").await;
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
     let accounts = world.accounts(&item);

@@ -1,7 +1,7 @@
 //! One suite of store tests for both databases.
 
 use domain::accounts::{AccountState, Traits};
-use domain::budget::Limits;
+use domain::budget::{Call, Limits};
 use domain::item::ItemState;
 use domain::work::{Block, Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId, LayerId, ProcessorToken};
@@ -30,6 +30,7 @@ stories!(
     several_processes_migrate_at_once,
     a_database_of_the_future_is_refused,
     lists_are_paginated,
+    figures_tell_who_waits_and_for_what,
 );
 
 struct Place {
@@ -589,4 +590,62 @@ fn every_configuration_in_the_repository_is_valid() {
     let config: Config = config::load_text("rekey.example.toml", config::EXAMPLE, &Default::default()).unwrap();
     assert_eq!(config.kafka.topics.partitions, 12);
     config::load_text("the tests' settings", tests::SETTINGS, &Default::default()).unwrap();
+}
+
+/// What is due, what a worker could take, and whose books are at risk are three questions.
+async fn figures_tell_who_waits_and_for_what(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let ms = Duration::from_millis(20);
+    let figures = async |spent: Option<Call>| {
+        tokio::time::sleep(ms).await;
+        let mut tx = store.begin_read().await.unwrap();
+        let due: i64 = tx.due_rows(Kind::Item).await.unwrap().iter().map(|d| d.rows).sum();
+        let claimable = tx.claimable_oldest(Kind::Item, |call| spent == Some(call)).await.unwrap();
+        let risk = tx.at_risk().await.unwrap();
+        assert_eq!(risk.businesses > 0, risk.oldest >= ms, "{risk:?}");
+        (due, claimable >= ms, risk.businesses)
+    };
+    assert_eq!(figures(None).await, (0, false, 0));
+    push(&store, "x", "access-sandbox-1", acme()).await;
+    assert_eq!(figures(None).await, (1, true, 0), "what a push says of its business holds once its token is proved");
+    let mut tx = store.begin().await.unwrap();
+    let pushed = tx.candidates(&item("x")).await.unwrap().remove(0);
+    tx.promote(&item("x"), &pushed.fingerprint).await.unwrap();
+    tx.set_item_state(&item("x"), ItemState::Active, None).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(figures(None).await, (1, true, 1), "an Item whose accounts nobody has read yet");
+    assert_eq!(figures(Some(Call::AccountsGet)).await, (1, false, 1), "more workers would not help");
+    assert_eq!(figures(Some(Call::Mint)).await, (1, true, 1), "it does not mint yet");
+
+    let held = claim(&store, "one", LONG).await.remove(0);
+    assert_eq!(figures(None).await, (0, false, 1), "somebody looks");
+    finish(&store, &held, &Finish::unfinished(Duration::ZERO, Class::Rotation, Call::Mint)).await.unwrap();
+    assert_eq!(figures(Some(Call::Mint)).await, (1, false, 1), "it waits for a mint");
+    let held = claim(&store, "one", LONG).await.remove(0);
+    finish(&store, &held, &blocked(Block::Parked)).await.unwrap();
+    assert_eq!(figures(None).await, (0, false, 1), "it waits for a person");
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.blocked_counts(Kind::Item).await.unwrap(), [(Block::Parked, "test".to_owned(), 1)]);
+    assert!(tx.release(Kind::Item, "x").await.unwrap());
+    tx.pause(domain::Provider::Plaid, "test", "test", LONG).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(figures(None).await, (1, false, 1), "it waits for its provider");
+    let mut tx = store.begin().await.unwrap();
+    tx.resume(domain::Provider::Plaid).await.unwrap();
+    tx.commit().await.unwrap();
+    let held = claim(&store, "one", LONG).await.remove(0);
+    finish(&store, &held, &done()).await.unwrap();
+    assert_eq!(figures(None).await, (0, false, 0), "served");
+
+    // What can't have touched a token puts nothing at risk, and is no beginning of a change that comes hours later.
+    marked(&store, &Mark { quiet: Some(SWEEP), class: Class::Sweep, ..mark("x") }).await;
+    assert_eq!(figures(None).await, (0, false, 0));
+    marked(&store, &mark("x")).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    assert!(held.signal_at.is_some());
+    finish(&store, &held, &done()).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.set_item_state(&item("x"), ItemState::AwaitingToken, None).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(figures(None).await, (0, false, 1), "rotated, and nobody told us the new token");
 }

@@ -2,6 +2,7 @@
 //! what is said names the setting.
 
 use domain::fault::chain;
+use domain::{Provider, metric};
 use rekey::config::{Config, load_text};
 use rekey::wiring::Roles;
 use sandbox::Sandbox;
@@ -12,7 +13,7 @@ use store::{KeyRing, Store};
 use tests::kafka::Cluster;
 use tests::postgres::Postgres;
 use tests::tls::{Authority, https};
-use tests::{Parts, World, holds};
+use tests::{Parts, World, holds, metrics};
 
 /// What both providers' probes take for a good answer.
 const ANSWER: &str = r#"{"access_token":"t","key":{"kid":"k","kty":"EC","crv":"P-256","alg":"ES256","x":"","y":""}}"#;
@@ -53,6 +54,21 @@ async fn a_provider_with_a_wrong_certificate_is_refused() {
     }
     let clear = config("[plaid]\nbase_url = \"http://plaid.internal\"\nclient_id = \"c\"\nsecret = \"s\"\n");
     assert!(clear.plaid().unwrap_err().to_string().contains("https://"));
+}
+
+/// Long before it ends, somebody should hear of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_providers_certificate_is_shown() {
+    let world = World::start(Parts::Embedded, "").await;
+    let ours = Authority::new("ours");
+    let server = https(&ours.issue(&["127.0.0.1"]), ANSWER).await;
+    assert_eq!(providers(&format!("https://{server}"), &ours.pem).await, [Ok(()), Ok(())]);
+    let shown = metrics::read(&metrics::scrape(world.rekey().ops).await);
+    for peer in Provider::WORDS {
+        let seconds = metrics::total(&shown, metric::CERTIFICATE_EXPIRES, &[("peer", peer)]);
+        assert!(seconds.is_some_and(|s| s > 365.0 * 86_400.0), "{peer}: {seconds:?}");
+    }
+    world.end().await;
 }
 
 /// Files that settings name.

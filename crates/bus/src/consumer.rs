@@ -1,9 +1,10 @@
 //! The intake consumer: records one by one, an offset stored only when its record is settled.
 
-use crate::{Connection, DecodeError, Error, Event};
+use crate::{Connection, DecodeError, Error, Event, figures};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
+use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, TopicPartitionList};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,7 @@ pub struct Delivery {
 #[derive(Clone, Default)]
 struct Positions {
     next: Arc<Mutex<HashMap<(String, i32), i64>>>,
+    topics: Vec<String>,
 }
 
 impl Positions {
@@ -54,7 +56,13 @@ impl Positions {
 
 impl ClientContext for Positions {
     // Each error is also what the next read returns; said here as well it would be twice, and many times a second.
-    fn error(&self, _: KafkaError, _: &str) {}
+    fn error(&self, error: KafkaError, _: &str) {
+        figures::count_error(&error);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        figures::of_intake(&statistics, &self.topics);
+    }
 }
 
 impl ConsumerContext for Positions {
@@ -97,9 +105,10 @@ impl std::fmt::Debug for Intake {
 
 impl Intake {
     pub fn new(connection: &Connection, settings: &IntakeSettings) -> Result<Self, Error> {
-        let positions = Positions::default();
+        let positions = Positions { topics: settings.topics.clone(), ..Positions::default() };
         let mut config = connection.config();
         let defaults = [
+            figures::INTERVAL,
             ("group.id", settings.group.as_str()),
             ("auto.commit.interval.ms", "1000"),
             // A new group reads what is there already: events before the first start are events too.

@@ -3,6 +3,7 @@
 mod consumer;
 mod embedded;
 mod event;
+mod figures;
 mod producer;
 mod topics;
 mod trouble;
@@ -11,7 +12,7 @@ pub use consumer::{Delivery, Intake, IntakeSettings};
 pub use embedded::EmbeddedBroker;
 pub use event::{DecodeError, Event, schema};
 pub use producer::{Producer, ProducerSettings, PublishError};
-pub use topics::{TopicFault, TopicPlan, Topics, apply, check};
+pub use topics::{TopicFault, TopicPlan, Topics, apply, check, watch_topics};
 
 use rdkafka::ClientConfig;
 use std::collections::BTreeMap;

@@ -1,10 +1,12 @@
 //! The producer: acknowledged by all in-sync replicas, or an error within a bound.
 
 use crate::trouble::Trouble;
-use crate::{Connection, Error, Event, METADATA_TIMEOUT, TopicFault, Topics};
+use crate::{Connection, Error, Event, METADATA_TIMEOUT, TopicFault, Topics, figures};
+use domain::metric;
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::statistics::Statistics;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -67,7 +69,12 @@ struct Health {
 }
 
 impl ClientContext for Health {
+    fn stats(&self, statistics: Statistics) {
+        figures::of_producer(&statistics);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
+        figures::count_error(&error);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
             self.died.notify_waiters();
@@ -102,6 +109,7 @@ impl Producer {
         let health = Health::default();
         let inner = connection
             .config()
+            .set(figures::INTERVAL.0, figures::INTERVAL.1)
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("queue.buffering.max.messages", settings.queue_records.to_string())
@@ -180,7 +188,7 @@ impl Producer {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            metrics::gauge!("rekey_producer_in_flight").set(f64::from(self.inner.in_flight_count()));
+            metrics::gauge!(metric::PRODUCER_IN_FLIGHT).set(f64::from(self.inner.in_flight_count()));
             let was_away = self.is_away();
             if !was_away && !self.health.doubt.swap(false, Ordering::Relaxed) {
                 continue;

@@ -2,11 +2,16 @@
 
 use crate::trouble::Trouble;
 use crate::{Connection, Error, METADATA_TIMEOUT};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use domain::fault::chain;
+use domain::metric;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Names of the topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +135,50 @@ pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -
     }
     settle(connection, topics).await?;
     Ok(created)
+}
+
+/// How often the topics are described: somebody may change them at any time, and nobody does so often.
+const DESCRIBE_EVERY: Duration = Duration::from_mins(5);
+
+/// Shows how the topics are made, until `stop`.
+pub async fn watch_topics(connection: &Connection, topics: &Topics, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(DESCRIBE_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = describe(connection, topics).await {
+            tracing::debug!(error = chain(&error), "the topics can't be described; their metrics stay as they are");
+        }
+    }
+}
+
+async fn describe(connection: &Connection, topics: &Topics) -> Result<(), Error> {
+    let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::Config)?;
+    let wanted = topics.names().map(str::to_owned);
+    let looked = tokio::task::spawn_blocking(move || {
+        let metadata = client.inner().fetch_metadata(None, METADATA_TIMEOUT);
+        metadata.map(|m| (m.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect(), client))
+    });
+    let doing = "describe the topics";
+    let looked = looked.await.unwrap_or(Err(KafkaError::Canceled));
+    let (partitions, client): (Vec<(String, usize)>, _) = looked.map_err(|source| Error::Kafka { doing, source })?;
+    for (name, count) in partitions.into_iter().filter(|(name, _)| wanted.contains(name)) {
+        metrics::gauge!(metric::TOPIC_PARTITIONS, "topic" => name).set(count as f64);
+    }
+    let names = topics.names().map(ResourceSpecifier::Topic);
+    let options = AdminOptions::new().request_timeout(Some(METADATA_TIMEOUT));
+    let described = client.describe_configs(&names, &options).await;
+    // It waits for its thread.
+    tokio::task::spawn_blocking(move || drop(client));
+    for resource in described.map_err(|source| Error::Kafka { doing, source })?.into_iter().flatten() {
+        let min_insync = resource.get("min.insync.replicas").and_then(|e| e.value.as_deref()?.parse::<f64>().ok());
+        if let (OwnedResourceSpecifier::Topic(name), Some(replicas)) = (resource.specifier, min_insync) {
+            metrics::gauge!(metric::TOPIC_MIN_INSYNC, "topic" => name).set(replicas);
+        }
+    }
+    Ok(())
 }
 
 /// A created topic reaches the brokers' metadata a moment later; who asks in between would be told that it is missing.

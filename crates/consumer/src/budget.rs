@@ -3,12 +3,16 @@
 use crate::Context;
 use crate::faults::Interrupted;
 use domain::budget::{Call, horizon};
+use domain::metric;
 use std::time::Duration;
 use store::{Booking, Claim, Finish};
 
 /// Waits for the moment at which this call may be made, and makes the lease outlast it. Err: there is no budget soon,
 /// so the look ends, keeps what it did, and goes on when there is.
 pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Result<Result<(), Finish>, Interrupted> {
+    if context.stopping.is_cancelled() {
+        return Ok(Err(given_back(claim, call)));
+    }
     let lease = context.settings.lease;
     let mut tx = context.store.begin().await?;
     tx.renew(claim, lease).await?;
@@ -20,16 +24,23 @@ pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Re
     tx.commit().await?;
     match booking {
         Booking::At(at) => {
-            tokio::time::sleep_until(at.into()).await;
-            Ok(Ok(()))
+            tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => Ok(Ok(())),
+                () = context.stopping.cancelled() => Ok(Err(given_back(claim, call))),
+            }
         }
         Booking::NotBefore(wait) => Ok(Err(postponed(claim, call, wait))),
     }
 }
 
+/// This process stops: whoever claims the row next goes on where this look was.
+fn given_back(claim: &Claim, call: Call) -> Finish {
+    Finish::unfinished(Duration::ZERO, claim.class, call)
+}
+
 /// A row that needs a mint is claimed when there is budget for it; others are due again when there may be.
 pub(crate) fn postponed(claim: &Claim, call: Call, wait: Duration) -> Finish {
-    metrics::counter!("rekey_budget_postponed_total", "call" => call.as_str()).increment(1);
+    metrics::counter!(metric::BUDGET_POSTPONED, "call" => call.as_str()).increment(1);
     let again_after = if call == Call::Mint { Duration::ZERO } else { wait };
     Finish::unfinished(again_after, claim.class, call)
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Store;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// A provider does not answer our credentials.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub struct Context {
     pub items_due: Arc<Notify>,
     pub businesses_due: Arc<Notify>,
     pub outbox_filled: Notify,
+    /// This process is asked to stop: no provider call is begun any more.
+    pub stopping: CancellationToken,
 }
 
 impl Context {
@@ -61,6 +64,7 @@ impl Context {
             items_due: Arc::default(),
             businesses_due: Arc::default(),
             outbox_filled: Notify::new(),
+            stopping: CancellationToken::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::Context;
 use domain::budget::Call;
 use domain::fault::{chain, provider_is_at_fault};
+use domain::metric;
 use domain::work::{Block, Class};
 use domain::{Next, Provider};
 use std::time::Duration;
@@ -66,6 +67,11 @@ pub(crate) fn done(context: &Context) -> Finish {
     Finish::done(context.sweep_wait(), Class::Sweep)
 }
 
+/// Nobody asked for this look but the sweep: what it finds changed, nobody announced.
+pub(crate) fn is_unannounced(claim: &Claim) -> bool {
+    claim.class == Class::Sweep && claim.signal_at.is_none()
+}
+
 /// Decides what a refusal means for the row. May probe the provider and pause it.
 pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
     match refusal.next {
@@ -107,7 +113,7 @@ async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>
     let mut tx = context.store.begin().await?;
     let left = tx.slow_down(call, after, context.settings.limits.recovery).await?;
     tx.commit().await?;
-    metrics::counter!("rekey_slow_downs_total", "call" => call.as_str()).increment(1);
+    metrics::counter!(metric::SLOW_DOWNS, "call" => call.as_str()).increment(1);
     tracing::warn!(%call, left, "the provider says that this is too much: everybody calls less often");
     Ok(())
 }
@@ -184,7 +190,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interru
     match error {
         store::Error::Stale { .. } => {
             // Whoever holds the row now does not know what this look did last: let the row be looked at once more.
-            metrics::counter!("rekey_leases_lost_total", "kind" => claim.kind.as_str()).increment(1);
+            metrics::counter!(metric::LEASES_LOST, "kind" => claim.kind.as_str()).increment(1);
             tracing::warn!("the lease was lost during the look; the row is marked due");
             if let Err(error) = mark_again(context, claim).await {
                 tracing::warn!(

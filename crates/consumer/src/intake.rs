@@ -5,6 +5,7 @@ use crate::Context;
 use aws_lc_rs::digest;
 use bus::{Delivery, Event, Intake, schema};
 use domain::fault::chain;
+use domain::metric;
 use domain::retry::{Curve, Retries};
 use domain::webhook::{Pace, Signal, Webhook, signal};
 use domain::work::{Class, Kind};
@@ -113,8 +114,8 @@ async fn settle(context: &Context, intake: &Intake, batch: &[Delivery], stop: &C
     for delivery in batch {
         intake.settled(delivery);
     }
-    metrics::counter!("rekey_intake_records_total", "outcome" => "taken").increment(asked.len() as u64);
-    metrics::counter!("rekey_intake_records_total", "outcome" => "dead_letter").increment(unreadable.len() as u64);
+    metrics::counter!(metric::INTAKE_RECORDS, "outcome" => "taken").increment(asked.len() as u64);
+    metrics::counter!(metric::INTAKE_RECORDS, "outcome" => "dead_letter").increment(unreadable.len() as u64);
     if !asked.is_empty() {
         context.items_due.notify_one();
     }
@@ -216,7 +217,7 @@ async fn store(context: &Context, asked: &[&Asked]) -> Result<(), store::Error> 
         if tx.intake(&event).await? {
             tracing::debug!(item = %ask.item, why = ask.reason, "item is due");
         } else {
-            metrics::counter!("rekey_unknown_item_events_total").increment(1);
+            metrics::counter!(metric::UNKNOWN_ITEM_EVENTS).increment(1);
             tracing::info!(item = %ask.item, why = ask.reason, "nobody pushed this Item: noted as unknown");
         }
     }
@@ -244,6 +245,7 @@ async fn bury(context: &Context, unreadable: &[(&Delivery, String)]) -> Result<(
             data: data.to_string().into_bytes(),
         };
         context.producer.publish(&context.topics.dead_letters, None, &event).await.map_err(|e| e.to_string())?;
+        metrics::counter!(metric::DEAD_LETTERS, "from" => "intake").increment(1);
         tracing::warn!(
             topic = delivery.topic,
             partition = delivery.partition,
@@ -258,7 +260,7 @@ async fn bury(context: &Context, unreadable: &[(&Delivery, String)]) -> Result<(
 /// Records were lost between two that we saw: whatever they said, a look finds it.
 async fn sweep_for_gap(context: &Context) {
     tracing::warn!("records are missing from a topic (evicted or expired): every Item will be looked at");
-    metrics::counter!("rekey_intake_gaps_total").increment(1);
+    metrics::counter!(metric::INTAKE_GAPS).increment(1);
     let marked = async {
         let mut tx = context.store.begin().await?;
         tx.mark_all(Kind::Item, context.settings.gap_spread, "a gap in a topic").await?;

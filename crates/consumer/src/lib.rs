@@ -4,6 +4,7 @@ mod budget;
 mod business;
 mod context;
 mod faults;
+mod figures;
 mod intake;
 mod item;
 mod outcome;
@@ -30,8 +31,15 @@ pub async fn look(context: &Context, claim: store::Claim) {
     }
 }
 
-/// Runs every part of the consumer until `stop`, then finishes what is in flight and gives leases back.
+/// Runs every part of the consumer until `stop`. Then looks end at their next provider call, keep what they did and give
+/// their leases back: another process goes on at once, and waits for no lease to run out.
 pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
+    let stopping = context.stopping.clone();
+    let ended = stop.clone();
+    tokio::spawn(async move {
+        ended.cancelled().await;
+        stopping.cancel();
+    });
     let parts = tokio_util::task::TaskTracker::new();
     parts.spawn(intake::run(Arc::clone(&context), intake, stop.clone()));
     parts.spawn(workers::run(Arc::clone(&context), domain::work::Kind::Item, stop.clone()));

@@ -2,7 +2,7 @@
 
 use domain::budget::Limits;
 use domain::retry::Curve;
-use domain::token_list::{ArchivedPolicy, ListedTokens, UnknownPolicy};
+use domain::token_list::{ArchivedPolicy, UnknownPolicy};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -55,7 +55,6 @@ pub struct Settings {
 
     pub unknown_tokens: UnknownPolicy,
     pub archived: ArchivedPolicy,
-    pub listed_tokens: ListedTokens,
     pub max_unproved_removals: usize,
     /// Accounts that may leave lists within `removal_window` over the whole fleet.
     pub max_fleet_removals: u32,

@@ -4,9 +4,8 @@
 
 use crate::Context;
 use crate::faults::probe;
-use domain::Provider;
+use crate::figures::Figures;
 use domain::fault::chain;
-use domain::work::{Block, Kind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -16,37 +15,20 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
         (context.settings.probe_interval / 4).clamp(Duration::from_millis(20), Duration::from_secs(5)),
     );
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut figures = Figures::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if let Err(error) = chores(&context).await {
+        if let Err(error) = chores(&context, &mut figures).await {
             tracing::debug!(error = chain(&error), "chores wait for the database");
         }
     }
 }
 
-async fn chores(context: &Context) -> Result<(), store::Error> {
-    let mut tx = context.store.begin_read().await?;
-    let paused = tx.pauses().await?;
-    for kind in Kind::ALL {
-        let age = tx.due_age(*kind).await?;
-        metrics::gauge!("rekey_due_rows", "kind" => kind.as_str()).set(age.due as f64);
-        metrics::gauge!("rekey_due_oldest_seconds", "kind" => kind.as_str())
-            .set(age.oldest.unwrap_or_default().as_secs_f64());
-        let blocked = tx.blocked_counts(*kind).await?;
-        for block in Block::ALL {
-            let rows: i64 = blocked.iter().filter(|(by, _, _)| by == block.as_str()).map(|(_, _, n)| n).sum();
-            metrics::gauge!("rekey_blocked_rows", "kind" => kind.as_str(), "by" => block.as_str()).set(rows as f64);
-        }
-    }
-    metrics::gauge!("rekey_outbox_records").set(tx.outbox_length().await? as f64);
-    drop(tx);
-    for provider in Provider::ALL {
-        let is_paused = paused.iter().any(|p| p.provider == *provider);
-        metrics::gauge!("rekey_provider_paused", "provider" => provider.as_str()).set(f64::from(u8::from(is_paused)));
-    }
+async fn chores(context: &Context, figures: &mut Figures) -> Result<(), store::Error> {
+    let paused = context.store.begin_read().await?.pauses().await?;
     if !paused.is_empty() {
         probe_paused(context).await?;
     }
@@ -54,7 +36,8 @@ async fn chores(context: &Context) -> Result<(), store::Error> {
     if tx.take_turn("hints", &context.owner, Duration::from_secs(60)).await? {
         tx.forget_expired_hints().await?;
     }
-    tx.commit().await
+    tx.commit().await?;
+    figures.show(context).await
 }
 
 async fn probe_paused(context: &Context) -> Result<(), store::Error> {

@@ -131,6 +131,20 @@ impl Booked {
         (self.slowed_to + since / recovery.as_secs_f64().max(0.001) / 2.0).min(1.0)
     }
 
+    /// How far ahead slots are taken, as a part of the farthest that anybody may look.
+    pub fn ahead(&self, now: Millis) -> f64 {
+        let until = Millis(self.until / 1000).max(self.rest_until);
+        until.since(now).as_secs_f64() / horizon(Class::Person).as_secs_f64()
+    }
+
+    /// Whether calls wait for this limit, rather than this limit for calls. Whoever leaves it unused books from a burst ago
+    /// at most; more than one slot beyond that is taken only while slots are scarce.
+    pub fn is_spent(&self, limits: &Limits, call: Call, now: Millis) -> bool {
+        let slot = (limits.interval(call) / self.rate(now, limits.recovery)) as i64;
+        let burst = BURST.as_micros() as i64;
+        self.until > now.0.saturating_mul(1000) - burst + slot.min(burst) || self.rest_until > now
+    }
+
     /// Books one call. Ok: how long until it may leave. Err: how long until it is worth asking again.
     pub fn book(&mut self, limits: &Limits, call: Call, now: Millis, horizon: Duration) -> Result<Duration, Duration> {
         let micros = |m: Millis| m.0.saturating_mul(1000);
@@ -235,6 +249,31 @@ mod tests {
             booked.slow_down(now.plus(Duration::from_secs(2 * n)), None, recovery);
         }
         assert!(booked.rate(now.plus(Duration::from_secs(40)), recovery) >= SLOWEST);
+    }
+
+    #[test]
+    fn a_limit_is_spent_while_calls_wait_for_it() {
+        for (claim, limit) in [("quick slots", 6000), ("slow slots", 20)] {
+            let (limits, mut booked, mut now) = (limits(limit), Booked::default(), Millis(START));
+            assert!(!booked.is_spent(&limits, Call::Mint, now), "{claim}: nobody called yet");
+            for _ in 0..100 {
+                let _ = booked.book(&limits, Call::Mint, now, horizon(Class::Sweep));
+                assert!(limit == 20 || !booked.is_spent(&limits, Call::Mint, now), "{claim}: a call now and then");
+                now = now.plus(Duration::from_secs(10));
+                assert!(!booked.is_spent(&limits, Call::Mint, now), "{claim}: and the slot has passed");
+            }
+            for _ in 0..100 {
+                while booked.book(&limits, Call::Mint, now, horizon(Class::Sweep)).is_ok() {}
+                // As long as a worker takes to ask again.
+                now = now.plus(Duration::from_millis(50));
+                assert!(booked.is_spent(&limits, Call::Mint, now), "{claim}: a queue");
+            }
+            assert!(booked.ahead(now) >= 0.0 && booked.ahead(now) < 2.0, "{claim}");
+        }
+        let rests = Booked { rest_until: Millis(START + 1), ..Booked::default() };
+        assert!(rests.is_spent(&limits(50), Call::Mint, Millis(START)), "a provider asked for a rest");
+        let ahead = Booked { until: (START + 1000) * 1000, ..Booked::default() };
+        assert_eq!((ahead.ahead(Millis(START)), ahead.ahead(Millis(START + 1000))), (0.5, 0.0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod budget;
 pub mod fault;
 pub mod ids;
 pub mod item;
+pub mod metric;
 pub mod redact;
 pub mod retry;
 pub mod secret;

@@ -82,7 +82,6 @@ words!(
 pub struct Policy {
     pub unknown: UnknownPolicy,
     pub archived: ArchivedPolicy,
-    pub listed_tokens: ListedTokens,
     /// More removals without proof than this hold the business.
     pub max_unproved_removals: usize,
     pub leave_out: LeaveOut,
@@ -270,10 +269,10 @@ impl Draft {
     }
 
     fn is_same(&mut self, row: &Listed, token: &Fingerprint, accepted: &Accepted, policy: &Policy) -> bool {
-        match (&row.token, policy.listed_tokens) {
-            (Some(shown), ListedTokens::Full) => shown == token,
+        match &row.token {
+            Some(shown) => shown == token,
             // The list shows the account but not which token: only our own last accepted PUT tells.
-            (None, _) | (Some(_), ListedTokens::Masked | ListedTokens::Omitted) => {
+            None => {
                 self.verified = false;
                 accepted.contains(token) && !policy.resend
             }
@@ -367,16 +366,16 @@ pub enum Verification {
     Unverifiable,
 }
 
-/// Compares the tokens that Layer now shows as active with what was sent and with what stood there before.
-pub fn verify(sent: &[Fingerprint], before: &[Listed], after: &[Listed], shows: ListedTokens) -> Verification {
+/// Compares the tokens that Layer now shows as active with what was sent and with what stood there before. Where it shows
+/// none, the accounts that came or went at least tell that a list was not applied.
+pub fn verify(put: &Put, before: &[Listed], after: &[Listed]) -> Verification {
+    let is_active = |account: &AccountId| after.iter().any(|r| r.status == RowStatus::Active && r.is_about(account));
     let tokens = |rows: &[Listed]| -> Option<HashSet<Fingerprint>> {
         rows.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned).map(|r| r.token.clone()).collect()
     };
-    let sent: HashSet<Fingerprint> = sent.iter().cloned().collect();
-    if shows != ListedTokens::Full {
-        return Verification::Unverifiable;
-    }
+    let sent: HashSet<Fingerprint> = put.tokens.iter().cloned().collect();
     match tokens(after) {
+        None if put.removed.iter().any(is_active) || !put.added.iter().all(is_active) => Verification::Unchanged,
         None => Verification::Unverifiable,
         Some(after) if after == sent => Verification::Applied,
         Some(after) if tokens(before).is_some_and(|b| b == after) => Verification::Unchanged,

@@ -41,7 +41,6 @@ fn policy() -> Policy {
     Policy {
         unknown: UnknownPolicy::Refuse,
         archived: ArchivedPolicy::LeaveOut,
-        listed_tokens: ListedTokens::Full,
         max_unproved_removals: 0,
         leave_out: LeaveOut::Nothing,
         resend: false,
@@ -55,6 +54,9 @@ fn put_of(plan: Plan) -> Vec<Fingerprint> {
         Plan::Put(put) => put.tokens,
         other => panic!("expected a PUT, got {other:?}"),
     }
+}
+fn sent(tokens: &[&str]) -> Put {
+    Put { tokens: tokens.iter().map(|t| fp(t)).collect(), ..Put::default() }
 }
 fn converged() -> Plan {
     Plan::Converged { verified: true, left_out: vec![] }
@@ -172,7 +174,7 @@ fn an_account_archived_at_layer_stays_out_until_told() {
 fn a_list_that_hides_tokens_is_judged_by_the_last_accepted_put_and_sent_again_by_the_sweep() {
     let omitted = Listed { token: None, ..row("a", "1") };
     let at = |accepted: &Accepted, resend| {
-        let policy = Policy { listed_tokens: ListedTokens::Omitted, resend, ..policy() };
+        let policy = Policy { resend, ..policy() };
         plan(&[want("a", "1")], std::slice::from_ref(&omitted), accepted, &policy, Permit::default())
     };
     assert_eq!(put_of(at(&Accepted::new(), false)), vec![fp("1")]);
@@ -183,13 +185,23 @@ fn a_list_that_hides_tokens_is_judged_by_the_last_accepted_put_and_sent_again_by
 #[test]
 fn after_a_put_the_list_is_applied_unchanged_or_foreign() {
     let before = [row("a", "old")];
-    let sent = [fp("new")];
-    let seen = |after: &[Listed]| verify(&sent, &before, after, ListedTokens::Full);
+    let put = sent(&["new"]);
+    let seen = |after: &[Listed]| verify(&put, &before, after);
     assert_eq!(seen(&[row("a", "new"), layers_own("x")]), Verification::Applied);
     assert_eq!(seen(&[row("a", "old")]), Verification::Unchanged);
     assert_eq!(seen(&[row("a", "new"), stranger("z")]), Verification::Foreign);
     assert_eq!(seen(&[]), Verification::Foreign);
-    assert_eq!(verify(&sent, &before, &[row("a", "new")], ListedTokens::Masked), Verification::Unverifiable);
+}
+
+#[test]
+fn i8_where_tokens_are_hidden_accounts_tell_that_a_list_was_not_applied() {
+    let hidden = |account| Listed { token: None, ..row(account, "none") };
+    let put = Put { added: vec![acc("new")], removed: vec![acc("old")], ..sent(&["1", "2"]) };
+    let seen = |after: &[Listed]| verify(&put, &[hidden("old"), hidden("a")], after);
+    assert_eq!(seen(&[hidden("a"), hidden("new")]), Verification::Unverifiable);
+    assert_eq!(seen(&[hidden("a"), hidden("new"), hidden("old")]), Verification::Unchanged);
+    assert_eq!(seen(&[hidden("a")]), Verification::Unchanged);
+    assert_eq!(seen(&[hidden("a"), archived("new", "1")]), Verification::Unchanged);
 }
 
 #[test]
@@ -245,7 +257,7 @@ fn only_an_active_token_that_nobody_here_knows_is_a_strangers() {
 
 #[test]
 fn archived_rows_say_nothing_about_whether_a_put_was_applied() {
-    let seen = |after: &[Listed]| verify(&[fp("new")], &[row("a", "old")], after, ListedTokens::Full);
+    let seen = |after: &[Listed]| verify(&sent(&["new"]), &[row("a", "old")], after);
     assert_eq!(seen(&[row("a", "new"), archived("a", "old")]), Verification::Applied);
     assert_eq!(seen(&[row("a", "old"), archived("a", "new")]), Verification::Unchanged);
     assert_eq!(seen(&[Listed { token: None, ..row("a", "new") }]), Verification::Unverifiable);

@@ -9,6 +9,7 @@ macro_rules! words {
 
         impl $name {
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            pub const WORDS: &'static [&'static str] = &[$($text),+];
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
@@ -25,7 +26,7 @@ macro_rules! words {
             type Error = String;
             fn try_from(word: String) -> Result<Self, String> {
                 Self::from_word(&word)
-                    .ok_or_else(|| format!("{word:?} is none of {}", [$($text),+].join(", ")))
+                    .ok_or_else(|| format!("{word:?} is none of {}", Self::WORDS.join(", ")))
             }
         }
         impl std::fmt::Display for $name {

@@ -2,7 +2,8 @@
 
 use crate::auth::{Bearer, Credentials};
 use crate::error::{Error, Meaning, refusal};
-use domain::token_list::RowStatus;
+use domain::metric;
+use domain::token_list::{ListedTokens, RowStatus};
 use domain::{AccountId, LayerId, ProcessorToken};
 use reqwest::RequestBuilder;
 use secrecy::{ExposeSecret, SecretString};
@@ -19,6 +20,8 @@ pub struct Settings {
     pub scope: String,
     pub client_id: String,
     pub client_secret: SecretString,
+    /// Unless it is the full token, what a list shows of one is no token and must never be sent back as one.
+    pub listed_tokens: ListedTokens,
     pub http: web::ClientSettings,
 }
 
@@ -26,6 +29,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Client {
     base_url: String,
+    listed_tokens: ListedTokens,
     bearer: Bearer,
     http: web::Client,
 }
@@ -49,7 +53,8 @@ pub enum Found {
 #[derive(Debug, Clone)]
 pub struct ListedAccount {
     pub account: Option<AccountId>,
-    /// The full token in the documented example; whether production masks it is unconfirmed.
+    /// The full token, as in the documented example. None where Layer masks or omits it: whether its production does is
+    /// unconfirmed.
     pub token: Option<ProcessorToken>,
     pub status: RowStatus,
     /// Layer's type of the row names no processor token: the account came through Layer's own Plaid integration.
@@ -109,7 +114,8 @@ impl Client {
             client_secret: settings.client_secret,
             scope: settings.scope,
         });
-        Ok(Self { base_url: settings.base_url.trim_end_matches('/').to_owned(), bearer, http })
+        let base_url = settings.base_url.trim_end_matches('/').to_owned();
+        Ok(Self { base_url, listed_tokens: settings.listed_tokens, bearer, http })
     }
 
     /// The longest that one request can be on its way: what a PUT needs left of its lease.
@@ -173,7 +179,10 @@ impl Client {
             };
             let answer = self.call(endpoint, page).await?;
             let (found, pagination) = read::<Vec<WireAccount>>(endpoint, &answer)?;
-            rows.extend(found.into_iter().map(listed));
+            rows.extend(found.into_iter().map(listed).map(|row| match self.listed_tokens {
+                ListedTokens::Full => row,
+                ListedTokens::Masked | ListedTokens::Omitted => ListedAccount { token: None, ..row },
+            }));
             match pagination {
                 Some(Pagination { cursor: Some(next), has_more: true }) => cursor = Some(next),
                 _ => return Ok(rows),
@@ -221,20 +230,9 @@ impl Client {
         request: impl Fn() -> RequestBuilder,
         end: Option<Instant>,
     ) -> Result<web::Answer, Error> {
+        let began = Instant::now();
         let outcome = self.try_call(endpoint, &request, end).await;
-        let result = match &outcome {
-            Ok(_) => "ok",
-            Err(error) => match error.meaning() {
-                Meaning::NoSuchBusiness => "no_such_business",
-                Meaning::RefusedContent => "refused_content",
-                Meaning::Other(domain::Next::Retry { .. }) => "retry",
-                Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
-                Meaning::Other(domain::Next::Suspect) => "suspect",
-                Meaning::Other(domain::Next::Park) => "park",
-            },
-        };
-        metrics::counter!("rekey_provider_calls_total", "provider" => "layer", "endpoint" => endpoint, "result" => result)
-            .increment(1);
+        counted(endpoint, began, outcome.as_ref().err());
         outcome
     }
 
@@ -299,6 +297,22 @@ fn listed(wire: WireAccount) -> ListedAccount {
         },
         needs_repair: wire.connection_needs_repair_as_of.is_some(),
     }
+}
+
+/// What became of a call. The result is a bounded set of words, see [`metric::ALL`].
+pub(crate) fn counted(endpoint: &'static str, began: Instant, error: Option<&Error>) {
+    let result = error.map_or("ok", |error| match error.meaning() {
+        Meaning::NoSuchBusiness => "no_such_business",
+        Meaning::RefusedContent => "refused_content",
+        Meaning::Other(domain::Next::Retry { .. }) => "retry",
+        Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
+        Meaning::Other(domain::Next::Suspect) => "suspect",
+        Meaning::Other(domain::Next::Park) => "park",
+    });
+    metrics::counter!(metric::PROVIDER_CALLS, "provider" => "layer", "endpoint" => endpoint, "result" => result)
+        .increment(1);
+    metrics::histogram!(metric::PROVIDER_CALL, "provider" => "layer", "endpoint" => endpoint)
+        .record(began.elapsed().as_secs_f64());
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use crate::error::{Error, Meaning, refusal};
 use domain::accounts::{Read, Traits};
+use domain::metric;
 use domain::{AccessToken, AccountId, ItemId, ProcessorToken};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
 /// How to reach Plaid.
 #[derive(Debug, Clone)]
@@ -194,6 +196,7 @@ impl Client {
             .header("PLAID-SECRET", self.settings.secret.expose_secret())
             .header("Plaid-Version", "2020-09-14")
             .json(body);
+        let began = Instant::now();
         let outcome = match self.http.send(request).await {
             Err(source) => Err(Error::Unanswered { endpoint, source }),
             Ok(answer) if answer.status.as_u16() == 200 => {
@@ -202,8 +205,10 @@ impl Client {
             Ok(answer) => Err(refusal(endpoint, &answer)),
         };
         let label = outcome.as_ref().err().map_or("ok", |e| result_label(e));
-        metrics::counter!("rekey_provider_calls_total", "provider" => "plaid", "endpoint" => endpoint, "result" => label)
+        metrics::counter!(metric::PROVIDER_CALLS, "provider" => "plaid", "endpoint" => endpoint, "result" => label)
             .increment(1);
+        metrics::histogram!(metric::PROVIDER_CALL, "provider" => "plaid", "endpoint" => endpoint)
+            .record(began.elapsed().as_secs_f64());
         outcome
     }
 }

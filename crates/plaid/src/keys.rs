@@ -7,6 +7,7 @@
 //! sends the webhook again.
 
 use crate::client::{Client, Jwk};
+use domain::metric;
 use governor::{Quota, RateLimiter};
 use jsonwebtoken::DecodingKey;
 use std::collections::HashMap;
@@ -195,8 +196,32 @@ impl Keys {
             state.in_flight = Some(kid.clone());
             kid
         };
-        let answer = self.inner.client.verification_key(&kid).await;
+        let answer = self.ask(&kid).await;
         self.settle(&kid, answer);
+        self.report();
+    }
+
+    async fn ask(&self, kid: &str) -> Result<Option<Jwk>, crate::Error> {
+        let answer = self.inner.client.verification_key(kid).await;
+        let result = match &answer {
+            Ok(Some(jwk)) if jwk.kid == kid && key(jwk).is_some() => "found",
+            Ok(Some(_)) => "unusable",
+            Ok(None) => "absent",
+            Err(_) => "failed",
+        };
+        metrics::counter!(metric::WEBHOOK_KEY_LOOKUPS, "result" => result).increment(1);
+        answer
+    }
+
+    fn is_stale(&self, known: &Known) -> bool {
+        known.fetched.is_none_or(|at| at.elapsed() >= self.inner.settings.refresh_after)
+    }
+
+    fn report(&self) {
+        let state = self.state();
+        let stale = state.known.values().filter(|k| self.is_stale(k)).count();
+        metrics::gauge!(metric::WEBHOOK_KEYS, "state" => "stale").set(stale as f64);
+        metrics::gauge!(metric::WEBHOOK_KEYS, "state" => "fresh").set((state.known.len() - stale) as f64);
     }
 
     fn settle(&self, kid: &str, answer: Result<Option<Jwk>, crate::Error>) {
@@ -223,7 +248,6 @@ impl Keys {
                 }
                 Err(error) => tracing::warn!(%error, kid, "a verification key could not be looked up"),
             }
-            metrics::gauge!("rekey_webhook_keys_known").set(state.known.len() as f64);
         }
         self.inner.settled.notify_waiters();
         if changed {
@@ -232,18 +256,16 @@ impl Keys {
     }
 
     async fn refresh(&self) {
-        let old: Vec<String> = {
-            let after = self.inner.settings.refresh_after;
-            let stale = |k: &Known| k.fetched.is_none_or(|at| at.elapsed() >= after);
-            self.state().known.iter().filter(|(_, k)| stale(k)).map(|(kid, _)| kid.clone()).collect()
-        };
+        let old: Vec<String> =
+            self.state().known.iter().filter(|(_, k)| self.is_stale(k)).map(|(kid, _)| kid.clone()).collect();
         for kid in old {
-            match self.inner.client.verification_key(&kid).await {
+            match self.ask(&kid).await {
                 // Still used while the endpoint is dark: an outage there must not stop webhooks.
                 Err(error) => tracing::warn!(%error, kid, "a verification key could not be refreshed and stays in use"),
                 answer => self.settle(&kid, answer),
             }
         }
+        self.report();
     }
 
     fn save(&self) {
@@ -272,11 +294,14 @@ impl Drop for Waiting<'_> {
 }
 
 fn usable(jwk: Jwk) -> Option<Known> {
-    if jwk.kty != "EC" || jwk.crv != "P-256" || jwk.alg != "ES256" {
-        return None;
-    }
-    let key = DecodingKey::from_ec_components(&jwk.x, &jwk.y).ok()?;
+    let key = key(&jwk)?;
     Some(Known { jwk, key, fetched: Some(Instant::now()) })
+}
+
+/// None unless it is ES256 on P-256.
+fn key(jwk: &Jwk) -> Option<DecodingKey> {
+    let fits = jwk.kty == "EC" && jwk.crv == "P-256" && jwk.alg == "ES256";
+    fits.then(|| DecodingKey::from_ec_components(&jwk.x, &jwk.y).ok()).flatten()
 }
 
 fn load(settings: &KeySettings) -> HashMap<String, Known> {

@@ -3,6 +3,7 @@
 use crate::keys::{Keys, NoKey};
 use aws_lc_rs::{constant_time, digest};
 use bytes::Bytes;
+use domain::metric;
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
 use std::time::Duration;
@@ -128,6 +129,7 @@ impl Verifier {
         let claims =
             jsonwebtoken::decode::<Claims>(token, &key, &validation()).map_err(|_| Rejection::Signature)?.claims;
         check_age(claims.iat, now)?;
+        metrics::gauge!(metric::WEBHOOK_CLOCK_SKEW).set((now - claims.iat) as f64);
         let actual = domain::secret::hex(digest::digest(&digest::SHA256, &body).as_ref());
         let signed = claims.request_body_sha256.to_ascii_lowercase();
         constant_time::verify_slices_are_equal(actual.as_bytes(), signed.as_bytes()).map_err(|_| Rejection::Body)?;

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
+use domain::metric;
 use domain::trace::TraceParent;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use plaid::{Rejection, Verifier};
@@ -96,12 +97,18 @@ impl Receiver {
         let Ok(_slot) = self.slots.try_acquire() else { return Outcome::Unavailable("too_many_requests") };
         let signatures: Vec<&[u8]> = head.headers.get_all("plaid-verification").iter().map(|v| v.as_bytes()).collect();
         let now = jiff::Timestamp::now().as_second();
-        let verified = match self.verifier.verify(&signatures, body, now).await {
+        let began = Instant::now();
+        let verified = self.verifier.verify(&signatures, body, now).await;
+        timed("verify", began.elapsed());
+        let verified = match verified {
             Ok(verified) => verified,
             Err(Rejection::KeyUnavailable) => return Outcome::Unavailable(Rejection::KeyUnavailable.word()),
             Err(rejection) => return Outcome::Rejected(rejection),
         };
-        match self.publisher.publish(&verified, trace).await {
+        let began = Instant::now();
+        let published = self.publisher.publish(&verified, trace).await;
+        timed("publish", began.elapsed());
+        match published {
             Ok(()) => Outcome::Published,
             Err(NotPublished::NoWebhook(reason)) => match self.publisher.dead_letter(&verified, &reason, trace).await {
                 Ok(()) => Outcome::DeadLetter,
@@ -135,11 +142,14 @@ impl Receiver {
             Outcome::WrongType => ("rejected", "wrong_type"),
             Outcome::Unavailable(reason) => ("unavailable", *reason),
         };
-        metrics::counter!("rekey_webhooks_total", "outcome" => word, "reason" => reason).increment(1);
-        metrics::histogram!("rekey_webhook_seconds", "outcome" => word).record(took.as_secs_f64());
+        metrics::counter!(metric::WEBHOOKS, "outcome" => word, "reason" => reason).increment(1);
+        timed("total", took);
         match outcome {
             Outcome::Published => tracing::debug!(took_ms = took.as_millis(), "webhook published"),
-            Outcome::DeadLetter => tracing::warn!("a verified webhook is no JSON object of Plaid's form: dead letter"),
+            Outcome::DeadLetter => {
+                metrics::counter!(metric::DEAD_LETTERS, "from" => "receiver").increment(1);
+                tracing::warn!("a verified webhook is no JSON object of Plaid's form: dead letter");
+            }
             // These two come from whoever floods us; the others are our own faults.
             Outcome::Unavailable(reason @ ("key_unavailable" | "too_many_requests")) => {
                 tracing::debug!(reason, "webhook not taken");
@@ -164,6 +174,10 @@ impl Receiver {
         let seconds = self.settings.retry_after.as_secs().max(1).to_string();
         (status, [(header::RETRY_AFTER, seconds)], "not taken: send it again\n").into_response()
     }
+}
+
+fn timed(phase: &'static str, took: Duration) {
+    metrics::histogram!(metric::WEBHOOK_SECONDS, "phase" => phase).record(took.as_secs_f64());
 }
 
 /// Plaid sends JSON, but no page promises the header, so only what is certainly something else is refused.

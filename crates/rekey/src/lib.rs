@@ -5,6 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod local;
 pub mod logs;
+mod metrics;
 pub mod process;
 mod waiting;
 pub mod wiring;

@@ -2,12 +2,12 @@
 //! what waiting can't mend ends the process with one line that says what to do.
 
 use crate::config::{Config, fingerprinter};
+use crate::metrics;
 use crate::waiting::{Opening, until_it_works};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::Provider;
 use domain::work::Kind;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use plaid::{Keys, Verifier};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -60,24 +60,6 @@ pub struct Running {
     _broker: Option<Arc<EmbeddedBroker>>,
 }
 
-/// The process's metrics: one registry, however many roles and tests share it.
-fn metrics() -> anyhow::Result<PrometheusHandle> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
-        return Ok(handle.clone());
-    }
-    let seconds =
-        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)
-        .context("the metrics can't be set up")?
-        .build_recorder();
-    let handle = recorder.handle();
-    // Somebody else's recorder is in place only in tests that run several instances at once; theirs is ours.
-    let _ = metrics::set_global_recorder(recorder);
-    Ok(HANDLE.get_or_init(|| handle).clone())
-}
-
 async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("{what} can't listen on {address}: stop what holds the port, or set {what}.listen to another one")
@@ -90,8 +72,8 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         tracing::warn!("{told}");
     }
     let readiness = Readiness::default();
-    // Before the first probe can be answered: a process that has not said yet what it waits for is not ready.
-    readiness.expect("start");
+    // Before the first probe can be answered.
+    readiness.begin();
     let ops_listener = bind("ops", config.ops.listen).await?;
     let (fail, failed) = tokio::sync::mpsc::channel(8);
     let mut running = Running {
@@ -111,7 +93,8 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         _broker: None,
         config,
     };
-    let metrics = metrics()?;
+    let metrics = metrics::recorder()?;
+    metrics::begin(roles);
     let (upkeep, stop) = (metrics.clone(), running.ops_stop.clone());
     running.tasks.spawn(async move {
         // Samples of histograms pile up until somebody folds them; a scrape does, but nobody may ever scrape.
@@ -136,7 +119,7 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
     if roles.consumer || roles.console {
         running.start_with_store(roles, fail).await?;
     }
-    running.readiness.started("start");
+    running.readiness.begun();
     Ok(running)
 }
 
@@ -169,13 +152,15 @@ impl Running {
             Producer::new(&connection, self.config.producer()).context("check [kafka] and kafka.properties")?;
         self.readiness.expect("kafka");
         let (readiness, looking, stop) = (self.readiness.clone(), producer.clone(), self.stop.clone());
+        let at = connection.clone();
         self.tasks.spawn(async move {
             let reached = until_it_works("kafka", &readiness, &stop, || looking.reachable(&topics)).await;
             if reached.is_none() {
                 return;
             }
             tokio::select! {
-                () = looking.watch(&topics, stop) => {}
+                () = looking.watch(&topics, stop.clone()) => {}
+                () = bus::watch_topics(&at, &topics, stop) => {}
                 // librdkafka gives such a producer up for good; a new process gets a new one.
                 reason = looking.fatal() => {
                     let error = anyhow::anyhow!("the Kafka producer can't go on ({reason}): start this process again");
@@ -201,6 +186,7 @@ impl Running {
             &self.config.plaid.environment,
         );
         let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?);
+        let routes = web::close_while_draining(routes, self.readiness.clone());
         let listener = bind("receiver", self.config.receiver.listen).await?;
         self.receiver = Some(listener.local_addr()?);
         let limits = self.config.limits(self.config.receiver.max_connections);
@@ -251,6 +237,7 @@ impl Running {
             }
             if let Some((listener, (tokens, settings))) = console {
                 let routes = console::routes(store, tokens, settings, wake);
+                let routes = web::close_while_draining(routes, readiness.clone());
                 tasks.spawn(web::serve(listener, routes, limits, stop));
             }
             readiness.started("database");
@@ -284,12 +271,18 @@ impl Running {
             tracing::info!(delay_ms = delay.as_millis(), "draining: still serving while load balancers notice");
             tokio::time::sleep(delay).await;
         }
-        tracing::info!("stopping: nothing new is taken in");
+        tracing::info!("stopping: nothing new is taken in, what is in flight ends");
+        let began = std::time::Instant::now();
         self.stop.cancel();
         self.ops_stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(self.config.ops.drain.0 + Duration::from_secs(5), self.tasks.wait()).await.is_err() {
             tracing::warn!("some work did not end in time; its leases run out by themselves");
+        } else {
+            tracing::info!(
+                took_ms = began.elapsed().as_millis(),
+                "requests answered, offsets committed, leases given back"
+            );
         }
         if let Some(producer) = &self.producer
             && let Err(error) = producer.flush(Duration::from_secs(5)).await

@@ -1,6 +1,6 @@
 //! Routes to drive the sandbox by hand, under `/control`.
 
-use crate::{Announce, Error, Fault, NewAccount, NewBusiness, NewItem, Sandbox, Switches, Verdict};
+use crate::{Announce, Answered, Error, Fault, Load, NewAccount, NewBusiness, NewItem, Sandbox, Switches, Verdict};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ pub(crate) fn routes(sandbox: &Sandbox) -> Router {
         .route("/state", get(state))
         .route("/verdict", get(verdict))
         .route("/webhook-url", put(set_webhook_url))
+        .route("/load", post(load))
         .route("/switches", get(switches).put(set_switches))
         .route("/faults", post(add_fault).delete(heal))
         .route("/businesses", post(create_business))
@@ -97,6 +98,11 @@ async fn verdict(State(sandbox): State<Sandbox>, Query(query): Query<VerdictQuer
 async fn set_webhook_url(State(sandbox): State<Sandbox>, url: String) -> Shown<Value> {
     sandbox.set_webhook_url(url);
     Shown(json!({"ok": true}))
+}
+
+/// Steady load on a receiver, and who was not answered.
+async fn load(State(sandbox): State<Sandbox>, Json(load): Json<Load>) -> Result<Shown<Answered>, Error> {
+    sandbox.load(&load).await.map(Shown)
 }
 
 async fn switches(State(sandbox): State<Sandbox>) -> Shown<Switches> {

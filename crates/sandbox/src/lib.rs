@@ -6,6 +6,7 @@
 mod control;
 mod faults;
 mod layer_api;
+mod load;
 mod moment;
 mod oracle;
 mod plaid_api;
@@ -16,6 +17,7 @@ mod webhooks;
 mod world;
 
 pub use faults::{Fault, FaultKind, Scenario};
+pub use load::{Answered, Load};
 pub use moment::Moment;
 pub use oracle::{BusinessVerdict, Counts, Listed, Verdict};
 pub use platform::Admin;

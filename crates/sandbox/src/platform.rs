@@ -211,7 +211,8 @@ impl Sandbox {
     /// Pushes to Rekey's admin API; the status and the answer.
     pub async fn push(&self, item: &str, with: &Value) -> Result<(u16, Value), Error> {
         let body = self.push_body(item, with)?;
-        self.admin_call(reqwest::Method::PUT, &format!("/v1/items/{item}"), Some(&body)).await
+        // Sooner than our own patience with the answer.
+        self.admin_call(reqwest::Method::PUT, &format!("/v1/items/{item}?timeout=8"), Some(&body)).await
     }
 
     /// Calls Rekey's admin API as the platform does.

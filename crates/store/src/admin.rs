@@ -6,7 +6,6 @@ use crate::queue::{WorkRow, work_row};
 use crate::tx::{number, opt_text, text};
 use crate::{Error, Tx};
 use domain::Millis;
-use domain::work::Kind;
 use serde::Serialize;
 
 /// A page of a list: at most `limit` rows after the id `after`.
@@ -131,14 +130,6 @@ impl Tx {
                 })
             })
             .collect()
-    }
-
-    /// Blocked rows of a kind by block and code, for metrics.
-    pub async fn blocked_counts(&mut self, kind: Kind) -> Result<Vec<(String, String, i64)>, Error> {
-        let sql = "SELECT blocked_by, COALESCE(blocked_code, '') AS code, COUNT(*) AS n FROM work
-            WHERE kind = $1 AND blocked_by IS NOT NULL GROUP BY blocked_by, blocked_code ORDER BY 1, 2";
-        let rows = self.rows(sqlx::query(sql).bind(kind.as_str())).await?;
-        rows.iter().map(|r| Ok((text(r, "blocked_by")?, text(r, "code")?, number(r, "n")?))).collect()
     }
 }
 

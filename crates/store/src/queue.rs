@@ -91,14 +91,6 @@ pub struct WorkRow {
     pub looked_at: Option<Millis>,
 }
 
-/// How much is due of one kind, and since when.
-#[derive(Debug, Clone)]
-pub struct DueAge {
-    pub kind: Kind,
-    pub due: i64,
-    pub oldest: Option<Duration>,
-}
-
 /// The provider whose pause stops this kind of work.
 pub fn provider_of(kind: Kind) -> Provider {
     match kind {
@@ -113,7 +105,8 @@ impl Tx {
         self.mark_since(mark, None).await
     }
 
-    /// The same for work that follows from an earlier event: `signal_at` is when that one arrived.
+    /// The same for work that follows from an earlier event: `signal_at` is when that one arrived. An event that can't have
+    /// touched a token is no signal: a rotation hours later would seem to have taken as long.
     pub async fn mark_since(&mut self, mark: &Mark<'_>, signal_at: Option<Millis>) -> Result<i64, Error> {
         let sql = "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held,
                 taken_over, permit, signal_at, traceparent)
@@ -145,7 +138,7 @@ impl Tx {
             .bind(mark.class.rank())
             .bind(mark.reason.to_owned())
             .bind(i64::from(mark.unblocks))
-            .bind(signal_at.unwrap_or(self.now()).0)
+            .bind(signal_at.or_else(|| mark.quiet.is_none().then_some(self.now())).map(|at| at.0))
             .bind(mark.traceparent.map(str::to_owned))
             .bind(mark.quiet.map_or(i64::MIN / 2, domain::time::millis));
         let row = self.row(query).await?.ok_or_else(|| Error::Corrupt("a mark returned no row".into()))?;
@@ -282,17 +275,6 @@ impl Tx {
             ORDER BY id LIMIT 100";
         let rows = self.rows(sqlx::query(sql).bind(kind.as_str())).await?;
         rows.iter().map(|r| text(r, "id")).collect()
-    }
-
-    /// Due rows and the age of the oldest, for metrics.
-    pub async fn due_age(&mut self, kind: Kind) -> Result<DueAge, Error> {
-        let sql = "SELECT COUNT(*) AS due, MIN(due_at) AS oldest FROM work
-            WHERE kind = $1 AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2)";
-        let now = self.now();
-        let row = self.row(sqlx::query(sql).bind(kind.as_str()).bind(now.0)).await?;
-        let row = row.ok_or_else(|| Error::Corrupt("a count returned no row".into()))?;
-        let oldest = opt_time(&row, "oldest")?.map(|t| now.since(t));
-        Ok(DueAge { kind, due: number(&row, "due")?, oldest })
     }
 
     /// Makes the Items due that have an account without a token of the current generation, and those of `business` alone

@@ -1,6 +1,7 @@
 //! One transaction: the clock, the two differences between the databases, small helpers.
 
 use crate::{Error, KeyRing, Store};
+use domain::metric;
 use domain::{Fingerprinter, Millis};
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row, Transaction};
@@ -72,8 +73,11 @@ impl std::fmt::Debug for Tx {
 /// long as TCP likes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
-async fn in_time<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
+async fn in_time<T>(operation: &'static str, asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    let began = Instant::now();
+    let outcome = tokio::time::timeout(STATEMENT_TIMEOUT, asked).await;
+    metrics::histogram!(metric::STORE_SECONDS, "operation" => operation).record(began.elapsed().as_secs_f64());
+    match outcome {
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(Error::Database(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
     }
@@ -85,12 +89,12 @@ impl Tx {
     pub(crate) async fn begin(store: &Store, writes: bool) -> Result<Self, Error> {
         let mut inner = match (store.dialect, writes) {
             // IMMEDIATE: a transaction that reads first and writes later would fail, not wait, when another wrote.
-            (Dialect::Sqlite, true) => in_time(store.pool.begin_with("BEGIN IMMEDIATE")).await?,
-            _ => in_time(store.pool.begin()).await?,
+            (Dialect::Sqlite, true) => in_time("begin", store.pool.begin_with("BEGIN IMMEDIATE")).await?,
+            _ => in_time("begin", store.pool.begin()).await?,
         };
         let began = Instant::now();
         let clock = sqlx::query(store.dialect.clock());
-        let now: i64 = in_time(clock.fetch_one(&mut *inner)).await?.try_get(0)?;
+        let now: i64 = in_time("statement", clock.fetch_one(&mut *inner)).await?.try_get(0)?;
         Ok(Self {
             inner,
             dialect: store.dialect,
@@ -107,17 +111,17 @@ impl Tx {
     }
 
     pub async fn commit(self) -> Result<(), Error> {
-        in_time(self.inner.commit()).await
+        in_time("commit", self.inner.commit()).await
     }
 
     pub(crate) async fn run(&mut self, query: Query) -> Result<u64, Error> {
-        Ok(in_time(query.execute(&mut *self.inner)).await?.rows_affected())
+        Ok(in_time("statement", query.execute(&mut *self.inner)).await?.rows_affected())
     }
     pub(crate) async fn rows(&mut self, query: Query) -> Result<Vec<AnyRow>, Error> {
-        in_time(query.fetch_all(&mut *self.inner)).await
+        in_time("statement", query.fetch_all(&mut *self.inner)).await
     }
     pub(crate) async fn row(&mut self, query: Query) -> Result<Option<AnyRow>, Error> {
-        in_time(query.fetch_optional(&mut *self.inner)).await
+        in_time("statement", query.fetch_optional(&mut *self.inner)).await
     }
 
     pub(crate) async fn meta(&mut self, name: &str) -> Result<Option<String>, Error> {

@@ -1,6 +1,7 @@
 //! One outgoing JSON client for both providers: a deadline, a bounded answer, and the one question that matters when no
 //! answer came: could the call have had an effect?
 
+use domain::{Provider, metric};
 use reqwest::{RequestBuilder, StatusCode, header};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +13,7 @@ const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// How patiently a provider is called.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
+    pub provider: Provider,
     /// From sending the request to having read the answer.
     pub timeout: Duration,
     pub connect_timeout: Duration,
@@ -45,6 +47,7 @@ pub struct Unanswered {
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
+    provider: Provider,
     timeout: Duration,
     /// The provider said that its bucket is empty until then.
     rest_until: Mutex<Option<Instant>>,
@@ -57,13 +60,20 @@ impl Client {
         let roots = reqwest::Certificate::from_pem_bundle(settings.extra_roots.as_bytes())?;
         let http = reqwest::Client::builder()
             .tls_certs_merge(roots)
+            .tls_info(true)
             .timeout(settings.timeout)
             .connect_timeout(settings.connect_timeout)
             // A redirect would carry tokens to a place nobody configured.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("rekey/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, timeout: settings.timeout, rest_until: Mutex::default(), dark: AtomicU32::new(0) })
+        Ok(Self {
+            http,
+            provider: settings.provider,
+            timeout: settings.timeout,
+            rest_until: Mutex::default(),
+            dark: AtomicU32::new(0),
+        })
     }
 
     pub fn post(&self, url: &str) -> RequestBuilder {
@@ -128,6 +138,7 @@ impl Client {
             let sent = !e.is_connect() && !e.is_builder();
             unanswered(what, sent, Some(e.without_url()))
         })?;
+        self.note_certificate(&response);
         let status = response.status();
         let retry_after = retry_after(response.headers());
         if let Some(rest) = rest(response.headers(), SystemTime::now()) {
@@ -136,6 +147,20 @@ impl Client {
         let body = read_bounded(response).await.map_err(|e| unanswered("the answer broke off", true, e))?;
         Ok(Answer { status, retry_after, body })
     }
+
+    fn note_certificate(&self, response: &reqwest::Response) {
+        let shown = response.extensions().get::<reqwest::tls::TlsInfo>().and_then(|tls| tls.peer_certificate());
+        if let Some(seconds) = shown.and_then(|certificate| good_for(certificate, SystemTime::now())) {
+            metrics::gauge!(metric::CERTIFICATE_EXPIRES, "peer" => self.provider.as_str()).set(seconds);
+        }
+    }
+}
+
+/// How long a certificate is still good.
+fn good_for(certificate: &[u8], now: SystemTime) -> Option<f64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let now = now.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+    Some(certificate.validity().not_after.timestamp() as f64 - now)
 }
 
 fn is_distrust(error: &reqwest::Error) -> bool {

@@ -10,6 +10,7 @@
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::Request;
+use domain::metric;
 use hyper::body::{Frame, Incoming, SizeHint};
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -83,7 +84,7 @@ impl Guests {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let longest = known.guests.values().filter_map(|g| Some((g.waits()?, g))).min_by_key(|(since, _)| *since);
         if let Some((_, guest)) = longest.filter(|(since, _)| since.elapsed() >= GRACE) {
-            metrics::counter!("rekey_connections_evicted_total").increment(1);
+            metrics::counter!(metric::CONNECTIONS_EVICTED).increment(1);
             guest.leave.notify_one();
         }
     }

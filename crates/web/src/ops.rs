@@ -1,10 +1,11 @@
-//! `/livez`, `/readyz` and `/metrics`, on a port of their own.
+//! `/startz`, `/livez`, `/readyz` and `/metrics`, on a port of their own.
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use domain::metric;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +30,13 @@ impl Readiness {
     fn with<T>(&self, f: impl FnOnce(&mut Parts) -> T) -> T {
         f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
+    /// Nothing is ready before [`Readiness::begun`]: a process that has not said yet what it waits for waits for more.
+    pub fn begin(&self) {
+        self.expect(BEGINNING);
+    }
+    pub fn begun(&self) {
+        self.started(BEGINNING);
+    }
     /// Announces a part that must start before the process is ready.
     pub fn expect(&self, part: &'static str) {
         self.with(|s| {
@@ -51,6 +59,10 @@ impl Readiness {
     pub fn is_draining(&self) -> bool {
         self.with(|s| s.draining)
     }
+    /// The configuration was taken and every port is bound; what else is missing is waited for.
+    pub fn has_begun(&self) -> bool {
+        self.with(|s| s.parts.get(BEGINNING).is_some_and(Option::is_none))
+    }
     pub fn is_ready(&self) -> bool {
         self.with(|s| !s.draining && s.parts.values().all(Option::is_none))
     }
@@ -66,19 +78,50 @@ impl Readiness {
     }
 }
 
+/// The part that ends when everything a process does by itself is done.
+const BEGINNING: &str = "start";
+
 #[derive(Clone)]
 struct Ops {
     readiness: Readiness,
     metrics: PrometheusHandle,
 }
 
-/// The routes of the operations port.
+/// Tells callers to open their next connection elsewhere, so that none is left whose next request meets a closed door.
+pub fn close_while_draining(routes: Router, readiness: Readiness) -> Router {
+    routes.layer(axum::middleware::map_response(move |mut answer: Response| {
+        let draining = readiness.is_draining();
+        async move {
+            if draining {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
+    }))
+}
+
+/// The routes of the operations port. `/startz`: begun, once and for all. `/readyz`: give me work. `/livez`: this process
+/// still runs tasks; it says nothing of what it depends on, because a restart would mend none of that.
 pub fn ops_routes(readiness: Readiness, metrics: PrometheusHandle) -> Router {
     Router::new()
+        .route("/startz", get(startz))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(|State(ops): State<Ops>| async move { ops.metrics.render() }))
+        .route("/metrics", get(scrape))
         .with_state(Ops { readiness, metrics })
+}
+
+async fn startz(State(ops): State<Ops>) -> impl IntoResponse {
+    if ops.readiness.has_begun() {
+        (StatusCode::OK, "begun\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+    }
+}
+
+async fn scrape(State(ops): State<Ops>) -> String {
+    metrics::gauge!(metric::READY).set(f64::from(u8::from(ops.readiness.is_ready())));
+    ops.metrics.render()
 }
 
 async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {

@@ -74,6 +74,7 @@ fn is_header(name: &str, value: &str) -> bool {
 
 fn http() -> web::ClientSettings {
     web::ClientSettings {
+        provider: domain::Provider::Plaid,
         timeout: Duration::from_secs(2),
         connect_timeout: Duration::from_secs(2),
         extra_roots: String::new(),
@@ -121,6 +122,7 @@ fn layer_answer() {
             scope: "s".into(),
             client_id: "c".into(),
             client_secret: "s".into(),
+            listed_tokens: domain::token_list::ListedTokens::Full,
             http: http(),
         })
         .unwrap()

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 fn client() -> plaid::Client {
     let http = web::ClientSettings {
+        provider: domain::Provider::Plaid,
         timeout: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(1),
         extra_roots: String::new(),

@@ -15,6 +15,7 @@ use crate::outcome::{self, kind};
 use crate::{Context, Mode, budget};
 use domain::budget::Call;
 use domain::fault::chain;
+use domain::metric;
 use domain::token_list::{Hold, LeaveOut, Plan, plan};
 use domain::work::{Block, Class};
 use domain::{BusinessId, LayerId};
@@ -59,7 +60,7 @@ pub(crate) async fn look(context: &Context, claim: Claim) {
     if let Err(error) = ended {
         return faults::interrupted(context, &claim, error).await;
     }
-    metrics::histogram!("rekey_look_seconds", "kind" => "business").record(began.elapsed().as_secs_f64());
+    metrics::histogram!(metric::LOOK, "kind" => "business").record(began.elapsed().as_secs_f64());
 }
 
 async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a>>, Interrupted> {
@@ -99,7 +100,7 @@ impl Look<'_> {
         }
         match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.permit()) {
             Plan::Converged { verified, left_out } => {
-                metrics::counter!("rekey_puts_total", "result" => "not_needed").increment(1);
+                metrics::counter!(metric::PUTS, "result" => "not_needed").increment(1);
                 if !left_out.is_empty() {
                     tracing::warn!(accounts = left_out.len(), "accounts wait outside the list for their new tokens");
                 }
@@ -107,8 +108,16 @@ impl Look<'_> {
             }
             Plan::Wait { left_out } => Err(Stop::Row(self.waits_for_tokens(left_out.len()))),
             Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
-            Plan::Put(put) if self.context.settings.mode == Mode::Observe => self.report(&put).await,
-            Plan::Put(put) => self.put(&layer_id, &facts, put).await,
+            Plan::Put(put) => {
+                // A list that could not be verified is sent again by the sweep; that is no drift.
+                if faults::is_unannounced(&self.claim) && !policy.resend {
+                    metrics::counter!(metric::DRIFT, "kind" => "business").increment(1);
+                }
+                match self.context.settings.mode {
+                    Mode::Observe => self.report(&put).await,
+                    Mode::Act => self.put(&layer_id, &facts, put).await,
+                }
+            }
         }
     }
 
@@ -121,7 +130,6 @@ impl Look<'_> {
         domain::token_list::Policy {
             unknown: settings.unknown_tokens,
             archived: settings.archived,
-            listed_tokens: settings.listed_tokens,
             max_unproved_removals: settings.max_unproved_removals,
             leave_out: self.row.leave_out,
             // Accepted but never seen: the sweep sends it again.
@@ -172,12 +180,14 @@ impl Look<'_> {
             Some(_) => "accepted, unverified",
             None => "converged, no PUT needed",
         };
-        if put.is_none() && verified {
-            let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
-            if let Some(unreported) = self.unreported(facts) {
-                self.report_converged(&mut tx, &unreported, true).await?;
+        if put.is_none() {
+            if let Some(unreported) = self.unreported(facts, verified) {
+                self.report_converged(&mut tx, &unreported, verified).await?;
             }
-            tx.record_listed(&self.id, &shown).await?;
+            if verified {
+                let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
+                tx.record_listed(&self.id, &shown).await?;
+            }
         }
         tx.record_converged(&self.id, verified, outcome).await?;
         self.moves(&mut tx).await?;
@@ -195,22 +205,29 @@ impl Look<'_> {
         tx.commit().await?;
         if let (Some(signal), Some(_)) = (self.claim.signal_at, put) {
             let took = self.now_since(signal).await;
-            metrics::histogram!("rekey_converge_seconds").record(took.as_secs_f64());
+            metrics::histogram!(metric::CONVERGE).record(took.as_secs_f64());
         }
         self.context.outbox_filled.notify_one();
         self.context.businesses_due.notify_one();
         Ok(())
     }
 
-    /// A list of ours arrived and nobody said so: its sender died, or its answer was lost. Without this the change
-    /// would have no outcome.
-    fn unreported(&self, facts: &Facts) -> Option<domain::token_list::Put> {
-        let is_new = |t: &domain::Fingerprint| !self.row.accepted.contains(t);
+    /// A list of ours arrived and nobody said so: its sender died or stopped before it had read the list back, or its
+    /// answer was lost. Without this the change would have no outcome.
+    fn unreported(&self, facts: &Facts, verified: bool) -> Option<domain::token_list::Put> {
+        let is_new = |t: &domain::Fingerprint| verified && !self.row.accepted.contains(t);
         let arrived = facts.wanted.iter().filter(|w| w.token.as_ref().is_some_and(is_new));
-        let replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
+        let mut replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
+        let mut added = Vec::new();
+        if self.row.converged_at.is_none() {
+            let listed = facts.wanted.iter().filter(|w| w.token.is_some());
+            (added, replaced) = (listed.map(|w| w.account.clone()).collect(), Vec::new());
+        }
         let tokens = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
-        (!replaced.is_empty()).then(|| domain::token_list::Put {
+        let never_read_back = self.row.put_at > self.row.converged_at;
+        (never_read_back || !replaced.is_empty()).then(|| domain::token_list::Put {
             tokens,
+            added,
             replaced,
             ..domain::token_list::Put::default()
         })

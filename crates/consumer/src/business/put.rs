@@ -6,6 +6,7 @@ use crate::faults::backoff;
 use crate::outcome::{self, kind};
 use domain::budget::Call;
 use domain::fault::chain;
+use domain::metric;
 use domain::token_list::{Hold, LeaveOut, Listed, Put, RowStatus, Verification, Wanted, strangers_after, verify};
 use domain::work::{Block, Class};
 use domain::{Fingerprint, LayerId, ProcessorToken};
@@ -33,11 +34,11 @@ impl Look<'_> {
                 return Err(self.list_refused(facts, &put, &error).await?);
             }
             Err(error) => {
-                metrics::counter!("rekey_puts_total", "result" => "failed").increment(1);
+                metrics::counter!(metric::PUTS, "result" => "failed").increment(1);
                 return Err(self.refused(&error).await);
             }
         }
-        metrics::counter!("rekey_puts_total", "result" => "accepted").increment(1);
+        metrics::counter!(metric::PUTS, "result" => "accepted").increment(1);
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.record_accepted(&self.id, &put.tokens).await?;
@@ -76,7 +77,7 @@ impl Look<'_> {
     /// Layer read the list and refuses it. Tokens of older generations are the likely cause: they alone are left out,
     /// alarmed, until their successors are minted. Never found out by trial PUTs.
     async fn list_refused(&self, facts: &Facts, put: &Put, error: &layer::Error) -> Result<Stop, Stop> {
-        metrics::counter!("rekey_puts_total", "result" => "refused").increment(1);
+        metrics::counter!(metric::PUTS, "result" => "refused").increment(1);
         self.doubt_items(facts).await?;
         let older = facts
             .wanted
@@ -117,7 +118,7 @@ impl Look<'_> {
     /// Lists until the PUT shows, or until the deadline.
     async fn verify(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
         let settings = &self.context.settings;
-        let (timeout, interval, shows) = (settings.verify_timeout, settings.verify_interval, settings.listed_tokens);
+        let (timeout, interval) = (settings.verify_timeout, settings.verify_interval);
         let began = Instant::now();
         loop {
             self.turn(Call::Layer).await?;
@@ -127,7 +128,7 @@ impl Look<'_> {
             drop(tx);
             self.watch_layers_own(&facts.listed, &after);
             let late = began.elapsed() >= timeout;
-            match verify(&put.tokens, &facts.listed, &after, shows) {
+            match verify(&put, &facts.listed, &after) {
                 Verification::Applied => return self.converged(facts, true, Some(&put)).await,
                 Verification::Unverifiable => return self.converged(facts, false, Some(&put)).await,
                 Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
@@ -178,8 +179,7 @@ impl Look<'_> {
             0 => (Stop::Row(backoff(self.context, &self.claim, None, "third_list", why.clone())), why),
             _ => (Stop::Row(self.held(&hold)), hold.to_string()),
         };
-        metrics::counter!("rekey_third_lists_total", "foreign" => if strangers > 0 { "yes" } else { "no" })
-            .increment(1);
+        metrics::counter!(metric::THIRD_LISTS, "foreign" => if strangers > 0 { "yes" } else { "no" }).increment(1);
         tracing::warn!(strangers, why, "a third list");
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
@@ -195,7 +195,7 @@ impl Look<'_> {
             rows.map(|r| r.account.as_ref().map(ToString::to_string)).collect()
         };
         if !own(before).is_subset(&own(after)) {
-            metrics::counter!("rekey_layer_owned_changed_total").increment(1);
+            metrics::counter!(metric::LAYER_OWNED_CHANGED).increment(1);
             tracing::error!(
                 "an account that Layer connected itself disappeared after our PUT: tell Layer, and set consumer.mode to observe"
             );

@@ -4,7 +4,6 @@ use super::{Look, Stop};
 use crate::{Context, Mode};
 use domain::budget::Call;
 use domain::ids::BusinessRef;
-use domain::token_list::Put;
 use domain::{BusinessId, LayerId, ProcessorToken};
 use layer::{Found, Meaning};
 
@@ -104,8 +103,10 @@ impl Look<'_> {
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.record_accepted(&self.id, &fingerprints).await?;
-        let added = wanted.iter().filter(|w| w.token.is_some()).map(|w| w.account.clone()).collect();
-        self.report_converged(&mut tx, &Put { tokens: fingerprints, added, ..Put::default() }, false).await?;
+        // What Layer has by now; the rest of this look reads it back and reports it.
+        if let Some(row) = tx.business(&self.id).await? {
+            self.row = row;
+        }
         tx.commit().await?;
         tracing::info!("business created at Layer with its tokens");
         Ok(Some(id))

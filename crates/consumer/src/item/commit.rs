@@ -6,6 +6,7 @@ use crate::faults::{Interrupted, backoff, done};
 use crate::outcome::{self, kind};
 use domain::accounts::{AccountState, Change, Proof};
 use domain::item::ItemState;
+use domain::metric;
 use domain::token_list::LeaveOut;
 use domain::work::{Block, Class, HintKind};
 use domain::{AccountId, BusinessId, Millis};
@@ -55,6 +56,9 @@ impl Look<'_> {
         self.report_parked(&mut tx, &finish, &touched).await?;
         tx.finish(&self.claim, &finish).await?;
         tx.commit().await?;
+        if self.unannounced && !touched.is_empty() {
+            metrics::counter!(metric::DRIFT, "kind" => "item").increment(1);
+        }
         if !touched.is_empty() || !behind.is_empty() {
             self.context.businesses_due.notify_one();
         }

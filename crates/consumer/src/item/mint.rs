@@ -7,6 +7,7 @@ use domain::accounts::Change;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::item::ItemState;
+use domain::metric;
 use domain::work::Class;
 use domain::{AccountId, Next};
 use plaid::Meaning;
@@ -68,15 +69,15 @@ impl Look<'_> {
     fn minted(&self, account: &AccountId, saved: Saved, found: &mut Found) -> Result<(), Stop> {
         match saved {
             Saved::Live(token) => {
-                metrics::counter!("rekey_mints_total", "result" => "live").increment(1);
+                metrics::counter!(metric::MINTS, "result" => "live").increment(1);
                 tracing::info!(account = %account, token = %token, generation = self.item.generation, "processor token minted");
                 found.minted.push(account.clone());
                 Ok(())
             }
             // Somebody else works on this Item by now; the end of the look will find that out.
             Saved::Orphan(token) => {
-                metrics::counter!("rekey_mints_total", "result" => "orphan").increment(1);
-                metrics::counter!("rekey_orphaned_tokens_total").increment(1);
+                metrics::counter!(metric::MINTS, "result" => "orphan").increment(1);
+                metrics::counter!(metric::ORPHANED_TOKENS).increment(1);
                 tracing::warn!(account = %account, token = %token, "a mint came too late and is an orphan");
                 Ok(())
             }
@@ -87,7 +88,7 @@ impl Look<'_> {
         let mut tx = self.context.store.begin().await?;
         if error.may_have_happened() {
             tx.orphan_intent(intent).await?;
-            metrics::counter!("rekey_orphaned_tokens_total").increment(1);
+            metrics::counter!(metric::ORPHANED_TOKENS).increment(1);
         } else {
             tx.drop_intent(intent).await?;
         }
@@ -97,7 +98,7 @@ impl Look<'_> {
 
     /// One account is parked alone and its siblings go on; what concerns the whole Item ends the look.
     async fn not_minted(&mut self, account: &AccountId, error: &plaid::Error, found: &mut Found) -> Result<(), Stop> {
-        metrics::counter!("rekey_mints_total", "result" => "failed").increment(1);
+        metrics::counter!(metric::MINTS, "result" => "failed").increment(1);
         tracing::warn!(account = %account, error = chain(error), "no processor token for this account");
         let mut alone = |why: String| {
             found.faults.push((account.clone(), why));

@@ -16,6 +16,7 @@ use crate::faults::{self, Interrupted};
 use crate::{Context, budget};
 use domain::budget::Call;
 use domain::item::ItemState;
+use domain::metric;
 use domain::{AccountId, BusinessId, Fingerprint, ItemId};
 use std::time::Instant;
 use store::{AccountRow, Claim, CurrentToken, Finish, ItemRow};
@@ -31,6 +32,8 @@ pub(crate) struct Look<'a> {
     /// Plaid answered that the Item is gone under a token that is not current but is the one that the platform's
     /// database holds for it; true: revoked.
     gone_elsewhere: Option<bool>,
+    /// Only the sweep wanted this look.
+    unannounced: bool,
 }
 
 /// How far a look came before it must stop.
@@ -86,7 +89,7 @@ pub(crate) async fn look(context: &Context, claim: Claim) {
     if let Err(error) = look.run().await {
         return faults::interrupted(context, &claim, error).await;
     }
-    metrics::histogram!("rekey_look_seconds", "kind" => "item").record(began.elapsed().as_secs_f64());
+    metrics::histogram!(metric::LOOK, "kind" => "item").record(began.elapsed().as_secs_f64());
     tracing::debug!(item = %id, took_ms = began.elapsed().as_millis(), "look ended");
 }
 
@@ -109,10 +112,11 @@ async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a
     let known = tx.accounts(&item.id).await?;
     tx.commit().await?;
     if orphans > 0 {
-        metrics::counter!("rekey_orphaned_tokens_total").increment(orphans);
+        metrics::counter!(metric::ORPHANED_TOKENS).increment(orphans);
         tracing::warn!(orphans, "mints whose answers were lost are recorded as orphans");
     }
-    Ok(Some(Look { context, claim: claim.clone(), item, known, looked_up: None, gone_elsewhere: None }))
+    let unannounced = faults::is_unannounced(claim);
+    Ok(Some(Look { context, claim: claim.clone(), item, known, looked_up: None, gone_elsewhere: None, unannounced }))
 }
 
 impl Look<'_> {

@@ -8,6 +8,7 @@ use domain::Millis;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::item::{Judgement, OwnerAnswer, judge, word_may_hold};
+use domain::metric;
 use domain::work::Class;
 use plaid::Meaning;
 use serde_json::json;
@@ -18,15 +19,18 @@ impl Look<'_> {
     pub(super) async fn look_up_token(&mut self) -> Result<(), Stop> {
         let token = match self.context.source.lookup(&self.item.id).await {
             Ok(Some(token)) => token,
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                metrics::counter!(metric::TOKEN_LOOKUPS, "result" => "absent").increment(1);
+                return Ok(());
+            }
             Err(error) => {
                 // Not a reason to stop: the token we hold may be the right one, and Plaid will say so.
                 tracing::warn!(error = chain(&error), "the token source could not be asked");
-                metrics::counter!("rekey_token_lookups_total", "result" => "failed").increment(1);
+                metrics::counter!(metric::TOKEN_LOOKUPS, "result" => "failed").increment(1);
                 return Ok(());
             }
         };
-        metrics::counter!("rekey_token_lookups_total", "result" => "found").increment(1);
+        metrics::counter!(metric::TOKEN_LOOKUPS, "result" => "found").increment(1);
         let mut tx = self.context.store.begin().await?;
         let news = tx.add_candidate(&self.item.id, &token, "lookup", None).await?;
         tx.commit().await?;
@@ -145,7 +149,7 @@ impl Look<'_> {
         tx.commit().await?;
         // The first token of an Item is a link, every later one a rotation.
         self.claim.class = self.claim.class.min(Class::Rotation);
-        metrics::counter!("rekey_token_changes_total", "source" => source_label(&candidate.source)).increment(1);
+        metrics::counter!(metric::TOKEN_CHANGES, "source" => source_label(&candidate.source)).increment(1);
         tracing::info!(generation, token = %candidate.fingerprint, source = candidate.source, "access token proved, it is current now");
         Ok(proved_at)
     }
@@ -168,7 +172,6 @@ impl Look<'_> {
 fn source_label(source: &str) -> &'static str {
     match source {
         "lookup" => "lookup",
-        "import" => "import",
         _ => "push",
     }
 }

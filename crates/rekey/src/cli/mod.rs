@@ -13,6 +13,7 @@ use crate::wiring::Roles;
 use crate::{demo, logs, process};
 use clap::{Parser, Subcommand};
 use domain::fault::chain;
+use domain::metric;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -107,6 +108,8 @@ enum Command {
     Parked(admin::ParkedCommand),
     /// The providers' limits, and what is booked of them.
     Budget,
+    /// Every metric: what it counts, its labels, the question it answers; as the table of README, or in JSON.
+    Metrics,
     /// Push many Items from a file of JSON lines, each `{"item_id": …, "access_token": …, "business": …}`.
     Import(import::Import),
 }
@@ -192,8 +195,17 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Budget => admin::budget(&admin::Admin::new(&config, cli.json)?).await,
+        Command::Metrics => metrics(cli.json),
         Command::Import(import) => import.run(admin::Admin::new(&config, cli.json)?).await,
     }
+}
+
+fn metrics(json: bool) -> anyhow::Result<Ended> {
+    match json {
+        true => say(&serde_json::to_string_pretty(metric::ALL)?),
+        false => say(metric::markdown().trim_end()),
+    }
+    Ok(Ended::Well)
 }
 
 /// A line of a command's result.

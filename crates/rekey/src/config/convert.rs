@@ -2,6 +2,7 @@
 
 use super::trust::provider_url;
 use super::{Config, Span};
+use domain::Provider;
 use domain::retry::Curve;
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
@@ -111,13 +112,14 @@ impl Config {
         need("plaid.client_id", &self.plaid.client_id)?;
         need("plaid.secret (or plaid.secret_file)", self.plaid.secret.expose_secret())?;
         let base_url = self.plaid_base()?;
-        provider_url("plaid.base_url", &base_url)?;
+        provider_url("plaid.base_url", &base_url, &self.tls.plain_http)?;
         Ok(plaid::Settings {
             base_url,
             client_id: self.plaid.client_id.clone(),
             secret: self.plaid.secret.clone(),
             processor: self.plaid.processor.clone(),
             http: web::ClientSettings {
+                provider: Provider::Plaid,
                 timeout,
                 connect_timeout: self.plaid.connect_timeout.0,
                 extra_roots: self.extra_roots()?,
@@ -151,15 +153,17 @@ impl Config {
         let layer = &self.layer;
         need("layer.client_id", &layer.client_id)?;
         need("layer.client_secret (or layer.client_secret_file)", layer.client_secret.expose_secret())?;
-        provider_url("layer.base_url", &layer.base_url)?;
-        provider_url("layer.token_url", &layer.token_url)?;
+        provider_url("layer.base_url", &layer.base_url, &self.tls.plain_http)?;
+        provider_url("layer.token_url", &layer.token_url, &self.tls.plain_http)?;
         Ok(layer::Settings {
             base_url: layer.base_url.clone(),
             token_url: layer.token_url.clone(),
             scope: layer.scope.clone(),
             client_id: layer.client_id.clone(),
             client_secret: layer.client_secret.clone(),
+            listed_tokens: layer.listed_tokens,
             http: web::ClientSettings {
+                provider: Provider::Layer,
                 timeout: layer.timeout.0,
                 connect_timeout: layer.connect_timeout.0,
                 extra_roots: self.extra_roots()?,
@@ -247,7 +251,6 @@ impl Config {
             environment: self.plaid.environment.clone(),
             unknown_tokens: layer.unknown_tokens,
             archived: layer.archived,
-            listed_tokens: layer.listed_tokens,
             max_unproved_removals: layer.max_unproved_removals,
             max_fleet_removals: layer.max_fleet_removals,
             removal_window: layer.removal_window.0,

@@ -79,6 +79,7 @@ pub struct Ops {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Tls {
     pub ca: String,
+    pub plain_http: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

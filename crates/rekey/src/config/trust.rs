@@ -4,13 +4,13 @@ use super::Config;
 use super::convert::{BadSetting, http_url};
 use secrecy::ExposeSecret;
 
-/// What is sent there is secret, so it goes in the clear to this machine at most.
-pub(super) fn provider_url(key: &'static str, text: &str) -> Result<(), BadSetting> {
+/// What is sent there is secret, so it goes in the clear to this machine at most, and to hosts that `tls.plain_http` names.
+pub(super) fn provider_url(key: &'static str, text: &str, plain_http: &[String]) -> Result<(), BadSetting> {
     http_url(key, text)?;
     let clear = reqwest::Url::parse(text).ok().filter(|url| url.scheme() == "http");
     let host = clear.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| "localhost".into());
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    if host == "localhost" || address.is_ok_and(|a| a.is_loopback()) {
+    if host == "localhost" || address.is_ok_and(|a| a.is_loopback()) || plain_http.contains(&host) {
         return Ok(());
     }
     Err(BadSetting::new(key, "must begin with https://, because credentials and tokens go there"))
@@ -31,6 +31,11 @@ impl Config {
     pub fn unverified(&self) -> Vec<String> {
         let property = |name: &str| self.kafka.properties.get(name).map(|v| v.expose_secret().to_ascii_lowercase());
         let mut told = Vec::new();
+        for host in &self.tls.plain_http {
+            told.push(format!(
+                "tls.plain_http lets credentials and tokens go to {host} in the clear: for a sandbox only"
+            ));
+        }
         if property("enable.ssl.certificate.verification").as_deref() == Some("false") {
             told.push(
                 "kafka.properties switches enable.ssl.certificate.verification off: anybody can be the broker".into(),
@@ -80,8 +85,11 @@ mod tests {
             ("ftp://127.0.0.1", false),
         ];
         for (url, taken) in table {
-            assert_eq!(provider_url("k", url).is_ok(), taken, "{url}");
+            assert_eq!(provider_url("k", url, &[]).is_ok(), taken, "{url}");
         }
+        let named = ["plaid.internal".to_owned()];
+        assert!(provider_url("k", "http://plaid.internal", &named).is_ok());
+        assert!(provider_url("k", "http://plaid.internal.example", &named).is_err());
     }
 
     #[test]
@@ -97,6 +105,8 @@ mod tests {
         "#;
         assert_eq!(told(sound), Vec::<String>::new());
         let loose = r#"
+            [tls]
+            plain_http = ["sandbox"]
             [kafka.properties]
             "sasl.password" = "marked"
             "enable.ssl.certificate.verification" = "False"
@@ -107,7 +117,7 @@ mod tests {
             url = "postgres://u:marked@db/x?sslmode=disable"
         "#;
         let told = told(loose);
-        assert_eq!(told.len(), 5, "{told:?}");
+        assert_eq!(told.len(), 6, "{told:?}");
         assert!(!told.join(" ").contains("marked"), "{told:?}");
     }
 

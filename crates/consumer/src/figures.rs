@@ -1,0 +1,86 @@
+//! What metrics tell of the store. Each consumer shows the same, so that none of them has to be alive for it.
+
+use crate::Context;
+use domain::budget::{Booked, Call};
+use domain::work::{Class, Kind};
+use domain::{Provider, metric};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use store::Tx;
+
+/// Series whose last row went away are set to nothing once more, instead of standing at their last value for ever.
+#[derive(Default)]
+pub(crate) struct Figures {
+    blocked: BTreeSet<[&'static str; 3]>,
+}
+
+impl Figures {
+    pub(crate) async fn show(&mut self, context: &Context) -> Result<(), store::Error> {
+        let mut tx = context.store.begin_read().await?;
+        let spent = show_budgets(context, &mut tx).await?;
+        for kind in Kind::ALL {
+            show_due(&mut tx, *kind, &spent).await?;
+            self.show_blocked(&mut tx, *kind).await?;
+            let age = tx.looked_oldest(*kind).await?;
+            metrics::gauge!(metric::LOOKED_OLDEST, "kind" => kind.as_str()).set(age.as_secs_f64());
+        }
+        let risk = tx.at_risk().await?;
+        metrics::gauge!(metric::UNCONVERGED_BUSINESSES).set(risk.businesses as f64);
+        metrics::gauge!(metric::UNCONVERGED_OLDEST).set(risk.oldest.as_secs_f64());
+        metrics::gauge!(metric::OUTBOX).set(tx.outbox_length().await? as f64);
+        metrics::gauge!(metric::ORPHANS).set(tx.count_orphans().await? as f64);
+        let paused = tx.pauses().await?;
+        for provider in Provider::ALL {
+            let is_paused = paused.iter().any(|p| p.provider == *provider);
+            metrics::gauge!(metric::PROVIDER_PAUSED, "provider" => provider.as_str())
+                .set(f64::from(u8::from(is_paused)));
+        }
+        metrics::gauge!(metric::SWEEP_PERIOD).set(context.settings.sweep_period.as_secs_f64());
+        Ok(())
+    }
+
+    async fn show_blocked(&mut self, tx: &mut Tx, kind: Kind) -> Result<(), store::Error> {
+        let shown = self.blocked.iter().filter(|[of, ..]| *of == kind.as_str());
+        let mut blocked: BTreeMap<_, i64> = shown.map(|labels| (*labels, 0)).collect();
+        for (by, code, rows) in tx.blocked_counts(kind).await? {
+            // Several codes may become the same word.
+            *blocked.entry([kind.as_str(), by.as_str(), metric::blocked_code(&code)]).or_default() += rows;
+        }
+        for ([kind, by, code], rows) in blocked {
+            self.blocked.insert([kind, by, code]);
+            metrics::gauge!(metric::BLOCKED_ROWS, "kind" => kind, "by" => by, "code" => code).set(rows as f64);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the calls for which there is no budget at the moment.
+async fn show_budgets(context: &Context, tx: &mut Tx) -> Result<Vec<Call>, store::Error> {
+    let (limits, now) = (&context.settings.limits, tx.now());
+    let budgets = tx.budgets().await?;
+    let mut spent = Vec::new();
+    for call in Call::ALL {
+        let booked = budgets.iter().find(|b| b.call == *call).map_or_else(Booked::default, |b| b.booked);
+        let rate = f64::from(limits.per_minute(*call)) * booked.rate(now, limits.recovery);
+        metrics::gauge!(metric::BUDGET_RATE, "call" => call.as_str()).set(rate);
+        metrics::gauge!(metric::BUDGET_BOOKED, "call" => call.as_str()).set(booked.ahead(now));
+        if booked.is_spent(limits, *call, now) {
+            spent.push(*call);
+        }
+    }
+    Ok(spent)
+}
+
+async fn show_due(tx: &mut Tx, kind: Kind, spent: &[Call]) -> Result<(), store::Error> {
+    let due = tx.due_rows(kind).await?;
+    for class in Class::ALL {
+        let of = due.iter().find(|d| d.class == *class);
+        let (rows, oldest) = of.map_or((0, Duration::ZERO), |d| (d.rows, d.oldest));
+        metrics::gauge!(metric::DUE_ROWS, "kind" => kind.as_str(), "class" => class.as_str()).set(rows as f64);
+        metrics::gauge!(metric::DUE_OLDEST, "kind" => kind.as_str(), "class" => class.as_str())
+            .set(oldest.as_secs_f64());
+    }
+    let claimable = tx.claimable_oldest(kind, |call| spent.contains(&call)).await?;
+    metrics::gauge!(metric::CLAIMABLE_OLDEST, "kind" => kind.as_str()).set(claimable.as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,142 @@
+{{/* The pod of every role. Takes {root, role}. */}}
+{{- define "rekey.pod" -}}
+{{- $root := .root -}}{{- $role := .role -}}{{- $values := get $root.Values $role -}}{{- $name := include "rekey.name" $root -}}
+metadata:
+  labels:
+    {{- include "rekey.selector" . | nindent 4 }}
+    {{- with $values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+  annotations:
+    # A pod reads its files once, at its start: what changes in them rolls the pods of the roles that use it.
+    checksum/config: {{ include "rekey.toml" . | sha256sum }}
+    checksum/files: {{ include "rekey.filesChecksum" . }}
+    {{- with $values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+spec:
+  serviceAccountName: {{ $name }}-{{ $role }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- with $root.Values.imagePullSecrets }}
+  imagePullSecrets: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 65532
+    runAsGroup: 65532
+    # Lets that user read the secrets, whose files are root's.
+    fsGroup: 65532
+    fsGroupChangePolicy: OnRootMismatch
+    seccompProfile: {type: RuntimeDefault}
+  {{- if eq $role "topics" }}
+  restartPolicy: Never
+  {{- else }}
+  {{- $ops := $root.Values.config.ops | default dict }}
+  {{- $delay := include "rekey.seconds" ($ops.drain_delay | default "5s") | int64 }}
+  {{- $drain := include "rekey.seconds" ($ops.drain | default "10s") | int64 }}
+  # ops.drain_delay and ops.drain, and 20 s to flush the producer, give leases back and close the database. There is no
+  # preStop: on SIGTERM Rekey is not ready but serves on for drain_delay, while the endpoints forget it.
+  terminationGracePeriodSeconds: {{ add $delay $drain 20 }}
+  {{- end }}
+  containers:
+    - name: rekey
+      image: {{ include "rekey.image" $root }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      args: {{ ternary (list "topics" "apply") (list $role) (eq $role "topics") | toJson }}
+      env:
+        - {name: REKEY_CONFIG, value: /etc/rekey/rekey.toml}
+      {{- if ne $role "topics" }}
+      ports:
+        - {name: ops, containerPort: 9464}
+        {{- if has $role (list "receiver" "all") }}
+        - {name: webhooks, containerPort: 8080}
+        {{- end }}
+        {{- if has $role (list "console" "all") }}
+        - {name: console, containerPort: 8081}
+        {{- end }}
+        {{- if eq $role "sandbox" }}
+        - {name: sandbox, containerPort: 8090}
+        {{- end }}
+      # Started: the configuration was taken and the ports are bound. A wrong one ends the process at once instead.
+      startupProbe:
+        httpGet: {path: /startz, port: ops}
+        periodSeconds: 1
+        failureThreshold: 30
+      # Ready: what it depends on has been reached, and it is not draining.
+      readinessProbe:
+        httpGet: {path: /readyz, port: ops}
+        periodSeconds: 2
+        timeoutSeconds: 2
+        failureThreshold: 2
+      # Alive: the process still runs its tasks. It asks nothing that a restart would not mend.
+      livenessProbe:
+        httpGet: {path: /livez, port: ops}
+        periodSeconds: 10
+        timeoutSeconds: 5
+        failureThreshold: 3
+      {{- end }}
+      # The last line of a process that could not start says what to do: `kubectl describe pod` shows it.
+      terminationMessagePolicy: FallbackToLogsOnError
+      resources: {{- toYaml (ternary $root.Values.topics.job.resources $values.resources (eq $role "topics")) | nindent 8 }}
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities: {drop: [ALL]}
+      volumeMounts:
+        - {name: settings, mountPath: /etc/rekey, readOnly: true}
+        {{- if has $role (list "receiver" "all") }}
+        - {name: data, mountPath: /var/lib/rekey}
+        {{- end }}
+        {{- if eq $role "all" }}
+        - {name: tmp, mountPath: /tmp}
+        {{- end }}
+  volumes:
+    - name: settings
+      projected:
+        defaultMode: 0440
+        sources:
+          - configMap:
+              name: {{ $name }}-{{ $role }}
+              items: [{key: rekey.toml, path: rekey.toml}]
+          {{- range (include "rekey.files" . | fromJson).files }}
+          - {{ ternary "secret" "configMap" (hasKey . "secret") }}:
+              name: {{ .secret | default .configMap }}
+              items: [{key: {{ .key | quote }}, path: {{ .path | quote }}}]
+          {{- end }}
+    {{- if eq $role "receiver" }}
+    # Plaid's public keys, for a container that restarts.
+    - {name: data, emptyDir: {sizeLimit: 16Mi}}
+    {{- end }}
+    {{- if eq $role "all" }}
+    {{- with $root.Values.all.storage }}
+    {{- if .ephemeral }}
+    - {name: data, emptyDir: {sizeLimit: {{ .size }}}}
+    {{- else if .existingClaim }}
+    - {name: data, persistentVolumeClaim: {claimName: {{ .existingClaim }}}}
+    {{- end }}
+    {{- end }}
+    # SQLite's own, for large sorts.
+    - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
+    {{- end }}
+  {{- with $values.topologySpread }}
+  topologySpreadConstraints:
+    {{- range . }}
+    - topologyKey: {{ .topologyKey }}
+      whenUnsatisfiable: {{ .whenUnsatisfiable }}
+      maxSkew: {{ .maxSkew }}
+      labelSelector:
+        matchLabels: {{- include "rekey.selector" $ | nindent 10 }}
+      # The old pods of a roll do not count: they are about to go.
+      matchLabelKeys: [pod-template-hash]
+    {{- end }}
+  {{- end }}
+  {{- with $values.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $values.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $values.affinity }}
+  affinity: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
