@@ -125,7 +125,7 @@ impl Intake {
         // Not for configuration to change: offsets are committed in the background, but only those stored by `settled`.
         config.set("enable.auto.commit", "true").set("enable.auto.offset.store", "false");
         let consumer: StreamConsumer<Positions> =
-            config.create_with_context(positions.clone()).map_err(Error::Config)?;
+            config.create_with_context(positions.clone()).map_err(Error::config)?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|source| Error::Kafka { doing: "subscribe", source })?;
         Ok(Self { consumer, positions, schemas: settings.schemas.clone(), held: Mutex::default() })

@@ -25,7 +25,7 @@ impl std::fmt::Debug for EmbeddedBroker {
 impl EmbeddedBroker {
     pub fn start(topics: &Topics, partitions: i32) -> Result<Self, Error> {
         let owner: BaseProducer =
-            ClientConfig::new().set("test.mock.num.brokers", "1").create().map_err(Error::Config)?;
+            ClientConfig::new().set("test.mock.num.brokers", "1").create().map_err(Error::config)?;
         let broker = Self { owner };
         for name in topics.names() {
             broker.with(|cluster| cluster.create_topic(name, partitions, 1))?;

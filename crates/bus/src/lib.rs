@@ -15,6 +15,7 @@ pub use producer::{Producer, ProducerSettings, PublishError};
 pub use topics::{TopicFault, TopicPlan, Topics, apply, check, watch_topics};
 
 use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Connection {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("Kafka can't be used as configured")]
-    Config(#[source] rdkafka::error::KafkaError),
+    Config(#[source] KafkaError),
     #[error("{0}")]
     Topic(TopicFault),
     /// TLS or SASL: a person must mend it, here or there.
@@ -66,9 +67,35 @@ pub enum Error {
     Kafka {
         doing: &'static str,
         #[source]
-        source: rdkafka::error::KafkaError,
+        source: KafkaError,
     },
+}
+
+impl Error {
+    /// librdkafka's refusal of a property quotes its value, which may be a password.
+    pub(crate) fn config(error: KafkaError) -> Self {
+        Self::Config(match error {
+            KafkaError::ClientConfig(code, why, property, value) if !value.is_empty() => {
+                KafkaError::ClientConfig(code, why.replace(&value, "…"), property, "(its value is not shown)".into())
+            }
+            other => other,
+        })
+    }
 }
 
 /// Bounds every blocking call into librdkafka.
 pub(crate) const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i3_a_refused_property_is_named_and_its_value_is_not() {
+        let mut config = ClientConfig::new();
+        config.set("ssl.key.password.of.nobody", "marked");
+        let error = config.create::<rdkafka::producer::FutureProducer>().map(drop).map_err(Error::config).unwrap_err();
+        let told = domain::fault::chain(&error);
+        assert!(told.contains("ssl.key.password.of.nobody") && !told.contains("marked"), "{told}");
+    }
+}

@@ -118,7 +118,7 @@ impl Producer {
             .set("request.timeout.ms", settings.timeout.as_millis().max(10).to_string())
             .set("linger.ms", settings.linger.as_millis().to_string())
             .create_with_context(health.clone())
-            .map_err(Error::Config)?;
+            .map_err(Error::config)?;
         Ok(Self { inner, health, settings })
     }
 

@@ -93,7 +93,7 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
     let looked = tokio::task::spawn_blocking(move || -> Result<Vec<TopicFault>, Error> {
         let trouble = Trouble::default();
         // Of all clients only this one hears of errors while a call waits.
-        let client: FutureProducer<Trouble> = config.create_with_context(trouble.clone()).map_err(Error::Config)?;
+        let client: FutureProducer<Trouble> = config.create_with_context(trouble.clone()).map_err(Error::config)?;
         let metadata = client
             .client()
             .fetch_metadata(None, METADATA_TIMEOUT)
@@ -108,7 +108,7 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
 pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -> Result<Vec<String>, Error> {
     // Tells why no broker answers, which the call below would not.
     check(connection, topics).await?;
-    let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::Config)?;
+    let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::config)?;
     let retention = plan.retention.as_millis().to_string();
     let min_insync = plan.min_insync.to_string();
     let wanted: Vec<NewTopic<'_>> = topics
@@ -155,7 +155,7 @@ pub async fn watch_topics(connection: &Connection, topics: &Topics, stop: Cancel
 }
 
 async fn describe(connection: &Connection, topics: &Topics) -> Result<(), Error> {
-    let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::Config)?;
+    let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::config)?;
     let wanted = topics.names().map(str::to_owned);
     let looked = tokio::task::spawn_blocking(move || {
         let metadata = client.inner().fetch_metadata(None, METADATA_TIMEOUT);
