@@ -22,7 +22,8 @@ use publish::NotPublished;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 /// Bounds on callers, and what they are told when the fault is ours.
 #[derive(Debug, Clone)]
@@ -67,13 +68,8 @@ enum Outcome {
 
 async fn receive(State(receiver): State<Receiver>, request: Request) -> Response {
     let began = Instant::now();
-    let trace = TraceParent::new(&mut rand::rng());
-    let span = tracing::info_span!(
-        "webhook",
-        trace = trace.trace_id(),
-        webhook = tracing::field::Empty,
-        item = tracing::field::Empty
-    );
+    let span = tracing::info_span!("webhook", trace = Empty, webhook = Empty, item = Empty, outcome = Empty);
+    let trace = traces::begin(&span);
     let total = receiver.settings.total_timeout;
     let outcome = match tokio::time::timeout(total, receiver.handle(request, &trace).instrument(span.clone())).await {
         Ok(outcome) => outcome,
@@ -98,7 +94,9 @@ impl Receiver {
         let signatures: Vec<&[u8]> = head.headers.get_all("plaid-verification").iter().map(|v| v.as_bytes()).collect();
         let now = jiff::Timestamp::now().as_second();
         let began = Instant::now();
-        let verified = self.verifier.verify(&signatures, body, now).await;
+        let span = tracing::info_span!(target: traces::STEP, "verify", outcome = Empty);
+        let verifying = self.verifier.verify(&signatures, body, now);
+        let verified = traces::step(span, |rejection| rejection.word(), verifying).await;
         timed("verify", began.elapsed());
         let verified = match verified {
             Ok(verified) => verified,
@@ -144,6 +142,10 @@ impl Receiver {
         };
         metrics::counter!(metric::WEBHOOKS, "outcome" => word, "reason" => reason).increment(1);
         timed("total", took);
+        match reason {
+            "" => drop(Span::current().record("outcome", word)),
+            reason => traces::failed(&Span::current(), reason),
+        }
         match outcome {
             Outcome::Published => tracing::debug!(took_ms = took.as_millis(), "webhook published"),
             Outcome::DeadLetter => {
