@@ -142,7 +142,7 @@ fn assert_linked(trace: &[Span], links: &[(&str, &str, &str)]) {
     }
 }
 
-const LOOKS: [(&str, &str, &str); 8] = [
+const LOOKS: [(&str, &str, &str); 7] = [
     ("rekey-consumer", "prove token", "item look"),
     ("rekey-consumer", "read accounts", "item look"),
     ("rekey-consumer", "mint", "item look"),
@@ -150,7 +150,6 @@ const LOOKS: [(&str, &str, &str); 8] = [
     ("rekey-consumer", "list", "business look"),
     ("rekey-consumer", "put", "business look"),
     ("rekey-consumer", "verify list", "business look"),
-    ("rekey-consumer", "list", "verify list"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! OTLP over HTTP: batches from a bounded queue, on a thread of their own. What does not fit or is not taken is dropped:
 //! traces never slow the work down.
 
+use crate::is_ours;
 use async_trait::async_trait;
 use domain::fault::chain;
 use opentelemetry::KeyValue;
@@ -12,9 +13,8 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, 
 use reqwest::header::HeaderMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tracing::{Level, Metadata};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
 /// Spans that may wait. A few megabytes, and seconds of the busiest receiver.
@@ -25,10 +25,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// For what is left when the process stops: a collector that hangs is told of, and costs no more of the grace period.
 const STOP: Duration = Duration::from_secs(4);
-
-/// The crates whose spans are exported, by the first part of their targets. Not those of HTTP clients: the exporter must
-/// not trace itself, and what others put into their spans nobody here has read for secrets.
-const OURS: [&str; 4] = ["receiver", "consumer", "console", super::STEP];
 
 /// Where traces go, and which of them.
 #[derive(Debug, Clone)]
@@ -95,7 +91,10 @@ impl Exporter {
             .with_target(false)
             .with_tracked_inactivity(false)
             .with_context_activation(false)
-            .with_filter(filter_fn(is_ours).with_max_level_hint(LevelFilter::INFO))
+            // Dynamic, so that it is asked about each span: an answer that is kept for a callsite is overwritten by whoever
+            // asks whether a log line is wanted and then writes none, as sqlx does after each statement, and the next span
+            // is lost (https://github.com/tokio-rs/tracing/issues/2519).
+            .with_filter(dynamic_filter_fn(|metadata, _| is_ours(metadata)))
             .boxed()
     }
 
@@ -107,11 +106,6 @@ impl Exporter {
             tracing::debug!(%error, "the last spans were not exported");
         }
     }
-}
-
-fn is_ours(metadata: &Metadata<'_>) -> bool {
-    let from = metadata.target().split("::").next().unwrap_or_default();
-    metadata.is_span() && *metadata.level() <= Level::INFO && OURS.contains(&from)
 }
 
 /// Sends to the collector, and says once that it does not take what is sent.
@@ -152,7 +146,8 @@ impl Collector {
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let request = reqwest::Request::try_from(request)?;
-        let answer = self.runtime.spawn(self.http.execute(request)).await?;
+        let http = self.http.clone();
+        let answer = self.runtime.spawn(async move { http.execute(request).await }).await?;
         let answer = answer.map_err(reqwest::Error::without_url).inspect_err(|e| self.told(Some(&chain(e))))?;
         let status = answer.status();
         self.told((!status.is_success()).then_some(status.as_str()));

@@ -4,18 +4,19 @@
 //!
 //! Where nothing is exported, ids still travel through Kafka's headers and the store, and join log lines up.
 
+mod admit;
 mod export;
 
+pub use admit::Admit;
 pub use export::{Exporter, NotStarted, Settings};
 
 use domain::trace::TraceParent;
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState};
-use tracing::{Instrument, Span};
+use tracing::{Level, Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The target of spans within a piece of work. They are for traces only: a log line names the whole piece it is about,
-/// and nobody pays for them while nothing is exported.
+/// The target of spans within a piece of work. They are for traces only, and nobody pays for them while nothing is exported.
 pub const STEP: &str = "step";
 
 /// Begins a trace with `span`. Its id goes into the span's field `trace`; what is returned is for whoever goes on.
@@ -41,9 +42,10 @@ pub fn follow(span: &Span, from: Option<TraceParent>) -> Option<TraceParent> {
     handed_on
 }
 
-/// Carries out a step in a span of its own, whose field `outcome` then says how it ended.
+/// Carries out the step that `span` is about, whose field `outcome` then says how it ended. The span is not entered: a log
+/// line names the whole piece of work, and not the step it comes from.
 pub async fn step<T, E>(span: Span, word: fn(&E) -> &str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    let outcome = work.instrument(span.clone()).await;
+    let outcome = work.await;
     match &outcome {
         Ok(_) => drop(span.record("outcome", "ok")),
         Err(error) => failed(&span, word(error)),
@@ -55,6 +57,15 @@ pub async fn step<T, E>(span: Span, word: fn(&E) -> &str, work: impl Future<Outp
 pub fn failed(span: &Span, word: &str) {
     span.record("outcome", word);
     span.set_status(Status::error(word.to_owned()));
+}
+
+/// The crates whose spans are exported, by the first part of their targets. Not those of HTTP clients: the exporter must
+/// not trace itself, and what others put into their spans nobody here has read for secrets.
+const OURS: [&str; 4] = ["receiver", "consumer", "console", STEP];
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    let from = metadata.target().split("::").next().unwrap_or_default();
+    metadata.is_span() && *metadata.level() <= Level::INFO && OURS.contains(&from)
 }
 
 fn of(span: &Span) -> Option<TraceParent> {

@@ -175,7 +175,7 @@ fn failed(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
 /// `service` is what traces call the process.
 async fn serve(config: Config, service: &'static str, roles: Roles) -> anyhow::Result<Ended> {
     let traces = config.traces()?.map(|to| traces::Exporter::new(&to, service)).transpose()?;
-    logs::start(&config.log, traces.as_ref().map(traces::Exporter::layer)).map_err(Usage)?;
+    logs::start(&config.log, traces.as_ref()).map_err(Usage)?;
     let ended = process::run(config, roles).await;
     if let Some(traces) = traces {
         traces.stop().await;
