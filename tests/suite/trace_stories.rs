@@ -104,6 +104,8 @@ async fn rotated(endpoint: &str, sample: f64) -> Fleet {
     fleet.until_exact(tests::PATIENCE).await;
     fleet.control(Method::POST, &format!("/items/{item}/rotate?announce=database"), Value::Null).await;
     fleet.control(Method::POST, &format!("/items/{item}/webhook?type=ITEM&code=ERROR"), Value::Null).await;
+    let forged = reqwest::Client::new().post(format!("http://{}/webhooks/plaid", fleet.receivers[0].listen)).body("{}");
+    assert_eq!(forged.send().await.unwrap().status(), 401);
     let verdict = fleet.until_exact(tests::PATIENCE).await;
     assert_eq!(verdict["violations"], json!([]));
     fleet
@@ -178,6 +180,9 @@ async fn i3_one_trace_from_the_webhook_to_the_verified_put() {
     assert_eq!(outcomes("webhook"), ["published"]);
     let accounts: BTreeSet<_> = trace.iter().filter_map(|s| s.attributes.get("account")).collect();
     assert_eq!(accounts.len(), 2, "each mint names its account");
+
+    let forged = |s: &&Span| s.attributes.get("outcome").is_some_and(|o| o == "missing_header");
+    assert_eq!(collector.spans().iter().filter(forged).count(), 0, "who floods us fills no collector");
 
     let push = collector.trace("push", "put");
     assert_linked(&push, &[("rekey-consumer", "item look", "push")]);

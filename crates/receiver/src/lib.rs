@@ -96,8 +96,11 @@ impl Receiver {
         let began = Instant::now();
         let span = tracing::info_span!(target: traces::STEP, "verify", outcome = Empty);
         let verifying = self.verifier.verify(&signatures, body, now);
-        let verified = traces::step(span, |rejection| rejection.word(), verifying).await;
+        let verified = traces::step(span.clone(), |rejection| rejection.word(), verifying).await;
         timed("verify", began.elapsed());
+        if verified.is_err() {
+            traces::discard(&span);
+        }
         let verified = match verified {
             Ok(verified) => verified,
             Err(Rejection::KeyUnavailable) => return Outcome::Unavailable(Rejection::KeyUnavailable.word()),
@@ -154,11 +157,15 @@ impl Receiver {
             }
             // These two come from whoever floods us; the others are our own faults.
             Outcome::Unavailable(reason @ ("key_unavailable" | "too_many_requests")) => {
+                traces::discard(&Span::current());
                 tracing::debug!(reason, "webhook not taken");
             }
             Outcome::Unavailable(reason) => tracing::warn!(reason, "webhook not taken, Plaid shall send it again"),
-            // At debug: whoever floods us with forgeries must not fill the disk with our log. Metrics count them.
-            _ => tracing::debug!(reason, "webhook refused"),
+            // At debug, and in no trace: whoever floods us with forgeries must not fill a disk. Metrics count them.
+            _ => {
+                traces::discard(&Span::current());
+                tracing::debug!(reason, "webhook refused");
+            }
         }
         match outcome {
             Outcome::Published | Outcome::DeadLetter => StatusCode::OK.into_response(),

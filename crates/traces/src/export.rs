@@ -1,15 +1,18 @@
 //! OTLP over HTTP: batches from a bounded queue, on a thread of their own. What does not fit or is not taken is dropped:
 //! traces never slow the work down.
 
-use crate::is_ours;
+use crate::{DISCARDED, is_ours};
 use async_trait::async_trait;
 use domain::fault::chain;
-use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{ExporterBuildError, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData, SpanProcessor,
+};
 use reqwest::header::HeaderMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -72,7 +75,7 @@ impl Exporter {
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(bounds).build())
+            .with_span_processor(Sieve(BatchSpanProcessor::builder(exporter).with_batch_config(bounds).build()))
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample))))
             .with_resource(resource)
             .build();
@@ -105,6 +108,30 @@ impl Exporter {
             // Why the collector did not take them was told when it began.
             tracing::debug!(%error, "the last spans were not exported");
         }
+    }
+}
+
+/// Keeps discarded spans out of the queue, so that whoever floods us pushes nobody else's spans out of it.
+#[derive(Debug)]
+struct Sieve(BatchSpanProcessor);
+
+impl SpanProcessor for Sieve {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.0.on_start(span, context);
+    }
+    fn on_end(&self, span: SpanData) {
+        if !span.attributes.iter().any(|a| a.key.as_str() == DISCARDED) {
+            self.0.on_end(span);
+        }
+    }
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+    fn set_resource(&mut self, resource: &Resource) {
+        self.0.set_resource(resource);
     }
 }
 

@@ -59,6 +59,14 @@ pub fn failed(span: &Span, word: &str) {
     span.set_status(Status::error(word.to_owned()));
 }
 
+/// Leaves `span` out of what is exported: it is about something that anybody can cause as often as they like.
+pub fn discard(span: &Span) {
+    span.set_attribute(DISCARDED, true);
+}
+
+/// The attribute of spans that are not exported after all.
+const DISCARDED: &str = "discarded";
+
 /// The crates whose spans are exported, by the first part of their targets. Not those of HTTP clients: the exporter must
 /// not trace itself, and what others put into their spans nobody here has read for secrets.
 const OURS: [&str; 4] = ["receiver", "consumer", "console", STEP];
