@@ -36,3 +36,4 @@ mod secrecy;
 mod store_suite;
 mod switches;
 mod tls;
+mod trace_stories;

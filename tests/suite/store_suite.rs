@@ -16,6 +16,7 @@ use tests::{Parts, fresh_database};
 stories!(
     i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it,
     i7_a_lost_lease_writes_nothing,
+    a_row_follows_the_trace_of_its_event_until_that_is_served,
     a_lease_that_expires_is_taken_over,
     many_claimers_share_without_overlap,
     backoff_and_parking_wait_for_the_right_events,
@@ -151,6 +152,23 @@ async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts
     let mut tx = store.begin().await.unwrap();
     let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
     assert_eq!((row.wanted, row.done, row.reason.as_str()), (2, 2, "sweep"));
+}
+
+async fn a_row_follows_the_trace_of_its_event_until_that_is_served(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let of = |trace| Mark { traceparent: Some(trace), ..mark("x") };
+    let look = async || claim(&store, "one", LONG).await.remove(0);
+    marked(&store, &of("first")).await;
+    let first = look().await;
+    finish(&store, &first, &Finish { again_after: Duration::ZERO, ..blocked(Block::Backoff) }).await.unwrap();
+    let retry = look().await;
+    marked(&store, &of("second")).await;
+    finish(&store, &retry, &done()).await.unwrap();
+    let second = look().await;
+    finish(&store, &second, &Finish::done(Duration::ZERO, Class::Sweep)).await.unwrap();
+    let sweep = look().await;
+    let followed = [first, retry, second, sweep].map(|claim| claim.traceparent);
+    assert_eq!(followed, [Some("first".into()), Some("first".into()), Some("second".into()), None]);
 }
 
 async fn i7_a_lost_lease_writes_nothing(parts: Parts) {

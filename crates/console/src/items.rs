@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use store::{Assignment, Declaration, Mark, Push};
 use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::Empty;
 use utoipa::{IntoParams, ToSchema};
 
 /// What the platform says about an Item. The whole of it replaces what it said before.
@@ -91,7 +93,7 @@ fn no_item() -> ApiError {
 }
 
 impl PutItem {
-    fn push(self, item: ItemId) -> Result<Push, ApiError> {
+    fn push(self, item: ItemId, trace: &TraceParent) -> Result<Push, ApiError> {
         if self.access_token.as_ref().is_some_and(|t| !plausible(t.expose())) {
             return Err(ApiError::rejected(
                 "the access token is malformed: it is empty, too long, or has spaces in it",
@@ -129,7 +131,7 @@ impl PutItem {
             access_token: self.access_token,
             declaration: Declaration { business, accounts, replaces, creation },
             source: "push",
-            traceparent: Some(TraceParent::new(&mut rand::rng()).to_string()),
+            traceparent: Some(trace.to_string()),
         })
     }
 }
@@ -154,16 +156,27 @@ pub(crate) async fn put(
     Query(query): Query<PutQuery>,
     Body(body): Body<PutItem>,
 ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
-    let push = body.push(item_id(&item)?)?;
-    let fingerprint = push.access_token.as_ref().map(|t| console.store.fingerprints().of_access(t));
-    let detail = format!("token {}", fingerprint.as_ref().map_or("not sent", Fingerprint::as_str));
-    let pushed = console.store_push(&push, &caller, &detail).await?;
-    tracing::info!(item = %push.item, token = fingerprint.as_ref().map(Fingerprint::as_str), by = caller.name, "item pushed");
-    console.wake();
-    console.await_push(&push.item, fingerprint, pushed, &query).await
+    let item = item_id(&item)?;
+    let span = tracing::info_span!("push", %item, by = caller.name, trace = Empty);
+    let push = body.push(item, &traces::begin(&span))?;
+    console.take_push(&push, &caller, &query).instrument(span).await
 }
 
 impl Console {
+    async fn take_push(
+        &self,
+        push: &Push,
+        caller: &Caller,
+        query: &PutQuery,
+    ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
+        let fingerprint = push.access_token.as_ref().map(|t| self.store.fingerprints().of_access(t));
+        let detail = format!("token {}", fingerprint.as_ref().map_or("not sent", Fingerprint::as_str));
+        let pushed = self.store_push(push, caller, &detail).await?;
+        tracing::info!(item = %push.item, token = fingerprint.as_ref().map(Fingerprint::as_str), by = caller.name, "item pushed");
+        self.wake();
+        self.await_push(&push.item, fingerprint, pushed, query).await
+    }
+
     /// A first push that meets another of the same Item may be given up by the database, once.
     async fn store_push(&self, push: &Push, caller: &Caller, detail: &str) -> Result<Pushed, store::Error> {
         match self.try_store_push(push, caller, detail).await {

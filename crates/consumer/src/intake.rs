@@ -7,6 +7,7 @@ use bus::{Delivery, Event, Intake, schema};
 use domain::fault::chain;
 use domain::metric;
 use domain::retry::{Curve, Retries};
+use domain::trace::TraceParent;
 use domain::webhook::{Pace, Signal, Webhook, signal};
 use domain::work::{Class, Kind};
 use domain::{AccountId, ItemId, Millis, secret};
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 /// Records that share one transaction at most.
 const BATCH: usize = 100;
@@ -202,6 +205,9 @@ async fn store(context: &Context, asked: &[&Asked]) -> Result<(), store::Error> 
     asked.sort_by(|a, b| a.item.cmp(&b.item));
     let mut tx = context.store.begin().await?;
     for ask in asked {
+        let span = tracing::info_span!("intake", item = %ask.item, why = ask.reason, trace = Empty);
+        let from = ask.traceparent.as_deref().and_then(TraceParent::parse);
+        let traceparent = traces::follow(&span, from).map(|t| t.to_string());
         let event = store::Intake {
             item: &ask.item,
             signal: &ask.signal,
@@ -212,13 +218,15 @@ async fn store(context: &Context, asked: &[&Asked]) -> Result<(), store::Error> 
             debounce: settings.debounce,
             quiet: settings.quiet,
             hint_ttl: settings.hint_ttl,
-            traceparent: ask.traceparent.as_deref(),
+            traceparent: traceparent.as_deref(),
         };
-        if tx.intake(&event).await? {
-            tracing::debug!(item = %ask.item, why = ask.reason, "item is due");
+        let known = tx.intake(&event).instrument(span.clone()).await?;
+        let _entered = span.enter();
+        if known {
+            tracing::debug!("item is due");
         } else {
             metrics::counter!(metric::UNKNOWN_ITEM_EVENTS).increment(1);
-            tracing::info!(item = %ask.item, why = ask.reason, "nobody pushed this Item: noted as unknown");
+            tracing::info!("nobody pushed this Item: noted as unknown");
         }
     }
     tx.commit().await

@@ -2,6 +2,7 @@
 
 use crate::Context;
 use domain::retry::{Curve, Retries};
+use domain::trace::TraceParent;
 use domain::work::Kind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 /// Works off one kind until `stop`; then no row is claimed any more and looks in flight end.
 pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationToken) {
@@ -52,16 +54,21 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
     looks.wait().await;
 }
 
-async fn start(context: &Arc<Context>, claim: Claim, slots: &Arc<Semaphore>, looks: &TaskTracker) {
+async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>, looks: &TaskTracker) {
     let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
     let context = Arc::clone(context);
-    let trace = claim.traceparent.as_deref().and_then(domain::trace::TraceParent::parse).map(|t| t.trace_id());
     let span = match claim.kind {
-        Kind::Item => tracing::info_span!("look", item = claim.id, why = claim.reason, epoch = claim.epoch, trace),
+        Kind::Item => {
+            tracing::info_span!("item look", item = claim.id, why = claim.reason, epoch = claim.epoch, trace = Empty)
+        }
         Kind::Business => {
-            tracing::info_span!("look", business = claim.id, why = claim.reason, epoch = claim.epoch, trace)
+            let (business, why, epoch) = (&claim.id, &claim.reason, claim.epoch);
+            tracing::info_span!("business look", business, why, epoch, trace = Empty)
         }
     };
+    // What this look makes due follows from it.
+    let from = claim.traceparent.as_deref().and_then(TraceParent::parse);
+    claim.traceparent = traces::follow(&span, from).map(|t| t.to_string());
     let look = async move {
         let kind = claim.kind;
         crate::look(&context, claim).await;

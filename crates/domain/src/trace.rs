@@ -8,12 +8,23 @@ use rand::{Rng, RngExt};
 pub struct TraceParent {
     trace: u128,
     span: u64,
+    sampled: bool,
 }
 
 impl TraceParent {
+    /// Names a trace that nobody records: it joins log lines up and nothing else.
     pub fn new(rng: &mut impl Rng) -> Self {
         // All-zero ids are invalid in the standard.
-        Self { trace: rng.random_range(1..=u128::MAX), span: rng.random_range(1..=u64::MAX) }
+        Self { trace: rng.random_range(1..=u128::MAX), span: rng.random_range(1..=u64::MAX), sampled: false }
+    }
+
+    /// Trace id, parent id, and whether the parent is recorded. None: a zero is no id.
+    pub fn from_parts(trace: u128, span: u64, sampled: bool) -> Option<Self> {
+        (trace != 0 && span != 0).then_some(Self { trace, span, sampled })
+    }
+
+    pub fn parts(&self) -> (u128, u64, bool) {
+        (self.trace, self.span, self.sampled)
     }
 
     /// Anything unreadable starts a new trace instead of failing the work it only labels.
@@ -24,7 +35,8 @@ impl TraceParent {
             return None;
         }
         let (trace, span) = (u128::from_str_radix(trace, 16).ok()?, u64::from_str_radix(span, 16).ok()?);
-        (trace != 0 && span != 0).then_some(Self { trace, span })
+        // The other flags are reserved, and a reader must not mind them.
+        Self::from_parts(trace, span, u8::from_str_radix(flags, 16).ok()? & 1 == 1)
     }
 
     pub fn trace_id(&self) -> String {
@@ -34,7 +46,7 @@ impl TraceParent {
 
 impl std::fmt::Display for TraceParent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-01", self.trace, self.span)
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.sampled))
     }
 }
 
@@ -49,11 +61,17 @@ mod tests {
         let parse = |version, trace, span, rest| TraceParent::parse(&format!("{version}-{trace}-{span}-{rest}"));
         let (t, s) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
         assert_eq!(parse("00", t, s, "01").unwrap().trace_id(), t);
+        for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("ff", true)] {
+            let parsed = parse("00", t, s, flags).unwrap();
+            assert_eq!(parsed.parts().2, sampled, "{flags}");
+            assert_eq!(parsed.to_string(), format!("00-{t}-{s}-0{}", u8::from(sampled)), "{flags}");
+        }
         let table = [
             ("another version", "01", t, s, "01"),
             ("a short trace", "00", &t[1..], s, "01"),
             ("a short span", "00", t, &s[1..], "01"),
             ("short flags", "00", t, s, "1"),
+            ("no flags", "00", t, s, "0z"),
             ("a fifth part", "00", t, s, "01-01"),
             ("no trace", "00", "00000000000000000000000000000000", s, "01"),
             ("no span", "00", t, "0000000000000000", "01"),

@@ -22,7 +22,8 @@ use publish::NotPublished;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 /// Bounds on callers, and what they are told when the fault is ours.
 #[derive(Debug, Clone)]
@@ -67,13 +68,8 @@ enum Outcome {
 
 async fn receive(State(receiver): State<Receiver>, request: Request) -> Response {
     let began = Instant::now();
-    let trace = TraceParent::new(&mut rand::rng());
-    let span = tracing::info_span!(
-        "webhook",
-        trace = trace.trace_id(),
-        webhook = tracing::field::Empty,
-        item = tracing::field::Empty
-    );
+    let span = tracing::info_span!("webhook", trace = Empty, webhook = Empty, item = Empty, outcome = Empty);
+    let trace = traces::begin(&span);
     let total = receiver.settings.total_timeout;
     let outcome = match tokio::time::timeout(total, receiver.handle(request, &trace).instrument(span.clone())).await {
         Ok(outcome) => outcome,
@@ -98,8 +94,13 @@ impl Receiver {
         let signatures: Vec<&[u8]> = head.headers.get_all("plaid-verification").iter().map(|v| v.as_bytes()).collect();
         let now = jiff::Timestamp::now().as_second();
         let began = Instant::now();
-        let verified = self.verifier.verify(&signatures, body, now).await;
+        let span = tracing::info_span!(target: traces::STEP, "verify", outcome = Empty);
+        let verifying = self.verifier.verify(&signatures, body, now);
+        let verified = traces::step(span.clone(), |rejection| rejection.word(), verifying).await;
         timed("verify", began.elapsed());
+        if verified.is_err() {
+            traces::discard(&span);
+        }
         let verified = match verified {
             Ok(verified) => verified,
             Err(Rejection::KeyUnavailable) => return Outcome::Unavailable(Rejection::KeyUnavailable.word()),
@@ -144,6 +145,10 @@ impl Receiver {
         };
         metrics::counter!(metric::WEBHOOKS, "outcome" => word, "reason" => reason).increment(1);
         timed("total", took);
+        match reason {
+            "" => drop(Span::current().record("outcome", word)),
+            reason => traces::failed(&Span::current(), reason),
+        }
         match outcome {
             Outcome::Published => tracing::debug!(took_ms = took.as_millis(), "webhook published"),
             Outcome::DeadLetter => {
@@ -152,11 +157,15 @@ impl Receiver {
             }
             // These two come from whoever floods us; the others are our own faults.
             Outcome::Unavailable(reason @ ("key_unavailable" | "too_many_requests")) => {
+                traces::discard(&Span::current());
                 tracing::debug!(reason, "webhook not taken");
             }
             Outcome::Unavailable(reason) => tracing::warn!(reason, "webhook not taken, Plaid shall send it again"),
-            // At debug: whoever floods us with forgeries must not fill the disk with our log. Metrics count them.
-            _ => tracing::debug!(reason, "webhook refused"),
+            // At debug, and in no trace: whoever floods us with forgeries must not fill a disk. Metrics count them.
+            _ => {
+                traces::discard(&Span::current());
+                tracing::debug!(reason, "webhook refused");
+            }
         }
         match outcome {
             Outcome::Published | Outcome::DeadLetter => StatusCode::OK.into_response(),

@@ -8,6 +8,7 @@ use domain::webhook::{NotAWebhook, Webhook};
 use domain::{Fingerprinter, secret};
 use plaid::Verified;
 use serde_json::{Value, json};
+use tracing::field::Empty;
 
 /// Publishes verified webhooks.
 #[derive(Debug, Clone)]
@@ -55,7 +56,9 @@ impl WebhookPublisher {
             traceparent: Some(trace.to_string()),
             data: value.to_string().into_bytes(),
         };
-        self.producer.publish(topic, key.as_deref(), &event).await.map_err(NotPublished::Kafka)
+        let span = tracing::info_span!(target: traces::STEP, "publish", topic, outcome = Empty);
+        let published = self.producer.publish(topic, key.as_deref(), &event);
+        traces::step(span, PublishError::word, published).await.map_err(NotPublished::Kafka)
     }
 
     /// What nobody can read is recorded as size and hash, never as bytes.

@@ -54,7 +54,7 @@ pub(crate) async fn run(log: &Log, once: bool) -> anyhow::Result<Ended> {
     // For a person to read, also through a pipe.
     let log =
         Log { format: if log.format == LogFormat::Json { LogFormat::Json } else { LogFormat::Demo }, ..log.clone() };
-    logs::start(&log).map_err(anyhow::Error::msg)?;
+    logs::start(&log, None).map_err(anyhow::Error::msg)?;
     let local = Local::new(Ground { kafka: None, databases: None, settings: SETTINGS.into() }).await?;
     let rekey = local.start(Roles::ALL, "").await?;
     rekey.ready().await?;

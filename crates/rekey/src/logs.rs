@@ -2,34 +2,40 @@
 
 use crate::config::{Log, LogFormat};
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use traces::{Admit, Exporter, STEP};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 const LEVELS: &str = "log.level must be error, warn, info, debug, or a filter such as \"info,sqlx=warn\"";
 
-/// Starts logging to standard error. The second call in a process changes nothing.
-pub fn start(log: &Log) -> Result<(), String> {
+/// Starts logging to standard error, and exporting traces if there is an exporter. The second call in a process changes
+/// nothing.
+pub fn start(log: &Log, traces: Option<&Exporter>) -> Result<(), String> {
     let level = log.level.trim();
     let is_filter = level.contains(['=', ',']);
     if !is_filter && !["off", "error", "warn", "info", "debug", "trace"].contains(&level) {
         return Err(LEVELS.to_owned());
     }
     // librdkafka reports each reconnection at its own error level; what matters of it, we log ourselves.
-    let filter = EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,sqlx=error,{}", log.level))
+    let filter = EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,sqlx=error,{STEP}=off,{}", log.level))
         .map_err(|_| LEVELS.to_owned())?;
     let terminal = std::io::stderr().is_terminal();
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match log.format {
+    let base = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match log.format {
         LogFormat::Demo => {
             let uptime = tracing_subscriber::fmt::time::uptime();
-            base.with_target(false).with_ansi(terminal).with_timer(uptime).compact().try_init()
+            base.with_target(false).with_ansi(terminal).with_timer(uptime).compact().boxed()
         }
         LogFormat::Auto | LogFormat::Pretty if terminal || log.format == LogFormat::Pretty => {
-            base.with_target(false).with_ansi(terminal).try_init()
+            base.with_target(false).with_ansi(terminal).boxed()
         }
         LogFormat::Auto | LogFormat::Pretty | LogFormat::Json => {
-            base.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+            base.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
         }
     };
-    drop(started);
+    let spans = traces.map(Exporter::layer);
+    let admit = Admit::new(filter, traces.is_some());
+    drop(tracing_subscriber::registry().with(spans).with(lines).with(admit).try_init());
     Ok(())
 }

@@ -8,6 +8,7 @@ use layer::{ListedAccount, Meaning};
 use plaid::TokenHealth;
 use std::collections::{BTreeSet, HashMap};
 use store::TokenOwner;
+use tracing::field::Empty;
 
 pub(super) struct Facts {
     pub(super) wanted: Vec<Wanted>,
@@ -42,7 +43,8 @@ pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Fa
 
 /// The list at Layer, every page.
 pub(super) async fn list(look: &Look<'_>, layer_id: &LayerId) -> Result<Vec<ListedAccount>, Stop> {
-    match look.context.layer.list_plaid_accounts(layer_id).await {
+    let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
+    match traces::step(span, layer::Error::code, look.context.layer.list_plaid_accounts(layer_id)).await {
         Ok(rows) => Ok(rows),
         Err(error) if error.meaning() == Meaning::NoSuchBusiness => {
             // Archived or deleted since we knew it: the next look asks for it by name again.

@@ -38,6 +38,16 @@ enum Stop {
     Interrupted(Interrupted),
 }
 
+impl Stop {
+    /// The word for traces.
+    fn word(&self) -> &str {
+        match self {
+            Self::Row(finish) => finish.blocked.as_ref().map_or("stopped", |b| &b.code),
+            Self::Interrupted(_) => "interrupted",
+        }
+    }
+}
+
 impl From<store::Error> for Stop {
     fn from(error: store::Error) -> Self {
         Self::Interrupted(error.into())

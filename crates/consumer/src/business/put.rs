@@ -15,6 +15,7 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use store::{Blocked, Finish};
+use tracing::field::Empty;
 
 /// How often a list is sent again as it is before somebody is called.
 const REFUSALS: u32 = 2;
@@ -28,7 +29,9 @@ impl Look<'_> {
             return Err(self.refused(&error).await);
         }
         self.turn(Call::Layer).await?;
-        match self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline()).await {
+        let span = tracing::info_span!(target: traces::STEP, "put", tokens = tokens.len(), outcome = Empty);
+        let sent = self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline());
+        match traces::step(span, layer::Error::code, sent).await {
             Ok(()) => {}
             Err(error) if error.meaning() == Meaning::RefusedContent => {
                 return Err(self.list_refused(facts, &put, &error).await?);
@@ -43,7 +46,8 @@ impl Look<'_> {
         tx.check_lease(&self.claim).await?;
         tx.record_accepted(&self.id, &put.tokens).await?;
         tx.commit().await?;
-        self.verify(layer_id, facts, put).await
+        let span = tracing::info_span!(target: traces::STEP, "verify list", outcome = Empty);
+        traces::step(span, Stop::word, self.verify(layer_id, facts, put)).await
     }
 
     /// Removals out of the ordinary over the whole fleet hold everything: more likely a fault of ours or of a provider

@@ -12,6 +12,7 @@ use domain::work::Class;
 use domain::{AccountId, Next};
 use plaid::Meaning;
 use store::{CurrentToken, Intent, Saved};
+use tracing::field::Empty;
 
 impl Look<'_> {
     pub(super) async fn mint_missing(&mut self, current: &CurrentToken, found: &mut Found) -> Result<(), Stop> {
@@ -52,11 +53,17 @@ impl Look<'_> {
         let intent = tx.intend(&self.claim, &self.item.id, account, self.item.generation).await?;
         tx.commit().await?;
 
-        match self.context.plaid.processor_token_create(&current.token, account).await {
+        let generation = self.item.generation;
+        let span = tracing::info_span!(target: traces::STEP, "mint", %account, generation, outcome = Empty);
+        let token = self.context.plaid.processor_token_create(&current.token, account);
+        match traces::step(span.clone(), plaid::Error::code, token).await {
             Ok(token) => {
                 let mut tx = self.context.store.begin().await?;
                 let saved = tx.save_minted(&intent, &token).await?;
                 tx.commit().await?;
+                if let Saved::Orphan(_) = saved {
+                    traces::failed(&span, "orphan");
+                }
                 self.minted(account, saved, found)
             }
             Err(error) => {

@@ -9,6 +9,7 @@ use domain::work::HintKind;
 use domain::{AccountId, BusinessId, Millis};
 use plaid::Meaning;
 use store::{CurrentToken, Hint};
+use tracing::field::Empty;
 
 /// What a look needs besides the accounts themselves.
 struct Facts {
@@ -23,7 +24,9 @@ pub(super) const UNKNOWN_TO_PLAID: &str = "INVALID_ACCOUNT_ID";
 impl Look<'_> {
     pub(super) async fn read_accounts(&mut self, current: &CurrentToken, found: &mut Found) -> Result<(), Stop> {
         self.turn(Call::AccountsGet).await?;
-        let read = match self.context.plaid.accounts_get(&current.token).await {
+        let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
+        let accounts = self.context.plaid.accounts_get(&current.token);
+        let read = match traces::step(span, plaid::Error::code, accounts).await {
             Ok(read) => read,
             Err(error) => return Err(self.unreadable(&error).await),
         };

@@ -13,6 +13,7 @@ use domain::work::Class;
 use plaid::Meaning;
 use serde_json::json;
 use store::{Candidate, News};
+use tracing::field::Empty;
 
 impl Look<'_> {
     /// Asks the platform's database. What it names is at most a candidate: a replica may lag.
@@ -107,7 +108,9 @@ impl Look<'_> {
     }
 
     async fn ask_owner(&self, candidate: &Candidate) -> (OwnerAnswer, Option<Refusal>) {
-        match self.context.plaid.item_get(&candidate.token).await {
+        let token = candidate.fingerprint.as_str();
+        let span = tracing::info_span!(target: traces::STEP, "prove token", token, outcome = Empty);
+        match traces::step(span, plaid::Error::code, self.context.plaid.item_get(&candidate.token)).await {
             Ok(info) => (OwnerAnswer::Names(info.item), None),
             Err(error) => match error.meaning() {
                 Meaning::UnknownToken => (OwnerAnswer::UnknownToken, None),

@@ -29,6 +29,7 @@ pub(super) async fn check(config: &Config, json: bool) -> anyhow::Result<Ended> 
         found("receiver", config.receiver().map(drop)),
         found("consumer", config.consumer().map(drop)),
         found("console", config.console().map(drop)),
+        found("trace", config.traces().map(drop)),
         Found { what: "database", fault: database(config).await.err().map(|e| format!("{e:#}")) },
         Found { what: "kafka", fault: kafka(config).await.err().map(|e| format!("{e:#}")) },
         Found { what: "plaid", fault: plaid(config).await.err().map(|e| format!("{e:#}")) },

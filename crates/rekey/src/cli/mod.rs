@@ -172,19 +172,25 @@ fn failed(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn serve(config: Config, roles: Roles) -> anyhow::Result<Ended> {
-    logs::start(&config.log).map_err(Usage)?;
-    process::run(config, roles).await.map(|()| Ended::Well)
+/// `service` is what traces call the process.
+async fn serve(config: Config, service: &'static str, roles: Roles) -> anyhow::Result<Ended> {
+    let traces = config.traces()?.map(|to| traces::Exporter::new(&to, service)).transpose()?;
+    logs::start(&config.log, traces.as_ref()).map_err(Usage)?;
+    let ended = process::run(config, roles).await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
+    ended.map(|()| Ended::Well)
 }
 
 async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
     match cli.command {
         Command::Run { once } => demo::run(&config.log, once).await,
-        Command::Receiver => serve(config, Roles { receiver: true, ..Roles::default() }).await,
-        Command::Consumer => serve(config, Roles { consumer: true, ..Roles::default() }).await,
-        Command::Console => serve(config, Roles { console: true, ..Roles::default() }).await,
-        Command::All => serve(config, Roles::ALL).await,
-        Command::Sandbox => serve(config, Roles { sandbox: true, ..Roles::default() }).await,
+        Command::Receiver => serve(config, "rekey-receiver", Roles { receiver: true, ..Roles::default() }).await,
+        Command::Consumer => serve(config, "rekey-consumer", Roles { consumer: true, ..Roles::default() }).await,
+        Command::Console => serve(config, "rekey-console", Roles { console: true, ..Roles::default() }).await,
+        Command::All => serve(config, "rekey", Roles::ALL).await,
+        Command::Sandbox => serve(config, "rekey-sandbox", Roles { sandbox: true, ..Roles::default() }).await,
         Command::Migrate => check::migrate(&config, cli.json).await,
         Command::Check => check::check(&config, cli.json).await,
         Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config, cli.json).await,

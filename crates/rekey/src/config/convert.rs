@@ -4,9 +4,11 @@ use super::trust::provider_url;
 use super::{Config, Span};
 use domain::Provider;
 use domain::retry::Curve;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// A setting that is missing or contradicts another one.
@@ -38,7 +40,48 @@ pub(crate) fn http_url(key: &'static str, text: &str) -> Result<(), BadSetting> 
     parsed.map(drop).ok_or_else(|| BadSetting::new(key, "must be a URL that begins with http:// or https://"))
 }
 
+/// `name=value,name=value`, as OTEL_EXPORTER_OTLP_HEADERS has them.
+fn headers(text: &str) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for pair in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let mut value = HeaderValue::from_str(value.trim()).ok()?;
+        // So that nothing prints it.
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_str(name.trim()).ok()?, value);
+    }
+    Some(headers)
+}
+
 impl Config {
+    /// None: nothing is exported.
+    pub fn traces(&self) -> Result<Option<traces::Settings>, BadSetting> {
+        let trace = &self.trace;
+        if !(0.0..=1.0).contains(&trace.sample) {
+            return Err(BadSetting::new("trace.sample", "must be between 0 and 1"));
+        }
+        if trace.endpoint.is_empty() {
+            return Ok(None);
+        }
+        let headers = headers(trace.headers.expose_secret()).ok_or_else(|| {
+            BadSetting::new(
+                "trace.headers (or trace.headers_file)",
+                "must be `name=value`, several with commas between",
+            )
+        })?;
+        if headers.is_empty() {
+            http_url("trace.endpoint", &trace.endpoint)?;
+        } else {
+            provider_url("trace.endpoint", &trace.endpoint, &self.tls.plain_http)?;
+        }
+        Ok(Some(traces::Settings {
+            endpoint: trace.endpoint.clone(),
+            sample: trace.sample,
+            headers,
+            extra_roots: self.extra_roots()?,
+        }))
+    }
+
     pub fn topics(&self) -> bus::Topics {
         let topics = &self.kafka.topics;
         bus::Topics {

@@ -78,3 +78,26 @@ fn i3_a_configuration_never_prints_its_secrets() {
     let config = with("[plaid]\nsecret = \"marked\"\n[kafka.properties]\n\"sasl.password\" = \"marked\"\n").unwrap();
     assert!(!format!("{config:?}").contains("marked"));
 }
+
+#[test]
+fn traces_are_off_until_they_have_an_endpoint_and_headers_go_in_the_clear_to_this_machine_only() {
+    let traces = |text: &str| with(&format!("[trace]\n{text}")).unwrap().traces();
+    assert!(traces("").unwrap().is_none());
+    let settings =
+        traces("endpoint = \"http://127.0.0.1:4318\"\nheaders = \"x-key = marked==, b=2\"").unwrap().unwrap();
+    assert_eq!((settings.headers["x-key"].to_str().unwrap(), settings.headers.len()), ("marked==", 2));
+    assert!(!format!("{settings:?}").contains("marked"));
+    assert!(traces("endpoint = \"http://collector:4318\"").is_ok(), "spans hold no secret");
+    let table = [
+        ("headers in the clear", "endpoint = \"http://collector:4318\"\nheaders = \"a=marked\"", "https://"),
+        ("no pair", "endpoint = \"http://127.0.0.1\"\nheaders = \"marked\"", "name=value"),
+        ("no name", "endpoint = \"http://127.0.0.1\"\nheaders = \"=marked\"", "name=value"),
+        ("no URL", "endpoint = \"marked:4318\"", "http://"),
+        ("too large a share", "sample = 1.5", "between 0 and 1"),
+        ("no share", "sample = nan", "between 0 and 1"),
+    ];
+    for (claim, text, word) in table {
+        let error = traces(text).unwrap_err().to_string();
+        assert!(error.starts_with("trace.") && error.contains(word) && !error.contains("marked"), "{claim}: {error}");
+    }
+}

@@ -37,6 +37,7 @@ impl<'de> Deserialize<'de> for Span {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     pub log: Log,
+    pub trace: Trace,
     pub ops: Ops,
     pub tls: Tls,
     pub kafka: Kafka,
@@ -67,6 +68,13 @@ pub enum LogFormat {
 pub struct Log {
     pub level: String,
     pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Trace {
+    pub endpoint: String,
+    pub sample: f64,
+    pub headers: SecretString,
 }
 
 #[derive(Debug, Clone, Deserialize)]
