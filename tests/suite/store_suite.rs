@@ -23,6 +23,7 @@ stories!(
     a_pause_stops_claims_and_frees_the_wronged,
     i8_a_move_ordered_during_a_look_waits_for_the_next_one,
     a_push_and_a_look_never_wait_for_each_other,
+    what_cannot_touch_a_token_is_no_signal,
     i5_candidates_are_stored_before_they_are_current,
     i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known,
     i6_the_first_saved_answer_wins,
@@ -360,6 +361,20 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.moves_done(&acme, &next).await.unwrap(), vec![globex.clone()]);
     assert_eq!(tx.wanted_accounts(&globex).await.unwrap().len(), 1);
+}
+
+/// A webhook about transactions comes during a look: the row is looked at again, but nobody's books have been at risk since.
+async fn what_cannot_touch_a_token_is_no_signal(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    for (quiet, signalled) in [(Some(LONG), false), (None, true)] {
+        let id = format!("x{signalled}");
+        marked(&store, &mark(&id)).await;
+        let first = claim(&store, "a", Duration::from_millis(300)).await.remove(0);
+        marked(&store, &Mark { quiet, ..mark(&id) }).await;
+        finish(&store, &first, &done()).await.unwrap();
+        let again = async || !claim(&store, "b", LONG).await.iter().all(|c| c.signal_at.is_some() != signalled);
+        assert!(tests::holds(again).await, "quiet {quiet:?}");
+    }
 }
 
 /// Both write the row in the queue, the Item and its tokens: in two orders, PostgreSQL would give one of them up.

@@ -200,7 +200,9 @@ impl Tx {
                 blocked_code = CASE WHEN unblocked > $4 THEN NULL ELSE $6 END,
                 blocked_why = CASE WHEN unblocked > $4 THEN NULL ELSE $7 END,
                 blocked_at = CASE WHEN $5 IS NULL OR unblocked > $4 THEN NULL ELSE COALESCE(blocked_at, $10) END,
-                signal_at = CASE WHEN $5 IS NOT NULL OR $14 IS NOT NULL THEN signal_at WHEN wanted > $4 THEN $10 ELSE NULL END,
+                signal_at = CASE WHEN $5 IS NOT NULL OR $14 IS NOT NULL THEN signal_at
+                    -- Who wants a look soon has brought the row forward; webhooks that can't touch a token have not.
+                    WHEN wanted > $4 AND due_at < lease_until THEN $10 ELSE NULL END,
                 -- The next look is the sweep's and none of this trace.
                 traceparent = CASE WHEN $5 IS NULL AND $14 IS NULL AND wanted <= $4 THEN NULL ELSE traceparent END
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $11";
