@@ -157,7 +157,7 @@ async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts
 
 async fn a_row_follows_the_trace_of_its_event_until_that_is_served(parts: Parts) {
     let (store, _place) = open(parts).await;
-    let of = |trace| Mark { traceparent: Some(trace), ..mark("x") };
+    let of = |trace| Mark { traceparent: Some(trace), unblocks: true, ..mark("x") };
     let look = async || claim(&store, "one", LONG).await.remove(0);
     marked(&store, &of("first")).await;
     let first = look().await;
