@@ -41,10 +41,10 @@
   {{- end -}}
 {{- end -}}
 {{- $sections := get (dict
-      "receiver" (list "log" "ops" "tls" "kafka" "secrets" "plaid" "receiver")
-      "consumer" (list "log" "ops" "tls" "kafka" "database" "secrets" "plaid" "layer" "token_source" "consumer")
-      "console" (list "log" "ops" "database" "secrets" "console" "admin")
-      "all" (list "log" "ops" "tls" "kafka" "database" "secrets" "plaid" "layer" "token_source" "receiver" "consumer" "console" "admin")
+      "receiver" (list "log" "trace" "ops" "tls" "kafka" "secrets" "plaid" "receiver")
+      "consumer" (list "log" "trace" "ops" "tls" "kafka" "database" "secrets" "plaid" "layer" "token_source" "consumer")
+      "console" (list "log" "trace" "ops" "database" "secrets" "console" "admin")
+      "all" (list "log" "trace" "ops" "tls" "kafka" "database" "secrets" "plaid" "layer" "token_source" "receiver" "consumer" "console" "admin")
       "sandbox" (list "log" "ops" "sandbox" "admin")
       "topics" (list "log" "kafka")) $role -}}
 # The settings of the {{ $role }} of release {{ $root.Release.Name }}: rekey.example.toml says what each means.

@@ -47,6 +47,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 - {name: plaidSecret, file: plaid-secret, section: plaid, key: secret_file, roles: [receiver, consumer, all]}
 - {name: layerClientSecret, file: layer-client-secret, section: layer, key: client_secret_file, roles: [consumer, all]}
 - {name: tokenSourceUrl, file: token-source-url, section: token_source, key: url_file, roles: [consumer, all]}
+- {name: traceHeaders, file: trace-headers, section: trace, key: headers_file, roles: [receiver, consumer, console, all]}
 - {name: adminToken, file: admin-token, section: admin, key: token_file, roles: [console, all, sandbox]}
 - {name: plaidSecret, file: plaid-secret, section: sandbox, key: plaid_secret_file, roles: [sandbox]}
 - {name: layerClientSecret, file: layer-client-secret, section: sandbox, key: layer_secret_file, roles: [sandbox]}
