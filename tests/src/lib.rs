@@ -14,7 +14,7 @@ mod servers;
 pub mod tls;
 pub mod topics;
 
-pub use servers::{fresh_database, kafka_address};
+pub use servers::{fresh_database, kafka_address, role_without_rights};
 
 use answers::Answer;
 use bus::{Intake, IntakeSettings, schema};

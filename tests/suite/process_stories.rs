@@ -263,7 +263,8 @@ async fn check_says_what_to_fix() {
     let world = World::without_rekey(Parts::Real, "").await;
     let config = world.local.directory.path().join("check.toml");
     std::fs::write(&config, &world.local.settings).unwrap();
-    let run = |changes: Vec<(&'static str, &'static str)>| {
+    let weak = tests::role_without_rights(&world.local.environment["REKEY_DATABASE__URL"]).await;
+    let run = |changes: Vec<(&'static str, &str)>| {
         let mut command = Command::new(binary());
         command.args(["check", "--config"]).arg(&config).envs(&world.local.environment).envs(changes);
         tokio::task::spawn_blocking(move || command.output().unwrap())
@@ -275,12 +276,22 @@ async fn check_says_what_to_fix() {
         ("REKEY_PLAID__SECRET", "wrong"),
         ("REKEY_LAYER__CLIENT_SECRET", "wrong"),
         ("REKEY_KAFKA__TOPICS__NOTICES", "no-such-topic"),
+        ("REKEY_KAFKA__TOPICS__PARTITIONS", "64"),
+        ("REKEY_DATABASE__URL", &weak),
         ("REKEY_TOKEN_SOURCE__SQL", "SELECT x FROM nowhere WHERE y = $1"),
     ];
     let bad = run(wrong).await.unwrap();
     let text = String::from_utf8_lossy(&bad.stdout).into_owned();
     assert_eq!(bad.status.code(), Some(1), "{text}");
-    for word in ["INVALID_API_KEYS", "layer.client_secret", "rekey topics apply", "token_source.sql"] {
+    let words = [
+        "INVALID_API_KEYS",
+        "layer.client_secret",
+        "rekey topics apply",
+        "token_source.sql",
+        "has 4 partitions (kafka.topics.partitions says 64)",
+        "GRANT USAGE, CREATE ON SCHEMA public",
+    ];
+    for word in words {
         assert!(text.contains(word), "{word} is missing: {text}");
     }
     world.local.stop().await;

@@ -12,7 +12,7 @@ pub use consumer::{Delivery, Intake, IntakeSettings};
 pub use embedded::EmbeddedBroker;
 pub use event::{DecodeError, Event, schema};
 pub use producer::{Producer, ProducerSettings, PublishError};
-pub use topics::{TopicFault, TopicPlan, Topics, apply, check, watch_topics};
+pub use topics::{TopicFault, TopicPlan, Topics, apply, check, compare, watch_topics};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;

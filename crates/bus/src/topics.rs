@@ -61,11 +61,19 @@ pub enum TopicFault {
     Missing(String),
     /// The brokers refused to create it.
     Refused(String, RDKafkaErrorCode),
+    /// It has less of something than the settings say.
+    Less {
+        name: String,
+        what: String,
+    },
 }
 
 impl std::fmt::Display for TopicFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Less { name, what } => {
+                write!(f, "the topic {name} has {what}: change it, or the setting if you mean it")
+            }
             Self::Missing(name) => write!(f, "the topic {name} does not exist: run `rekey topics apply`"),
             Self::Refused(name, code) => {
                 let what = match code {
@@ -102,6 +110,40 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
         Ok(names.into_iter().filter(|n| !exists(n)).map(TopicFault::Missing).collect())
     });
     looked.await.unwrap_or_else(|_| Ok(Vec::new()))
+}
+
+/// Compares the topics that exist with the plan: fewer replicas than planned are how acknowledged webhooks get lost. More of
+/// anything is fine.
+pub async fn compare(connection: &Connection, topics: &Topics, plan: &TopicPlan) -> Result<Vec<TopicFault>, Error> {
+    let mut faults = Vec::new();
+    for topic in made(connection, topics).await? {
+        let mut less = Vec::new();
+        let settings = [
+            ("partitions", "partitions", Some(topic.partitions), plan.partitions),
+            ("replicas", "replication", Some(topic.replicas), plan.replication),
+            ("min.insync.replicas", "min_insync", topic.min_insync, plan.min_insync),
+        ];
+        for (of, setting, has, says) in settings {
+            let says = usize::try_from(says).unwrap_or_default();
+            // Unknown where this user may not describe topics.
+            if let Some(has) = has.filter(|has| *has < says) {
+                less.push(format!("{has} {of} (kafka.topics.{setting} says {says})"));
+            }
+        }
+        if !less.is_empty() {
+            faults.push(TopicFault::Less { name: topic.name, what: less.join(", ") });
+        }
+    }
+    Ok(faults)
+}
+
+/// How a topic is made.
+struct Made {
+    name: String,
+    partitions: usize,
+    /// Of the partition that has fewest.
+    replicas: usize,
+    min_insync: Option<usize>,
 }
 
 /// Creates the topics that are missing and leaves the others as they are. Returns the names it created.
@@ -155,30 +197,49 @@ pub async fn watch_topics(connection: &Connection, topics: &Topics, stop: Cancel
 }
 
 async fn describe(connection: &Connection, topics: &Topics) -> Result<(), Error> {
+    for topic in made(connection, topics).await? {
+        metrics::gauge!(metric::TOPIC_PARTITIONS, "topic" => topic.name.clone()).set(topic.partitions as f64);
+        if let Some(replicas) = topic.min_insync {
+            metrics::gauge!(metric::TOPIC_MIN_INSYNC, "topic" => topic.name).set(replicas as f64);
+        }
+    }
+    Ok(())
+}
+
+/// The topics that exist, as the brokers describe them.
+async fn made(connection: &Connection, topics: &Topics) -> Result<Vec<Made>, Error> {
     let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::config)?;
     let wanted = topics.names().map(str::to_owned);
     let looked = tokio::task::spawn_blocking(move || {
-        let metadata = client.inner().fetch_metadata(None, METADATA_TIMEOUT);
-        metadata.map(|m| (m.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect(), client))
+        let metadata = client.inner().fetch_metadata(None, METADATA_TIMEOUT)?;
+        let known = metadata.topics().iter().filter(|t| wanted.iter().any(|w| w == t.name()));
+        let known = known.map(|t| Made {
+            name: t.name().to_owned(),
+            partitions: t.partitions().len(),
+            replicas: t.partitions().iter().map(|p| p.replicas().len()).min().unwrap_or_default(),
+            min_insync: None,
+        });
+        Ok((known.collect(), client))
     });
     let doing = "describe the topics";
     let looked = looked.await.unwrap_or(Err(KafkaError::Canceled));
-    let (partitions, client): (Vec<(String, usize)>, _) = looked.map_err(|source| Error::Kafka { doing, source })?;
-    for (name, count) in partitions.into_iter().filter(|(name, _)| wanted.contains(name)) {
-        metrics::gauge!(metric::TOPIC_PARTITIONS, "topic" => name).set(count as f64);
-    }
-    let names = topics.names().map(ResourceSpecifier::Topic);
+    let (mut made, client): (Vec<Made>, _) = looked.map_err(|source| Error::Kafka { doing, source })?;
+    let names: Vec<_> = made.iter().map(|t| ResourceSpecifier::Topic(&t.name)).collect();
     let options = AdminOptions::new().request_timeout(Some(METADATA_TIMEOUT));
     let described = client.describe_configs(&names, &options).await;
     // It waits for its thread.
     tokio::task::spawn_blocking(move || drop(client));
-    for resource in described.map_err(|source| Error::Kafka { doing, source })?.into_iter().flatten() {
-        let min_insync = resource.get("min.insync.replicas").and_then(|e| e.value.as_deref()?.parse::<f64>().ok());
-        if let (OwnedResourceSpecifier::Topic(name), Some(replicas)) = (resource.specifier, min_insync) {
-            metrics::gauge!(metric::TOPIC_MIN_INSYNC, "topic" => name).set(replicas);
+    // Partitions and replicas are known without it.
+    let described = described.inspect_err(|error| tracing::debug!(%error, "the topics' settings can't be read"));
+    for resource in described.unwrap_or_default().into_iter().flatten() {
+        let min_insync = resource.get("min.insync.replicas").and_then(|e| e.value.as_deref()?.parse().ok());
+        if let OwnedResourceSpecifier::Topic(name) = resource.specifier
+            && let Some(topic) = made.iter_mut().find(|t| t.name == name)
+        {
+            topic.min_insync = min_insync;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// A created topic reaches the brokers' metadata a moment later; who asks in between would be told that it is missing.

@@ -25,6 +25,22 @@ const OLDEST_COMPATIBLE: i64 = 1;
 /// Where the sealed value stands that tells whether our keys are the database's.
 pub(crate) const KEY_CHECK: &str = "meta/key_check";
 
+/// PostgreSQL: insufficient privilege, or no schema that this role may see.
+fn lacks_rights(error: &sqlx::migrate::MigrateError) -> bool {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    let (Execute(error) | ExecuteMigration(error, _)) = error else { return false };
+    let code = error.as_database_error().and_then(|e| e.code());
+    code.is_some_and(|c| c == "42501" || c == "3F000")
+}
+
+fn rights_needed() -> Error {
+    Error::Unusable(
+        "the role of database.url may not make or use its tables: GRANT USAGE, CREATE ON SCHEMA public to it, and let it \
+         own what is there already"
+            .into(),
+    )
+}
+
 fn too_new(oldest: i64) -> Error {
     Error::Unusable(format!(
         "the database needs a release that knows schema {oldest}, this one knows {SCHEMA}: run a newer release"
@@ -161,6 +177,9 @@ impl Store {
                         (Some(false), why) => return Err(Error::Unusable(format!("{why}: check database.url"))),
                         (None, _) => return Err(Error::Database(sqlx::Error::PoolTimedOut)),
                     }
+                    if lacks_rights(&error) {
+                        return Err(rights_needed());
+                    }
                     return Err(Error::Unusable(format!(
                         "the database can't be migrated ({error}): restore the last backup or run the release that \
                          changed it"
@@ -230,8 +249,11 @@ impl Store {
         let mut tx = self.begin().await?;
         let oldest = match tx.meta("oldest_compatible_schema").await {
             Ok(oldest) => oldest.and_then(|t| t.parse::<i64>().ok()).unwrap_or(0),
-            // No such table yet.
-            Err(_) => return Ok(()),
+            // No such table yet, or none that this role may read.
+            Err(_) => {
+                drop(tx);
+                return self.may_migrate().await;
+            }
         };
         if oldest > SCHEMA {
             return Err(too_new(oldest));
@@ -242,6 +264,16 @@ impl Store {
         }
         // Dropped without a commit, so that a check writes nothing.
         tx.check_fingerprint_key(&self.fingerprints).await
+    }
+
+    async fn may_migrate(&self) -> Result<(), Error> {
+        let Dialect::Postgres = self.dialect else { return Ok(()) };
+        let mut tx = self.begin().await?;
+        let asks = "SELECT CAST(COALESCE(has_schema_privilege(current_schema(), 'CREATE') AND NOT EXISTS (
+                SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'meta'
+                AND NOT has_table_privilege(quote_ident(schemaname) || '.meta', 'SELECT')), FALSE) AS INTEGER) AS may";
+        let may = tx.row(sqlx::query(asks)).await?.map_or(Ok(0), |row| crate::tx::number(&row, "may"))?;
+        if may == 1 { Ok(()) } else { Err(rights_needed()) }
     }
 
     fn directory_of_missing_file(&self) -> Option<PathBuf> {

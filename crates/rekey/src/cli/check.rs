@@ -73,9 +73,9 @@ async fn kafka(config: &Config) -> anyhow::Result<()> {
     if config.is_embedded() {
         return Ok(());
     }
-    let faults = bus::check(&config.connection(), &config.topics())
-        .await
-        .context("check kafka.bootstrap and kafka.properties")?;
+    let (connection, topics) = (config.connection(), config.topics());
+    let mut faults = bus::check(&connection, &topics).await.context("check kafka.bootstrap and kafka.properties")?;
+    faults.extend(bus::compare(&connection, &topics, &config.topic_plan()).await?);
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(())
@@ -116,8 +116,13 @@ pub(super) async fn apply_topics(config: &Config, json: bool) -> anyhow::Result<
         return Err(Usage("kafka.bootstrap is \"embedded\": its topics are made at start".into()).into());
     }
     let created = bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await?;
+    let faults = bus::compare(&config.connection(), &config.topics(), &config.topic_plan()).await?;
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    if !json {
+        faults.iter().for_each(|told| say(&format!("WARN  {told}")));
+    }
     match created.as_slice() {
-        names if json => say(&serde_json::json!({"created": names}).to_string()),
+        names if json => say(&serde_json::json!({"created": names, "differ": faults}).to_string()),
         [] => say("every topic exists already"),
         names => say(&format!("created {}", names.join(", "))),
     }
