@@ -150,6 +150,6 @@ $(TOOLS)/bin/cargo-cyclonedx:
 	@echo "make: building cargo-cyclonedx $(CYCLONEDX_VERSION), some minutes"
 	$(CARGO) install --quiet --locked --root $(TOOLS) cargo-cyclonedx@$(CYCLONEDX_VERSION)
 
-# What the build needs beside Rust: a C and C++ compiler, make, and the headers of OpenSSL and zlib for librdkafka.
+# What the build needs beside Rust: a C and C++ compiler, make, cmake, and the headers of OpenSSL, zlib and curl for librdkafka.
 prerequisites:
 	@tests/prerequisites

@@ -201,6 +201,33 @@ async fn missing_dependencies_are_waited_for() {
     }
 }
 
+/// Somebody waits for a push that Plaid does not answer: told to stop, the process says that it is stored, and goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_waits_is_answered_when_its_process_stops() {
+    let mut world = World::without_rekey(Parts::Real, "[console]\npush_wait = \"30s\"\n").await;
+    world.start_rekey(Roles { consumer: true, ..Roles::default() }, "").await;
+    world.business("acme");
+    let console = Process::start(&world, "console").await;
+    let item = world.link_as("acme", 1, Announce::Silent).await;
+    let call = "/item/get";
+    world.sandbox.fault(Fault::new(call, FaultKind::Hang));
+    let push = reqwest::Client::new()
+        .put(format!("http://{}/v1/items/{item}", console.console))
+        .bearer_auth(&world.local.admin_token)
+        .json(&world.sandbox.push_body(&item, &json!({})).unwrap());
+    let answer = tokio::spawn(push.send());
+    world.until("the push is looked at", || world.sandbox.hung(call) > 0).await;
+    let began = std::time::Instant::now();
+    assert_eq!(console.terminate().await, Some(0));
+    assert_eq!(answer.await.unwrap().unwrap().status(), 202, "stored, and not judged yet");
+    assert!(began.elapsed() < Duration::from_secs(10), "nobody waits for the push: {:?}", began.elapsed());
+    world.sandbox.heal();
+    world.until_exact().await;
+    for rekey in world.rekeys {
+        rekey.stop().await;
+    }
+}
+
 /// What waiting can't mend ends the process: one line that says what to do, and an exit code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_work_is_said_in_one_line() {

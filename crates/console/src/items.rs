@@ -203,7 +203,7 @@ impl Console {
         let asked = query.timeout.map(|s| Duration::from_secs(s.into()));
         let deadline = Instant::now() + asked.unwrap_or(self.settings.push_wait).min(self.settings.max_wait);
         loop {
-            let late = Instant::now() >= deadline;
+            let late = Instant::now() >= deadline || self.stop.is_cancelled();
             let standing = match &fingerprint {
                 Some(fingerprint) => self.standing(item, fingerprint, &pushed).await?,
                 None => Standing::NotSent,

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,6 +33,8 @@ pub(crate) struct Console {
     settings: Settings,
     /// Wakes the reconcilers when they run in the same process; elsewhere they poll.
     wake: Vec<Arc<Notify>>,
+    /// This process stops: who waits for a look is told that it goes on without being waited for.
+    stop: CancellationToken,
 }
 
 impl Console {
@@ -63,8 +66,14 @@ pub struct Settings {
 struct Document;
 
 /// The routes and the OpenAPI document, made from the same declarations.
-pub fn routes(store: Store, tokens: AdminTokens, settings: Settings, wake: Vec<Arc<Notify>>) -> Router {
-    let console = Console { store, tokens: Arc::new(tokens), attempts: Arc::default(), settings, wake };
+pub fn routes(
+    store: Store,
+    tokens: AdminTokens,
+    settings: Settings,
+    wake: Vec<Arc<Notify>>,
+    stop: CancellationToken,
+) -> Router {
+    let console = Console { store, tokens: Arc::new(tokens), attempts: Arc::default(), settings, wake, stop };
     let (router, document) = api().split_for_parts();
     let text = document.to_pretty_json().unwrap_or_default();
     router

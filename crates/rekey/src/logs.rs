@@ -9,17 +9,22 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 const LEVELS: &str = "log.level must be error, warn, info, debug, or a filter such as \"info,sqlx=warn\"";
 
-/// Starts logging to standard error, and exporting traces if there is an exporter. The second call in a process changes
-/// nothing.
-pub fn start(log: &Log, traces: Option<&Exporter>) -> Result<(), String> {
+/// What is logged, by `log.level`.
+pub(crate) fn filter(log: &Log) -> Result<EnvFilter, String> {
     let level = log.level.trim();
     let is_filter = level.contains(['=', ',']);
     if !is_filter && !["off", "error", "warn", "info", "debug", "trace"].contains(&level) {
         return Err(LEVELS.to_owned());
     }
     // librdkafka reports each reconnection at its own error level; what matters of it, we log ourselves.
-    let filter = EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,sqlx=error,{STEP}=off,{}", log.level))
-        .map_err(|_| LEVELS.to_owned())?;
+    EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,sqlx=error,{STEP}=off,{}", log.level))
+        .map_err(|_| LEVELS.to_owned())
+}
+
+/// Starts logging to standard error, and exporting traces if there is an exporter. The second call in a process changes
+/// nothing.
+pub fn start(log: &Log, traces: Option<&Exporter>) -> Result<(), String> {
+    let filter = filter(log)?;
     let terminal = std::io::stderr().is_terminal();
     let base = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match log.format {

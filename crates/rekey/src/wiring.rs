@@ -236,7 +236,7 @@ impl Running {
                 }
             }
             if let Some((listener, (tokens, settings))) = console {
-                let routes = console::routes(store, tokens, settings, wake);
+                let routes = console::routes(store, tokens, settings, wake, stop.clone());
                 let routes = web::close_while_draining(routes, readiness.clone());
                 tasks.spawn(web::serve(listener, routes, limits, stop));
             }

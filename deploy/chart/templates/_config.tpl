@@ -5,7 +5,7 @@
 {{- $config := dict
       "log" (dict "format" "json")
       "ops" (dict "drain_delay" (ternary "0s" "5s" (eq $role "consumer")))
-      "kafka" (dict "group" (ternary $name (printf "rekey-%s" $name) (contains "rekey" $name))) -}}
+      "kafka" (dict "group" (printf "rekey-%s-%s" $root.Release.Namespace $name)) -}}
 {{- if $root.Values.sandbox.enabled -}}
   {{- $sandbox := printf "http://%s-sandbox:8090" $name -}}
   {{- $config = merge $config (dict

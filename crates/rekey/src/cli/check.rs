@@ -24,6 +24,7 @@ fn found<E: std::error::Error + 'static>(what: &'static str, result: Result<(), 
 /// Validates every section and tries every connection; a section nobody filled in is reported like any other fault.
 pub(super) async fn check(config: &Config, json: bool) -> anyhow::Result<Ended> {
     let all = vec![
+        Found { what: "log", fault: crate::logs::filter(&config.log).err() },
         found("secrets.keys", KeyRing::parse(&config.secrets.keys).map(drop)),
         found("secrets.fingerprint_key", fingerprinter(&config.secrets.fingerprint_key).map(drop)),
         found("receiver", config.receiver().map(drop)),

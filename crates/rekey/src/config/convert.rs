@@ -37,7 +37,11 @@ fn positive(key: &'static str, span: Span) -> Result<(), BadSetting> {
 pub(crate) fn http_url(key: &'static str, text: &str) -> Result<(), BadSetting> {
     need(key, text)?;
     let parsed = reqwest::Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
-    parsed.map(drop).ok_or_else(|| BadSetting::new(key, "must be a URL that begins with http:// or https://"))
+    let url = parsed.ok_or_else(|| BadSetting::new(key, "must be a URL that begins with http:// or https://"))?;
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(());
+    }
+    Err(BadSetting::new(key, "must hold no user and no password: addresses are shown in messages"))
 }
 
 /// `name=value,name=value`, as OTEL_EXPORTER_OTLP_HEADERS has them.
@@ -229,6 +233,12 @@ impl Config {
         if !matches!(receiver.unavailable_status, 429 | 503) {
             return Err(BadSetting::new("receiver.unavailable_status", "must be 503 or 429: Plaid sends those again"));
         }
+        if receiver.max_body < 1024 {
+            return Err(BadSetting::new(
+                "receiver.max_body",
+                "must be at least 1024 bytes: webhooks are larger than less",
+            ));
+        }
         if receiver.total_timeout.0 >= Duration::from_secs(10) {
             return Err(BadSetting::new("receiver.total_timeout", "must be below the 10 s that Plaid waits"));
         }
@@ -258,6 +268,7 @@ impl Config {
     }
 
     pub fn consumer(&self) -> Result<consumer::Settings, BadSetting> {
+        need("kafka.group", &self.kafka.group)?;
         let (consumer, layer) = (&self.consumer, &self.layer);
         positive("consumer.poll", consumer.poll)?;
         if consumer.workers == 0 {
