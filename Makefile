@@ -67,7 +67,7 @@ explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STAT
 	$(CARGO) build --package tests --bin explore
 	TMPDIR=$(SHM) $(TARGET)/debug/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
 
-bench: ## figures as ratios, side by side in one run: floods, and a storm of due Items at the documented limits; 3 minutes
+bench: ## figures as ratios, side by side in one run: floods, and a storm of due Items at the documented limits; half an hour with its 10 000 Items, ITEMS=n
 	$(CARGO) build --package tests --bin bench
 	$(TARGET)/debug/bench $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS))
 
