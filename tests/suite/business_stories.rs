@@ -13,6 +13,7 @@ stories!(
     i8_accounts_that_layer_connected_itself_are_not_touched,
     i8_removals_over_the_whole_fleet_are_held,
     i8_a_list_that_layer_refuses_is_parked_once,
+    i10_a_list_that_waits_for_its_tokens_is_looked_at_again,
     i10_drift_is_found_by_the_sweep,
     i9_a_put_that_is_not_applied_is_sent_again,
     a_business_unknown_to_layer_is_parked_and_goes_on_by_itself,
@@ -149,6 +150,27 @@ async fn i8_a_list_that_layer_refuses_is_parked_once(parts: Parts) {
     assert_eq!(world.sandbox.calls("PUT /v1/businesses/{id}"), puts, "I8: no trial PUTs");
     world.sandbox.heal();
     world.admin("POST", "/v1/parked/business/acme/release", None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+/// Layer refuses the only token there is, and its successor can't be minted yet. Whoever mints it may die before saying so:
+/// the business is looked at again by itself, long before the sweep.
+async fn i10_a_list_that_waits_for_its_tokens_is_looked_at_again(parts: Parts) {
+    let world = World::likely(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.sandbox.fault(Fault::new("/processor/token/create", FaultKind::CutBefore));
+    world.rotate(&item, Announce::Push).await;
+    // Something else differs, so that the list has to be sent.
+    world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
+    world.sync_business("acme").await;
+    world.until_blocked("business", "acme", "waits_for_tokens").await;
+    let list = "GET /v1/businesses/{id}/plaid/accounts";
+    let looks = world.sandbox.calls(list);
+    world.until("it is looked at again", || world.sandbox.calls(list) > looks + 2).await;
+    world.sandbox.heal();
     world.until_exact().await;
     world.end().await;
 }

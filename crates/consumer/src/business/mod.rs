@@ -147,12 +147,12 @@ impl Look<'_> {
         }
     }
 
-    /// Whatever mints the new tokens makes this business due and unblocks it, so nobody needs to be called.
+    /// Whoever mints the new tokens makes this business due and unblocks it, so nobody needs to be called; but not if he dies
+    /// between the two, so it is looked at again all the same.
     fn waits_for_tokens(&self, accounts: usize) -> Finish {
         let why = "Layer refuses the tokens these accounts have: the list is sent when new ones are minted".to_owned();
         tracing::warn!(accounts, why, "business waits");
-        let blocked = Blocked { by: Block::Backoff, code: "waits_for_tokens".into(), why };
-        Finish::blocked(self.context.sweep_wait(), Class::Sweep, blocked)
+        faults::backoff(self.context, &self.claim, None, "waits_for_tokens", why)
     }
 
     /// A hold is looked at again with every event and sweep: what it objects to may be gone by then.
