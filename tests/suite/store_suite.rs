@@ -392,6 +392,13 @@ async fn a_push_and_a_look_never_wait_for_each_other(parts: Parts) {
         };
         let token = format!("token-{n}");
         tokio::join!(look, push(&store, "x", &token, acme()));
+        // Nor do the first pushes of an Item, whose rows are not there yet.
+        let new = format!("new-{n}");
+        tokio::join!(push(&store, &new, "a", acme()), push(&store, &new, "b", acme()));
+        for claimed in claim(&store, "b", LONG).await {
+            finish(&store, &claimed, &done()).await.unwrap();
+        }
+        marked(&store, &mark("x")).await;
     }
 }
 

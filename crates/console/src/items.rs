@@ -177,15 +177,7 @@ impl Console {
         self.await_push(&push.item, fingerprint, pushed, query).await
     }
 
-    /// A first push that meets another of the same Item may be given up by the database, once.
     async fn store_push(&self, push: &Push, caller: &Caller, detail: &str) -> Result<Pushed, store::Error> {
-        match self.try_store_push(push, caller, detail).await {
-            Err(error) if error.is_conflict() => self.try_store_push(push, caller, detail).await,
-            outcome => outcome,
-        }
-    }
-
-    async fn try_store_push(&self, push: &Push, caller: &Caller, detail: &str) -> Result<Pushed, store::Error> {
         let mut tx = self.store.begin().await?;
         let pushed = Pushed { at: tx.now(), wanted: tx.push(push).await? };
         tx.audit(&caller.name, "item.put", push.item.as_str(), detail).await?;

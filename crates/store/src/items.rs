@@ -104,6 +104,7 @@ impl Tx {
     /// proof, so that a push with a wrong token changes nothing. The Item is due for a person who waits. Returns the
     /// `wanted` it raised.
     pub async fn push(&mut self, push: &Push) -> Result<i64, Error> {
+        // First of all, and it makes the row where there is none: everybody else waits here, holding nothing.
         let wanted = self
             .mark(&Mark {
                 kind: Kind::Item,

@@ -67,14 +67,6 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
-    /// The database gave this transaction up so that another could go on: the same again will do.
-    pub fn is_conflict(&self) -> bool {
-        const DEADLOCK: &str = "40P01";
-        const SERIALIZATION: &str = "40001";
-        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
-        error.code().is_some_and(|c| c == DEADLOCK || c == SERIALIZATION)
-    }
-
     /// Passing faults are retried; the others need a person.
     pub fn is_passing(&self) -> bool {
         match self {
