@@ -136,7 +136,7 @@ impl Producer {
         match tokio::time::timeout(self.settings.timeout + Duration::from_millis(500), delivery).await {
             // A sequence number that is taken, says the broker, and librdkafka takes that for a retry of its own that
             // arrived before. After time-outs it may be another record that stands there, and this one nowhere
-            // (rd_kafka_handle_Produce_error says so in a FIXME). A duplicate is cheaper than a loss.
+            // (a remark in rd_kafka_handle_Produce_error admits it). A duplicate is cheaper than a loss.
             Ok(Ok(Ok(delivery))) if delivery.offset < 0 => Err(PublishError::Nowhere),
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err((error, _)))) => {
