@@ -22,6 +22,17 @@ pub enum Next {
     Park,
 }
 
+impl Next {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "retry",
+            Self::SlowDown { .. } => "slow_down",
+            Self::Suspect => "suspect",
+            Self::Park => "park",
+        }
+    }
+}
+
 /// Several unrelated rows agree that the provider, not the row, is refused.
 ///
 /// `distinct_rows` counts the rows refused for the same fault within the window, this one included.

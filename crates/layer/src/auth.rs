@@ -1,6 +1,6 @@
 //! OAuth client credentials: <https://docs.layerfi.com/api-details/authentication>. The scope chooses the environment.
 
-use crate::client::counted;
+use crate::client::result_of;
 use crate::error::Error;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -70,7 +70,7 @@ impl Bearer {
         *held = None;
         let began = Instant::now();
         let answer = self.ask(http).await;
-        counted(ENDPOINT, began, answer.as_ref().err());
+        http.count(ENDPOINT, result_of(&answer), began);
         let (token, lifetime) = answer?;
         // Half of its life is what Layer's own client waits; a token that dies on the way costs a 401 and a retry.
         *held = Some(Held { token: token.clone(), refresh_at: Instant::now() + lifetime / 2 });

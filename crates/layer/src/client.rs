@@ -2,7 +2,6 @@
 
 use crate::auth::{Bearer, Credentials};
 use crate::error::{Error, Meaning, refusal};
-use domain::metric;
 use domain::token_list::{ListedTokens, RowStatus};
 use domain::{AccountId, LayerId, ProcessorToken};
 use reqwest::RequestBuilder;
@@ -232,7 +231,7 @@ impl Client {
     ) -> Result<web::Answer, Error> {
         let began = Instant::now();
         let outcome = self.try_call(endpoint, &request, end).await;
-        counted(endpoint, began, outcome.as_ref().err());
+        self.http.count(endpoint, result_of(&outcome), began);
         outcome
     }
 
@@ -299,20 +298,12 @@ fn listed(wire: WireAccount) -> ListedAccount {
     }
 }
 
-/// What became of a call. The result is a bounded set of words, see [`metric::ALL`].
-pub(crate) fn counted(endpoint: &'static str, began: Instant, error: Option<&Error>) {
-    let result = error.map_or("ok", |error| match error.meaning() {
+pub(crate) fn result_of<T>(outcome: &Result<T, Error>) -> &'static str {
+    outcome.as_ref().err().map_or("ok", |error| match error.meaning() {
         Meaning::NoSuchBusiness => "no_such_business",
         Meaning::RefusedContent => "refused_content",
-        Meaning::Other(domain::Next::Retry { .. }) => "retry",
-        Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
-        Meaning::Other(domain::Next::Suspect) => "suspect",
-        Meaning::Other(domain::Next::Park) => "park",
-    });
-    metrics::counter!(metric::PROVIDER_CALLS, "provider" => "layer", "endpoint" => endpoint, "result" => result)
-        .increment(1);
-    metrics::histogram!(metric::PROVIDER_CALL, "provider" => "layer", "endpoint" => endpoint)
-        .record(began.elapsed().as_secs_f64());
+        Meaning::Other(next) => next.as_str(),
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Meaning, refusal};
 use domain::accounts::{Read, Traits};
-use domain::metric;
 use domain::{AccessToken, AccountId, ItemId, ProcessorToken};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
@@ -204,17 +203,13 @@ impl Client {
             }
             Ok(answer) => Err(refusal(endpoint, &answer)),
         };
-        let label = outcome.as_ref().err().map_or("ok", |e| result_label(e));
-        metrics::counter!(metric::PROVIDER_CALLS, "provider" => "plaid", "endpoint" => endpoint, "result" => label)
-            .increment(1);
-        metrics::histogram!(metric::PROVIDER_CALL, "provider" => "plaid", "endpoint" => endpoint)
-            .record(began.elapsed().as_secs_f64());
+        self.http.count(endpoint, outcome.as_ref().err().map_or("ok", result_of), began);
         outcome
     }
 }
 
 /// A bounded set of words: Plaid's codes are an open enum and would grow the number of series without end.
-fn result_label(error: &Error) -> &'static str {
+fn result_of(error: &Error) -> &'static str {
     match error.meaning() {
         Meaning::LoginRequired => "login_required",
         Meaning::ItemGone { .. } => "item_gone",
@@ -223,10 +218,7 @@ fn result_label(error: &Error) -> &'static str {
         Meaning::UnknownProcessorToken => "unknown_processor_token",
         Meaning::UnknownKey => "unknown_key",
         Meaning::AccountNotSupported => "not_supported",
-        Meaning::Other(domain::Next::Retry { .. }) => "retry",
-        Meaning::Other(domain::Next::SlowDown { .. }) => "slow_down",
-        Meaning::Other(domain::Next::Suspect) => "suspect",
-        Meaning::Other(domain::Next::Park) => "park",
+        Meaning::Other(next) => next.as_str(),
     }
 }
 

@@ -97,6 +97,15 @@ impl Client {
         self.dark.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enough).is_ok()
     }
 
+    /// Notes what became of a call that began then. The result is one of a bounded set of words, see [`metric::ALL`].
+    pub fn count(&self, endpoint: &'static str, result: &'static str, began: Instant) {
+        let provider = self.provider.as_str();
+        metrics::counter!(metric::PROVIDER_CALLS, "provider" => provider, "endpoint" => endpoint, "result" => result)
+            .increment(1);
+        metrics::histogram!(metric::PROVIDER_CALL, "provider" => provider, "endpoint" => endpoint)
+            .record(began.elapsed().as_secs_f64());
+    }
+
     /// Waits while the provider's own headers ask for it, at most one timeout long, then sends.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer, Unanswered> {
         self.send_within(request, None).await
