@@ -13,6 +13,7 @@ stories!(
     i8_accounts_that_layer_connected_itself_are_not_touched,
     i8_removals_over_the_whole_fleet_are_held,
     i8_a_list_that_layer_refuses_is_parked_once,
+    i4_a_refused_list_waits_for_the_looks_at_its_items,
     i10_a_list_that_waits_for_its_tokens_is_looked_at_again,
     i10_drift_is_found_by_the_sweep,
     i9_a_put_that_is_not_applied_is_sent_again,
@@ -150,6 +151,28 @@ async fn i8_a_list_that_layer_refuses_is_parked_once(parts: Parts) {
     assert_eq!(world.sandbox.calls("PUT /v1/businesses/{id}"), puts, "I8: no trial PUTs");
     world.sandbox.heal();
     world.admin("POST", "/v1/parked/business/acme/release", None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+/// Layer notices a rotation first, and Plaid can't be asked for a while: nobody is called for what heals by itself.
+async fn i4_a_refused_list_waits_for_the_looks_at_its_items(parts: Parts) {
+    let world = World::likely(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    for read in ["/accounts/get", "/item/get"] {
+        world.sandbox.fault(Fault::new(read, FaultKind::CutBefore));
+    }
+    world.rotate(&item, Announce::Database).await;
+    // Something else differs, so that the list has to be sent.
+    world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
+    world.sync_business("acme").await;
+    let put = "PUT /v1/businesses/{id}";
+    let puts = world.sandbox.calls(put);
+    world.until("it is sent now and then", || world.sandbox.calls(put) > puts + 4).await;
+    assert!(world.parked().await.is_empty(), "I4: {:?}", world.parked().await);
+    world.sandbox.heal();
     world.until_exact().await;
     world.end().await;
 }

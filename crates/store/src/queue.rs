@@ -91,6 +91,14 @@ pub struct WorkRow {
     pub looked_at: Option<Millis>,
 }
 
+impl WorkRow {
+    /// An event that no look has served yet, and nothing keeps from being served.
+    pub fn is_unserved(&self) -> bool {
+        let passes = |by| matches!(by, Block::Backoff | Block::Pause);
+        self.leased_until.is_some() || self.wanted > self.done && self.blocked.as_ref().is_none_or(|b| passes(b.by))
+    }
+}
+
 /// The provider whose pause stops this kind of work.
 pub fn provider_of(kind: Kind) -> Provider {
     match kind {
@@ -272,7 +280,7 @@ impl Tx {
         self.row(query).await?.map(|r| work_row(&r)).transpose()
     }
 
-    /// Rows with an event that no look has served yet and that nothing keeps from being served.
+    /// Rows for which [`WorkRow::is_unserved`] holds, a hundred at most.
     pub async fn unserved(&mut self, kind: Kind) -> Result<Vec<String>, Error> {
         let sql = "SELECT id FROM work WHERE kind = $1
             AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))

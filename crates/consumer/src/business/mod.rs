@@ -334,12 +334,16 @@ impl Look<'_> {
     }
 
     /// Layer does not take the list as it is. A token in it may be dead because its Item changed and nobody said so:
-    /// every Item of the list is looked at, and what they find makes this business due again.
+    /// every Item of the list is looked at, and what they find makes this business due again. Returns whether one of them
+    /// was waiting to be looked at already.
     ///
     /// Not under the lease: a look too many does no harm, and the Items' rows are locked before the business's.
-    async fn doubt_items(&self, facts: &Facts) -> Result<(), Stop> {
+    async fn doubt_items(&self, facts: &Facts) -> Result<bool, Stop> {
         let mut tx = self.context.store.begin().await?;
+        let mut unserved = false;
         for item in &facts.items {
+            let row = tx.work(domain::work::Kind::Item, item.as_str()).await?;
+            unserved |= row.is_some_and(|r| r.is_unserved());
             let mark = store::Mark {
                 kind: domain::work::Kind::Item,
                 id: item.as_str(),
@@ -354,7 +358,7 @@ impl Look<'_> {
         }
         tx.commit().await?;
         self.context.items_due.notify_one();
-        Ok(())
+        Ok(unserved)
     }
 
     fn parked(&self, code: &str, why: String) -> Stop {

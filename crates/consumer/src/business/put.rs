@@ -82,15 +82,16 @@ impl Look<'_> {
     /// alarmed, until their successors are minted. Never found out by trial PUTs.
     async fn list_refused(&self, facts: &Facts, put: &Put, error: &layer::Error) -> Result<Stop, Stop> {
         metrics::counter!(metric::PUTS, "result" => "refused").increment(1);
-        self.doubt_items(facts).await?;
+        let unlooked = self.doubt_items(facts).await?;
         let older = facts
             .wanted
             .iter()
             .filter(|w| w.older_generation && w.token.as_ref().is_some_and(|t| put.tokens.contains(t)));
         let older = older.count();
         if older == 0 || self.row.leave_out == LeaveOut::Older {
-            // Often Layer notices a rotation before anybody else says so, and the looks at the Items find it.
-            if self.claim.attempts < REFUSALS {
+            // Often Layer notices a rotation before anybody else says so, and the looks at the Items find it. They may be
+            // long in coming: after a rotation of thousands, or while Plaid is away.
+            if unlooked || self.claim.attempts < REFUSALS {
                 let why = format!("Layer refuses the token list ({}): its Items are looked at first", error.code());
                 tracing::warn!(error = chain(error), "the list is refused: its Items are looked at first");
                 return Ok(Stop::Row(backoff(self.context, &self.claim, None, "list_refused", why)));
