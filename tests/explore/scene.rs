@@ -92,6 +92,7 @@ async fn push(sandbox: &Sandbox, store: &Store, cast: &Cast, token: &str) {
         item: ItemId::parse(cast.item.clone()).unwrap(),
         access_token: Some(AccessToken::new(token.to_owned())),
         declaration: Declaration { business: business(&body["business"]), accounts, replaces: None, creation: None },
+        class: domain::work::Class::Person,
         source: "push",
         traceparent: None,
     };

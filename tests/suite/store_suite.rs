@@ -124,6 +124,7 @@ async fn push(store: &Store, id: &str, token: &str, source: Declaration) {
         item: item(id),
         access_token: Some(AccessToken::new(token)),
         declaration: source,
+        class: Class::Person,
         source: "push",
         traceparent: None,
     };
@@ -509,6 +510,7 @@ async fn push_in(tx: &mut store::Tx, id: &ItemId, token: &str) {
         item: id.clone(),
         access_token: Some(AccessToken::new(token)),
         declaration: acme(),
+        class: Class::Person,
         source: "push",
         traceparent: None,
     };

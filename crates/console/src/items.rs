@@ -64,6 +64,10 @@ pub(crate) struct PutQuery {
     wait: Option<Wait>,
     /// How long at most, in seconds.
     timeout: Option<u32>,
+    /// One of many that nobody waits for in front of a screen, like those of an import: persons and changed tokens of
+    /// other Items go first.
+    #[serde(default)]
+    background: bool,
 }
 
 /// How far the push came.
@@ -130,6 +134,7 @@ impl PutItem {
             item,
             access_token: self.access_token,
             declaration: Declaration { business, accounts, replaces, creation },
+            class: Class::Person,
             source: "push",
             traceparent: Some(trace.to_string()),
         })
@@ -158,11 +163,19 @@ pub(crate) async fn put(
 ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
     let item = item_id(&item)?;
     let span = tracing::info_span!("push", %item, by = caller.name, trace = Empty);
-    let push = body.push(item, &traces::begin(&span))?;
+    let mut push = body.push(item, &traces::begin(&span))?;
+    if query.background {
+        push.source = "import";
+        push.class = if console.knows(&push.item).await? { Class::Rotation } else { Class::NewAccount };
+    }
     console.take_push(&push, &caller, &query).instrument(span).await
 }
 
 impl Console {
+    async fn knows(&self, item: &ItemId) -> Result<bool, store::Error> {
+        Ok(self.store.begin_read().await?.item(item).await?.is_some())
+    }
+
     async fn take_push(
         &self,
         push: &Push,

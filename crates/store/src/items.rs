@@ -69,6 +69,7 @@ pub struct Push {
     pub item: ItemId,
     pub access_token: Option<AccessToken>,
     pub declaration: Declaration,
+    pub class: Class,
     /// Where the push came from: `push`, `import`.
     pub source: &'static str,
     pub traceparent: Option<String>,
@@ -101,15 +102,14 @@ impl Tx {
     }
 
     /// Takes a push. A token that is not current yet becomes a candidate (I5), and what came with it waits for its
-    /// proof, so that a push with a wrong token changes nothing. The Item is due for a person who waits. Returns the
-    /// `wanted` it raised.
+    /// proof, so that a push with a wrong token changes nothing. Returns the `wanted` it raised.
     pub async fn push(&mut self, push: &Push) -> Result<i64, Error> {
         // First of all, and it makes the row where there is none: everybody else waits here, holding nothing.
         let wanted = self
             .mark(&Mark {
                 kind: Kind::Item,
                 id: push.item.as_str(),
-                class: Class::Person,
+                class: push.class,
                 reason: push.source,
                 wait: Duration::ZERO,
                 quiet: None,

@@ -155,7 +155,7 @@ async fn push(admin: Arc<Admin>, entry: Entry) -> (Entry, Pushed) {
 /// An admin API that restarts is waited for a little.
 async fn push_one(admin: &Admin, entry: &Entry) -> Pushed {
     let path = match segment(&entry.item) {
-        Ok(item) => format!("/v1/items/{item}"),
+        Ok(item) => format!("/v1/items/{item}?background=true"),
         Err(error) => return Pushed::Refused(error.to_string()),
     };
     let mut last = String::new();
