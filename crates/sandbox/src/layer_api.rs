@@ -67,7 +67,11 @@ async fn admit(sandbox: &Sandbox, call: &str, about: &str, headers: &HeaderMap) 
         return Err(instead);
     }
     let allowed = world.switches.layer_per_second;
-    if world.over(allowed, Duration::from_secs(1), |c| c.endpoint.contains(' ')) {
+    let (second, creates) = (Duration::from_secs(1), world.switches.layer_creates_per_second);
+    let create = call == "POST /v1/businesses";
+    if world.over(allowed, second, |c| c.endpoint.contains(' '))
+        || create && world.over(creates, second, |c| c.endpoint == call)
+    {
         return Err(error_answer(429, &error_body("RateLimit", "RateLimited"), Some(1)));
     }
     let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();

@@ -3,7 +3,7 @@
 use crate::Sandbox;
 use crate::world::{Account, Item, LayerBusiness, Row, World};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What was done, for bounds on it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -15,7 +15,6 @@ pub struct Counts {
     pub needless_puts: u64,
     pub puts_refused: u64,
     pub lists: u64,
-    pub limits_exceeded: u64,
     pub webhooks_sent: u64,
     pub webhooks_answered_200: u64,
 }
@@ -63,15 +62,24 @@ pub struct Listed {
 impl Sandbox {
     pub fn verdict(&self) -> Verdict {
         let world = self.world();
-        let wrong: Vec<BusinessVerdict> =
-            world.businesses.iter().map(|b| world.judge_business(b)).filter(|v| !v.exact).collect();
+        // Sorted by business once: a world of thousands is judged while it runs.
+        let mut wanted: HashMap<&str, BTreeSet<String>> = HashMap::new();
+        for (business, _, account) in world.truth() {
+            wanted.entry(business).or_default().insert(account.id.clone());
+        }
+        let mut lists: HashMap<String, &LayerBusiness> = HashMap::new();
+        for (business, name) in world.layer.values().flat_map(|b| names(b).map(move |name| (b, name))) {
+            lists.entry(name).or_insert(business);
+        }
+        let nothing = BTreeSet::new();
+        let judge = |b: &String| world.judge(b, wanted.get(b.as_str()).unwrap_or(&nothing), lists.get(b).copied());
+        let wrong: Vec<BusinessVerdict> = world.businesses.iter().map(judge).filter(|v| !v.exact).collect();
         let mints_allowed =
             world.items.values().map(|i| u64::from(i.generation) * i.accounts.len() as u64).sum::<u64>()
                 + world.counts.answers_lost;
         let mut violations = world.violations.clone();
-        if world.counts.limits_exceeded > 0 {
-            violations.push(format!("I9: {} calls over a provider's limit", world.counts.limits_exceeded));
-        }
+        violations
+            .extend(world.over_limits.iter().map(|(limit, n)| format!("I9: {n} calls over the limit of {limit}")));
         Verdict {
             exact: wrong.is_empty(),
             businesses: world.businesses.len(),
@@ -85,8 +93,7 @@ impl Sandbox {
     /// Every account that belongs into a list, with its business.
     pub fn wanted(&self) -> BTreeSet<(String, String)> {
         let world = self.world();
-        let of = |b: &String| world.truth_of(b).into_iter().map(|(_, a)| (b.clone(), a.id.clone())).collect::<Vec<_>>();
-        world.businesses.iter().flat_map(of).collect()
+        world.truth().map(|(business, _, account)| (business.to_owned(), account.id.clone())).collect()
     }
 
     /// Every row of every list at Layer.
@@ -111,16 +118,22 @@ impl Sandbox {
     }
 
     pub fn business_verdict(&self, business: &str) -> BusinessVerdict {
-        self.world().judge_business(business)
+        let world = self.world();
+        let wanted = world.truth_of(business).into_iter().map(|(_, a)| a.id.clone()).collect();
+        let list = world.layer.values().find(|b| names(b).any(|name| name == business));
+        world.judge(business, &wanted, list)
     }
 }
 
+/// What the platform may call a business: its own id for it, or Layer's.
+fn names(business: &LayerBusiness) -> impl Iterator<Item = String> {
+    [business.external_id.clone(), format!("layer:{}", business.id)].into_iter()
+}
+
 impl World {
-    fn judge_business(&self, business: &str) -> BusinessVerdict {
-        let wanted: BTreeSet<String> = self.truth_of(business).into_iter().map(|(_, a)| a.id.clone()).collect();
+    fn judge(&self, business: &str, wanted: &BTreeSet<String>, list: Option<&LayerBusiness>) -> BusinessVerdict {
         let mut listed: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let at_layer = self.layer.values().find(|b| b.external_id == business || format!("layer:{}", b.id) == business);
-        for (account, token) in at_layer.into_iter().flat_map(active_tokens) {
+        for (account, token) in list.into_iter().flat_map(active_tokens) {
             listed.entry(account).or_default().push(token);
         }
         let missing: Vec<String> = wanted.iter().filter(|a| !listed.contains_key(*a)).cloned().collect();

@@ -57,8 +57,9 @@ pub struct Switches {
     pub accounts_get_per_minute: u32,
     pub accounts_get_per_minute_per_item: u32,
     pub mints_per_minute: u32,
-    /// Layer's bucket.
+    /// Layer's bucket, and the one for creating businesses.
     pub layer_per_second: u32,
+    pub layer_creates_per_second: u32,
 }
 
 impl Switches {
@@ -71,6 +72,7 @@ impl Switches {
         self.accounts_get_per_minute_per_item = 15;
         self.mints_per_minute = 500;
         self.layer_per_second = 100;
+        self.layer_creates_per_second = 10;
     }
 
     /// Plaid's limits of one endpoint: for the client, for one Item, and the code of the refusal.
@@ -104,6 +106,7 @@ impl Default for Switches {
             accounts_get_per_minute_per_item: 0,
             mints_per_minute: 0,
             layer_per_second: 0,
+            layer_creates_per_second: 0,
         }
     }
 }

@@ -108,6 +108,8 @@ pub(crate) struct World {
     pub(crate) businesses: Vec<String>,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<String>,
+    /// Calls beyond a limit, by the limit.
+    pub(crate) over_limits: BTreeMap<String, u64>,
     /// Calls by endpoint, in order: what for and when.
     pub(crate) calls: VecDeque<Call>,
     pub(crate) deliveries: Vec<(String, u16)>,
@@ -152,6 +154,7 @@ impl World {
             businesses: Vec::new(),
             counts: Counts::default(),
             violations: Vec::new(),
+            over_limits: BTreeMap::new(),
             calls: VecDeque::new(),
             deliveries: Vec::new(),
             accepted: Vec::new(),
@@ -185,11 +188,14 @@ impl World {
         self.calls.push_back(Call { endpoint: endpoint.into(), about: about.into(), at: Instant::now() });
     }
 
-    /// More calls of one kind within `window` than allowed, this one included; 0 allows all.
+    /// Whether the last call is one more of its kind within `window` than allowed; 0 allows all.
     pub(crate) fn over(&mut self, allowed: u32, window: Duration, is_one: impl Fn(&Call) -> bool) -> bool {
         let recent = self.calls.iter().rev().take_while(|c| c.at.elapsed() < window);
         let over = allowed > 0 && recent.filter(|c| is_one(c)).count() > allowed as usize;
-        self.counts.limits_exceeded += u64::from(over);
+        if over && let Some(call) = self.calls.back() {
+            let limit = format!("{}, {allowed} in {} s", call.endpoint, window.as_secs());
+            *self.over_limits.entry(limit).or_default() += 1;
+        }
         over
     }
 
@@ -224,14 +230,17 @@ impl World {
         self.layer.values_mut().find(|b| b.external_id == external_id)
     }
 
-    /// Accounts that belong into the list of `business`, by the platform's word and Plaid's state.
-    pub(crate) fn truth_of(&self, business: &str) -> Vec<(&Item, &Account)> {
-        let here = |i: &&Item| !i.offboarded && matches!(i.status, ItemStatus::Good | ItemStatus::LoginRequired);
-        let items = self.items.values().filter(here);
-        items
+    /// Accounts that belong into a list, by the platform's word and Plaid's state, with the business whose list it is.
+    pub(crate) fn truth(&self) -> impl Iterator<Item = (&str, &Item, &Account)> {
+        self.items
+            .values()
+            .filter(|i| !i.offboarded && matches!(i.status, ItemStatus::Good | ItemStatus::LoginRequired))
             .flat_map(|i| i.accounts.iter().map(move |a| (i, a)))
-            .filter(|(_, a)| a.open && !a.unsupported && a.business.as_deref() == Some(business))
-            .filter(|(_, a)| matches!(a.kind.as_str(), "depository" | "credit"))
-            .collect()
+            .filter(|(_, a)| a.open && !a.unsupported && matches!(a.kind.as_str(), "depository" | "credit"))
+            .filter_map(|(i, a)| Some((a.business.as_deref()?, i, a)))
+    }
+
+    pub(crate) fn truth_of(&self, business: &str) -> Vec<(&Item, &Account)> {
+        self.truth().filter(|(b, ..)| *b == business).map(|(_, i, a)| (i, a)).collect()
     }
 }

@@ -4,7 +4,7 @@ use crate::queue::provider_of;
 use crate::tx::{built, number, opt_parsed, opt_text, opt_time, text};
 use crate::{Error, Store, Tx};
 use domain::Millis;
-use domain::budget::{Booked, Call, LATE, Limits, PROMOTION, horizon};
+use domain::budget::{Booked, Call, Limits, PROMOTION, horizon};
 use domain::work::{Class, Kind};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ impl Claim {
     pub fn prepaid(&mut self, call: Call) -> Option<Instant> {
         let place = self.prepaid.iter().position(|(booked, _)| *booked == call)?;
         let (_, at) = self.prepaid.swap_remove(place);
-        (at.elapsed() < LATE).then_some(at)
+        (at.elapsed() < call.late()).then_some(at)
     }
 
     pub(crate) fn stale(&self) -> Error {
