@@ -47,7 +47,8 @@ long: prerequisites ## 1 000 rotations over 300 businesses while real processes 
 
 answers: ## every story under each answer to what nobody has confirmed of Plaid and Layer; 20 minutes. ANSWER=name for one
 	$(CARGO) build --package tests --test suite
-	for answer in $(or $(ANSWER),$$(sed -n 's/.*answer("\([a-z_]*\)".*/\1/p' tests/src/answers.rs)); do \
+	answers="$(ANSWER)"; \
+	for answer in $${answers:-$$(sed -n 's/.*answer("\([a-z_]*\)".*/\1/p' tests/src/answers.rs)}; do \
 	  echo "answer: $$answer"; \
 	  TEST_LOG=off TEST_ANSWER=$$answer $(CARGO) test --package tests --test suite -- --test-threads=4 embedded \
 	    || exit 1; \
