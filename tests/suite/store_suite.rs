@@ -23,6 +23,7 @@ stories!(
     a_pause_stops_claims_and_frees_the_wronged,
     i8_a_move_ordered_during_a_look_waits_for_the_next_one,
     a_push_and_a_look_never_wait_for_each_other,
+    what_is_read_together_is_of_one_moment,
     what_cannot_touch_a_token_is_no_signal,
     i5_candidates_are_stored_before_they_are_current,
     i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known,
@@ -401,6 +402,17 @@ async fn a_push_and_a_look_never_wait_for_each_other(parts: Parts) {
         }
         marked(&store, &mark("x")).await;
     }
+}
+
+/// A token that is wanted when the list is planned must not have lost its value when the list is sent.
+async fn what_is_read_together_is_of_one_moment(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let mut reader = store.begin_read().await.unwrap();
+    assert_eq!(reader.count_items().await.unwrap(), 0);
+    push(&store, "x", "token", acme()).await;
+    assert_eq!((reader.count_items().await.unwrap(), reader.count_businesses().await.unwrap()), (0, 0));
+    drop(reader);
+    assert_eq!(store.begin_read().await.unwrap().count_items().await.unwrap(), 1);
 }
 
 async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {

@@ -288,7 +288,7 @@ impl Store {
         Tx::begin(self, true).await
     }
 
-    /// Begins one that only reads; on SQLite it does not wait for the writer.
+    /// Begins one that only reads, everything as of one moment; on SQLite it does not wait for the writer.
     pub async fn begin_read(&self) -> Result<Tx, Error> {
         Tx::begin(self, false).await
     }

@@ -90,7 +90,11 @@ impl Tx {
         let mut inner = match (store.dialect, writes) {
             // IMMEDIATE: a transaction that reads first and writes later would fail, not wait, when another wrote.
             (Dialect::Sqlite, true) => in_time("begin", store.pool.begin_with("BEGIN IMMEDIATE")).await?,
-            _ => in_time("begin", store.pool.begin()).await?,
+            // One snapshot: what was read first must not have been replaced when the second query runs.
+            (Dialect::Postgres, false) => {
+                in_time("begin", store.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?
+            }
+            (Dialect::Sqlite, false) | (Dialect::Postgres, true) => in_time("begin", store.pool.begin()).await?,
         };
         let began = Instant::now();
         let clock = sqlx::query(store.dialect.clock());
