@@ -291,12 +291,12 @@ async fn check_says_what_to_fix() {
     let config = world.local.directory.path().join("check.toml");
     std::fs::write(&config, &world.local.settings).unwrap();
     let weak = tests::role_without_rights(&world.local.environment["REKEY_DATABASE__URL"]).await;
-    let run = |changes: Vec<(&'static str, &str)>| {
+    let run = |args: &[&str], changes: Vec<(&'static str, &str)>| {
         let mut command = Command::new(binary());
-        command.args(["check", "--config"]).arg(&config).envs(&world.local.environment).envs(changes);
+        command.args(["check", "--config"]).arg(&config).args(args).envs(&world.local.environment).envs(changes);
         tokio::task::spawn_blocking(move || command.output().unwrap())
     };
-    let good = run(vec![]).await.unwrap();
+    let good = run(&[], vec![]).await.unwrap();
     let text = String::from_utf8_lossy(&good.stdout).into_owned();
     assert_eq!(good.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&good.stderr));
     let wrong = vec![
@@ -306,8 +306,9 @@ async fn check_says_what_to_fix() {
         ("REKEY_KAFKA__TOPICS__PARTITIONS", "64"),
         ("REKEY_DATABASE__URL", &weak),
         ("REKEY_TOKEN_SOURCE__SQL", "SELECT x FROM nowhere WHERE y = $1"),
+        ("REKEY_TRACE__ENDPOINT", "http://127.0.0.1:1"),
     ];
-    let bad = run(wrong).await.unwrap();
+    let bad = run(&[], wrong).await.unwrap();
     let text = String::from_utf8_lossy(&bad.stdout).into_owned();
     assert_eq!(bad.status.code(), Some(1), "{text}");
     let words = [
@@ -315,11 +316,22 @@ async fn check_says_what_to_fix() {
         "layer.client_secret",
         "rekey topics apply",
         "token_source.sql",
+        "trace.endpoint",
         "has 4 partitions (kafka.topics.partitions says 64)",
         "GRANT USAGE, CREATE ON SCHEMA public",
     ];
     for word in words {
         assert!(text.contains(word), "{word} is missing: {text}");
+    }
+    let bad = run(&[], vec![("REKEY_TOKEN_SOURCE__URL", "mysql://platform")]).await.unwrap();
+    let text = String::from_utf8_lossy(&bad.stdout).into_owned();
+    assert!(text.contains("token_source.url can't be read: it must begin with"), "{text}");
+    // A role's pod has nothing of what only other roles need.
+    let foreign =
+        [("REKEY_LAYER__CLIENT_SECRET", ""), ("REKEY_SECRETS__KEYS", ""), ("REKEY_DATABASE__URL", "postgres://x")];
+    for (role, code) in [("receiver", 0), ("consumer", 1), ("console", 1)] {
+        let done = run(&["--role", role], foreign.to_vec()).await.unwrap();
+        assert_eq!(done.status.code(), Some(code), "{role}: {}", String::from_utf8_lossy(&done.stdout));
     }
     world.local.stop().await;
 }

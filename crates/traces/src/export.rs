@@ -42,6 +42,29 @@ pub struct Settings {
     pub extra_roots: String,
 }
 
+impl Settings {
+    fn url(&self) -> String {
+        format!("{}/v1/traces", self.endpoint.trim_end_matches('/'))
+    }
+}
+
+/// The collector does not take what is sent.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    #[error("the collector did not answer")]
+    Unanswered(#[from] reqwest::Error),
+    #[error("the collector answered {0}")]
+    Refused(u16),
+}
+
+/// Sends a request with no spans in it, which is an empty one (<https://opentelemetry.io/docs/specs/otlp/#otlphttp-request>).
+pub async fn probe(settings: &Settings) -> Result<(), NotTaken> {
+    let collector = Collector::new(settings)?;
+    let request = collector.http.post(settings.url()).header("content-type", "application/x-protobuf");
+    let status = request.send().await.map_err(reqwest::Error::without_url)?.status();
+    if status.is_success() { Ok(()) } else { Err(NotTaken::Refused(status.as_u16())) }
+}
+
 /// Traces can't be exported at all.
 #[derive(Debug, thiserror::Error)]
 pub enum NotStarted {
@@ -63,7 +86,7 @@ impl Exporter {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(format!("{}/v1/traces", settings.endpoint.trim_end_matches('/')))
+            .with_endpoint(settings.url())
             .with_http_client(Collector::new(settings)?)
             // They sleep on the exporter's thread while the queue overflows, and would keep a process from stopping.
             .with_retry_policy(RetryPolicy::disabled())

@@ -8,7 +8,7 @@ mod admit;
 mod export;
 
 pub use admit::Admit;
-pub use export::{Exporter, NotStarted, Settings};
+pub use export::{Exporter, NotStarted, NotTaken, Settings, probe};
 
 use domain::trace::TraceParent;
 use opentelemetry::Context;

@@ -1,14 +1,22 @@
 //! `rekey check`, `rekey migrate`, `rekey topics apply`.
 
 use super::{Ended, Usage, say};
-use crate::config::{Config, fingerprinter};
+use crate::config::{BadSetting, Config, fingerprinter};
 use anyhow::Context;
-use domain::fault::chain;
+use clap::ValueEnum;
 use std::time::Duration;
 use store::{KeyRing, Store};
 
 /// Longest wait for one dependency.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A role whose settings and connections are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Role {
+    Receiver,
+    Consumer,
+    Console,
+}
 
 /// What one check found.
 struct Found {
@@ -17,26 +25,44 @@ struct Found {
     fault: Option<String>,
 }
 
-fn found<E: std::error::Error + 'static>(what: &'static str, result: Result<(), E>) -> Found {
-    Found { what, fault: result.err().map(|e| chain(&e)) }
+/// The checks that were wanted, and what they found.
+struct Checks<'a> {
+    roles: &'a [Role],
+    found: Vec<Found>,
 }
 
-/// Validates every section and tries every connection; a section nobody filled in is reported like any other fault.
-pub(super) async fn check(config: &Config, json: bool) -> anyhow::Result<Ended> {
-    let all = vec![
-        Found { what: "log", fault: crate::logs::filter(&config.log).err() },
-        found("secrets.keys", KeyRing::parse(&config.secrets.keys).map(drop)),
-        found("secrets.fingerprint_key", fingerprinter(&config.secrets.fingerprint_key).map(drop)),
-        found("receiver", config.receiver().map(drop)),
-        found("consumer", config.consumer().map(drop)),
-        found("console", config.console().map(drop)),
-        found("trace", config.traces().map(drop)),
-        Found { what: "database", fault: database(config).await.err().map(|e| format!("{e:#}")) },
-        Found { what: "kafka", fault: kafka(config).await.err().map(|e| format!("{e:#}")) },
-        Found { what: "plaid", fault: plaid(config).await.err().map(|e| format!("{e:#}")) },
-        Found { what: "layer", fault: layer(config).await.err().map(|e| format!("{e:#}")) },
-        Found { what: "token_source", fault: source(config).await.err().map(|e| format!("{e:#}")) },
-    ];
+impl Checks<'_> {
+    /// Notes what was found, if one of the roles needs it.
+    async fn check(&mut self, what: &'static str, roles: &[Role], check: impl Future<Output = anyhow::Result<()>>) {
+        if self.roles.is_empty() || roles.iter().any(|r| self.roles.contains(r)) {
+            self.found.push(Found { what, fault: check.await.err().map(|e| format!("{e:#}")) });
+        }
+    }
+}
+
+/// Validates each section and tries each connection that the roles need, or all of them if none is named; a section nobody
+/// filled in is reported like any other fault.
+pub(super) async fn check(config: &Config, roles: &[Role], json: bool) -> anyhow::Result<Ended> {
+    use Role::{Console, Consumer, Receiver};
+    let every = &[Receiver, Consumer, Console];
+    let mut checks = Checks { roles, found: Vec::new() };
+    let set = |result: Result<(), BadSetting>| async { Ok(result?) };
+    checks.check("log", every, async { crate::logs::filter(&config.log).map(drop).map_err(anyhow::Error::msg) }).await;
+    checks
+        .check("secrets.keys", &[Consumer, Console], async { Ok(KeyRing::parse(&config.secrets.keys).map(drop)?) })
+        .await;
+    let fingerprints = async { Ok(fingerprinter(&config.secrets.fingerprint_key).map(drop)?) };
+    checks.check("secrets.fingerprint_key", every, fingerprints).await;
+    checks.check("receiver", &[Receiver], set(config.receiver().map(drop))).await;
+    checks.check("consumer", &[Consumer], set(config.consumer().map(drop))).await;
+    checks.check("console", &[Console], set(config.console().map(drop))).await;
+    checks.check("trace", every, trace(config)).await;
+    checks.check("database", &[Consumer, Console], database(config)).await;
+    checks.check("kafka", &[Receiver, Consumer], kafka(config)).await;
+    checks.check("plaid", &[Receiver, Consumer], plaid(config)).await;
+    checks.check("layer", &[Consumer], layer(config)).await;
+    checks.check("token_source", &[Consumer], source(config)).await;
+    let all = checks.found;
     let sound = all.iter().all(|f| f.fault.is_none());
     if json {
         let checks: Vec<serde_json::Value> = all
@@ -59,6 +85,13 @@ pub(super) async fn check(config: &Config, json: bool) -> anyhow::Result<Ended> 
 fn connect(config: &Config) -> anyhow::Result<Store> {
     let keys = KeyRing::parse(&config.secrets.keys)?;
     Ok(Store::connect(&config.store()?, keys, fingerprinter(&config.secrets.fingerprint_key)?)?)
+}
+
+async fn trace(config: &Config) -> anyhow::Result<()> {
+    match config.traces()? {
+        Some(settings) => traces::probe(&settings).await.context("check trace.endpoint and trace.headers"),
+        None => Ok(()),
+    }
 }
 
 async fn database(config: &Config) -> anyhow::Result<()> {

@@ -87,7 +87,11 @@ enum Command {
     /// Bring the database to this release's schema.
     Migrate,
     /// Validate the configuration and each connection, and say what to fix.
-    Check,
+    Check {
+        /// Only what this role needs; may be given several times. All of them if none is named.
+        #[arg(long)]
+        role: Vec<check::Role>,
+    },
     /// Kafka topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -192,7 +196,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::All => serve(config, "rekey", Roles::ALL).await,
         Command::Sandbox => serve(config, "rekey-sandbox", Roles { sandbox: true, ..Roles::default() }).await,
         Command::Migrate => check::migrate(&config, cli.json).await,
-        Command::Check => check::check(&config, cli.json).await,
+        Command::Check { role } => check::check(&config, &role, cli.json).await,
         Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config, cli.json).await,
         Command::Keys(KeysCommand::New) => keys::new_keys(cli.json),
         Command::Keys(KeysCommand::Rotate) => admin::rotate_keys(&admin::Admin::new(&config, cli.json)?).await,
