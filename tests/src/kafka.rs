@@ -23,13 +23,15 @@ struct Node {
 impl Cluster {
     /// Formats and launches that many nodes. They are not ready yet: whoever needs them waits for what it needs.
     pub fn start(nodes: usize) -> Self {
-        Self::with(nodes, |_| String::new())
+        Self::with(nodes, &[], |_| String::new())
     }
 
-    /// One node with two more listeners, whose ports are returned: TLS, and TLS with the user `rekey` and this password.
+    /// One node with two more listeners, whose ports are returned: TLS, and TLS with the user `rekey`, who shows this
+    /// password (PLAIN, SCRAM) or any unsigned token (OAUTHBEARER).
     pub fn secure(identity: &Identity, password: &str) -> (Self, u16, u16) {
         let (tls, sasl) = (free_port(), free_port());
-        let cluster = Self::with(1, |directory| {
+        let scram = format!("SCRAM-SHA-512=[name=rekey,password={password}]");
+        let cluster = Self::with(1, &["--add-scram", &scram], |directory| {
             let store = directory.join("broker.pem");
             std::fs::write(&store, format!("{}{}", identity.key, identity.chain)).unwrap();
             format!(
@@ -37,17 +39,22 @@ impl Cluster {
                  SASL_SSL://127.0.0.1:{sasl}\n\
                  advertised.listeners=PLAINTEXT://127.0.0.1:@PORT@,SSL://127.0.0.1:{tls},SASL_SSL://127.0.0.1:{sasl}\n\
                  listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL\n\
-                 ssl.keystore.type=PEM\nssl.keystore.location={store}\nsasl.enabled.mechanisms=PLAIN\n\
+                 ssl.keystore.type=PEM\nssl.keystore.location={store}\n\
+                 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER\n\
                  listener.name.sasl_ssl.plain.sasl.jaas.config=\
-                 org.apache.kafka.common.security.plain.PlainLoginModule required user_rekey=\"{password}\";\n",
+                 {security}.plain.PlainLoginModule required user_rekey=\"{password}\";\n\
+                 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={security}.scram.ScramLoginModule required;\n\
+                 listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=\
+                 {security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";\n",
+                security = "org.apache.kafka.common.security",
                 store = store.display(),
             )
         });
         (cluster, tls, sasl)
     }
 
-    /// `more` stands behind the properties that every node has, and wins over them.
-    fn with(nodes: usize, more: impl Fn(&Path) -> String) -> Self {
+    /// `format` is said to the tool that formats a node's directory. `more` stands behind the properties that every node has, and wins over them.
+    fn with(nodes: usize, format: &[&str], more: impl Fn(&Path) -> String) -> Self {
         let libs = std::env::var("TEST_KAFKA_LIBS")
             .expect("TEST_KAFKA_LIBS is not set: run the tests through `make test`, which fetches Apache Kafka");
         let directory = tempfile::tempdir().unwrap();
@@ -75,7 +82,7 @@ impl Cluster {
                 .replace("@CONTROLLER@", &controller.to_string());
             let file = directory.path().join(format!("{n}.properties"));
             std::fs::write(&file, properties + &more).unwrap();
-            let format = Command::new("java")
+            let formatted = Command::new("java")
                 .args([
                     "-XX:TieredStopAtLevel=1",
                     "-cp",
@@ -86,10 +93,11 @@ impl Cluster {
                 ])
                 .args(["AAAAAAAAAAAAAAAAAAAAAQ", "-c"])
                 .arg(&file)
+                .args(format)
                 .stdout(Stdio::null())
                 .stderr(std::fs::File::create(directory.path().join(format!("{n}.log"))).unwrap())
                 .spawn();
-            formatting.push(format.unwrap());
+            formatting.push(formatted.unwrap());
         }
         assert!(formatting.into_iter().all(|mut f| f.wait().unwrap().success()));
         let nodes = ports.into_iter().map(|(port, _)| Node { port, child: None }).collect();

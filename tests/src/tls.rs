@@ -45,7 +45,8 @@ impl Authority {
 }
 
 /// Answers every request with 200 and this JSON, one request for each connection.
-pub async fn https(identity: &Identity, answer: &'static str) -> SocketAddr {
+pub async fn https(identity: &Identity, answer: impl Into<String>) -> SocketAddr {
+    let answer = answer.into();
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();

@@ -1,6 +1,7 @@
 //! Whom Rekey believes: a certificate of an unknown authority, or for another name, is refused by every connection, and
 //! what is said names the setting.
 
+use base64::Engine;
 use domain::fault::chain;
 use domain::{Provider, metric};
 use rekey::config::{Config, load_text};
@@ -150,20 +151,49 @@ async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
     let password = uuid::Uuid::new_v4().to_string();
     let (cluster, tls, sasl) = Cluster::secure(&ours.issue(&["127.0.0.1"]), &password);
     let over_tls = |ca| with_kafka(tls, &[("security.protocol", "ssl"), ("ssl.ca.location", ca)]);
-    let over_sasl = |ca: &str, password: &str| {
-        let user = [("sasl.mechanism", "PLAIN"), ("sasl.username", "rekey"), ("sasl.password", password)];
-        with_kafka(sasl, &[&[("security.protocol", "sasl_ssl"), ("ssl.ca.location", ca)][..], &user].concat())
+    let over_sasl = |ca: &str, user: &[(&str, &str)]| {
+        with_kafka(sasl, &[&[("security.protocol", "sasl_ssl"), ("ssl.ca.location", ca)], user].concat())
     };
+    let user = [("sasl.mechanism", "PLAIN"), ("sasl.username", "rekey"), ("sasl.password", &password)];
     let up = || async { refusal(&over_tls(&right)).await.is_none() };
     assert!(holds(up).await, "{:?}\n{}", refusal(&over_tls(&right)).await, cluster.log(0));
-    for settings in [over_tls(&wrong), over_sasl(&wrong, &password), with_kafka(tls, &[("security.protocol", "ssl")])] {
+    for settings in [over_tls(&wrong), over_sasl(&wrong, &user), with_kafka(tls, &[("security.protocol", "ssl")])] {
         let said = refusal(&settings).await.expect("a wrong certificate");
         assert!(said.contains("certificate") && said.contains("ssl.ca.location"), "{said}");
     }
-    let said = refusal(&over_sasl(&right, "guess")).await.expect("a wrong password");
-    assert!(said.contains("uthentication") && said.contains("sasl.password"), "{said}");
-    assert!(!said.contains(&password) && !said.contains("guess"), "I3: {said}");
-    a_webhook_arrives_over(&over_sasl(&right, &password)).await;
+    for mechanism in ["PLAIN", "SCRAM-SHA-512"] {
+        let user = |password| [("sasl.mechanism", mechanism), ("sasl.username", "rekey"), ("sasl.password", password)];
+        let said = refusal(&over_sasl(&right, &user("guess"))).await.expect("a wrong password");
+        assert!(said.contains("uthentication") && said.contains("sasl.password"), "{mechanism}: {said}");
+        assert!(!said.contains(&password) && !said.contains("guess"), "I3: {mechanism}: {said}");
+        a_webhook_arrives_over(&over_sasl(&right, &user(&password))).await;
+    }
+    // The token comes from an endpoint whose certificate is checked as well.
+    let endpoint = https(&ours.issue(&["127.0.0.1"]), bearer_token()).await;
+    let url = format!("https://{endpoint}/oauth2/token");
+    let over_oauth = |ca| {
+        let user = [
+            ("sasl.mechanism", "OAUTHBEARER"),
+            ("sasl.oauthbearer.method", "oidc"),
+            ("sasl.oauthbearer.client.id", "rekey"),
+            ("sasl.oauthbearer.client.secret", &password),
+            ("sasl.oauthbearer.token.endpoint.url", &url),
+            ("https.ca.location", ca),
+        ];
+        over_sasl(&right, &user)
+    };
+    let said = refusal(&over_oauth(&wrong)).await.expect("a wrong certificate of the token endpoint");
+    assert!(!said.contains(&password), "I3: {said}");
+    a_webhook_arrives_over(&over_oauth(&right)).await;
+}
+
+/// What an identity provider answers: a token that says who it is for and how long, here without a signature.
+fn bearer_token() -> String {
+    let part = |json: serde_json::Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json.to_string());
+    let now = jiff::Timestamp::now().as_second();
+    let claims = json!({"sub": "rekey", "iat": now, "exp": now + 3600});
+    let token = format!("{}.{}.", part(json!({"alg": "none"})), part(claims));
+    json!({"access_token": token, "token_type": "Bearer", "expires_in": 3600}).to_string()
 }
 
 /// From the receiver to the topic, over the connection that these settings make.
