@@ -52,6 +52,8 @@ enum Step {
 struct Busy {
     row: (String, String),
     epoch: i64,
+    /// The events that the claim is to serve.
+    wanted: i64,
     task: JoinHandle<()>,
     /// What it has seen since it began: its memory follows from that.
     seen: DefaultHasher,
@@ -312,9 +314,9 @@ impl Explorer {
                 let sent_before = (0..WORKERS).any(|w| self.is_stale(w, way, queue) && self.asks_put(w));
                 let late = !sent_before && !self.gate.is_lingering();
                 let claim = self.claim(worker, row, late).await;
-                let (epoch, context) = (claim.epoch, Arc::clone(&self.workers[worker]));
+                let (epoch, wanted, context) = (claim.epoch, claim.wanted, Arc::clone(&self.workers[worker]));
                 let task = tokio::spawn(async move { consumer::look(&context, claim).await });
-                way.busy[worker] = Some(Busy { row: (kind, id), epoch, task, seen: DefaultHasher::new() });
+                way.busy[worker] = Some(Busy { row: (kind, id), epoch, wanted, task, seen: DefaultHasher::new() });
                 self.settle(way, taken, worker).await;
             }
             Step::Call(worker, fate) => {
@@ -424,7 +426,9 @@ impl Explorer {
             .filter_map(|w| way.busy[w].as_ref().map(|b| (w, b)))
             .map(|(w, b)| {
                 let mut one = b.seen.clone();
-                (&b.row, self.is_stale(w, way, queue)).hash(&mut one);
+                let newer =
+                    queue.iter().find(|r| self.holds(b, r)).map(|r| (r.wanted > b.wanted, r.unblocked > b.wanted));
+                (&b.row, self.is_stale(w, way, queue), newer).hash(&mut one);
                 one.finish()
             })
             .collect();

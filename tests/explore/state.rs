@@ -53,6 +53,8 @@ pub(crate) struct Queued {
     pub(crate) kind: String,
     pub(crate) id: String,
     pub(crate) epoch: i64,
+    pub(crate) wanted: i64,
+    pub(crate) unblocked: i64,
     pub(crate) leased: bool,
     pub(crate) waits: bool,
     pub(crate) blocked: Option<String>,
@@ -94,13 +96,15 @@ impl Books {
     }
 
     pub(crate) async fn queue(&mut self) -> Vec<Queued> {
-        let sql = "SELECT kind, id, epoch, lease_until IS NOT NULL AS leased, class < 4 OR blocked_by = 'backoff' AS waits, blocked_by FROM work ORDER BY kind, id";
+        let sql = "SELECT kind, id, epoch, wanted, unblocked, lease_until IS NOT NULL AS leased, class < 4 OR blocked_by = 'backoff' AS waits, blocked_by FROM work ORDER BY kind, id";
         let rows = sqlx::query(sql).fetch_all(&mut self.database).await.unwrap();
         rows.iter()
             .map(|r| Queued {
                 kind: r.get("kind"),
                 id: r.get("id"),
                 epoch: r.get("epoch"),
+                wanted: r.get("wanted"),
+                unblocked: r.get("unblocked"),
                 leased: r.get("leased"),
                 waits: r.get("waits"),
                 blocked: r.get("blocked_by"),
@@ -162,7 +166,8 @@ async fn everything(database: &mut SqliteConnection) -> String {
         let sql = format!("SELECT name FROM pragma_table_info('{table}') ORDER BY name");
         let columns: Vec<String> =
             sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *database).await.unwrap();
-        // A row of the queue is named by its id; its counters matter only as far as they differ.
+        // A row of the queue is named by its id. How many events wait is nobody's business, only whether one does; whether
+        // one came since the row was claimed belongs to the worker that claimed it.
         let is_kept = |c: &String| match (table, c.as_str()) {
             ("work", "wanted" | "done" | "unblocked") => false,
             ("work", "id") => true,
@@ -170,7 +175,7 @@ async fn everything(database: &mut SqliteConnection) -> String {
         };
         let mut told: Vec<String> = columns.into_iter().filter(is_kept).map(|c| format!("quote({c})")).collect();
         if table == "work" {
-            told.push("(wanted - done) || (unblocked > done) || (lease_until IS NULL) || (taken_over IS NULL)".into());
+            told.push("(wanted > done) || (unblocked > done) || (lease_until IS NULL) || (taken_over IS NULL)".into());
         }
         parts.push(format!("SELECT '{table}' || {} AS told FROM {table}", told.join(" || ',' || ")));
     }
