@@ -47,12 +47,13 @@ long: prerequisites ## 1 000 rotations over 300 businesses while real processes 
 
 answers: ## every story under each answer to what nobody has confirmed of Plaid and Layer; 20 minutes. ANSWER=name for one
 	$(CARGO) build --package tests --test suite
-	answers="$(ANSWER)"; \
+	answers="$(ANSWER)" failed=; \
 	for answer in $${answers:-$$(sed -n 's/.*answer("\([a-z_]*\)".*/\1/p' tests/src/answers.rs)}; do \
 	  echo "answer: $$answer"; \
 	  TEST_LOG=off TEST_ANSWER=$$answer $(CARGO) test --package tests --test suite -- --test-threads=4 embedded \
-	    || exit 1; \
-	done
+	    || failed="$$failed $$answer"; \
+	done; \
+	[ -z "$$failed" ] || { echo "make: not every story holds under:$$failed" >&2; exit 1; }
 
 storm: ## storms over the whole system, drawn from seeds: SEED=n replays one, SEEDS=n, ITEMS=n, SECONDS=n
 	$(CARGO) build --package tests --bin storm

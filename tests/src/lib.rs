@@ -400,7 +400,9 @@ impl World {
             assert!(verdict.counts.mints <= known, "I6: a mint without an intent: {ledger:?}, {verdict:?}");
             assert_eq!(ledger.get("intended"), None, "I6: an intent was never settled: {ledger:?}");
         }
-        assert_eq!(verdict.counts.needless_puts, 0, "I9: a PUT changed nothing");
+        // A list that nobody could read back is sent again by the sweep, which most stories never see.
+        let resent = self.sandbox.hides_tokens() && !self.local.settings.contains("sweep_period = \"1h\"");
+        assert!(resent || verdict.counts.needless_puts == 0, "I9: a PUT changed nothing");
         if let Some(rekey) = self.rekeys.first() {
             // What all stories of this process have shown until now.
             metrics::read(&metrics::scrape(rekey.ops).await);

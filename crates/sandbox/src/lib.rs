@@ -115,6 +115,11 @@ impl Sandbox {
         change(&mut self.world().switches);
     }
 
+    /// Whether Layer's list shows less of a token than what a PUT needs.
+    pub fn hides_tokens(&self) -> bool {
+        self.world().switches.list_shows != Shows::Full
+    }
+
     /// Makes the next matching calls misbehave.
     pub fn fault(&self, fault: Fault) {
         self.world().faults.push(fault);
