@@ -13,6 +13,8 @@ stories!(
     i8_accounts_that_layer_connected_itself_are_not_touched,
     i8_removals_over_the_whole_fleet_are_held,
     i8_a_list_that_layer_refuses_is_parked_once,
+    i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_arrive,
+    i4_a_refused_creation_is_tried_again_with_what_is_pushed_next,
     i4_a_refused_list_waits_for_the_looks_at_its_items,
     i10_a_list_that_waits_for_its_tokens_is_looked_at_again,
     i10_drift_is_found_by_the_sweep,
@@ -116,6 +118,15 @@ async fn i8_removals_over_the_whole_fleet_are_held(parts: Parts) {
         items.push(world.link(name, 2).await);
     }
     world.until_exact().await;
+    // Tries of one list are one removal.
+    let put = "PUT /v1/businesses/{id}";
+    let failing = FaultKind::Answer {
+        status: 503,
+        error_type: "Plaid".into(),
+        error_code: "Unavailable".into(),
+        retry_after: None,
+    };
+    world.sandbox.fault(Fault::times(put, 3, failing));
     world.sandbox.offboard(&items[0], true).await.unwrap();
     world.until("the first one left", || world.sandbox.listed_tokens("one").is_empty()).await;
     world.sandbox.offboard(&items[1], true).await.unwrap();
@@ -151,6 +162,40 @@ async fn i8_a_list_that_layer_refuses_is_parked_once(parts: Parts) {
     assert_eq!(world.sandbox.calls("PUT /v1/businesses/{id}"), puts, "I8: no trial PUTs");
     world.sandbox.heal();
     world.admin("POST", "/v1/parked/business/acme/release", None).await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+/// Nobody knows whether a request that was not answered is still on its way. Layer has no conditional PUT.
+async fn i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_arrive(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    world.sandbox.fault(Fault::times("PUT /v1/businesses/{id}", 1, FaultKind::LoseAnswer));
+    world.link("acme", 1).await;
+    world.until_exact().await;
+    let list = "GET /v1/businesses/{id}/plaid/accounts";
+    // Before the PUT, after it, and when a late one would have arrived.
+    world.until("the list is read a third time", || world.sandbox.calls(list) >= 3).await;
+    world.end().await;
+}
+
+/// Whoever was told what is wrong with `create`, and pushes it put right, need not release the business as well.
+async fn i4_a_refused_creation_is_tried_again_with_what_is_pushed_next(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.sandbox.create_business(&NewBusiness {
+        external_id: "acme".into(),
+        at_layer: false,
+        phone: None,
+        archived: false,
+    });
+    let item = world.link_as("acme", 1, Announce::Silent).await;
+    let push = async |create: Value| {
+        let body = world.sandbox.push_body(&item, &json!({"create": create})).unwrap();
+        world.admin("PUT", &format!("/v1/items/{item}"), Some(&body)).await;
+    };
+    push(json!({"legal_name": "New Inc"})).await;
+    world.until_blocked("business", "acme", "creation_refused").await;
+    push(json!({"legal_name": "New Inc", "us_state": "CA", "entity_type": "LLC"})).await;
     world.until_exact().await;
     world.end().await;
 }

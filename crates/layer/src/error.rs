@@ -93,6 +93,8 @@ impl Error {
 
 fn meaning(status: u16, error_enum: &str, retry_after: Option<Duration>) -> Meaning {
     match (status, error_enum) {
+        // A proxy's, or a balancer's whose servers are being replaced.
+        (404 | 410, NO_ENVELOPE) => Meaning::Other(Next::Retry { after: retry_after }),
         (404 | 410, _) | (_, "SpecifiedIdNotFound") => Meaning::NoSuchBusiness,
         (401 | 403, _) => Meaning::Other(Next::Suspect),
         (429, _) => Meaning::Other(Next::SlowDown { after: retry_after }),
@@ -118,10 +120,15 @@ struct Entry {
 /// Reads an answer that is not a success. Descriptions may quote what we sent, so they are not kept.
 pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
     let status = answer.status.as_u16();
-    let named =
-        serde_json::from_slice::<Body>(&answer.body).ok().and_then(|b| b.errors.into_iter().find_map(|e| e.error_enum));
-    Error::Refused { endpoint, status, error_enum: word(named), retry_after: answer.retry_after }
+    let error_enum = match serde_json::from_slice::<Body>(&answer.body) {
+        Ok(body) => word(body.errors.into_iter().find_map(|e| e.error_enum)),
+        Err(_) => NO_ENVELOPE.into(),
+    };
+    Error::Refused { endpoint, status, error_enum, retry_after: answer.retry_after }
 }
+
+/// Stands for the machine key of an answer that is not of Layer's form.
+const NO_ENVELOPE: &str = "not_layers_form";
 
 fn word(text: Option<String>) -> String {
     match text {
@@ -140,6 +147,8 @@ mod tests {
         let retry = || Meaning::Other(Next::Retry { after: None });
         let table = [
             (404, "unnamed", Meaning::NoSuchBusiness),
+            (404, NO_ENVELOPE, retry()),
+            (400, NO_ENVELOPE, Meaning::RefusedContent),
             (400, "SpecifiedIdNotFound", Meaning::NoSuchBusiness),
             (400, "SpecifiedBadRequest", Meaning::RefusedContent),
             (409, "unnamed", Meaning::RefusedContent),

@@ -171,17 +171,21 @@ impl Tx {
         self.set_meta("removals_lock", id.as_str()).await?;
         let since = self.now().minus(window).0;
         self.run(sqlx::query("DELETE FROM removals WHERE at <= $1").bind(since)).await?;
+        // The same list once more, after one that was not accepted, takes nobody else off.
+        let sql = "DELETE FROM removals WHERE business_id = $1 AND accounts = $2
+            AND at > (SELECT COALESCE(MAX(put_at), 0) FROM businesses WHERE business_id = $1)";
+        let count = i64::try_from(accounts).unwrap_or(i64::MAX);
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(count)).await?;
         let sql = "SELECT CAST(COALESCE(SUM(accounts), 0) AS BIGINT) AS n FROM removals";
         let lately = self.row(sqlx::query(sql)).await?.map_or(Ok(0), |r| number(&r, "n"))?;
-        let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
-        if lately.saturating_add(accounts) > limit {
+        if lately.saturating_add(count) > limit {
             return Ok(Some(lately));
         }
         let sql = "INSERT INTO removals (id, business_id, accounts, at) VALUES ($1, $2, $3, $4)";
         let query = sqlx::query(sql)
             .bind(uuid::Uuid::now_v7().to_string())
             .bind(id.as_str().to_owned())
-            .bind(accounts)
+            .bind(count)
             .bind(self.now().0);
         self.run(query).await?;
         Ok(None)

@@ -5,11 +5,12 @@ use crate::queue::Mark;
 use crate::tx::{number, opt_parsed, opt_text, parsed};
 use crate::{Error, KeyRing, Tx};
 use domain::item::ItemState;
-use domain::work::{Class, Kind};
+use domain::work::{Block, Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, ItemId, Millis};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Why an Item is removed when the platform said so, as against Plaid's word.
@@ -160,12 +161,22 @@ impl Tx {
             self.run(query).await?;
         }
         if let Some(business) = &declaration.business {
+            if declaration.creation.is_some() && self.is_parked(business).await? {
+                // What it was refused for may be put right now.
+                self.mark_business(business, Class::Person, "pushed with `create`", Duration::ZERO, true, None).await?;
+            }
             self.ensure_business(business, declaration.creation.as_deref()).await?;
         }
-        for business in named.filter_map(|a| a.business.as_ref()) {
+        // In one order, or two pushes that name the same new businesses wait for each other.
+        for business in named.filter_map(|a| a.business.as_ref()).collect::<BTreeSet<_>>() {
             self.ensure_business(business, None).await?;
         }
         Ok(())
+    }
+
+    async fn is_parked(&mut self, business: &BusinessId) -> Result<bool, Error> {
+        let row = self.work(Kind::Business, business.as_str()).await?;
+        Ok(row.and_then(|r| r.blocked).is_some_and(|b| b.by == Block::Parked))
     }
 
     pub async fn set_item_state(&mut self, id: &ItemId, state: ItemState, why: Option<&str>) -> Result<(), Error> {

@@ -92,10 +92,16 @@ pub struct WorkRow {
 }
 
 impl WorkRow {
-    /// An event that no look has served yet, and nothing keeps from being served.
-    pub fn is_unserved(&self) -> bool {
-        let passes = |by| matches!(by, Block::Backoff | Block::Pause);
-        self.leased_until.is_some() || self.wanted > self.done && self.blocked.as_ref().is_none_or(|b| passes(b.by))
+    /// An event waits to be served, and no look has come to an end or given up since that time. What only fails for a
+    /// while is still waited for, and so is a look that was cut short; webhooks that can't touch a token are not.
+    pub fn awaits_look(&self, since: Millis, now: Millis) -> bool {
+        let soon = now.plus(Duration::from_secs(10));
+        let looked_at = self.looked_at.is_some_and(|at| at > since) && self.due_at.is_none_or(|at| at > soon);
+        match self.blocked.as_ref().map(|b| b.by) {
+            None => self.leased_until.is_some() || self.wanted > self.done && !looked_at,
+            Some(Block::Backoff | Block::Pause) => self.wanted > self.done,
+            Some(Block::Hold | Block::Parked) => false,
+        }
     }
 }
 
@@ -216,7 +222,7 @@ impl Tx {
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $11";
         let blocked = self.judged_again(finish).await?;
         let blocked = blocked.as_ref();
-        if blocked.is_none() {
+        if blocked.is_none() && finish.unfinished.is_none() {
             self.unsuspect(claim.kind, &claim.id).await?;
         }
         let query = sqlx::query(sql)
@@ -259,6 +265,19 @@ impl Tx {
         if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
     }
 
+    /// What was sent under this claim was not answered and may arrive late: as after a take-over, the row owes a look once
+    /// that can't happen any more.
+    pub async fn may_arrive_late(&mut self, claim: &Claim) -> Result<(), Error> {
+        let sql = "UPDATE work SET taken_over = $5 WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
+        let query = sqlx::query(sql)
+            .bind(claim.kind.as_str())
+            .bind(claim.id.clone())
+            .bind(claim.epoch)
+            .bind(claim.owner.clone())
+            .bind(self.now().0);
+        if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
+    }
+
     /// Fails unless the claim still holds its lease.
     pub async fn check_lease(&mut self, claim: &Claim) -> Result<(), Error> {
         // An update of nothing: it locks the row, so that nobody takes the lease over before this transaction ends.
@@ -280,7 +299,7 @@ impl Tx {
         self.row(query).await?.map(|r| work_row(&r)).transpose()
     }
 
-    /// Rows for which [`WorkRow::is_unserved`] holds, a hundred at most.
+    /// Rows with an event that no look has served yet and that nothing keeps from being served, a hundred at most.
     pub async fn unserved(&mut self, kind: Kind) -> Result<Vec<String>, Error> {
         let sql = "SELECT id FROM work WHERE kind = $1
             AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))

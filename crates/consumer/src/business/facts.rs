@@ -6,15 +6,15 @@ use domain::token_list::{Listed, OurAccount, RowStatus, UnknownPolicy, Wanted};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning};
 use plaid::TokenHealth;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use store::TokenOwner;
 use tracing::field::Empty;
 
 pub(super) struct Facts {
     pub(super) wanted: Vec<Wanted>,
     pub(super) listed: Vec<Listed>,
-    /// The Items that the wanted accounts belong to.
-    pub(super) items: BTreeSet<ItemId>,
+    /// The Items that the wanted accounts belong to, and their tokens.
+    pub(super) items: BTreeMap<ItemId, BTreeSet<Fingerprint>>,
     /// Every token that a PUT may have to name.
     pub(super) tokens: HashMap<Fingerprint, ProcessorToken>,
 }
@@ -33,7 +33,10 @@ pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Fa
     if look.context.settings.unknown_tokens == UnknownPolicy::Adopt {
         refuse_dead_strangers(look, &listed, &tokens).await?;
     }
-    let items = wanted.iter().map(|w| w.item.clone()).collect();
+    let mut items: BTreeMap<ItemId, BTreeSet<Fingerprint>> = BTreeMap::new();
+    for account in &wanted {
+        items.entry(account.item.clone()).or_default().extend(account.token.clone());
+    }
     let wanted = wanted
         .into_iter()
         .map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation })
@@ -46,20 +49,7 @@ pub(super) async fn list(look: &Look<'_>, layer_id: &LayerId) -> Result<Vec<List
     let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
     match traces::step(span, layer::Error::code, look.context.layer.list_plaid_accounts(layer_id)).await {
         Ok(rows) => Ok(rows),
-        Err(error) if error.meaning() == Meaning::NoSuchBusiness => {
-            // Archived or deleted since we knew it: the next look asks for it by name again.
-            let mut tx = look.context.store.begin().await?;
-            tx.check_lease(&look.claim).await?;
-            tx.forget_layer_id(&look.id).await?;
-            tx.commit().await?;
-            Err(look.parked(
-                "business_unknown_to_layer",
-                format!(
-                    "Layer does not show the business {} any more (archived?): unarchive it there, then release",
-                    look.id
-                ),
-            ))
-        }
+        Err(error) if error.meaning() == Meaning::NoSuchBusiness => Err(look.unknown_to_layer().await?),
         Err(error) => Err(look.refused(&error).await),
     }
 }

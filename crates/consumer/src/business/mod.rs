@@ -10,16 +10,17 @@ mod facts;
 mod put;
 pub(crate) mod resolve;
 
-use crate::faults::{self, Interrupted, Refusal, conclude, done, parked};
+use crate::faults::{self, Interrupted, Refusal, backoff, conclude, done, parked};
 use crate::outcome::{self, kind};
 use crate::{Context, Mode, budget};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
-use domain::token_list::{Hold, LeaveOut, Plan, plan};
-use domain::work::{Block, Class};
+use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
+use domain::work::{Block, Class, Kind};
 use domain::{BusinessId, LayerId};
 use facts::Facts;
+use put::LIST_REFUSED;
 use serde_json::json;
 use std::time::Instant;
 use store::{Blocked, BusinessRow, Claim, Finish, Tx};
@@ -173,12 +174,7 @@ impl Look<'_> {
     }
 
     /// The list equals the truth, as far as Layer shows it.
-    async fn converged(
-        &self,
-        facts: &Facts,
-        verified: bool,
-        put: Option<&domain::token_list::Put>,
-    ) -> Result<(), Stop> {
+    async fn converged(&self, facts: &Facts, verified: bool, put: Option<&Put>) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
         tx.lock(&self.claim).await?;
         let older = facts.wanted.iter().any(|w| w.older_generation);
@@ -224,7 +220,7 @@ impl Look<'_> {
 
     /// A list of ours arrived and nobody said so: its sender died or stopped before it had read the list back, or its
     /// answer was lost. Without this the change would have no outcome.
-    fn unreported(&self, facts: &Facts, verified: bool) -> Option<domain::token_list::Put> {
+    fn unreported(&self, facts: &Facts, verified: bool) -> Option<Put> {
         let is_new = |t: &domain::Fingerprint| verified && !self.row.accepted.contains(t);
         let arrived = facts.wanted.iter().filter(|w| w.token.as_ref().is_some_and(is_new));
         let mut replaced: Vec<_> = arrived.map(|w| w.account.clone()).collect();
@@ -235,12 +231,7 @@ impl Look<'_> {
         }
         let tokens = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
         let never_read_back = self.row.put_at > self.row.converged_at;
-        (never_read_back || !replaced.is_empty()).then(|| domain::token_list::Put {
-            tokens,
-            added,
-            replaced,
-            ..domain::token_list::Put::default()
-        })
+        (never_read_back || !replaced.is_empty()).then(|| Put { tokens, added, replaced, ..Put::default() })
     }
 
     async fn now_since(&self, signal: domain::Millis) -> std::time::Duration {
@@ -260,7 +251,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    async fn report_converged(&self, tx: &mut Tx, put: &domain::token_list::Put, verified: bool) -> Result<(), Stop> {
+    async fn report_converged(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), Stop> {
         let payload = json!({
             "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
             "removed": put.removed, "left_out": put.left_out,
@@ -281,7 +272,7 @@ impl Look<'_> {
     }
 
     /// Observe mode: says what would be sent.
-    async fn report(&self, put: &domain::token_list::Put) -> Result<(), Stop> {
+    async fn report(&self, put: &Put) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
         tx.lock(&self.claim).await?;
         let payload = json!({
@@ -333,19 +324,35 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// Archived or deleted since we knew it: the next look asks for it by name again. Or a mishap of Layer's, which is over
+    /// after some tries and need not call anybody.
+    async fn unknown_to_layer(&self) -> Result<Stop, Stop> {
+        const TRIES: u32 = 4;
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        tx.forget_layer_id(&self.id).await?;
+        tx.commit().await?;
+        let code = "business_unknown_to_layer";
+        if self.claim.attempts < TRIES {
+            let why = format!("Layer does not show the business {} any more: it is asked for again", self.id);
+            tracing::warn!(why, "the business vanished at Layer");
+            return Ok(Stop::Row(backoff(self.context, &self.claim, None, code, why)));
+        }
+        let id = &self.id;
+        let why =
+            format!("Layer does not show the business {id} any more (archived?): unarchive it there, then release");
+        Ok(self.parked(code, why))
+    }
+
     /// Layer does not take the list as it is. A token in it may be dead because its Item changed and nobody said so:
-    /// every Item of the list is looked at, and what they find makes this business due again. Returns whether one of them
-    /// was waiting to be looked at already.
+    /// every Item of the list is looked at, and what they find makes this business due again.
     ///
     /// Not under the lease: a look too many does no harm, and the Items' rows are locked before the business's.
-    async fn doubt_items(&self, facts: &Facts) -> Result<bool, Stop> {
+    async fn doubt_items(&self, facts: &Facts) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
-        let mut unserved = false;
-        for item in &facts.items {
-            let row = tx.work(domain::work::Kind::Item, item.as_str()).await?;
-            unserved |= row.is_some_and(|r| r.is_unserved());
+        for item in facts.items.keys() {
             let mark = store::Mark {
-                kind: domain::work::Kind::Item,
+                kind: Kind::Item,
                 id: item.as_str(),
                 class: Class::Rotation,
                 reason: "Layer does not take the list",
@@ -358,7 +365,27 @@ impl Look<'_> {
         }
         tx.commit().await?;
         self.context.items_due.notify_one();
-        Ok(unserved)
+        Ok(())
+    }
+
+    /// Whether an Item with a token in this list has not been looked at since the list was refused for the first time, which
+    /// may be now; then its look is ordered.
+    async fn items_may_know_more(&self, facts: &Facts, put: &Put) -> Result<bool, Stop> {
+        let mut tx = self.context.store.begin_read().await?;
+        let row = tx.work(Kind::Business, self.id.as_str()).await?;
+        let refused_before = row.filter(|r| r.blocked.as_ref().is_some_and(|b| b.code == LIST_REFUSED));
+        let Some(since) = refused_before.and_then(|r| r.blocked_at) else {
+            drop(tx);
+            self.doubt_items(facts).await?;
+            return Ok(true);
+        };
+        for (item, _) in facts.items.iter().filter(|(_, tokens)| put.tokens.iter().any(|t| tokens.contains(t))) {
+            let now = tx.now();
+            if tx.work(Kind::Item, item.as_str()).await?.is_some_and(|r| r.awaits_look(since, now)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn parked(&self, code: &str, why: String) -> Stop {

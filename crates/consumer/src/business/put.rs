@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use store::{Blocked, Finish};
 use tracing::field::Empty;
 
-/// How often a list is sent again as it is before somebody is called.
-const REFUSALS: u32 = 2;
+/// The code of a business whose list Layer read and refused.
+pub(super) const LIST_REFUSED: &str = "list_refused";
 
 impl Look<'_> {
     pub(super) async fn put(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
@@ -36,8 +36,17 @@ impl Look<'_> {
             Err(error) if error.meaning() == Meaning::RefusedContent => {
                 return Err(self.list_refused(facts, &put, &error).await?);
             }
+            Err(error) if error.meaning() == Meaning::NoSuchBusiness => {
+                metrics::counter!(metric::PUTS, "result" => "failed").increment(1);
+                return Err(self.unknown_to_layer().await?);
+            }
             Err(error) => {
                 metrics::counter!(metric::PUTS, "result" => "failed").increment(1);
+                if error.may_have_happened() {
+                    let mut tx = self.context.store.begin().await?;
+                    tx.may_arrive_late(&self.claim).await?;
+                    tx.commit().await?;
+                }
                 return Err(self.refused(&error).await);
             }
         }
@@ -82,7 +91,6 @@ impl Look<'_> {
     /// alarmed, until their successors are minted. Never found out by trial PUTs.
     async fn list_refused(&self, facts: &Facts, put: &Put, error: &layer::Error) -> Result<Stop, Stop> {
         metrics::counter!(metric::PUTS, "result" => "refused").increment(1);
-        let unlooked = self.doubt_items(facts).await?;
         let older = facts
             .wanted
             .iter()
@@ -91,13 +99,13 @@ impl Look<'_> {
         if older == 0 || self.row.leave_out == LeaveOut::Older {
             // Often Layer notices a rotation before anybody else says so, and the looks at the Items find it. They may be
             // long in coming: after a rotation of thousands, or while Plaid is away.
-            if unlooked || self.claim.attempts < REFUSALS {
+            if self.items_may_know_more(facts, put).await? {
                 let why = format!("Layer refuses the token list ({}): its Items are looked at first", error.code());
                 tracing::warn!(error = chain(error), "the list is refused: its Items are looked at first");
-                return Ok(Stop::Row(backoff(self.context, &self.claim, None, "list_refused", why)));
+                return Ok(Stop::Row(backoff(self.context, &self.claim, None, LIST_REFUSED, why)));
             }
             return Ok(self.parked(
-                "list_refused",
+                LIST_REFUSED,
                 format!(
                     "Layer refuses the token list ({}): one of its {} tokens is not accepted; look at the business there, \
                      re-link or remove the account it can't read, then release",
@@ -111,12 +119,13 @@ impl Look<'_> {
             error = chain(error),
             "Layer refuses the list: tokens of older generations are left out until their successors are minted"
         );
+        self.doubt_items(facts).await?;
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.set_leave_out(&self.id, LeaveOut::Older).await?;
         tx.commit().await?;
         let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
-        let blocked = Blocked { by: Block::Backoff, code: "list_refused".into(), why };
+        let blocked = Blocked { by: Block::Backoff, code: LIST_REFUSED.into(), why };
         Ok(Stop::Row(Finish::blocked(Duration::ZERO, Class::Retry, blocked)))
     }
 
