@@ -14,6 +14,8 @@ const MISSES: u32 = 3;
 /// so the look ends, keeps what it did, and goes on when there is.
 pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Result<Result<(), Finish>, Interrupted> {
     let lease = context.settings.lease;
+    // As long as the last slot was missed by: a slow database costs a slot and some time, and never all calls.
+    let mut lead = Duration::ZERO;
     for _ in 0..MISSES {
         if context.stopping.is_cancelled() {
             return Ok(Err(given_back(claim, call)));
@@ -23,7 +25,7 @@ pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Re
         let booking = match claim.prepaid(call) {
             Some(at) => Booking::At(at),
             // The wait is part of the lease, so it may take a part of it only.
-            None => tx.book(&context.settings.limits, call, horizon(claim.urgency).min(lease / 4)).await?,
+            None => tx.book(&context.settings.limits, call, horizon(claim.urgency).min(lease / 4), lead).await?,
         };
         tx.commit().await?;
         let at = match booking {
@@ -38,6 +40,7 @@ pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Re
         if at.elapsed() < call.late() {
             return Ok(Ok(()));
         }
+        lead = at.elapsed().min(lease / 4);
     }
     Ok(Err(postponed(claim, call, call.late())))
 }

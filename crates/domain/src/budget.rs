@@ -91,8 +91,9 @@ impl Call {
 const ECHO: Duration = Duration::from_secs(1);
 /// The lowest that repeated refusals bring a rate to.
 const SLOWEST: f64 = 1.0 / 32.0;
-/// The longest rest that a provider's `Retry-After` can order.
-const LONGEST_REST: Duration = Duration::from_hours(1);
+/// The longest rest that a provider's `Retry-After` can order: no documented window is longer than a minute, and every
+/// list waits meanwhile. Whoever calls too early is told so again.
+const LONGEST_REST: Duration = Duration::from_mins(5);
 
 impl Limits {
     pub fn per_minute(&self, call: Call) -> u32 {
@@ -183,11 +184,24 @@ impl Booked {
 
     /// Books one call. Ok: how long until it may leave. Err: how long until it is worth asking again.
     pub fn book(&mut self, limits: &Limits, call: Call, now: Millis, horizon: Duration) -> Result<Duration, Duration> {
+        self.book_ahead(limits, call, now, horizon, Duration::ZERO)
+    }
+
+    /// The same for a caller that can't leave before `lead` is over.
+    pub fn book_ahead(
+        &mut self,
+        limits: &Limits,
+        call: Call,
+        now: Millis,
+        horizon: Duration,
+        lead: Duration,
+    ) -> Result<Duration, Duration> {
         let micros = |m: Millis| m.0.saturating_mul(1000);
-        let slot = self.until.max(micros(now) - call.burst()).max(micros(self.rest_until));
+        let earliest = if lead.is_zero() { micros(now) - call.burst() } else { micros(now.plus(lead)) };
+        let slot = self.until.max(earliest).max(micros(self.rest_until));
         let wait = Duration::from_micros(u64::try_from(slot - micros(now)).unwrap_or(0));
-        if wait > horizon {
-            return Err(wait - horizon);
+        if wait > horizon + lead {
+            return Err(wait - horizon - lead);
         }
         self.until = slot + (limits.interval(call) / self.rate(now, limits.recovery)) as i64;
         Ok(wait)

@@ -26,14 +26,20 @@ pub struct BudgetRow {
 const THOUSAND: f64 = 1000.0;
 
 impl Tx {
-    /// Books one call; it counts once this transaction commits. The row stays locked until then, so a transaction that
+    /// Books one call, to leave when `lead` is over at the earliest; it counts once this transaction commits. The row stays locked until then, so a transaction that
     /// also changes work rows changes those first.
-    pub async fn book(&mut self, limits: &Limits, call: Call, horizon: Duration) -> Result<Booking, Error> {
+    pub async fn book(
+        &mut self,
+        limits: &Limits,
+        call: Call,
+        horizon: Duration,
+        lead: Duration,
+    ) -> Result<Booking, Error> {
         let mut booked = self.lock_budget(call).await?;
-        match booked.book(limits, call, self.now(), horizon) {
+        match booked.book_ahead(limits, call, self.now(), horizon, lead) {
             Ok(wait) => {
                 self.save_budget(call, &booked).await?;
-                Ok(Booking::At(self.began + wait))
+                Ok(Booking::At(self.told + wait))
             }
             Err(wait) => Ok(Booking::NotBefore(wait)),
         }

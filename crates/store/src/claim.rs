@@ -18,8 +18,8 @@ pub struct Claim {
     pub class: Class,
     pub reason: String,
     pub attempts: u32,
-    /// How long ago a holder lost the row without having given it back, if no look has settled that since: what it
-    /// sent may still be on its way.
+    /// How long ago a holder lost the row without having given it back, or was not answered, if no look has settled that
+    /// since: what it sent may still be on its way.
     pub taken_over: Option<Duration>,
     /// An operator released the row and allows, this once, what a guard held back.
     pub permit: bool,
@@ -70,8 +70,24 @@ struct Holder<'a> {
 struct Due {
     id: String,
     urgency: Class,
+    class: Class,
     due_at: i64,
     needs: Option<Call>,
+}
+
+/// Who comes first among rows of one urgency: those whose own class it is, or those that waited until they had it. One
+/// claim in eight is for these: an import of thousands, each of whom has waited for long, must not stand before a rotation
+/// of this moment, and still goes on while rotations never end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Own,
+    Aged,
+}
+
+impl Turn {
+    fn of(now: Millis) -> Self {
+        if now.0 % 8 == 0 { Self::Aged } else { Self::Own }
+    }
 }
 
 impl Store {
@@ -87,10 +103,11 @@ impl Store {
     ) -> Result<Vec<Claim>, Error> {
         let holder = Holder { owner, lease, deadline: Instant::now() + lease };
         let mut tx = self.begin().await?;
-        let mut due = tx.due(kind, false, limit).await?;
+        let turn = Turn::of(tx.now());
+        let mut due = tx.due(kind, false, limit, turn).await?;
         if kind == Kind::Item {
-            due.extend(tx.due(kind, true, limit).await?);
-            due.sort_by_key(|d| (d.urgency.rank(), d.due_at));
+            due.extend(tx.due(kind, true, limit, turn).await?);
+            due.sort_by_key(|d| (d.urgency.rank(), if turn == Turn::Aged { 0 } else { d.class.rank() }, d.due_at));
         }
         if due.is_empty() {
             return Ok(Vec::new());
@@ -131,11 +148,11 @@ impl Purse {
     fn afford(&mut self, tx: &Tx, row: &Due, limits: &Limits) -> Option<Vec<(Call, Instant)>> {
         let (ahead, now) = (horizon(row.urgency), tx.now());
         let (call, mut first) = self.first;
-        let mut prepaid = vec![(call, tx.began + first.book(limits, call, now, ahead).ok()?)];
+        let mut prepaid = vec![(call, tx.told + first.book(limits, call, now, ahead).ok()?)];
         if row.needs == Some(Call::Mint)
             && let Some(mint) = &mut self.mint
         {
-            prepaid.push((Call::Mint, tx.began + mint.book(limits, Call::Mint, now, ahead).ok()?));
+            prepaid.push((Call::Mint, tx.told + mint.book(limits, Call::Mint, now, ahead).ok()?));
         }
         self.first = (call, first);
         Some(prepaid)
@@ -151,16 +168,17 @@ impl Purse {
 
 impl Tx {
     /// Due rows, those whose next look has to mint or the others, locked until the end of this transaction.
-    async fn due(&mut self, kind: Kind, mints: bool, limit: u32) -> Result<Vec<Due>, Error> {
+    async fn due(&mut self, kind: Kind, mints: bool, limit: u32, turn: Turn) -> Result<Vec<Due>, Error> {
         // One class higher for each promotion time that it waited, but never as a person.
         let query = built(format!(
-            "SELECT id, due_at, needs, CASE WHEN class = 0 THEN 0 WHEN class - ($3 - due_at) / $4 < 1 THEN 1
+            "SELECT id, due_at, class, needs, CASE WHEN class = 0 THEN 0 WHEN class - ($3 - due_at) / $4 < 1 THEN 1
                  ELSE class - ($3 - due_at) / $4 END AS urgency
              FROM work WHERE kind = $1 AND due_at <= $3 AND (lease_until IS NULL OR lease_until <= $3)
                  AND (next_look IS NULL OR next_look <= $3) AND COALESCE(needs, '') {} $5
                  AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $2)
-             ORDER BY urgency, due_at LIMIT $6 {}",
+             ORDER BY urgency, {} due_at LIMIT $6 {}",
             if mints { "=" } else { "<>" },
+            if turn == Turn::Aged { "" } else { "class," },
             self.dialect.skip_locked()
         ));
         let query = query
@@ -174,7 +192,8 @@ impl Tx {
         let due = rows.iter().map(|row| {
             let needs = opt_parsed(row, "needs", |w| Call::from_word(&w).ok_or_else(|| format!("unknown call {w}")))?;
             let urgency = Class::from_rank(number(row, "urgency")?);
-            Ok(Due { id: text(row, "id")?, urgency, due_at: number(row, "due_at")?, needs })
+            let class = Class::from_rank(number(row, "class")?);
+            Ok(Due { id: text(row, "id")?, urgency, class, due_at: number(row, "due_at")?, needs })
         });
         due.collect()
     }

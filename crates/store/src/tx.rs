@@ -61,6 +61,8 @@ pub struct Tx {
     now: Millis,
     /// Taken before the clock was asked: what lasts from `now` ends here at the latest.
     pub(crate) began: Instant,
+    /// Taken when the clock had answered: what is to happen a time after `now` does not happen earlier than that.
+    pub(crate) told: Instant,
 }
 
 impl std::fmt::Debug for Tx {
@@ -99,6 +101,7 @@ impl Tx {
         let began = Instant::now();
         let clock = sqlx::query(store.dialect.clock());
         let now: i64 = in_time("statement", clock.fetch_one(&mut *inner)).await?.try_get(0)?;
+        let told = Instant::now();
         Ok(Self {
             inner,
             dialect: store.dialect,
@@ -106,6 +109,7 @@ impl Tx {
             fingerprints: store.fingerprints.clone(),
             now: Millis(now),
             began,
+            told,
         })
     }
 

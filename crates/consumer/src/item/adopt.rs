@@ -45,7 +45,10 @@ impl Look<'_> {
     async fn list(&mut self, business: &BusinessId) -> Result<Vec<ListedAccount>, Stop> {
         self.turn(Call::Layer).await?;
         let rows = match resolve::layer_id_of(self.context, business).await {
-            Ok(Some(id)) => self.context.layer.list_plaid_accounts(&id).await,
+            Ok(Some(id)) => {
+                self.turn(Call::Layer).await?;
+                self.context.layer.list_plaid_accounts(&id).await
+            }
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error),
         };

@@ -33,6 +33,8 @@ impl Look<'_> {
         };
         metrics::counter!(metric::TOKEN_LOOKUPS, "result" => "found").increment(1);
         let mut tx = self.context.store.begin().await?;
+        // Waits for a push that is under way: what it says besides its token must not be lost to this.
+        tx.check_lease(&self.claim).await?;
         let news = tx.add_candidate(&self.item.id, &token, "lookup", None).await?;
         tx.commit().await?;
         let fingerprint = self.context.store.fingerprints().of_access(&token);
@@ -151,7 +153,8 @@ impl Look<'_> {
         }
         tx.commit().await?;
         // The first token of an Item is a link, every later one a rotation.
-        self.claim.class = self.claim.class.min(Class::Rotation);
+        let class = if generation > 1 { Class::Rotation } else { Class::NewAccount };
+        self.claim.class = self.claim.class.min(class);
         metrics::counter!(metric::TOKEN_CHANGES, "source" => source_label(&candidate.source)).increment(1);
         tracing::info!(generation, token = %candidate.fingerprint, source = candidate.source, "access token proved, it is current now");
         Ok(proved_at)
