@@ -110,10 +110,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             }
         })?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);
-        serde_path_to_error::deserialize(&mut json).map(Self).map_err(|error| {
+        let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let path = error.path().to_string();
             ApiError::bad_request(explain(&path, error.inner()))
-        })
+        })?;
+        json.end().map_err(|_| ApiError::bad_request("there is something behind the JSON value of the body"))?;
+        Ok(Self(body))
     }
 }
 

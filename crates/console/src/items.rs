@@ -57,6 +57,7 @@ pub(crate) enum Wait {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PutQuery {
     /// What to wait for; `accepted` when not given.
@@ -120,7 +121,11 @@ impl PutItem {
                     "each account needs a `business`, or the Item needs one for all of them",
                 ));
             }
-            accounts.get_or_insert_with(Vec::new).push(named);
+            let accounts = accounts.get_or_insert_with(Vec::new);
+            if accounts.iter().any(|a: &Assignment| a.account == named.account) {
+                return Err(ApiError::bad_request("`accounts` names one account twice"));
+            }
+            accounts.push(named);
         }
         if business.is_none() && accounts.is_none() {
             return Err(ApiError::bad_request("say which `business` the Item's accounts belong to"));

@@ -101,6 +101,17 @@ impl Admin {
             )
             .into());
         }
+        let is_url = reqwest::Url::parse(&config.admin.url).is_ok_and(|u| matches!(u.scheme(), "http" | "https"));
+        if !is_url {
+            return Err(BadSetting::new("admin.url", "must begin with http:// or https://").into());
+        }
+        if !config.admin.token.expose_secret().chars().all(|c| c.is_ascii_graphic()) {
+            return Err(BadSetting::new(
+                "admin.token (or admin.token_file)",
+                "must be the token alone, which is what stands behind `# token: ` in the output of `rekey token new`",
+            )
+            .into());
+        }
         let roots = reqwest::Certificate::from_pem_bundle(config.extra_roots()?.as_bytes())?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).tls_certs_merge(roots).build()?;
         let url = config.admin.url.trim_end_matches('/').to_owned();
@@ -240,8 +251,12 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
     let token = if put.token_file.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin())?
     } else {
+        let name = put.token_file.display().to_string();
+        if domain::redact::shows_token(&name) {
+            return Err(Usage("--token-file takes the name of a file, and this looks like a token".into()).into());
+        }
         std::fs::read_to_string(&put.token_file)
-            .map_err(|e| Usage(format!("the token file {} can't be read: {e}", put.token_file.display())))?
+            .map_err(|e| Usage(format!("the token file {name} can't be read: {e}")))?
     };
     let mut body = json!({"access_token": token.trim(), "business": put.business});
     if !put.accounts.is_empty() {

@@ -42,7 +42,7 @@ impl Checks<'_> {
 
 /// Validates each section and tries each connection that the roles need, or all of them if none is named; a section nobody
 /// filled in is reported like any other fault.
-pub(super) async fn check(config: &Config, roles: &[Role], json: bool) -> anyhow::Result<Ended> {
+pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: bool) -> anyhow::Result<Ended> {
     use Role::{Console, Consumer, Receiver};
     let every = &[Receiver, Consumer, Console];
     let mut checks = Checks { roles, found: Vec::new() };
@@ -76,6 +76,9 @@ pub(super) async fn check(config: &Config, roles: &[Role], json: bool) -> anyhow
                 None => say(&format!("ok    {}", one.what)),
                 Some(fault) => say(&format!("FAIL  {:<24} {fault}", one.what)),
             }
+        }
+        if no_file {
+            say("WARN  no configuration file was given (--config or REKEY_CONFIG), only the environment was read");
         }
         config.unverified().iter().for_each(|told| say(&format!("WARN  {told}")));
     }

@@ -34,7 +34,10 @@ struct Entry {
 
 /// What became of one.
 enum Pushed {
+    /// Plaid proved its token, or there was none to prove.
     Taken,
+    /// Stored, and Plaid has not answered yet.
+    Pending,
     Refused(String),
     Unanswered(String),
 }
@@ -60,7 +63,7 @@ impl Import {
         bar.set_position((total - left.len()) as u64);
 
         let before = total - left.len();
-        let (mut refused, mut taken) = (Vec::new(), 0);
+        let (mut refused, mut taken, mut pending) = (Vec::new(), 0, 0);
         let mut unanswered = None;
         let admin = Arc::new(admin);
         let mut pushes = JoinSet::new();
@@ -77,6 +80,7 @@ impl Import {
                     taken += 1;
                     writeln!(journal, "{}", entry.mark)?;
                 }
+                Pushed::Pending => pending += 1,
                 Pushed::Refused(why) => refused.push((entry.line, format!("Item {}: {why}", entry.item))),
                 Pushed::Unanswered(why) => unanswered = Some(why),
             }
@@ -87,7 +91,7 @@ impl Import {
         bar.finish_and_clear();
         refused.sort();
         let refused = refused.into_iter().map(|(line, why)| format!("line {line}: {why}")).collect();
-        Report { total, before, taken, refused, stopped: unanswered }.show(admin.json)
+        Report { total, before, taken, pending, refused, stopped: unanswered }.show(admin.json)
     }
 }
 
@@ -97,26 +101,37 @@ struct Report {
     /// Taken by an earlier run.
     before: usize,
     taken: usize,
+    pending: usize,
     refused: Vec<String>,
     stopped: Option<String>,
 }
 
 impl Report {
     fn show(self, json: bool) -> anyhow::Result<Ended> {
-        let Self { total, before, taken, refused, stopped } = self;
+        let Self { total, before, taken, pending, refused, stopped } = self;
         if json {
             let report = serde_json::json!({
-                "items": total, "taken_before": before, "taken": taken, "refused": refused, "stopped": stopped,
+                "items": total, "taken_before": before, "taken": taken, "pending": pending, "refused": refused, "stopped": stopped,
             });
             say(&report.to_string());
         } else {
             refused.iter().for_each(|line| say(line));
-            say(&format!("{total} Items: {before} taken before, {taken} taken now, {} refused", refused.len()));
+            let lines = refused.len();
+            say(&format!(
+                "{total} Items: {before} taken before, {taken} taken now, {pending} not proved yet, {lines} refused"
+            ));
+            if pending > 0 {
+                say("what is not proved yet is stored, and may still be refused: run the same command again to see");
+            }
         }
         if let Some(why) = stopped {
             anyhow::bail!("{why}; run the same command again to go on");
         }
-        Ok(if refused.is_empty() { Ended::Well } else { Ended::Rejected })
+        Ok(match (refused.is_empty(), pending) {
+            (false, _) => Ended::Rejected,
+            (true, 0) => Ended::Well,
+            (true, _) => Ended::Pending,
+        })
     }
 }
 
@@ -162,7 +177,8 @@ async fn push_one(admin: &Admin, entry: &Entry) -> Pushed {
     for wait in [0u64, 200, 1000, 3000] {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         match admin.call(Method::PUT, &path, Some(&entry.body)).await {
-            Ok(answer) if matches!(answer.status, 200 | 202) => return Pushed::Taken,
+            Ok(answer) if answer.status == 200 => return Pushed::Taken,
+            Ok(answer) if answer.status == 202 => return Pushed::Pending,
             Ok(answer) if matches!(answer.status, 401 | 403 | 429) => {
                 return Pushed::Unanswered(
                     "the admin API refuses the admin token: check admin.token and its role".into(),

@@ -8,7 +8,7 @@ pub(crate) mod keys;
 pub use import::check_import;
 pub use keys::sealing_key;
 
-use crate::config::{self, Config};
+use crate::config::{self, BadSetting, Config};
 use crate::wiring::Roles;
 use crate::{demo, logs, process};
 use clap::{Parser, Subcommand};
@@ -145,10 +145,15 @@ pub fn run() -> ExitCode {
     // A variable that is not UTF-8 is none of ours.
     let environment: BTreeMap<String, String> =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
-    let config = match config::load(cli.config.as_deref(), &environment) {
+    let loaded = match cli.command.reads_settings() {
+        true => config::load(cli.config.as_deref(), &environment),
+        false => config::load(None, &BTreeMap::new()),
+    };
+    let config = match loaded {
         Ok(config) => config,
         Err(error) => return failed(2, &error),
     };
+    let no_file = cli.config.is_none();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(1, &error),
@@ -157,13 +162,27 @@ pub fn run() -> ExitCode {
         Ok(ended) => ended.into(),
         Err(error) => {
             let is_configuration = error.is::<Usage>()
-                || error.is::<config::BadSetting>()
+                || error.is::<BadSetting>()
                 || error.is::<store::BadKeyRing>()
                 || error.is::<consumer::ImpossibleSweep>();
+            if is_configuration && no_file {
+                complain("no configuration file was given (--config or REKEY_CONFIG), only the environment was read");
+            }
             failed(if is_configuration { 2 } else { 1 }, error.as_ref())
         }
     }
 }
+
+impl Command {
+    /// A file that a setting names and nobody has made yet must not stop the command that makes it.
+    fn reads_settings(&self) -> bool {
+        !matches!(self, Self::Keys(KeysCommand::New) | Self::Token(_) | Self::Metrics)
+    }
+}
+
+/// What one role publishes to its own broker, no other process would ever read.
+const EMBEDDED_ALONE: &str =
+    "is \"embedded\", a broker that this process alone sees: start `rekey all`, or name a Kafka that all roles reach";
 
 /// One line on standard error: what is wrong and what to do.
 #[allow(clippy::print_stderr, reason = "the last word of a command is for the terminal, not for the log")]
@@ -178,6 +197,9 @@ fn failed(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
 
 /// `service` is what traces call the process.
 async fn serve(config: Config, service: &'static str, roles: Roles) -> anyhow::Result<Ended> {
+    if config.is_embedded() && roles.receiver != roles.consumer {
+        return Err(BadSetting::new("kafka.bootstrap", EMBEDDED_ALONE).into());
+    }
     let traces = config.traces()?.map(|to| traces::Exporter::new(&to, service)).transpose()?;
     logs::start(&config.log, traces.as_ref()).map_err(Usage)?;
     let ended = process::run(config, roles).await;
@@ -196,7 +218,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::All => serve(config, "rekey", Roles::ALL).await,
         Command::Sandbox => serve(config, "rekey-sandbox", Roles { sandbox: true, ..Roles::default() }).await,
         Command::Migrate => check::migrate(&config, cli.json).await,
-        Command::Check { role } => check::check(&config, &role, cli.json).await,
+        Command::Check { role } => check::check(&config, &role, cli.config.is_none(), cli.json).await,
         Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config, cli.json).await,
         Command::Keys(KeysCommand::New) => keys::new_keys(cli.json),
         Command::Keys(KeysCommand::Rotate) => admin::rotate_keys(&admin::Admin::new(&config, cli.json)?).await,

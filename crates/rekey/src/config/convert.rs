@@ -300,7 +300,7 @@ impl Config {
             awaiting_token_poll: consumer.awaiting_token_poll.0,
             gone_after: consumer.gone_after.0,
             new_accounts_join: consumer.new_accounts_join,
-            account_types: self.plaid.account_types.clone(),
+            account_types: self.account_types()?,
             first_contact: consumer.first_contact,
             environment: self.plaid.environment.clone(),
             unknown_tokens: layer.unknown_tokens,
@@ -317,6 +317,20 @@ impl Config {
             probe_interval: consumer.probe_interval.0,
             gap_spread: consumer.gap_spread.0,
         })
+    }
+
+    /// A type that Plaid does not have would leave every list without its accounts, and nobody would be told.
+    fn account_types(&self) -> Result<Vec<String>, BadSetting> {
+        // <https://plaid.com/docs/api/accounts/#account-type-schema>
+        const TYPES: [&str; 6] = ["depository", "credit", "loan", "investment", "brokerage", "other"];
+        let types = &self.plaid.account_types;
+        match types.is_empty() || types.iter().any(|t| !TYPES.contains(&t.as_str())) {
+            true => Err(BadSetting::new(
+                "plaid.account_types",
+                "must name one or more of depository, credit, loan, investment, brokerage, other",
+            )),
+            false => Ok(types.clone()),
+        }
     }
 
     /// The fleet's part of the documented limits.
