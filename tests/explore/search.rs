@@ -113,7 +113,7 @@ fn settings() -> String {
     let mut settings: toml::Table = tests::SETTINGS.parse().unwrap();
     // Only the explorer moves time: nothing waits, nothing ends by itself, the sweep never comes.
     let own = "[consumer]\ndebounce = \"0s\"\nlease = \"1h\"\nsweep_period = \"100d\"\nbackoff_first = \"1ms\"\n\
-               backoff_cap = \"1ms\"\nseed = 1\ndark_after = 1000000\n[plaid]\ntimeout = \"60s\"\n[layer]\ntimeout = \"60s\"\n\
+               backoff_cap = \"1ms\"\ngone_after = \"1ms\"\nseed = 1\ndark_after = 1000000\n[plaid]\ntimeout = \"60s\"\n[layer]\ntimeout = \"60s\"\n\
                verify_timeout = \"0s\"\nmax_fleet_removals = 1000000\n[sandbox]\nseed = 1\n";
     tests::merge(&mut settings, own.parse().unwrap());
     settings.to_string()
