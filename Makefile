@@ -65,9 +65,9 @@ storm-real: prerequisites ## a storm on Apache Kafka, PostgreSQL and SQLite, wit
 	tests/with-servers --own $(TARGET)/debug/storm-real $(if $(SEED),--seed $(SEED)) $(if $(ROTATIONS),--rotations $(ROTATIONS)) \
 	  $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(BUSINESSES),--businesses $(BUSINESSES))
 
-explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STATES=n, SCENE=name
-	$(CARGO) build --package tests --bin explore
-	TMPDIR=$(SHM) $(TARGET)/debug/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
+explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STATES=n, SCENE=name; optimized, for there are many
+	$(CARGO) build --release --package tests --bin explore
+	TMPDIR=$(SHM) $(TARGET)/release/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
 
 bench: ## figures as ratios, side by side in one run: floods, and a storm of due Items at the documented limits; half an hour with its 10 000 Items, ITEMS=n
 	$(CARGO) build --package tests --bin bench

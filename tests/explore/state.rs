@@ -19,7 +19,7 @@ const TABLES: [&str; 12] = [
 ];
 
 /// What differs from run to run and is read by nobody who decides by it.
-const VOLATILE: [&str; 25] = [
+const VOLATILE: [&str; 26] = [
     "due_at",
     "lease_until",
     "lease_owner",
@@ -45,6 +45,7 @@ const VOLATILE: [&str; 25] = [
     "at",
     "next_look",
     "next_proof",
+    "missing_since",
 ];
 
 /// A row of the queue.
@@ -176,6 +177,9 @@ async fn everything(database: &mut SqliteConnection) -> String {
         let mut told: Vec<String> = columns.into_iter().filter(is_kept).map(|c| format!("quote({c})")).collect();
         if table == "work" {
             told.push("(wanted > done) || (unblocked > done) || (lease_until IS NULL) || (taken_over IS NULL)".into());
+        }
+        if table == "accounts" {
+            told.push("(missing_since IS NULL)".into());
         }
         parts.push(format!("SELECT '{table}' || {} AS told FROM {table}", told.join(" || ',' || ")));
     }
