@@ -100,7 +100,7 @@ async fn i1_i9_every_role_is_replaced_under_load() {
     let unanswered: Vec<String> = callers.join_all().await.into_iter().flatten().collect();
     assert!(unanswered.is_empty(), "{} of {answered:?} were not answered: {unanswered:?}", unanswered.len());
     assert!(answered.load(Ordering::Relaxed) > 500, "{answered:?}");
-    world.until_exact().await;
-    drop((consumers, receivers));
+    // While they run: what is left of the webhooks makes Items due, and somebody must look at these.
     world.end().await;
+    drop((consumers, receivers));
 }
