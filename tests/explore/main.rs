@@ -25,9 +25,9 @@ use std::process::ExitCode;
 /// Tries every order of steps in a small world.
 #[derive(Parser)]
 struct Options {
-    /// Crashes, lost answers and lost leases on one way.
-    #[arg(long, default_value_t = 1)]
-    faults: u32,
+    /// Crashes, lost answers and lost leases on one way. Not given: as many as let the scene end within minutes.
+    #[arg(long)]
+    faults: Option<u32>,
     /// States after which a scene is left, explored to its end or not.
     #[arg(long, default_value_t = 1_000_000)]
     states: usize,
@@ -45,7 +45,8 @@ fn main() -> ExitCode {
     println!("{:<28} {:>6} {:>8} {:>8} {:>6} {:>8}  end", "scene", "faults", "states", "ways", "ends", "seconds");
     let mut red = scenes.is_empty();
     for scene in scenes {
-        let found = runtime.block_on(search::search(scene, options.faults, options.states));
+        let faults = options.faults.unwrap_or(scene.faults);
+        let found = runtime.block_on(search::search(scene, faults, options.states));
         let end = match (&found.broken, found.complete) {
             (Some(_), _) => "RED",
             (None, true) => "complete",
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         println!(
             "{:<28} {:>6} {:>8} {:>8} {:>6} {:>8.1}  {end}",
             scene.name,
-            options.faults,
+            faults,
             found.states,
             found.ways,
             found.ends,

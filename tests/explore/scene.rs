@@ -26,21 +26,24 @@ pub(crate) struct Scene {
     pub(crate) events: &'static [Event],
     /// Whether the Item is linked and its list right before it begins.
     pub(crate) linked: bool,
+    /// Crashes, lost answers and lost leases with which it ends within minutes; with one more it takes hours.
+    pub(crate) faults: u32,
 }
 
 pub(crate) const SCENES: &[Scene] = &[
-    Scene { name: "a first link", events: &[Event::Push], linked: false },
-    Scene { name: "one rotation", events: &[Event::Rotate], linked: true },
-    Scene { name: "two rotations", events: &[Event::Rotate, Event::Rotate], linked: true },
-    Scene { name: "a late push of an old token", events: &[Event::Rotate, Event::PushOld], linked: true },
-    Scene { name: "a move", events: &[Event::Move], linked: true },
-    Scene { name: "a move and a rotation", events: &[Event::Move, Event::Rotate], linked: true },
+    Scene { name: "a first link", events: &[Event::Push], linked: false, faults: 1 },
+    Scene { name: "one rotation", events: &[Event::Rotate], linked: true, faults: 1 },
+    Scene { name: "two rotations", events: &[Event::Rotate, Event::Rotate], linked: true, faults: 0 },
+    Scene { name: "a late push of an old token", events: &[Event::Rotate, Event::PushOld], linked: true, faults: 0 },
+    Scene { name: "a move", events: &[Event::Move], linked: true, faults: 0 },
+    Scene { name: "a move and a rotation", events: &[Event::Move, Event::Rotate], linked: true, faults: 0 },
     Scene {
         name: "a silent rotation, a move",
         events: &[Event::RotateInSilence, Event::Move, Event::Push],
         linked: true,
+        faults: 0,
     },
-    Scene { name: "a rotation, a closed account", events: &[Event::Rotate, Event::Close], linked: true },
+    Scene { name: "a rotation, a closed account", events: &[Event::Rotate, Event::Close], linked: true, faults: 0 },
 ];
 
 /// Who takes part.
