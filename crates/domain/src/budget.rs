@@ -384,6 +384,41 @@ mod tests {
     }
 
     #[test]
+    fn who_needs_time_before_a_call_books_behind_it() {
+        let (limits, now, ms) = (limits(50), Millis(START), Duration::from_millis);
+        let table = [
+            (-9000, 500, 0, Ok(ms(500))),
+            (600, 500, 100, Ok(ms(600))),
+            (600, 500, 99, Err(ms(1))),
+            (900, 500, 0, Err(ms(400))),
+            (-9000, 0, 0, Ok(ms(0))),
+        ];
+        for (taken, lead, horizon, expected) in table {
+            let mut booked = Booked { until: (now.0 + taken) * 1000, ..Booked::default() };
+            let got = booked.book_ahead(&limits, Call::Mint, now, ms(horizon), ms(lead));
+            assert_eq!(got, expected, "{taken} {lead} {horizon}");
+        }
+    }
+
+    #[test]
+    fn a_slot_is_void_by_the_window_of_its_limit() {
+        let late = |call: Call| call.late().as_millis();
+        assert_eq!(
+            (late(Call::Mint), late(Call::AccountsGet), late(Call::ItemGet), late(Call::TokenProbe)),
+            (1000, 1000, 1000, 1000)
+        );
+        assert_eq!((late(Call::Layer), late(Call::LayerCreate)), (150, 150));
+        // 5 a second: a second, the burst and what leaves late, in four gaps; and never more than a minute's worth.
+        for (per_minute, gap) in [(300, 300_000), (120, 1_200_000), (30, 2_075_862)] {
+            let limits = Limits { layer: per_minute, ..limits(1) };
+            let now = Millis(START);
+            let mut booked = Booked { until: now.0 * 1000, ..Booked::default() };
+            assert_eq!(booked.book(&limits, Call::Layer, now, Duration::ZERO), Ok(Duration::ZERO));
+            assert_eq!(booked.until - now.0 * 1000, gap, "{per_minute}");
+        }
+    }
+
+    #[test]
     fn looks_at_one_item_use_its_limit_half_at_once_and_half_spread() {
         let seconds = Duration::from_secs_f64;
         for (per_item, at_once, each) in [(0, 0.0, 60.0), (1, 0.0, 60.0), (2, 0.0, 60.0), (15, 45.0, 7.5)] {
