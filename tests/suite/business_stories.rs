@@ -14,6 +14,7 @@ stories!(
     i8_removals_over_the_whole_fleet_are_held,
     i8_a_list_that_layer_refuses_is_parked_once,
     i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_arrive,
+    i4_a_business_that_layer_forgets_for_a_moment_is_asked_for_again,
     i4_a_refused_creation_is_tried_again_with_what_is_pushed_next,
     i4_a_refused_list_waits_for_the_looks_at_its_items,
     i10_a_list_that_waits_for_its_tokens_is_looked_at_again,
@@ -176,6 +177,28 @@ async fn i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_ar
     let list = "GET /v1/businesses/{id}/plaid/accounts";
     // Before the PUT, after it, and when a late one would have arrived.
     world.until("the list is read a third time", || world.sandbox.calls(list) >= 3).await;
+    world.end().await;
+}
+
+/// What Layer forgets for a moment, it knows again after some tries, and nobody is called.
+async fn i4_a_business_that_layer_forgets_for_a_moment_is_asked_for_again(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let forgotten = |call: &str| {
+        let answer = FaultKind::Answer {
+            status: 404,
+            error_type: "Plaid".into(),
+            error_code: "SpecifiedIdNotFound".into(),
+            retry_after: None,
+        };
+        world.sandbox.fault(Fault::times(call, 2, answer));
+    };
+    forgotten("GET /v1/businesses/{id}/plaid/accounts");
+    forgotten("PUT /v1/businesses/{id}");
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
     world.end().await;
 }
 

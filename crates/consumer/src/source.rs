@@ -51,7 +51,7 @@ fn refused(error: &sqlx::Error) -> SourceError {
 impl TokenSource {
     pub fn sql(url: &SecretString, query: String, connections: u32, timeout: Duration) -> Result<Self, SourceError> {
         // A URL of another kind would be refused at the first look-up only, as if the query were wrong.
-        if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+        if !store::is_database_url(url.expose_secret()) {
             return Err(SourceError::Url);
         }
         sqlx::any::install_default_drivers();

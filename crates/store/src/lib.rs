@@ -38,7 +38,7 @@ pub use reseal::Resealed;
 pub use sealed::{BadKeyRing, KeyRing, parse_keys};
 pub use signals::{Hint, Intake};
 pub use suspicion::{PauseRow, Suspicion};
-pub use tx::Tx;
+pub use tx::{Tx, is_database_url};
 pub use verified::{unverified_mode, verified_url};
 
 /// What can go wrong in the store.

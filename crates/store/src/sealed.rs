@@ -21,11 +21,12 @@ impl std::fmt::Debug for KeyRing {
 /// Why a key ring can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadKeyRing {
-    #[error(
-        "the key ring is empty: set secrets.keys to `id:base64-of-32-bytes` (make one with `rekey keys new`, and give its value alone, without quotes)"
-    )]
+    #[error("the key ring is empty: set secrets.keys to `id:base64-of-32-bytes` (make one with `rekey keys new`)")]
     Empty,
-    #[error("key {0} of the ring is not `id:base64-of-32-bytes` (make one with `rekey keys new`)")]
+    #[error(
+        "key {0} of the ring is not `id:base64-of-32-bytes` (make one with `rekey keys new`, and give its value alone, without \
+         quotes)"
+    )]
     Malformed(usize),
     #[error("the key ring names the key id {0} twice")]
     Twice(String),

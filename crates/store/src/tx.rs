@@ -15,6 +15,11 @@ pub(crate) enum Dialect {
     Postgres,
 }
 
+/// Whether a URL names a database of a kind that Rekey can use.
+pub fn is_database_url(url: &str) -> bool {
+    Dialect::of_url(url).is_some()
+}
+
 impl Dialect {
     pub(crate) fn of_url(url: &str) -> Option<Self> {
         if url.starts_with("sqlite:") {

@@ -153,7 +153,7 @@ impl Look<'_> {
     fn waits_for_tokens(&self, accounts: usize) -> Finish {
         let why = "Layer refuses the tokens these accounts have: the list is sent when new ones are minted".to_owned();
         tracing::warn!(accounts, why, "business waits");
-        faults::backoff(self.context, &self.claim, None, "waits_for_tokens", why)
+        backoff(self.context, &self.claim, None, "waits_for_tokens", why)
     }
 
     /// A hold is looked at again with every event and sweep: what it objects to may be gone by then.
@@ -328,12 +328,13 @@ impl Look<'_> {
     /// after some tries and need not call anybody.
     async fn unknown_to_layer(&self) -> Result<Stop, Stop> {
         const TRIES: u32 = 4;
+        let code = "business_unknown_to_layer";
+        let is_new = self.blocked_since(code).await?.is_none();
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.forget_layer_id(&self.id).await?;
         tx.commit().await?;
-        let code = "business_unknown_to_layer";
-        if self.claim.attempts < TRIES {
+        if is_new || self.claim.attempts < TRIES {
             let why = format!("Layer does not show the business {} any more: it is asked for again", self.id);
             tracing::warn!(why, "the business vanished at Layer");
             return Ok(Stop::Row(backoff(self.context, &self.claim, None, code, why)));
@@ -371,21 +372,25 @@ impl Look<'_> {
     /// Whether an Item with a token in this list has not been looked at since the list was refused for the first time, which
     /// may be now; then its look is ordered.
     async fn items_may_know_more(&self, facts: &Facts, put: &Put) -> Result<bool, Stop> {
-        let mut tx = self.context.store.begin_read().await?;
-        let row = tx.work(Kind::Business, self.id.as_str()).await?;
-        let refused_before = row.filter(|r| r.blocked.as_ref().is_some_and(|b| b.code == LIST_REFUSED));
-        let Some(since) = refused_before.and_then(|r| r.blocked_at) else {
-            drop(tx);
+        let Some(since) = self.blocked_since(LIST_REFUSED).await? else {
             self.doubt_items(facts).await?;
             return Ok(true);
         };
+        let mut tx = self.context.store.begin_read().await?;
+        let now = tx.now();
         for (item, _) in facts.items.iter().filter(|(_, tokens)| put.tokens.iter().any(|t| tokens.contains(t))) {
-            let now = tx.now();
             if tx.work(Kind::Item, item.as_str()).await?.is_some_and(|r| r.awaits_look(since, now)) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Since when this business could not be served, if the last look ended for this very reason: what other failures came
+    /// before it says nothing about this one.
+    async fn blocked_since(&self, code: &str) -> Result<Option<domain::Millis>, Stop> {
+        let row = self.context.store.begin_read().await?.work(Kind::Business, self.id.as_str()).await?;
+        Ok(row.filter(|r| r.blocked.as_ref().is_some_and(|b| b.code == code)).and_then(|r| r.blocked_at))
     }
 
     fn parked(&self, code: &str, why: String) -> Stop {

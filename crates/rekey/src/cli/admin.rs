@@ -1,7 +1,7 @@
 //! Commands that call the admin API.
 
 use super::{Ended, Usage, complain, say};
-use crate::config::{BadSetting, Config};
+use crate::config::{BadSetting, Config, http_url};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
@@ -101,10 +101,7 @@ impl Admin {
             )
             .into());
         }
-        let is_url = reqwest::Url::parse(&config.admin.url).is_ok_and(|u| matches!(u.scheme(), "http" | "https"));
-        if !is_url {
-            return Err(BadSetting::new("admin.url", "must begin with http:// or https://").into());
-        }
+        http_url("admin.url", &config.admin.url)?;
         if !config.admin.token.expose_secret().chars().all(|c| c.is_ascii_graphic()) {
             return Err(BadSetting::new(
                 "admin.token (or admin.token_file)",

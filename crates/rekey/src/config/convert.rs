@@ -137,7 +137,7 @@ impl Config {
     pub fn store(&self) -> Result<store::Settings, BadSetting> {
         let url = self.database.url.expose_secret();
         need("database.url", url)?;
-        if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
+        if !store::is_database_url(url) {
             return Err(BadSetting::new("database.url", "must begin with sqlite:// or postgres://"));
         }
         Ok(store::Settings {

@@ -6,6 +6,7 @@ mod secrets;
 mod trust;
 
 pub use convert::BadSetting;
+pub(crate) use convert::http_url;
 pub use load::{ConfigError, EXAMPLE, load, load_text};
 pub use secrets::fingerprinter;
 
