@@ -39,8 +39,8 @@ pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
         let offset = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Spread by process, so that two runs at once rarely meet.
-        let start = u16::try_from(std::process::id() % 8000).unwrap();
+        // Far apart even for neighbouring process ids, so that two runs at once rarely meet.
+        let start = u16::try_from(std::process::id().wrapping_mul(1009) % 12_000).unwrap();
         let port = 20_000 + (start + offset) % 12_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;

@@ -106,10 +106,20 @@ async fn i3_a_storm_leaves_no_secret_anywhere() {
         let path = format!("{}{suffix}", file.display());
         traces.insert(format!("database{suffix}"), std::fs::read(path).unwrap_or_default());
     }
-    assert!(traces["log"].len() > 100_000 && traces["database"].len() > 10_000, "there is something to search");
+    // What was searched is what would tell: how much of it there is depends on who was quicker.
+    let log = String::from_utf8_lossy(&traces["log"]);
+    for line in ["\"level\":\"TRACE\"", "business converged", "item pushed", "look ended"] {
+        assert!(log.contains(line), "the log has no {line:?}");
+    }
+    assert!(
+        traces["database"].starts_with(b"SQLite format 3") && traces["database"].len() > 10_000,
+        "an empty database"
+    );
 
     let mut secrets = world.sandbox.secrets();
-    assert!(secrets.len() > 20, "tokens of every kind were given out");
+    for kind in ["access-", "processor-", "bearer-"] {
+        assert!(secrets.iter().any(|s| s.starts_with(kind)), "no {kind} token was given out");
+    }
     secrets.extend(marked);
     secrets.push(world.local.admin_token.clone());
     for name in ["SECRETS__KEYS", "SECRETS__FINGERPRINT_KEY", "PLAID__SECRET", "LAYER__CLIENT_SECRET"] {

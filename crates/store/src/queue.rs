@@ -359,3 +359,44 @@ pub(crate) fn work_row(row: &AnyRow) -> Result<WorkRow, Error> {
         looked_at: opt_time(row, "looked_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i4_a_look_is_awaited_until_it_ended_or_gave_up() {
+        let (since, now, hour) = (Millis(1_000_000), Millis(1_060_000), Duration::from_hours(1));
+        let row = |looked_at: i64, due_at: Millis, by: Option<Block>| WorkRow {
+            kind: Kind::Item,
+            id: "x".into(),
+            due_at: Some(due_at),
+            class: Class::Rotation,
+            reason: String::new(),
+            wanted: 2,
+            done: 1,
+            attempts: 0,
+            epoch: 1,
+            leased_until: None,
+            blocked: by.map(|by| Blocked { by, code: String::new(), why: String::new() }),
+            blocked_at: None,
+            looked_at: Some(Millis(looked_at)),
+        };
+        let (before, after) = (since.0 - 1, since.0 + 1);
+        let served = WorkRow { done: 2, ..row(after, now.plus(hour), None) };
+        let table = [
+            ("not looked at yet", row(before, now, None), true),
+            ("cut short, and due again at once", row(after, now, None), true),
+            ("looked at; a webhook that can wait came since", row(after, now.plus(hour), None), false),
+            ("served", served.clone(), false),
+            ("being looked at", WorkRow { leased_until: Some(now.plus(hour)), ..served }, true),
+            ("fails for a while", row(after, now, Some(Block::Backoff)), true),
+            ("its provider is paused", row(after, now, Some(Block::Pause)), true),
+            ("held", row(before, now, Some(Block::Hold)), false),
+            ("parked", row(before, now, Some(Block::Parked)), false),
+        ];
+        for (claim, row, expected) in table {
+            assert_eq!(row.awaits_look(since, now), expected, "{claim}");
+        }
+    }
+}
