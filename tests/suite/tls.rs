@@ -1,7 +1,6 @@
 //! Whom Rekey believes: a certificate of an unknown authority, or for another name, is refused by every connection, and
 //! what is said names the setting.
 
-use base64::Engine;
 use domain::fault::chain;
 use domain::{Provider, metric};
 use rekey::config::{Config, load_text};
@@ -11,8 +10,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use store::{KeyRing, Store};
-use tests::kafka::Cluster;
+use tests::kafka::{Cluster, Listeners, unsigned_token};
 use tests::postgres::Postgres;
+use tests::process::free_port;
 use tests::tls::{Authority, https};
 use tests::{Parts, World, holds, metrics};
 
@@ -109,7 +109,7 @@ async fn a_postgresql_with_a_wrong_certificate_is_refused() {
     let (ours, strangers) = (Authority::new("ours"), Authority::new("a stranger's"));
     let right = files.write("ours.pem", &ours.pem).display().to_string();
     let wrong = files.write("strangers.pem", &strangers.pem).display().to_string();
-    let server = Postgres::secure(&files.home("one"), &ours.issue(&["127.0.0.1"]));
+    let server = Postgres::secure(&files.home("one"), &ours.issue(&["127.0.0.1"]), free_port());
     let verified = |ca: &str| server.url(&format!("postgres?sslmode=verify-full&sslrootcert={ca}"));
     let opened = || async { open(verified(&right)).await.is_ok() };
     assert!(holds(opened).await, "{:?}", open(verified(&right)).await);
@@ -121,7 +121,7 @@ async fn a_postgresql_with_a_wrong_certificate_is_refused() {
     let plain = std::env::var("TEST_POSTGRES").unwrap();
     let said = open(format!("{plain}?sslmode=verify-full")).await.expect_err("no TLS");
     assert!(said.contains("no TLS") && said.contains("sslmode=disable"), "{said}");
-    let other = Postgres::secure(&files.home("two"), &ours.issue(&["db.example"]));
+    let other = Postgres::secure(&files.home("two"), &ours.issue(&["db.example"]), free_port());
     let reached = || async {
         let said = open(other.url(&format!("postgres?sslmode=verify-full&sslrootcert={right}")))
             .await
@@ -149,7 +149,9 @@ async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
     let right = files.write("ours.pem", &ours.pem).display().to_string();
     let wrong = files.write("strangers.pem", &strangers.pem).display().to_string();
     let password = uuid::Uuid::new_v4().to_string();
-    let (cluster, tls, sasl) = Cluster::secure(&ours.issue(&["127.0.0.1"]), &password);
+    let at = Listeners::new();
+    let cluster = Cluster::secure(&ours.issue(&["127.0.0.1"]), &password, &at);
+    let Listeners { tls, sasl, .. } = at;
     let over_tls = |ca| with_kafka(tls, &[("security.protocol", "ssl"), ("ssl.ca.location", ca)]);
     let over_sasl = |ca: &str, user: &[(&str, &str)]| {
         with_kafka(sasl, &[&[("security.protocol", "sasl_ssl"), ("ssl.ca.location", ca)], user].concat())
@@ -169,7 +171,7 @@ async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
         a_webhook_arrives_over(&over_sasl(&right, &user(&password))).await;
     }
     // The token comes from an endpoint whose certificate is checked as well.
-    let endpoint = https(&ours.issue(&["127.0.0.1"]), bearer_token()).await;
+    let endpoint = https(&ours.issue(&["127.0.0.1"]), unsigned_token()).await;
     let url = format!("https://{endpoint}/oauth2/token");
     let over_oauth = |ca| {
         let user = [
@@ -185,15 +187,6 @@ async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
     let said = refusal(&over_oauth(&wrong)).await.expect("a wrong certificate of the token endpoint");
     assert!(!said.contains(&password), "I3: {said}");
     a_webhook_arrives_over(&over_oauth(&right)).await;
-}
-
-/// What an identity provider answers: a token that says who it is for and how long, here without a signature.
-fn bearer_token() -> String {
-    let part = |json: serde_json::Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json.to_string());
-    let now = jiff::Timestamp::now().as_second();
-    let claims = json!({"sub": "rekey", "iat": now, "exp": now + 3600});
-    let token = format!("{}.{}.", part(json!({"alg": "none"})), part(claims));
-    json!({"access_token": token, "token_type": "Bearer", "expires_in": 3600}).to_string()
 }
 
 /// From the receiver to the topic, over the connection that these settings make.

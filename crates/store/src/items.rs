@@ -208,6 +208,8 @@ impl Tx {
             WHERE item_id = $1 AND state = 'live'";
         let now = self.now().0;
         self.run(sqlx::query(sql).bind(item).bind(now)).await?;
+        // No later look settles what a look that died, or is on its way, has begun.
+        self.orphan_intents(id).await?;
         self.businesses_of_item(id).await
     }
 

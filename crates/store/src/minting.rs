@@ -47,7 +47,7 @@ impl Tx {
         rows.iter().map(|r| Ok((parsed(r, "account_id", AccountId::parse)?, number(r, "generation")?))).collect()
     }
 
-    /// Intents that an earlier look left behind: their answers were lost, so the tokens may exist and never reach a
+    /// Intents that nobody will settle any more: their answers were lost, so the tokens may exist and never reach a
     /// list. Returns how many.
     pub async fn orphan_intents(&mut self, item: &ItemId) -> Result<u64, Error> {
         let sql =
@@ -79,9 +79,10 @@ impl Tx {
         Ok(Intent { id, item: item.clone(), account: account.clone(), generation })
     }
 
-    /// Plaid refused with an answer, so no token exists.
+    /// Plaid refused with an answer, so no token exists, whoever took this intent for an orphan meanwhile.
     pub async fn drop_intent(&mut self, intent: &Intent) -> Result<(), Error> {
-        let sql = "DELETE FROM processor_tokens WHERE id = $1 AND state = 'intended'";
+        let sql =
+            "DELETE FROM processor_tokens WHERE id = $1 AND state IN ('intended', 'orphaned') AND fingerprint IS NULL";
         self.run(sqlx::query(sql).bind(intent.id.clone())).await?;
         Ok(())
     }

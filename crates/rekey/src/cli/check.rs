@@ -58,7 +58,7 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
     checks.check("console", &[Console], set(config.console().map(drop))).await;
     checks.check("trace", every, trace(config)).await;
     checks.check("database", &[Consumer, Console], database(config)).await;
-    checks.check("kafka", &[Receiver, Consumer], kafka(config)).await;
+    checks.check("kafka", &[Receiver, Consumer], kafka(config, roles)).await;
     checks.check("plaid", &[Receiver, Consumer], plaid(config)).await;
     checks.check("layer", &[Consumer], layer(config)).await;
     checks.check("token_source", &[Consumer], source(config)).await;
@@ -106,9 +106,10 @@ async fn database(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-async fn kafka(config: &Config) -> anyhow::Result<()> {
+async fn kafka(config: &Config, roles: &[Role]) -> anyhow::Result<()> {
     if config.is_embedded() {
-        return Ok(());
+        let asked = |role| roles.is_empty() || roles.contains(&role);
+        return Ok(config.broker_serves(asked(Role::Receiver), asked(Role::Consumer))?);
     }
     let (connection, topics) = (config.connection(), config.topics());
     let mut faults = bus::check(&connection, &topics).await.context("check kafka.bootstrap and kafka.properties")?;

@@ -180,10 +180,6 @@ impl Command {
     }
 }
 
-/// What one role publishes to its own broker, no other process would ever read.
-const EMBEDDED_ALONE: &str =
-    "is \"embedded\", a broker that this process alone sees: start `rekey all`, or name a Kafka that all roles reach";
-
 /// One line on standard error: what is wrong and what to do.
 #[allow(clippy::print_stderr, reason = "the last word of a command is for the terminal, not for the log")]
 pub(crate) fn complain(text: &str) {
@@ -197,9 +193,7 @@ fn failed(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
 
 /// `service` is what traces call the process.
 async fn serve(config: Config, service: &'static str, roles: Roles) -> anyhow::Result<Ended> {
-    if config.is_embedded() && roles.receiver != roles.consumer {
-        return Err(BadSetting::new("kafka.bootstrap", EMBEDDED_ALONE).into());
-    }
+    config.broker_serves(roles.receiver, roles.consumer)?;
     let traces = config.traces()?.map(|to| traces::Exporter::new(&to, service)).transpose()?;
     logs::start(&config.log, traces.as_ref()).map_err(Usage)?;
     let ended = process::run(config, roles).await;

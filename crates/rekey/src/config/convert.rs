@@ -111,6 +111,18 @@ impl Config {
         self.kafka.bootstrap == "embedded"
     }
 
+    /// Refuses a receiver or a consumer alone on the embedded broker: what one of them publishes there, no other process
+    /// would ever read.
+    pub fn broker_serves(&self, receiver: bool, consumer: bool) -> Result<(), BadSetting> {
+        if self.is_embedded() && receiver != consumer {
+            return Err(BadSetting::new(
+                "kafka.bootstrap",
+                "is \"embedded\", a broker that this process alone sees: start `rekey all`, or name a Kafka that all roles reach",
+            ));
+        }
+        Ok(())
+    }
+
     pub fn connection(&self) -> bus::Connection {
         let properties = self.kafka.properties.iter().map(|(k, v)| (k.clone(), v.expose_secret().to_owned()));
         bus::Connection { bootstrap: self.kafka.bootstrap.clone(), properties: properties.collect::<BTreeMap<_, _>>() }

@@ -1,0 +1,114 @@
+//! One suite of store tests for both databases.
+
+mod opening;
+mod queue;
+mod tokens;
+
+use domain::budget::Limits;
+use domain::work::{Block, Class, Kind};
+use domain::{AccessToken, BusinessId, Fingerprinter, ItemId};
+use secrecy::SecretString;
+use std::time::Duration;
+use store::{Blocked, Claim, Declaration, Error, Finish, KeyRing, Mark, Push, Settings, Store};
+use tests::{Parts, fresh_database};
+
+struct Place {
+    url: String,
+    _directory: tempfile::TempDir,
+}
+
+async fn place(parts: Parts) -> Place {
+    let directory = tempfile::tempdir().unwrap();
+    let url = match parts {
+        Parts::Embedded => format!("sqlite://{}", directory.path().join("store.sqlite").display()),
+        Parts::Real => fresh_database().await,
+    };
+    Place { url, _directory: directory }
+}
+
+const KEY: &str = "a:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const OTHER_KEY: &str = "b:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+
+async fn open_with(place: &Place, keys: &str, fingerprint: u8) -> Result<Store, Error> {
+    let settings = Settings {
+        url: SecretString::from(place.url.clone()),
+        connections: 8,
+        acquire_timeout: Duration::from_secs(10),
+    };
+    let ring = KeyRing::parse(&SecretString::from(keys)).unwrap();
+    Store::open(&settings, ring, Fingerprinter::new(1, &[fingerprint; 32])).await
+}
+
+async fn open(parts: Parts) -> (Store, Place) {
+    let place = place(parts).await;
+    (open_with(&place, KEY, 7).await.unwrap(), place)
+}
+
+fn item(n: &str) -> ItemId {
+    ItemId::parse(n).unwrap()
+}
+fn mark(id: &str) -> Mark<'_> {
+    Mark {
+        kind: Kind::Item,
+        id,
+        class: Class::Rotation,
+        reason: "test",
+        wait: Duration::ZERO,
+        quiet: None,
+        unblocks: false,
+        traceparent: None,
+    }
+}
+async fn marked(store: &Store, mark: &Mark<'_>) -> i64 {
+    let mut tx = store.begin().await.unwrap();
+    let wanted = tx.mark(mark).await.unwrap();
+    tx.commit().await.unwrap();
+    wanted
+}
+async fn claim(store: &Store, owner: &str, lease: Duration) -> Vec<Claim> {
+    store.claim(Kind::Item, owner, lease, 10, &limits()).await.unwrap()
+}
+/// More than any case uses.
+fn limits() -> Limits {
+    Limits {
+        item_get: 600_000,
+        accounts_get: 600_000,
+        mint: 600_000,
+        token_probe: 600_000,
+        layer: 600_000,
+        layer_create: 600_000,
+        per_item: 60_000,
+        recovery: Duration::from_secs(10),
+    }
+}
+const LONG: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_secs(3600);
+
+fn done() -> Finish {
+    Finish::done(SWEEP, Class::Sweep)
+}
+fn blocked(by: Block) -> Finish {
+    let blocked = Blocked { by, code: "test".into(), why: "because".into() };
+    Finish::blocked(SWEEP, Class::Retry, blocked)
+}
+async fn finish(store: &Store, claim: &Claim, finish: &Finish) -> Result<(), Error> {
+    let mut tx = store.begin().await.unwrap();
+    tx.finish(claim, finish).await?;
+    tx.commit().await
+}
+async fn push(store: &Store, id: &str, token: &str, source: Declaration) {
+    let push = Push {
+        item: item(id),
+        access_token: Some(AccessToken::new(token)),
+        declaration: source,
+        class: Class::Person,
+        source: "push",
+        traceparent: None,
+    };
+    let mut tx = store.begin().await.unwrap();
+    tx.push(&push).await.unwrap();
+    tx.commit().await.unwrap();
+}
+fn acme() -> Declaration {
+    Declaration { business: Some(BusinessId::parse("acme").unwrap()), ..Declaration::default() }
+}

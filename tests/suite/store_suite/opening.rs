@@ -1,0 +1,103 @@
+//! A database is opened: its schema, its keys, and what can be read in it without them.
+
+use super::{KEY, LONG, OTHER_KEY, acme, claim, item, open, open_with, place, push};
+use domain::{AccountId, ProcessorToken};
+use rekey::config::{self, Config};
+use store::{Declaration, Error, Store};
+use tests::Parts;
+
+stories!(
+    i3_nothing_secret_is_readable_in_the_database,
+    keys_are_checked_at_start,
+    several_processes_migrate_at_once,
+    a_database_of_the_future_is_refused,
+);
+
+async fn i3_nothing_secret_is_readable_in_the_database(parts: Parts) {
+    let (store, place) = open(parts).await;
+    let creation = Some("{\"phone_number\": \"marked-phone\"}".to_owned());
+    push(&store, "x", "access-sandbox-marked", Declaration { creation, ..acme() }).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    let mut tx = store.begin().await.unwrap();
+    tx.promote(&item("x"), &store.fingerprints().of("access-sandbox-marked")).await.unwrap();
+    let intent = tx.intend(&held, &item("x"), &AccountId::parse("acc").unwrap(), 1).await.unwrap();
+    tx.save_minted(&intent, &ProcessorToken::new("processor-sandbox-marked")).await.unwrap();
+    tx.commit().await.unwrap();
+    let dump = dump(&place.url).await;
+    assert!(dump.len() > 500, "the dump is not empty");
+    assert!(!dump.contains("marked"), "I3: a secret stands in the database");
+}
+
+async fn keys_are_checked_at_start(parts: Parts) {
+    let place = place(parts).await;
+    drop(open_with(&place, KEY, 7).await.unwrap());
+    let refused = |result: Result<Store, Error>, word: &str| {
+        let message = result.map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(word), "{message}");
+    };
+    refused(open_with(&place, OTHER_KEY, 7).await, "add that key again");
+    refused(open_with(&place, &KEY.replace("AQEB", "AQED"), 7).await, "a key was changed under the same id");
+    refused(open_with(&place, KEY, 8).await, "fingerprint_key");
+    // A new key in front seals, the old one behind it still opens.
+    open_with(&place, &format!("{OTHER_KEY},{KEY}"), 7).await.unwrap();
+}
+
+async fn several_processes_migrate_at_once(parts: Parts) {
+    let place = place(parts).await;
+    let opened = futures::future::join_all((0..4).map(|_| open_with(&place, KEY, 7))).await;
+    for store in opened {
+        store.unwrap();
+    }
+}
+
+async fn a_database_of_the_future_is_refused(parts: Parts) {
+    let place = place(parts).await;
+    let store = open_with(&place, KEY, 7).await.unwrap();
+    store.close().await;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().connect(&place.url).await.unwrap();
+    sqlx::query("UPDATE meta SET value = '99' WHERE name = 'oldest_compatible_schema'").execute(&pool).await.unwrap();
+    let message = open_with(&place, KEY, 7).await.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("run a newer release"), "{message}");
+}
+
+/// Every row of every table as text.
+async fn dump(url: &str) -> String {
+    use sqlx::Row;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().connect(url).await.unwrap();
+    let tables = [
+        "work",
+        "items",
+        "assignments",
+        "access_tokens",
+        "accounts",
+        "processor_tokens",
+        "businesses",
+        "hints",
+        "unknown_items",
+        "outbox",
+        "audit",
+        "meta",
+    ];
+    let mut text = String::new();
+    for table in tables {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT * FROM {table}"))).fetch_all(&pool).await.unwrap();
+        for row in rows {
+            for column in 0..row.len() {
+                let value = row.try_get::<Option<String>, _>(column).ok().flatten();
+                text.push_str(&value.unwrap_or_default());
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// The settings that the examples name are settings.
+#[test]
+fn every_configuration_in_the_repository_is_valid() {
+    let config: Config = config::load_text("rekey.example.toml", config::EXAMPLE, &Default::default()).unwrap();
+    assert_eq!(config.kafka.topics.partitions, 12);
+    config::load_text("the tests' settings", tests::SETTINGS, &Default::default()).unwrap();
+}

@@ -1,0 +1,305 @@
+//! Rows of work: due, claimed, held, blocked, and what is told about them.
+
+use super::{LONG, SWEEP, acme, blocked, claim, done, finish, item, limits, mark, marked, open, push};
+use domain::BusinessId;
+use domain::budget::Call;
+use domain::item::ItemState;
+use domain::work::{Block, Class, Kind};
+use std::time::Duration;
+use store::{Blocked, Error, Finish, Mark, Page};
+use tests::Parts;
+
+stories!(
+    i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it,
+    a_row_follows_the_trace_of_its_event_until_that_is_served,
+    i7_a_lost_lease_writes_nothing,
+    a_lease_that_expires_is_taken_over,
+    many_claimers_share_without_overlap,
+    what_waited_long_has_one_claim_in_eight,
+    backoff_and_parking_wait_for_the_right_events,
+    a_pause_stops_claims_and_frees_the_wronged,
+    what_cannot_touch_a_token_is_no_signal,
+    figures_tell_who_waits_and_for_what,
+);
+
+async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    assert_eq!(marked(&store, &mark("x")).await, 1);
+    let first = claim(&store, "one", LONG).await.remove(0);
+    assert!(claim(&store, "two", LONG).await.is_empty(), "leased");
+    assert_eq!(marked(&store, &mark("x")).await, 2, "an event during the look");
+    finish(&store, &first, &done()).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
+    assert_eq!((row.wanted, row.done), (2, 1), "a waiter for the second event is not told that it is served");
+    drop(tx);
+    let second = claim(&store, "two", LONG).await.remove(0);
+    assert_eq!((second.wanted, second.taken_over), (2, None));
+    finish(&store, &second, &done()).await.unwrap();
+    assert!(claim(&store, "one", LONG).await.is_empty(), "served");
+    let mut tx = store.begin().await.unwrap();
+    let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
+    assert_eq!((row.wanted, row.done, row.reason.as_str()), (2, 2, "sweep"));
+}
+
+async fn a_row_follows_the_trace_of_its_event_until_that_is_served(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let of = |trace| Mark { traceparent: Some(trace), unblocks: true, ..mark("x") };
+    let look = async || claim(&store, "one", LONG).await.remove(0);
+    marked(&store, &of("first")).await;
+    let first = look().await;
+    finish(&store, &first, &Finish { again_after: Duration::ZERO, ..blocked(Block::Backoff) }).await.unwrap();
+    let retry = look().await;
+    marked(&store, &of("second")).await;
+    finish(&store, &retry, &done()).await.unwrap();
+    let second = look().await;
+    finish(&store, &second, &Finish::done(Duration::ZERO, Class::Sweep)).await.unwrap();
+    let sweep = look().await;
+    let followed = [first, retry, second, sweep].map(|claim| claim.traceparent);
+    assert_eq!(followed, [Some("first".into()), Some("first".into()), Some("second".into()), None]);
+}
+
+async fn i7_a_lost_lease_writes_nothing(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    marked(&store, &mark("x")).await;
+    let mut lost = claim(&store, "one", Duration::from_millis(1)).await.remove(0);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let held = claim(&store, "two", LONG).await.remove(0);
+    assert!(held.epoch > lost.epoch);
+    let mut tx = store.begin().await.unwrap();
+    tx.ensure_business(&BusinessId::parse("ghost").unwrap(), None).await.unwrap();
+    assert!(matches!(tx.finish(&lost, &done()).await, Err(Error::Stale { .. })));
+    drop(tx);
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.business(&BusinessId::parse("ghost").unwrap()).await.unwrap().is_none(), "the whole look is undone");
+    assert!(matches!(tx.renew(&mut lost, LONG).await, Err(Error::Stale { .. })));
+    assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
+    assert!(tx.check_lease(&held).await.is_ok());
+    drop(tx);
+    // The same process may claim a row again whose lease it lost: only the epoch tells the two looks apart.
+    finish(&store, &held, &done()).await.unwrap();
+    marked(&store, &mark("x")).await;
+    let mut lost = claim(&store, "one", Duration::from_millis(1)).await.remove(0);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    let mut tx = store.begin().await.unwrap();
+    assert!(matches!(tx.finish(&lost, &done()).await, Err(Error::Stale { .. })));
+    assert!(matches!(tx.renew(&mut lost, LONG).await, Err(Error::Stale { .. })));
+    assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
+    assert!(tx.check_lease(&held).await.is_ok());
+}
+
+async fn a_lease_that_expires_is_taken_over(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    marked(&store, &mark("x")).await;
+    let first = claim(&store, "one", Duration::from_millis(1)).await.remove(0);
+    assert!(first.remaining() <= Duration::from_millis(1));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let second = claim(&store, "two", LONG).await.remove(0);
+    assert!(second.taken_over.is_some(), "what the first one sent may still be on its way");
+    let blocked = Blocked { by: Block::Backoff, code: "x".into(), why: "x".into() };
+    let failed = Finish::blocked(Duration::ZERO, Class::Retry, blocked);
+    finish(&store, &second, &failed).await.unwrap();
+    let third = claim(&store, "one", LONG).await.remove(0);
+    assert!(third.taken_over.is_some(), "the take-over failed: the later look is still owed");
+    finish(&store, &third, &Finish { owes_look: true, ..done() }).await.unwrap();
+    marked(&store, &mark("x")).await;
+    let fourth = claim(&store, "one", LONG).await.remove(0);
+    assert!(fourth.taken_over > third.taken_over, "an event came before the later look, which is owed all the same");
+    finish(&store, &fourth, &done()).await.unwrap();
+    marked(&store, &mark("x")).await;
+    assert!(claim(&store, "one", LONG).await.remove(0).taken_over.is_none());
+}
+
+async fn many_claimers_share_without_overlap(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let mut tx = store.begin().await.unwrap();
+    for n in 0..60 {
+        tx.mark(&mark(&format!("x{n:02}"))).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let mut claimers = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let store = store.clone();
+        claimers.spawn(async move {
+            let mut mine = Vec::new();
+            for _ in 0..6 {
+                mine.extend(store.claim(Kind::Item, &format!("w{n}"), LONG, 5, &limits()).await.unwrap());
+            }
+            mine.into_iter().map(|c| c.id).collect::<Vec<_>>()
+        });
+    }
+    let mut all: Vec<String> = claimers.join_all().await.into_iter().flatten().collect();
+    all.extend(claim(&store, "last", LONG).await.into_iter().map(|c| c.id));
+    let count = all.len();
+    all.sort();
+    all.dedup();
+    assert_eq!((count, all.len()), (60, 60));
+}
+
+async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    for by in [Block::Backoff, Block::Parked] {
+        let id = by.as_str();
+        marked(&store, &mark(id)).await;
+        let held = claim(&store, "one", LONG).await.remove(0);
+        finish(&store, &held, &blocked(by)).await.unwrap();
+        marked(&store, &mark(id)).await;
+        assert!(claim(&store, "one", LONG).await.is_empty(), "{by}: an ordinary event does not hasten it");
+        marked(&store, &Mark { unblocks: true, ..mark(id) }).await;
+        let again = claim(&store, "one", LONG).await.remove(0);
+        assert_eq!(again.attempts, 0, "{by}: a new token starts afresh");
+        finish(&store, &again, &done()).await.unwrap();
+    }
+    // What unblocks arrives during the look that is about to fail: the failure is about the past.
+    for by in [Block::Backoff, Block::Parked] {
+        let id = format!("late-{by}");
+        marked(&store, &mark(&id)).await;
+        let held = claim(&store, "one", LONG).await.remove(0);
+        marked(&store, &Mark { unblocks: true, ..mark(&id) }).await;
+        finish(&store, &held, &blocked(by)).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        let row = tx.work(Kind::Item, &id).await.unwrap().unwrap();
+        assert_eq!((row.blocked, row.attempts), (None, 0), "{by}");
+        drop(tx);
+        let again = claim(&store, "one", LONG).await.remove(0);
+        finish(&store, &again, &done()).await.unwrap();
+    }
+    // Held by a guard: every event looks again, because what it objected to may be gone.
+    marked(&store, &mark("hold")).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    finish(&store, &held, &blocked(Block::Hold)).await.unwrap();
+    marked(&store, &mark("hold")).await;
+    let again = claim(&store, "one", LONG).await.remove(0);
+    assert!(!again.permit);
+    finish(&store, &again, &blocked(Block::Hold)).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.release(Kind::Item, "hold").await.unwrap());
+    assert!(!tx.release(Kind::Item, "nobody").await.unwrap());
+    tx.commit().await.unwrap();
+    assert!(claim(&store, "one", LONG).await.remove(0).permit, "a release permits once");
+}
+
+async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
+    use domain::Provider;
+    let (store, _place) = open(parts).await;
+    for id in ["a", "b"] {
+        marked(&store, &mark(id)).await;
+    }
+    let held = store.claim(Kind::Item, "one", LONG, 1, &limits()).await.unwrap().remove(0);
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.suspect(Provider::Plaid, "KEYS", Kind::Item, &held.id, LONG).await.unwrap().rows, 1);
+    tx.finish(&held, &blocked(Block::Parked)).await.unwrap();
+    assert!(tx.pause(Provider::Plaid, "why", "KEYS", Duration::ZERO).await.unwrap());
+    assert!(!tx.pause(Provider::Plaid, "why", "KEYS", Duration::ZERO).await.unwrap(), "once");
+    tx.commit().await.unwrap();
+    assert!(claim(&store, "one", LONG).await.is_empty(), "paused");
+    let mut tx = store.begin().await.unwrap();
+    assert!(
+        tx.list_parked(&Page { after: None, limit: 9 }).await.unwrap().is_empty(),
+        "I4: nobody stays parked for it"
+    );
+    assert_eq!(tx.due_probes(LONG).await.unwrap().len(), 1);
+    assert!(tx.due_probes(LONG).await.unwrap().is_empty(), "one process probes");
+    assert!(tx.resume(Provider::Plaid).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(claim(&store, "one", LONG).await.len(), 2, "everybody goes on");
+}
+
+/// A webhook about transactions comes during a look: the row is looked at again, but nobody's books have been at risk since.
+async fn what_cannot_touch_a_token_is_no_signal(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    for (quiet, signalled) in [(Some(LONG), false), (None, true)] {
+        let id = format!("x{signalled}");
+        marked(&store, &mark(&id)).await;
+        let first = claim(&store, "a", Duration::from_millis(300)).await.remove(0);
+        marked(&store, &Mark { quiet, ..mark(&id) }).await;
+        finish(&store, &first, &done()).await.unwrap();
+        let again = async || !claim(&store, "b", LONG).await.iter().all(|c| c.signal_at.is_some() != signalled);
+        assert!(tests::holds(again).await, "quiet {quiet:?}");
+    }
+}
+
+/// What is due, what a worker could take, and whose books are at risk are three questions.
+async fn figures_tell_who_waits_and_for_what(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let ms = Duration::from_millis(20);
+    let figures = async |spent: Option<Call>| {
+        tokio::time::sleep(ms).await;
+        let mut tx = store.begin_read().await.unwrap();
+        let due: i64 = tx.due_rows(Kind::Item).await.unwrap().iter().map(|d| d.rows).sum();
+        let claimable = tx.claimable_oldest(Kind::Item, |call| spent == Some(call)).await.unwrap();
+        let risk = tx.at_risk().await.unwrap();
+        assert_eq!(risk.businesses > 0, risk.oldest >= ms, "{risk:?}");
+        (due, claimable >= ms, risk.businesses)
+    };
+    assert_eq!(figures(None).await, (0, false, 0));
+    push(&store, "x", "access-sandbox-1", acme()).await;
+    assert_eq!(figures(None).await, (1, true, 0), "what a push says of its business holds once its token is proved");
+    let mut tx = store.begin().await.unwrap();
+    let pushed = tx.candidates(&item("x")).await.unwrap().remove(0);
+    tx.promote(&item("x"), &pushed.fingerprint).await.unwrap();
+    tx.set_item_state(&item("x"), ItemState::Active, None).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(figures(None).await, (1, true, 1), "an Item whose accounts nobody has read yet");
+    assert_eq!(figures(Some(Call::AccountsGet)).await, (1, false, 1), "more workers would not help");
+    assert_eq!(figures(Some(Call::Mint)).await, (1, true, 1), "it does not mint yet");
+
+    let held = claim(&store, "one", LONG).await.remove(0);
+    assert_eq!(figures(None).await, (0, false, 1), "somebody looks");
+    finish(&store, &held, &Finish::unfinished(Duration::ZERO, Class::Rotation, Call::Mint)).await.unwrap();
+    assert_eq!(figures(Some(Call::Mint)).await, (1, false, 1), "it waits for a mint");
+    let held = claim(&store, "one", LONG).await.remove(0);
+    finish(&store, &held, &blocked(Block::Parked)).await.unwrap();
+    assert_eq!(figures(None).await, (0, false, 1), "it waits for a person");
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.blocked_counts(Kind::Item).await.unwrap(), [(Block::Parked, "test".to_owned(), 1)]);
+    assert!(tx.release(Kind::Item, "x").await.unwrap());
+    tx.pause(domain::Provider::Plaid, "test", "test", LONG).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(figures(None).await, (1, false, 1), "it waits for its provider");
+    let mut tx = store.begin().await.unwrap();
+    tx.resume(domain::Provider::Plaid).await.unwrap();
+    tx.commit().await.unwrap();
+    let held = claim(&store, "one", LONG).await.remove(0);
+    finish(&store, &held, &done()).await.unwrap();
+    assert_eq!(figures(None).await, (0, false, 0), "served");
+
+    // What can't have touched a token puts nothing at risk, and is no beginning of a change that comes hours later.
+    marked(&store, &Mark { quiet: Some(SWEEP), class: Class::Sweep, ..mark("x") }).await;
+    assert_eq!(figures(None).await, (0, false, 0));
+    marked(&store, &mark("x")).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    assert!(held.signal_at.is_some());
+    finish(&store, &held, &done()).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.set_item_state(&item("x"), ItemState::AwaitingToken, None).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(figures(None).await, (0, false, 1), "rotated, and nobody told us the new token");
+}
+
+/// An import that waits since yesterday is as urgent as a rotation by now. It must not stand before it, nor wait for ever.
+async fn what_waited_long_has_one_claim_in_eight(parts: Parts) {
+    let (store, place) = open(parts).await;
+    const EACH: usize = 200;
+    let mark_all = async |class, kind: &str| {
+        let mut tx = store.begin().await.unwrap();
+        for n in 0..EACH {
+            tx.mark(&Mark { class, ..mark(&format!("{kind}-{n}")) }).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    };
+    mark_all(Class::NewAccount, "import").await;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().connect(&place.url).await.unwrap();
+    sqlx::query("UPDATE work SET due_at = 0").execute(&pool).await.unwrap();
+    pool.close().await;
+    mark_all(Class::Rotation, "rotation").await;
+    // Whose turn it is, the clock says: by chance one of them would be missed once in 10^11 runs.
+    let mut imports = 0;
+    for _ in 0..EACH {
+        let held = store.claim(Kind::Item, "one", LONG, 1, &limits()).await.unwrap();
+        imports += usize::from(held[0].id.starts_with("import"));
+    }
+    assert!((1..EACH / 2).contains(&imports), "{imports} of {EACH} claims were the import's");
+}
