@@ -96,9 +96,15 @@ test-chart: prerequisites $(CHART_TOOLS) ## the chart, its examples and the Dock
 chart-golden: $(CHART_TOOLS) ## write tests/chart/golden.yaml anew: read what changed before you commit it
 	$(CHART_CHECK) tests/chart/check --golden
 
-test-kube: $(CHART_TOOLS) ## the chart in the cluster that KUBECONFIG names, in namespaces of its own; with TEST_IMAGE, TEST_KAFKA and TEST_DATABASE in running pods
+test-kube: prerequisites $(CHART_TOOLS) ## the chart in the cluster that KUBECONFIG names; with TEST_IMAGE and TEST_FORWARD in running pods
+	$(CARGO) build --package rekey --package tests --bin rekey --bin services
 	$(CHART_CHECK) tests/kube/chart
-	$(if $(TEST_IMAGE),$(CHART_CHECK) tests/kube/pods,@echo "make: NOT TESTED: running pods, see the head of tests/kube/pods")
+ifdef TEST_IMAGE
+	tests/with-servers --own $(CHART_CHECK) tests/kube/pods
+	tests/with-servers --own $(CHART_CHECK) tests/kube/examples
+else
+	@echo "make: NOT TESTED: running pods, see the head of tests/kube/pods"
+endif
 
 $(TOOLS)/bin/helm:
 	@command -v go >/dev/null || { echo "make: helm is built with Go, which is missing: install it from https://go.dev/dl, or put helm 3 at $@" >&2; exit 1; }

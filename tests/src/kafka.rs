@@ -2,6 +2,8 @@
 
 use crate::process::{free_port, signal};
 use crate::tls::Identity;
+use base64::Engine;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -12,6 +14,27 @@ pub struct Cluster {
     directory: TempDir,
     libs: PathBuf,
     nodes: Vec<Node>,
+}
+
+/// Where a node is reached from elsewhere: by another name of this machine, in the clear, over TLS, and over TLS with SASL.
+#[derive(Debug, Clone)]
+pub struct Listeners {
+    pub host: String,
+    pub plain: u16,
+    pub tls: u16,
+    pub sasl: u16,
+}
+
+impl Listeners {
+    pub fn new() -> Self {
+        Self { host: "127.0.0.1".into(), plain: free_port(), tls: free_port(), sasl: free_port() }
+    }
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 #[derive(Debug)]
@@ -26,19 +49,21 @@ impl Cluster {
         Self::with(nodes, &[], |_| String::new())
     }
 
-    /// One node with two more listeners, whose ports are returned: TLS, and TLS with the user `rekey`, who shows this
-    /// password (PLAIN, SCRAM) or any unsigned token (OAUTHBEARER).
-    pub fn secure(identity: &Identity, password: &str) -> (Self, u16, u16) {
-        let (tls, sasl) = (free_port(), free_port());
+    /// One node that others reach as well, at these listeners; the user `rekey` shows this password (PLAIN, SCRAM) or any
+    /// unsigned token (OAUTHBEARER, see [`unsigned_token`]).
+    pub fn secure(identity: &Identity, password: &str, at: &Listeners) -> Self {
+        let Listeners { host, plain, tls, sasl } = at;
         let scram = format!("SCRAM-SHA-512=[name=rekey,password={password}]");
-        let cluster = Self::with(1, &["--add-scram", &scram], |directory| {
+        Self::with(1, &["--add-scram", &scram], |directory| {
             let store = directory.join("broker.pem");
             std::fs::write(&store, format!("{}{}", identity.key, identity.chain)).unwrap();
             format!(
-                "listeners=PLAINTEXT://127.0.0.1:@PORT@,CONTROLLER://127.0.0.1:@CONTROLLER@,SSL://127.0.0.1:{tls},\
-                 SASL_SSL://127.0.0.1:{sasl}\n\
-                 advertised.listeners=PLAINTEXT://127.0.0.1:@PORT@,SSL://127.0.0.1:{tls},SASL_SSL://127.0.0.1:{sasl}\n\
-                 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL\n\
+                "listeners=PLAINTEXT://127.0.0.1:@PORT@,CONTROLLER://127.0.0.1:@CONTROLLER@,PLAIN://127.0.0.1:{plain},\
+                 SSL://127.0.0.1:{tls},SASL_SSL://127.0.0.1:{sasl}\n\
+                 advertised.listeners=PLAINTEXT://127.0.0.1:@PORT@,PLAIN://{host}:{plain},SSL://{host}:{tls},\
+                 SASL_SSL://{host}:{sasl}\n\
+                 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PLAIN:PLAINTEXT,SSL:SSL,\
+                 SASL_SSL:SASL_SSL\n\
                  ssl.keystore.type=PEM\nssl.keystore.location={store}\n\
                  sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER\n\
                  listener.name.sasl_ssl.plain.sasl.jaas.config=\
@@ -49,8 +74,7 @@ impl Cluster {
                 security = "org.apache.kafka.common.security",
                 store = store.display(),
             )
-        });
-        (cluster, tls, sasl)
+        })
     }
 
     /// `format` is said to the tool that formats a node's directory. `more` stands behind the properties that every node has, and wins over them.
@@ -156,6 +180,16 @@ impl Cluster {
     pub fn log(&self, node: usize) -> String {
         read(&self.directory.path().join(format!("{node}.log")))
     }
+}
+
+/// What an identity provider answers, for the nodes that [`Cluster::secure`] makes: a token that says who it is for and how
+/// long, here without a signature.
+pub fn unsigned_token() -> String {
+    let part = |json: serde_json::Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json.to_string());
+    let now = jiff::Timestamp::now().as_second();
+    let claims = json!({"sub": "rekey", "iat": now, "exp": now + 3600});
+    let token = format!("{}.{}.", part(json!({"alg": "none"})), part(claims));
+    json!({"access_token": token, "token_type": "Bearer", "expires_in": 3600}).to_string()
 }
 
 fn read(path: &Path) -> String {

@@ -36,8 +36,11 @@ fn binaries() -> PathBuf {
 impl Postgres {
     /// Makes a database directory in `home`, which belongs to the user it will run as. Not started yet.
     pub fn create(home: &Path, log: PathBuf) -> Self {
-        let postgres =
-            Self { bin: binaries(), data: home.join("postgres"), log, port: free_port(), child: Mutex::new(None) };
+        Self::at(free_port(), home, log)
+    }
+
+    fn at(port: u16, home: &Path, log: PathBuf) -> Self {
+        let postgres = Self { bin: binaries(), data: home.join("postgres"), log, port, child: Mutex::new(None) };
         // Small segments of the log, so that a small disk holds many.
         let made = postgres
             .command("initdb")
@@ -51,9 +54,9 @@ impl Postgres {
     }
 
     /// One that answers nobody without TLS.
-    pub fn secure(home: &Path, identity: &Identity) -> Self {
+    pub fn secure(home: &Path, identity: &Identity, port: u16) -> Self {
         lend(home);
-        let postgres = Self::create(home, home.join("log"));
+        let postgres = Self::at(port, home, home.join("log"));
         for (name, text) in [
             ("server.crt", identity.chain.as_str()),
             ("server.key", &identity.key),

@@ -46,13 +46,17 @@ impl Authority {
 
 /// Answers every request with 200 and this JSON, one request for each connection.
 pub async fn https(identity: &Identity, answer: impl Into<String>) -> SocketAddr {
+    https_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), identity, answer)
+}
+
+/// The same where somebody listens already.
+pub fn https_on(listener: TcpListener, identity: &Identity, answer: impl Into<String>) -> SocketAddr {
     let answer = answer.into();
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
