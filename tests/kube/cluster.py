@@ -262,6 +262,8 @@ def call(url, method="GET", body=None, timeout=120):
             return json.loads(answer.read())
     except urllib.error.HTTPError as why:
         raise Failed(f"{method} {url}: {why.code} {why.read().decode(errors='replace')}") from why
+    except OSError as why:
+        raise Failed(f"{method} {url}: {why!r}") from why
 
 
 def exact(sandbox, patience=90):

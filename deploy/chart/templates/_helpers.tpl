@@ -51,6 +51,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 - {name: adminToken, file: admin-token, section: admin, key: token_file, roles: [console, all, sandbox]}
 - {name: plaidSecret, file: plaid-secret, section: sandbox, key: plaid_secret_file, roles: [sandbox]}
 - {name: layerClientSecret, file: layer-client-secret, section: sandbox, key: layer_secret_file, roles: [sandbox]}
+- {name: tokenSourceUrl, file: token-source-url, section: sandbox, key: platform_database_url_file, roles: [sandbox]}
 {{- range $property, $ref := .Values.secrets.kafka }}
 - {name: kafka, property: {{ $property }}, file: kafka-{{ $property }}, roles: [receiver, consumer, all, topics]}
 {{- end }}
@@ -80,7 +81,8 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- end }}
 
 {{/* A hash of what the role's files hold right now, so that a changed secret rolls the pods at the next upgrade. Nothing is
-     known of them where no cluster is asked (`helm template`, most GitOps tools): podAnnotations can ask Reloader there. */}}
+     known of them where no cluster is asked (`helm template`, most GitOps tools): podAnnotations can ask Reloader there. And
+     nothing yet of a Secret that an operator makes after the install: the first upgrade rolls once. */}}
 {{- define "rekey.filesChecksum" -}}
 {{- $root := .root -}}{{- $held := list -}}
 {{/* Every namespace has this account: without it nobody was asked, or the namespace is yet to be made. */}}
