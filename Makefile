@@ -87,7 +87,7 @@ fuzz: prerequisites ## what comes from outside, under mutations of a kept corpus
 	FUZZ_MS=$$(( $(or $(SECONDS),60) * 1000 )) $(CARGO) test --package tests --test fuzz
 
 CHART_TOOLS := $(TOOLS)/bin/helm $(TOOLS)/venv/bin/hadolint
-CHART_CHECK = HELM=$(TOOLS)/bin/helm REKEY=$(TARGET)/debug/rekey $(TOOLS)/venv/bin/python
+CHART_CHECK = env HELM=$(TOOLS)/bin/helm REKEY=$(TARGET)/debug/rekey $(TOOLS)/venv/bin/python
 
 test-chart: prerequisites $(CHART_TOOLS) ## the chart, its examples and the Dockerfile, without a cluster
 	$(CARGO) build --package rekey

@@ -10,6 +10,7 @@ stories!(
     i3_a_token_goes_in_and_never_comes_out,
     a_person_waits_until_layer_accepted_it,
     the_command_line_acts_through_the_admin_api,
+    a_customer_is_erased_from_the_command_line,
     an_import_is_resumable,
     guesses_at_the_admin_token_are_limited_and_stop_nobody,
 );
@@ -142,6 +143,32 @@ async fn the_command_line_acts_through_the_admin_api(parts: Parts) {
     world.sandbox.offboard(&item, false).await.unwrap();
     let output = tokio::task::block_in_place(|| run(&["item", "remove", &item], None));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    world.end().await;
+}
+
+/// Nothing is minted here: what every story's end asks of the ledger is erased with the Item.
+async fn a_customer_is_erased_from_the_command_line(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("brief");
+    let item = world.link("brief", 0).await;
+    world.until_exact().await;
+    let erase = |steps: &[(&[&str], i32)]| {
+        for (arguments, code) in steps {
+            let output = tokio::task::block_in_place(|| cli(&world, arguments, None));
+            assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {}", text(&output));
+        }
+    };
+    erase(&[(&["item", "erase", &item], 1), (&["business", "erase", "nobody"], 3)]);
+    world.sandbox.offboard(&item, false).await.unwrap();
+    erase(&[(&["item", "remove", &item], 0)]);
+    world.until_exact().await;
+    erase(&[
+        (&["business", "erase", "brief"], 1),
+        (&["item", "erase", &item], 0),
+        (&["item", "show", &item], 3),
+        (&["business", "erase", "brief"], 0),
+        (&["business", "show", "brief"], 3),
+    ]);
     world.end().await;
 }
 

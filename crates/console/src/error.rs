@@ -47,6 +47,9 @@ impl ApiError {
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
     pub(crate) fn rejected(why: &str) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "token_rejected", why)
     }

@@ -92,6 +92,11 @@ pub struct WorkRow {
 }
 
 impl WorkRow {
+    /// Every event has been served, and nobody looks.
+    pub fn is_served(&self) -> bool {
+        self.wanted <= self.done && self.leased_until.is_none()
+    }
+
     /// An event waits to be served, and no look has come to an end or given up since that time. What only fails for a
     /// while is still waited for, and so is a look that was cut short; webhooks that can't touch a token are not.
     pub fn awaits_look(&self, since: Millis, now: Millis) -> bool {
@@ -124,7 +129,8 @@ impl Tx {
     pub async fn mark_since(&mut self, mark: &Mark<'_>, signal_at: Option<Millis>) -> Result<i64, Error> {
         let sql = "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held,
                 taken_over, permit, signal_at, traceparent)
-            VALUES ($1, $2, $3, $4, $5, 1, 0, $6, 0, 0, 0, NULL, 0, $7, $8)
+            VALUES ($1, $2, $3, $4, $5, 1, 0, $6, 0,
+                (SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) FROM meta WHERE name = 'epoch_floor'), 0, NULL, 0, $7, $8)
             ON CONFLICT (kind, id) DO UPDATE SET
                 wanted = work.wanted + 1,
                 reason = CASE WHEN $4 <= work.class THEN $5 ELSE work.reason END,

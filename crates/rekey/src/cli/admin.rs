@@ -33,6 +33,8 @@ pub(super) enum ItemCommand {
     List(PageArgs),
     /// Tell Rekey that the platform removed the Item: its accounts leave every list.
     Remove { item: String },
+    /// Delete every row about a removed Item, once no list can hold a token of it.
+    Erase { item: String },
     /// Look at the Item now.
     Sync { item: String },
     /// List Items that webhooks name and nobody pushed.
@@ -67,6 +69,8 @@ pub(super) enum BusinessCommand {
     Show { business: String },
     /// List businesses.
     List(PageArgs),
+    /// Delete every row about a business that no Item names any more.
+    Erase { business: String },
     /// Compare the list at Layer with the truth now.
     Sync { business: String },
 }
@@ -229,6 +233,15 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
                 )
                 .await
         }
+        ItemCommand::Erase { item } => {
+            admin
+                .simple(
+                    Method::POST,
+                    &format!("/v1/items/{}/erase", segment(&item)?),
+                    "nothing is known of it any more",
+                )
+                .await
+        }
         ItemCommand::Sync { item } => {
             admin.simple(Method::POST, &format!("/v1/items/{}/sync", segment(&item)?), "it is due").await
         }
@@ -290,6 +303,10 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
         BusinessCommand::List(args) => {
             let answer = admin.call(Method::GET, &page("/v1/businesses", &args)?, None).await?;
             Ok(admin.finish(&answer, |b| table(b, &["business_id", "converged_at", "verified", "last_outcome"])))
+        }
+        BusinessCommand::Erase { business } => {
+            let path = format!("/v1/businesses/{}/erase", segment(&business)?);
+            admin.simple(Method::POST, &path, "nothing is known of it any more").await
         }
         BusinessCommand::Sync { business } => {
             admin.simple(Method::POST, &format!("/v1/businesses/{}/sync", segment(&business)?), "it is due").await
