@@ -1,7 +1,7 @@
 //! Figures, each as a ratio of two measurements of one run: the machine cancels out.
 //!
 //! ```text
-//! bench [--items N] [--seconds S]
+//! bench [--items N] [--seconds S] [--latency MS]
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a terminal; what it can't do ends it")]
@@ -9,7 +9,7 @@
 use clap::Parser;
 use futures::StreamExt;
 use rekey::wiring::Roles;
-use sandbox::{Announce, Sandbox, Switches};
+use sandbox::{Announce, Fault, FaultKind, Sandbox, Switches};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,6 +25,9 @@ struct Options {
     /// How long their storm is watched.
     #[arg(long, default_value_t = 130)]
     seconds: u64,
+    /// How long half of the providers' answers take in that storm, in milliseconds; one in a hundred takes five times as long.
+    #[arg(long, default_value_t = 400)]
+    latency: u32,
 }
 
 const MINT: &str = "/processor/token/create";
@@ -101,6 +104,8 @@ async fn budget(options: &Options) {
     // What was called without limits would count against them.
     tokio::time::sleep(Duration::from_secs(61)).await;
     world.sandbox.switch(Switches::limit_as_documented);
+    let median = f64::from(options.latency);
+    world.sandbox.fault(Fault::new("*", FaultKind::Latency { median_millis: median, p99_millis: median * 5.0 }));
     world.start_rekey(Roles::ALL, DOCUMENTED).await;
     world.start_rekey(Roles { receiver: false, console: false, ..Roles::ALL }, DOCUMENTED).await;
     let calm = person(&world, "calm").await;

@@ -52,9 +52,10 @@ impl From<&layer::Error> for Refusal {
 }
 
 pub(crate) fn backoff(context: &Context, claim: &Claim, at_least: Option<Duration>, code: &str, why: String) -> Finish {
-    let wait = context.backoff(claim.attempts.saturating_add(1)).max(at_least.unwrap_or_default());
+    let failures = claim.attempts.saturating_add(1);
+    let wait = context.backoff(failures).max(at_least.unwrap_or_default());
     let blocked = Blocked { by: Block::Backoff, code: code.to_owned(), why };
-    Finish::blocked(wait, Class::Retry, blocked)
+    Finish::blocked(wait, claim.class.after(failures), blocked)
 }
 
 /// Parked rows are tried again by the sweep: a cause that goes away by itself must not need a person.
@@ -168,7 +169,8 @@ async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -
         return Ok(backoff(context, claim, Some(interval), &refusal.code, refusal.message.clone()));
     }
     let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
-    Ok(Finish::blocked(Duration::ZERO, Class::Retry, blocked))
+    // No fault of the row: when the provider is back, whoever was first still is.
+    Ok(Finish::blocked(Duration::ZERO, claim.class.after(0), blocked))
 }
 
 /// Some(true): refused as well. Some(false): answered. None: no verdict.

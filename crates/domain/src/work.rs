@@ -19,7 +19,19 @@ words!(
     }
 );
 
+/// Tries in which a row keeps its place.
+const PATIENCE: u32 = 3;
+
 impl Class {
+    /// The class of a row whose look failed so often in a row. One call in many is not answered, and a person must not wait
+    /// for the end of a storm for it; what goes on failing stands behind everything that is new.
+    pub fn after(self, failures: u32) -> Self {
+        match self {
+            Self::Person | Self::Rotation | Self::NewAccount if failures <= PATIENCE => self,
+            _ => Self::Retry,
+        }
+    }
+
     /// The order of the words above, as the database sorts it.
     pub fn rank(self) -> i64 {
         self as i64

@@ -126,7 +126,7 @@ impl Look<'_> {
         tx.commit().await?;
         let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
         let blocked = Blocked { by: Block::Backoff, code: LIST_REFUSED.into(), why };
-        Ok(Stop::Row(Finish::blocked(Duration::ZERO, Class::Retry, blocked)))
+        Ok(Stop::Row(Finish::blocked(Duration::ZERO, self.claim.class.after(0), blocked)))
     }
 
     /// Lists until the PUT shows, or until the deadline.
