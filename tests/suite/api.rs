@@ -146,30 +146,46 @@ async fn the_command_line_acts_through_the_admin_api(parts: Parts) {
     world.end().await;
 }
 
-/// Nothing is minted here: what every story's end asks of the ledger is erased with the Item.
 async fn a_customer_is_erased_from_the_command_line(parts: Parts) {
     let world = World::start(parts, "").await;
-    world.business("brief");
-    let item = world.link("brief", 0).await;
+    world.business("acme");
+    let item = world.link("acme", 2).await;
     world.until_exact().await;
-    let erase = |steps: &[(&[&str], i32)]| {
+    let steps = |steps: &[(&[&str], i32)]| {
         for (arguments, code) in steps {
             let output = tokio::task::block_in_place(|| cli(&world, arguments, None));
             assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {}", text(&output));
         }
     };
-    erase(&[(&["item", "erase", &item], 1), (&["business", "erase", "nobody"], 3)]);
+    steps(&[(&["item", "erase", &item], 1), (&["business", "erase", "nobody"], 3)]);
     world.sandbox.offboard(&item, false).await.unwrap();
-    erase(&[(&["item", "remove", &item], 0)]);
+    steps(&[(&["item", "remove", &item], 0)]);
     world.until_exact().await;
-    erase(&[
-        (&["business", "erase", "brief"], 1),
+    steps(&[(&["item", "erase", &item], 1), (&["business", "erase", "acme"], 1)]);
+    let url = &world.local.environment["REKEY_DATABASE__URL"];
+    let pool = sqlx::any::AnyPoolOptions::new().connect(url).await.unwrap();
+    for time_passes in
+        ["UPDATE items SET state_since = state_since - 900000", "UPDATE businesses SET put_at = put_at - 900000"]
+    {
+        sqlx::query(time_passes).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+    // What every story's end asks of the ledger goes with the Item.
+    let store = world.rekeys.iter().find_map(|r| r.store.get()).unwrap();
+    let known = tests::ledger(store, std::slice::from_ref(&item)).await.unwrap();
+    steps(&[
         (&["item", "erase", &item], 0),
         (&["item", "show", &item], 3),
-        (&["business", "erase", "brief"], 0),
-        (&["business", "show", "brief"], 3),
+        (&["business", "erase", "acme"], 0),
+        (&["business", "show", "acme"], 3),
     ]);
-    world.end().await;
+    assert_eq!(known, [("superseded".to_owned(), 2)].into());
+    let verdict = world.sandbox.verdict();
+    assert!(verdict.exact && verdict.violations.is_empty(), "{verdict:?}");
+    for rekey in world.rekeys {
+        rekey.stop().await;
+    }
+    world.local.stop().await;
 }
 
 async fn an_import_is_resumable(parts: Parts) {

@@ -10,13 +10,12 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::BusinessId;
 use domain::work::Kind;
-use store::Erasure;
 
-fn parse(text: &str) -> Result<BusinessId, ApiError> {
+pub(crate) fn parse(text: &str) -> Result<BusinessId, ApiError> {
     BusinessId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
 }
 
-fn no_business() -> ApiError {
+pub(crate) fn no_business() -> ApiError {
     ApiError::not_found("business", "it becomes known when an Item is pushed for it")
 }
 
@@ -57,28 +56,6 @@ pub(crate) async fn show(
     let differs = accounts.iter().filter(|a| !a.accepted).map(|a| a.account_id.clone()).collect();
     let work = tx.work(Kind::Business, id.as_str()).await?.as_ref().map(Work::from);
     Ok(Json(BusinessDetail { business: Business::from(&row), accounts, differs, work }))
-}
-
-/// Forget a business that no Item names any more: every row about it is deleted. The audit keeps that it was.
-#[utoipa::path(post, path = "/v1/businesses/{business_id}/erase", params(("business_id" = String, Path)),
-    responses((status = 204, description = "Nothing is known of it any more"), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "Its Items have to be erased first")))]
-pub(crate) async fn erase(
-    State(console): State<Console>,
-    Extension(caller): Extension<Caller>,
-    Path(business): Path<String>,
-) -> Result<StatusCode, ApiError> {
-    let id = parse(&business)?;
-    let mut tx = console.store.begin().await?;
-    match tx.erase_business(&id).await? {
-        Erasure::Done => {}
-        Erasure::Unknown => return Err(no_business()),
-        Erasure::Refused(why) => return Err(ApiError::conflict(why)),
-    }
-    tx.audit(&caller.name, "business.erase", id.as_str(), "").await?;
-    tx.commit().await?;
-    tracing::info!(business = %id, by = caller.name, "business erased");
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Compare the list at Layer with the truth now, whatever the business waits for.

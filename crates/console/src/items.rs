@@ -13,7 +13,7 @@ use domain::work::{Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use store::{Assignment, Declaration, Erasure, Mark, Push};
+use store::{Assignment, Declaration, Mark, Push};
 use tokio::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -93,7 +93,7 @@ fn business_id(text: &str) -> Result<BusinessId, ApiError> {
     BusinessId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
 }
 
-fn no_item() -> ApiError {
+pub(crate) fn no_item() -> ApiError {
     ApiError::not_found("Item", "push it with PUT /v1/items/{item_id}; webhooks for it are listed at /v1/unknown-items")
 }
 
@@ -375,28 +375,6 @@ pub(crate) async fn remove(
     console.wake();
     tracing::info!(item = %id, by = caller.name, "item removed by the platform");
     Ok(StatusCode::ACCEPTED)
-}
-
-/// Forget a removed Item: every row about it is deleted, once no list can hold a token of it. The audit keeps that it was.
-#[utoipa::path(post, path = "/v1/items/{item_id}/erase", params(("item_id" = String, Path)),
-    responses((status = 204, description = "Nothing is known of it any more"), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "It has to be removed first, or a list to be without it")))]
-pub(crate) async fn erase(
-    State(console): State<Console>,
-    Extension(caller): Extension<Caller>,
-    Path(item): Path<String>,
-) -> Result<StatusCode, ApiError> {
-    let id = item_id(&item)?;
-    let mut tx = console.store.begin().await?;
-    match tx.erase_item(&id).await? {
-        Erasure::Done => {}
-        Erasure::Unknown => return Err(no_item()),
-        Erasure::Refused(why) => return Err(ApiError::conflict(why)),
-    }
-    tx.audit(&caller.name, "item.erase", id.as_str(), "").await?;
-    tx.commit().await?;
-    tracing::info!(item = %id, by = caller.name, "item erased");
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Look at the Item now, whatever it waits for.

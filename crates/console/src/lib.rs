@@ -4,6 +4,7 @@
 mod attempts;
 mod auth;
 mod businesses;
+mod erase;
 mod error;
 mod items;
 mod queue;
@@ -89,11 +90,11 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(items::list))
         .routes(routes!(items::show, items::put, items::remove))
         .routes(routes!(items::sync))
-        .routes(routes!(items::erase))
         .routes(routes!(businesses::list))
         .routes(routes!(businesses::show))
         .routes(routes!(businesses::sync))
-        .routes(routes!(businesses::erase))
+        .routes(routes!(erase::item))
+        .routes(routes!(erase::business))
         .routes(routes!(queue::parked))
         .routes(routes!(queue::release))
         .routes(routes!(queue::pauses))

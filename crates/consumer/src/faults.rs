@@ -230,6 +230,10 @@ async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), st
 
 async fn mark_again(context: &Context, claim: &Claim) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
+    if tx.work(claim.kind, &claim.id).await?.is_none() {
+        // Erased meanwhile: marked, it would be looked for at every sweep.
+        return Ok(());
+    }
     tx.mark(&store::Mark {
         kind: claim.kind,
         id: &claim.id,

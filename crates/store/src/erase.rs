@@ -1,91 +1,136 @@
-//! What is known of a customer goes for good, once nothing of it is in a list.
+//! What is known of a customer goes for good, once nothing of it is in a list or on its way into one.
 
+use crate::businesses::BusinessRow;
 use crate::tx::{number, text};
-use crate::{Error, Tx};
+use crate::{Claim, Error, Tx};
 use domain::work::Kind;
-use domain::{BusinessId, ItemId};
+use domain::{BusinessId, ItemId, Millis};
+use std::time::Duration;
 
-/// How an order to erase ended.
+/// What was on its way when an Item was removed, or a list last sent, has come or is lost by then: no lease and no request
+/// lasts as long.
+const SETTLING: Duration = Duration::from_mins(15);
+
+/// How an order to erase ended. Commit only [`Erasure::Done`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Erasure {
     Done,
     /// There is no such row.
     Unknown,
-    /// Nothing was erased: what has to happen first.
+    /// What has to happen first.
     Refused(String),
 }
 
 impl Tx {
-    /// Deletes every row about an Item that the platform removed, once each list that it was in is known to be without
-    /// it. Until then a row is what knows that a token has to leave a list. Commit only [`Erasure::Done`].
-    pub async fn erase_item(&mut self, id: &ItemId) -> Result<Erasure, Error> {
+    /// Deletes every row about an Item that the platform removed, once each list that it was in was read back without it:
+    /// until then these rows are what knows that a token has to leave. `unconfirmed` does not ask for that, for a business
+    /// that Layer does not have any more.
+    pub async fn erase_item(&mut self, id: &ItemId, unconfirmed: bool) -> Result<Erasure, Error> {
         // First, so that nobody claims or marks the row meanwhile.
-        self.erase_work(Kind::Item, id.as_str()).await?;
-        let Some(item) = self.item(id).await? else { return Ok(Erasure::Unknown) };
+        let was_due = self.erase_work(Kind::Item, id.as_str()).await?;
+        let was_unknown = self.delete("DELETE FROM unknown_items WHERE item_id = $1", id.as_str()).await? > 0;
+        let Some(item) = self.item(id).await? else {
+            return Ok(if was_due || was_unknown { Erasure::Done } else { Erasure::Unknown });
+        };
         if !item.is_offboarded() {
             return Ok(Erasure::Refused(format!("remove it first: rekey item remove {id}")));
         }
+        if let Some(why) = self.settles("it was removed", item.state_since) {
+            return Ok(Erasure::Refused(why));
+        }
         for business in self.businesses_of_item(id).await? {
-            if self.may_be_listed(id, &business).await? {
-                let why =
-                    format!("the list of {business} is not known to be without it: see rekey business show {business}");
-                return Ok(Erasure::Refused(why));
+            let Some(row) = self.business(&business).await? else { continue };
+            if let Some(why) = self.unsettled(&row, Some(item.state_since)).await?.filter(|_| !unconfirmed) {
+                return Ok(Erasure::Refused(format!("the list of {business} was not read back without it: {why}")));
             }
         }
-        for table in ["accounts", "assignments", "access_tokens", "processor_tokens", "hints", "unknown_items", "items"]
-        {
+        for table in ["accounts", "assignments", "access_tokens", "processor_tokens", "hints", "items"] {
             self.delete(&format!("DELETE FROM {table} WHERE item_id = $1"), id.as_str()).await?;
         }
         self.erase_traces(Kind::Item, id.as_str()).await?;
         Ok(Erasure::Done)
     }
 
-    /// Deletes every row about a business that no Item names any more. Commit only [`Erasure::Done`].
-    pub async fn erase_business(&mut self, id: &BusinessId) -> Result<Erasure, Error> {
+    /// Deletes every row about a business that no Item names any more, once nothing can change its list any more.
+    pub async fn erase_business(&mut self, id: &BusinessId, unconfirmed: bool) -> Result<Erasure, Error> {
+        let Some(row) = self.business(id).await? else { return Ok(Erasure::Unknown) };
+        let unsettled = self.unsettled(&row, row.put_at).await?;
         self.erase_work(Kind::Business, id.as_str()).await?;
+        // Before the Items are looked for: whoever names the business meanwhile waits, or is seen.
+        self.delete("DELETE FROM businesses WHERE business_id = $1", id.as_str()).await?;
         let sql = "SELECT item_id FROM items WHERE business_id = $1
             UNION SELECT item_id FROM accounts WHERE business_id = $1 OR moving_from = $1
             UNION SELECT item_id FROM assignments WHERE business_id = $1 ORDER BY 1 LIMIT 5";
         let rows = self.rows(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
         let items = rows.iter().map(|r| text(r, "item_id")).collect::<Result<Vec<_>, _>>()?;
         if !items.is_empty() {
-            return Ok(Erasure::Refused(format!("remove and erase its Items first: {}", items.join(", "))));
+            let items = items.join(", ");
+            return Ok(Erasure::Refused(format!(
+                "Items name it, remove and erase those of this customer first: {items}"
+            )));
         }
-        if self.delete("DELETE FROM businesses WHERE business_id = $1", id.as_str()).await? == 0 {
-            return Ok(Erasure::Unknown);
+        if let Some(why) = unsettled.or_else(|| self.settles("its list was sent", row.put_at?)).filter(|_| !unconfirmed)
+        {
+            return Ok(Erasure::Refused(why));
         }
         self.delete("DELETE FROM removals WHERE business_id = $1", id.as_str()).await?;
         self.erase_traces(Kind::Business, id.as_str()).await?;
         Ok(Erasure::Done)
     }
 
-    /// Whether a token of the Item is in the list that Layer accepted last, or in one that is on its way.
-    async fn may_be_listed(&mut self, item: &ItemId, business: &BusinessId) -> Result<bool, Error> {
-        let Some(row) = self.business(business).await? else { return Ok(false) };
-        let served = self.work(Kind::Business, business.as_str()).await?.is_none_or(|w| w.is_served());
-        let sql = "SELECT fingerprint FROM processor_tokens WHERE item_id = $1 AND fingerprint IS NOT NULL";
-        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
-        let tokens = rows.iter().map(|r| text(r, "fingerprint")).collect::<Result<Vec<_>, _>>()?;
-        let listed = tokens.iter().any(|t| row.accepted.iter().any(|a| a.to_string() == *t));
-        Ok(listed || !served)
+    /// Deletes the row of a claim about nothing: what it was about was erased.
+    pub async fn forget(&mut self, claim: &Claim) -> Result<(), Error> {
+        self.check_lease(claim).await?;
+        self.erase_work(claim.kind, &claim.id).await?;
+        Ok(())
     }
 
-    async fn erase_work(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
+    fn settles(&self, what: &str, since: Millis) -> Option<String> {
+        let left = SETTLING.checked_sub(self.now().since(since)).filter(|left| !left.is_zero())?;
+        let minutes = left.as_secs().div_ceil(60);
+        Some(format!("{what} a short time ago, and what was on its way may still come: try again in {minutes} minutes"))
+    }
+
+    /// Why the list at Layer may still be, or become, another one than the last that was read back after `since`.
+    async fn unsettled(&mut self, row: &BusinessRow, since: Option<Millis>) -> Result<Option<String>, Error> {
+        if row.layer_id.is_none() && row.put_at.is_none() && row.accepted.is_empty() {
+            // It never was at Layer.
+            return Ok(None);
+        }
+        let work = self.work(Kind::Business, row.id.as_str()).await?;
+        let waits = work.as_ref().and_then(|w| match &w.blocked {
+            Some(blocked) => Some(format!("{} waits ({}: {})", row.id, blocked.code, blocked.why)),
+            None if w.leased_until.is_some() => Some(format!("{} is being looked at", row.id)),
+            None if w.wanted > w.done => Some(format!("{} is due", row.id)),
+            None if w.taken_over.is_some() => {
+                Some(format!("a list that was not answered may still arrive for {}", row.id))
+            }
+            None => None,
+        });
+        let confirmed = row.converged_at.is_some_and(|at| since.is_none_or(|since| at >= since));
+        let never = || (!confirmed).then(|| format!("no look at {} has ended well since", row.id));
+        Ok(waits.or_else(never))
+    }
+
+    /// Whether there was one.
+    async fn erase_work(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
         let sql = "DELETE FROM work WHERE kind = $1 AND id = $2 RETURNING epoch";
         let row = self.row(sqlx::query(sql).bind(kind.as_str()).bind(id.to_owned())).await?;
-        let Some(row) = row else { return Ok(()) };
+        let Some(row) = row else { return Ok(false) };
         // A row of the same name begins behind it: who still works under an old epoch must not be taken for a new holder.
         let sql = "INSERT INTO meta (name, value) VALUES ('epoch_floor', $1) ON CONFLICT (name) DO UPDATE SET value =
             CASE WHEN CAST(meta.value AS BIGINT) < CAST($1 AS BIGINT) THEN $1 ELSE meta.value END";
         self.run(sqlx::query(sql).bind(number(&row, "epoch")?.to_string())).await?;
-        Ok(())
+        Ok(true)
     }
 
     /// What stands about it in tables of other things.
     async fn erase_traces(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
         let suspicions = sqlx::query("DELETE FROM suspicions WHERE kind = $1 AND id = $2");
         self.run(suspicions.bind(kind.as_str()).bind(id.to_owned())).await?;
-        self.delete("DELETE FROM audit WHERE subject = $1", id).await?;
+        // That somebody of the same name was erased stays.
+        let audit = sqlx::query("DELETE FROM audit WHERE subject IN ($1, $2) AND action NOT LIKE '%.erase'");
+        self.run(audit.bind(id.to_owned()).bind(format!("{kind}/{id}"))).await?;
         Ok(())
     }
 

@@ -204,12 +204,13 @@ impl Tx {
         // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
         let sql = "DELETE FROM access_tokens WHERE item_id = $1";
         self.run(sqlx::query(sql).bind(item.clone())).await?;
+        // No later look settles what a look that died, or is on its way, has begun. Before the live ones: whatever is saved
+        // meanwhile is an orphan, or is seen below.
+        self.orphan_intents(id).await?;
         let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $2
             WHERE item_id = $1 AND state = 'live'";
         let now = self.now().0;
         self.run(sqlx::query(sql).bind(item).bind(now)).await?;
-        // No later look settles what a look that died, or is on its way, has begun.
-        self.orphan_intents(id).await?;
         self.businesses_of_item(id).await
     }
 

@@ -89,14 +89,11 @@ pub struct WorkRow {
     pub blocked: Option<Blocked>,
     pub blocked_at: Option<Millis>,
     pub looked_at: Option<Millis>,
+    /// What a holder sent may still be on its way.
+    pub taken_over: Option<Millis>,
 }
 
 impl WorkRow {
-    /// Every event has been served, and nobody looks.
-    pub fn is_served(&self) -> bool {
-        self.wanted <= self.done && self.leased_until.is_none()
-    }
-
     /// An event waits to be served, and no look has come to an end or given up since that time. What only fails for a
     /// while is still waited for, and so is a look that was cut short; webhooks that can't touch a token are not.
     pub fn awaits_look(&self, since: Millis, now: Millis) -> bool {
@@ -363,6 +360,7 @@ pub(crate) fn work_row(row: &AnyRow) -> Result<WorkRow, Error> {
         blocked: by.map(|by| Blocked { by, code: code.unwrap_or_default(), why: why.unwrap_or_default() }),
         blocked_at: opt_time(row, "blocked_at")?,
         looked_at: opt_time(row, "looked_at")?,
+        taken_over: opt_time(row, "taken_over")?,
     })
 }
 
@@ -387,6 +385,7 @@ mod tests {
             blocked: by.map(|by| Blocked { by, code: String::new(), why: String::new() }),
             blocked_at: None,
             looked_at: Some(Millis(looked_at)),
+            taken_over: None,
         };
         let (before, after) = (since.0 - 1, since.0 + 1);
         let served = WorkRow { done: 2, ..row(after, now.plus(hour), None) };

@@ -51,7 +51,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 - {name: adminToken, file: admin-token, section: admin, key: token_file, roles: [console, all, sandbox]}
 - {name: plaidSecret, file: plaid-secret, section: sandbox, key: plaid_secret_file, roles: [sandbox]}
 - {name: layerClientSecret, file: layer-client-secret, section: sandbox, key: layer_secret_file, roles: [sandbox]}
-- {name: tokenSourceUrl, file: token-source-url, section: sandbox, key: platform_database_url_file, roles: [sandbox]}
+- {name: sandboxPlatformUrl, file: sandbox-platform-url, section: sandbox, key: platform_database_url_file, roles: [sandbox]}
 {{- range $property, $ref := .Values.secrets.kafka }}
 - {name: kafka, property: {{ $property }}, file: kafka-{{ $property }}, roles: [receiver, consumer, all, topics]}
 {{- end }}

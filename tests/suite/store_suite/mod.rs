@@ -1,5 +1,6 @@
 //! One suite of store tests for both databases.
 
+mod erasing;
 mod opening;
 mod queue;
 mod tokens;
@@ -111,4 +112,39 @@ async fn push(store: &Store, id: &str, token: &str, source: Declaration) {
 }
 fn acme() -> Declaration {
     Declaration { business: Some(BusinessId::parse("acme").unwrap()), ..Declaration::default() }
+}
+
+/// Every row of every table as text.
+async fn dump(url: &str) -> String {
+    use sqlx::Row;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().connect(url).await.unwrap();
+    let tables = [
+        "work",
+        "items",
+        "assignments",
+        "access_tokens",
+        "accounts",
+        "processor_tokens",
+        "businesses",
+        "hints",
+        "removals",
+        "suspicions",
+        "unknown_items",
+        "outbox",
+        "audit",
+        "meta",
+    ];
+    let mut text = String::new();
+    for table in tables {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT * FROM {table}"))).fetch_all(&pool).await.unwrap();
+        for row in rows {
+            for column in 0..row.len() {
+                let value = row.try_get::<Option<String>, _>(column).ok().flatten();
+                text.push_str(&value.unwrap_or_default());
+                text.push('\n');
+            }
+        }
+    }
+    text
 }

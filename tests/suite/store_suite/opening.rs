@@ -1,16 +1,13 @@
 //! A database is opened: its schema, its keys, and what can be read in it without them.
 
-use super::{KEY, LONG, OTHER_KEY, acme, claim, done, finish, item, limits, mark, open, open_with, place, push};
-use domain::accounts::{AccountState, Traits};
-use domain::work::Kind;
-use domain::{AccountId, BusinessId, Fingerprint, ProcessorToken};
+use super::{KEY, LONG, OTHER_KEY, acme, claim, dump, item, open, open_with, place, push};
+use domain::{AccountId, ProcessorToken};
 use rekey::config::{self, Config};
-use store::{AccountUpdate, Declaration, Erasure, Error, Mark, Saved, Store};
+use store::{Declaration, Error, Store};
 use tests::Parts;
 
 stories!(
     i3_nothing_secret_is_readable_in_the_database,
-    what_is_erased_leaves_only_the_audit,
     keys_are_checked_at_start,
     several_processes_migrate_at_once,
     a_database_of_the_future_is_refused,
@@ -29,78 +26,6 @@ async fn i3_nothing_secret_is_readable_in_the_database(parts: Parts) {
     let dump = dump(&place.url).await;
     assert!(dump.len() > 500, "the dump is not empty");
     assert!(!dump.contains("marked"), "I3: a secret stands in the database");
-}
-
-/// Refused while a list may hold a token of it; then nothing is left but that it was done.
-async fn what_is_erased_leaves_only_the_audit(parts: Parts) {
-    let (store, place) = open(parts).await;
-    let (id, acme_id, account) = (item("item-gone"), BusinessId::parse("acme-gone").unwrap(), "acc-gone");
-    let account = AccountId::parse(account).unwrap();
-    let declaration = || Declaration { business: Some(acme_id.clone()), ..Declaration::default() };
-    push(&store, id.as_str(), "token-1", declaration()).await;
-    let held = claim(&store, "one", LONG).await.remove(0);
-    let mut tx = store.begin().await.unwrap();
-    tx.promote(&id, &store.fingerprints().of("token-1")).await.unwrap();
-    let traits = Traits { kind: "depository".into(), ..Traits::default() };
-    let update = AccountUpdate {
-        item: &id,
-        id: &account,
-        traits: &traits,
-        state: AccountState::Active,
-        business: Some(&acme_id),
-        missing_since: None,
-        proof: None,
-        outside: None,
-    };
-    tx.save_account(&update).await.unwrap();
-    let intent = tx.intend(&held, &id, &account, 1).await.unwrap();
-    let Saved::Live(token) = tx.save_minted(&intent, &ProcessorToken::new("p-1")).await.unwrap() else { panic!() };
-    tx.record_accepted(&acme_id, std::slice::from_ref(&token)).await.unwrap();
-    tx.audit("somebody", "item.sync", id.as_str(), "").await.unwrap();
-    tx.finish(&held, &done()).await.unwrap();
-    tx.commit().await.unwrap();
-    let refused = async |why: &str| {
-        let mut tx = store.begin().await.unwrap();
-        match tx.erase_item(&id).await.unwrap() {
-            Erasure::Refused(said) => assert!(said.contains(why), "{said}"),
-            other => panic!("{other:?}"),
-        }
-    };
-    refused("remove it first").await;
-    let mut tx = store.begin().await.unwrap();
-    tx.remove_item(&id, store::REMOVED_BY_PLATFORM).await.unwrap();
-    tx.mark(&Mark { kind: Kind::Business, id: acme_id.as_str(), ..mark("") }).await.unwrap();
-    tx.commit().await.unwrap();
-    refused("the list of acme-gone").await;
-    let looking = store.claim(Kind::Business, "one", LONG, 1, &limits()).await.unwrap().remove(0);
-    let record = async |tokens: &[Fingerprint]| {
-        let mut tx = store.begin().await.unwrap();
-        tx.record_accepted(&acme_id, tokens).await.unwrap();
-        tx.commit().await.unwrap();
-    };
-    record(&[]).await;
-    refused("the list of acme-gone").await;
-    record(&[token]).await;
-    finish(&store, &looking, &done()).await.unwrap();
-    refused("the list of acme-gone").await;
-    record(&[]).await;
-
-    let mut tx = store.begin().await.unwrap();
-    assert!(matches!(tx.erase_business(&acme_id).await.unwrap(), Erasure::Refused(why) if why.contains("item-gone")));
-    drop(tx);
-    let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.erase_item(&id).await.unwrap(), Erasure::Done);
-    assert_eq!(tx.erase_business(&acme_id).await.unwrap(), Erasure::Done);
-    assert_eq!(tx.erase_item(&id).await.unwrap(), Erasure::Unknown);
-    tx.commit().await.unwrap();
-    let dump = dump(&place.url).await;
-    assert!(!dump.contains("gone"), "{dump}");
-
-    // A row of the same name is no row of before: what was claimed then is stale.
-    push(&store, id.as_str(), "token-2", declaration()).await;
-    let again = claim(&store, "one", LONG).await.remove(0);
-    assert!(again.epoch > held.epoch, "{} after {}", again.epoch, held.epoch);
-    assert!(matches!(finish(&store, &held, &done()).await, Err(Error::Stale { .. })), "I7");
 }
 
 async fn keys_are_checked_at_start(parts: Parts) {
@@ -134,39 +59,6 @@ async fn a_database_of_the_future_is_refused(parts: Parts) {
     sqlx::query("UPDATE meta SET value = '99' WHERE name = 'oldest_compatible_schema'").execute(&pool).await.unwrap();
     let message = open_with(&place, KEY, 7).await.map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("run a newer release"), "{message}");
-}
-
-/// Every row of every table as text.
-async fn dump(url: &str) -> String {
-    use sqlx::Row;
-    sqlx::any::install_default_drivers();
-    let pool = sqlx::any::AnyPoolOptions::new().connect(url).await.unwrap();
-    let tables = [
-        "work",
-        "items",
-        "assignments",
-        "access_tokens",
-        "accounts",
-        "processor_tokens",
-        "businesses",
-        "hints",
-        "unknown_items",
-        "outbox",
-        "audit",
-        "meta",
-    ];
-    let mut text = String::new();
-    for table in tables {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT * FROM {table}"))).fetch_all(&pool).await.unwrap();
-        for row in rows {
-            for column in 0..row.len() {
-                let value = row.try_get::<Option<String>, _>(column).ok().flatten();
-                text.push_str(&value.unwrap_or_default());
-                text.push('\n');
-            }
-        }
-    }
-    text
 }
 
 /// The settings that the examples name are settings.

@@ -102,11 +102,16 @@ async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a
         Ok(id) => tx.item(&id).await?,
         Err(_) => None,
     };
-    let Some(item) = item.filter(|i| !i.is_offboarded()) else {
-        tx.finish(claim, &faults::done(context)).await?;
+    let Some(item) = item else {
+        tx.forget(claim).await?;
         tx.commit().await?;
         return Ok(None);
     };
+    if item.is_offboarded() {
+        tx.finish(claim, &faults::done(context)).await?;
+        tx.commit().await?;
+        return Ok(None);
+    }
     // Intents that are still open belong to a look that never ended: whatever Plaid made for them, nobody has seen.
     let orphans = tx.orphan_intents(&item.id).await?;
     let known = tx.accounts(&item.id).await?;

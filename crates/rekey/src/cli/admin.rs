@@ -33,8 +33,13 @@ pub(super) enum ItemCommand {
     List(PageArgs),
     /// Tell Rekey that the platform removed the Item: its accounts leave every list.
     Remove { item: String },
-    /// Delete every row about a removed Item, once no list can hold a token of it.
-    Erase { item: String },
+    /// Delete every row about a removed Item, once the lists that it was in were read back without it.
+    Erase {
+        item: String,
+        /// Also where no list could be read back: Layer does not have the business any more, or nothing is sent.
+        #[arg(long)]
+        unconfirmed: bool,
+    },
     /// Look at the Item now.
     Sync { item: String },
     /// List Items that webhooks name and nobody pushed.
@@ -70,7 +75,12 @@ pub(super) enum BusinessCommand {
     /// List businesses.
     List(PageArgs),
     /// Delete every row about a business that no Item names any more.
-    Erase { business: String },
+    Erase {
+        business: String,
+        /// Also where its list could not be read back: Layer does not have it any more, or nothing is sent.
+        #[arg(long)]
+        unconfirmed: bool,
+    },
     /// Compare the list at Layer with the truth now.
     Sync { business: String },
 }
@@ -162,6 +172,11 @@ impl Admin {
         ended
     }
 
+    async fn erase(&self, what: &str, unconfirmed: bool) -> anyhow::Result<Ended> {
+        let anyway = if unconfirmed { "?unconfirmed=true" } else { "" };
+        self.simple(Method::POST, &format!("{what}/erase{anyway}"), "nothing is known of it any more").await
+    }
+
     async fn simple(&self, method: Method, path: &str, done: &str) -> anyhow::Result<Ended> {
         let answer = self.call(method, path, None).await?;
         Ok(self.finish(&answer, |_| say(done)))
@@ -233,14 +248,8 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
                 )
                 .await
         }
-        ItemCommand::Erase { item } => {
-            admin
-                .simple(
-                    Method::POST,
-                    &format!("/v1/items/{}/erase", segment(&item)?),
-                    "nothing is known of it any more",
-                )
-                .await
+        ItemCommand::Erase { item, unconfirmed } => {
+            admin.erase(&format!("/v1/items/{}", segment(&item)?), unconfirmed).await
         }
         ItemCommand::Sync { item } => {
             admin.simple(Method::POST, &format!("/v1/items/{}/sync", segment(&item)?), "it is due").await
@@ -304,9 +313,8 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
             let answer = admin.call(Method::GET, &page("/v1/businesses", &args)?, None).await?;
             Ok(admin.finish(&answer, |b| table(b, &["business_id", "converged_at", "verified", "last_outcome"])))
         }
-        BusinessCommand::Erase { business } => {
-            let path = format!("/v1/businesses/{}/erase", segment(&business)?);
-            admin.simple(Method::POST, &path, "nothing is known of it any more").await
+        BusinessCommand::Erase { business, unconfirmed } => {
+            admin.erase(&format!("/v1/businesses/{}", segment(&business)?), unconfirmed).await
         }
         BusinessCommand::Sync { business } => {
             admin.simple(Method::POST, &format!("/v1/businesses/{}/sync", segment(&business)?), "it is due").await

@@ -1,0 +1,75 @@
+//! A customer is forgotten. The audit keeps that it was.
+
+use crate::Console;
+use crate::auth::Caller;
+use crate::businesses::{self, no_business};
+use crate::error::{ApiError, ErrorBody};
+use crate::items::{item_id, no_item};
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::StatusCode;
+use domain::work::Kind;
+use serde::Deserialize;
+use store::{Erasure, Tx};
+use utoipa::IntoParams;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct EraseQuery {
+    /// Also where no list could be read back without it: Layer does not have the business any more, or nothing is sent.
+    #[serde(default)]
+    unconfirmed: bool,
+}
+
+/// Forget a removed Item: every row about it is deleted, once the lists that it was in were read back without it.
+#[utoipa::path(post, path = "/v1/items/{item_id}/erase", params(("item_id" = String, Path), EraseQuery),
+    responses((status = 204, description = "Nothing is known of it any more"), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "What has to happen first")))]
+pub(crate) async fn item(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(item): Path<String>,
+    Query(query): Query<EraseQuery>,
+) -> Result<StatusCode, ApiError> {
+    let id = item_id(&item)?;
+    let mut tx = console.store.begin().await?;
+    let erasure = tx.erase_item(&id, query.unconfirmed).await?;
+    end(tx, &caller, Kind::Item, id.as_str(), erasure, &query).await
+}
+
+/// Forget a business that no Item names any more: every row about it is deleted.
+#[utoipa::path(post, path = "/v1/businesses/{business_id}/erase", params(("business_id" = String, Path), EraseQuery),
+    responses((status = 204, description = "Nothing is known of it any more"), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "What has to happen first")))]
+pub(crate) async fn business(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(business): Path<String>,
+    Query(query): Query<EraseQuery>,
+) -> Result<StatusCode, ApiError> {
+    let id = businesses::parse(&business)?;
+    let mut tx = console.store.begin().await?;
+    let erasure = tx.erase_business(&id, query.unconfirmed).await?;
+    end(tx, &caller, Kind::Business, id.as_str(), erasure, &query).await
+}
+
+async fn end(
+    mut tx: Tx,
+    caller: &Caller,
+    kind: Kind,
+    id: &str,
+    erasure: Erasure,
+    query: &EraseQuery,
+) -> Result<StatusCode, ApiError> {
+    match (erasure, kind) {
+        (Erasure::Done, _) => {}
+        (Erasure::Unknown, Kind::Item) => return Err(no_item()),
+        (Erasure::Unknown, Kind::Business) => return Err(no_business()),
+        (Erasure::Refused(why), _) => return Err(ApiError::conflict(why)),
+    }
+    let detail = if query.unconfirmed { "unconfirmed" } else { "" };
+    tx.audit(&caller.name, &format!("{kind}.erase"), id, detail).await?;
+    tx.commit().await?;
+    tracing::info!(%kind, id, by = caller.name, "erased");
+    Ok(StatusCode::NO_CONTENT)
+}
