@@ -142,7 +142,7 @@ async fn budget(options: &Options) {
     }
 }
 
-const DOCUMENTED: &str = "[plaid]\ntimeout = \"10s\"\n[layer]\ntimeout = \"10s\"\n[plaid.limits]\nshare = 1.0\nitem_get = 5000\naccounts_get = 15000\nprocessor_token_create = 500\n\
+const DOCUMENTED: &str = "[consumer]\nlease = \"60s\"\n[plaid]\ntimeout = \"10s\"\n[layer]\ntimeout = \"10s\"\n[plaid.limits]\nshare = 1.0\nitem_get = 5000\naccounts_get = 15000\nprocessor_token_create = 500\n\
                           per_item = 15\n[layer.limits]\nshare = 1.0\ncalls = 6000\ncreate = 600\n";
 
 /// Items that are linked already, ten to a business; without limits, or it would take most of an hour.

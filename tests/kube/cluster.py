@@ -151,15 +151,23 @@ class Namespace:
             forward.wait()
 
     def nothing_secret_is_logged(self, *secrets):
+        searched = 0
         for pod in self.get("pods")["items"]:
+            name = pod["metadata"]["name"]
             try:
-                text = self.kubectl("logs", pod["metadata"]["name"], "--all-containers")
-            except Failed:
-                # It has gone meanwhile, or has not begun.
-                continue
+                text = self.kubectl("logs", name, "--all-containers")
+            except Failed as why:
+                if "NotFound" in str(why) or "not found" in str(why):
+                    continue
+                raise
+            if not text and pod["status"].get("phase") == "Running":
+                raise Failed(f"{name} has logged nothing")
+            searched += len(text)
             for secret in ("access-sandbox-", "processor-sandbox-", *secrets):
                 if secret in text:
-                    raise Failed(f"a secret is in the log of {pod['metadata']['name']}")
+                    raise Failed(f"a secret is in the log of {name}")
+        if searched < 1000:
+            raise Failed(f"there were {searched} bytes of log to search")
 
     def tell(self):
         """What a person would look at first."""

@@ -102,7 +102,8 @@ pub(crate) async fn admit(State(console): State<Console>, mut request: Request, 
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "));
+        .and_then(|v| v.split_once(' '))
+        .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then_some(token));
     let Some(hash) = presented.map(hash_token) else { return ApiError::unauthorized().into_response() };
     let (peer, now) = (address(&request), Instant::now());
     if let Some(wait) = console.attempts.wait(peer, &hash, now) {

@@ -96,6 +96,9 @@ pub(crate) async fn explain_refusals(refused: Response) -> Response {
     answer
 }
 
+/// A body that does not come holds a connection, of which there are so many.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A JSON body. Its errors name the field and never quote a value: the value may be a token.
 #[derive(Debug)]
 pub(crate) struct Body<T>(pub(crate) T);
@@ -104,13 +107,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|error| {
-            match error.into_response().status() {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 256 KiB")
-                }
-                _ => ApiError::bad_request("the body broke off"),
+        let read = tokio::time::timeout(BODY_TIMEOUT, axum::body::Bytes::from_request(request, state));
+        let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not come within 10 s");
+        let bytes = read.await.map_err(late)?.map_err(|error| match error.into_response().status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 256 KiB")
             }
+            _ => ApiError::bad_request("the body broke off"),
         })?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {

@@ -328,6 +328,13 @@ mod tests {
         }
         let rests = Booked { rest_until: Millis(START + 1), ..Booked::default() };
         assert!(rests.is_spent(&limits(50), Call::Mint, Millis(START)), "a provider asked for a rest");
+        assert!(!rests.is_spent(&limits(50), Call::Mint, Millis(START + 1)), "the rest is over");
+        // One and a half slots, at the whole rate; less than one at half of it.
+        let until = START * 1000 - Call::Mint.burst() + 15_500;
+        let booked = Booked { until, ..Booked::default() };
+        assert!(booked.is_spent(&limits(6000), Call::Mint, Millis(START)));
+        let slowed = Booked { slowed_at: Millis(START), slowed_to: 0.5, ..booked };
+        assert!(!slowed.is_spent(&limits(6000), Call::Mint, Millis(START)), "a slot is longer at a lower rate");
         let ahead = Booked { until: (START + 1000) * 1000, ..Booked::default() };
         assert_eq!((ahead.ahead(Millis(START)), ahead.ahead(Millis(START + 1000))), (0.5, 0.0));
     }

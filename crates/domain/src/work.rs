@@ -70,6 +70,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn i9_a_few_failures_cost_nobody_the_place() {
+        let after = |failures: u32| Class::ALL.iter().map(|c| c.after(failures)).collect::<Vec<_>>();
+        let kept = [Class::Person, Class::Rotation, Class::NewAccount, Class::Retry, Class::Retry];
+        assert_eq!((after(0), after(3)), (kept.to_vec(), kept.to_vec()));
+        assert_eq!(after(4), [Class::Retry; 5]);
+    }
+
+    #[test]
     fn i9_the_database_sorts_the_classes_as_the_design_does() {
         let ranks: Vec<i64> = Class::ALL.iter().map(|c| c.rank()).collect();
         assert_eq!(ranks, [0, 1, 2, 3, 4]);
