@@ -90,6 +90,8 @@ async fn i8_another_writer_at_work_holds_the_business(parts: Parts) {
     let sent = world.sandbox.verdict().counts.puts;
     world.rotate(&item, Announce::Push).await;
     world.until("the new token is minted", || world.sandbox.verdict().counts.mints == 3).await;
+    // The end of the look that minted it frees the business once more.
+    world.until_quiet().await;
     world.until_blocked("business", "acme", "unknown_tokens").await;
     assert_eq!(world.sandbox.verdict().counts.puts, sent, "nobody fights");
     // Released, it goes on from the list as it is now.
