@@ -35,6 +35,7 @@ async fn i8_an_unknown_token_holds_until_an_operator_decides(parts: Parts) {
     world.business("acme");
     let stranger = world.sandbox.foreign_token("acme", None).unwrap();
     world.link("acme", 1).await;
+    world.until_quiet().await;
     world.until_blocked("business", "acme", "unknown_tokens").await;
     assert_eq!(world.sandbox.listed_tokens("acme"), vec![stranger.clone()], "nothing was sent");
     let (_, body) = world.admin("GET", "/v1/parked", None).await;
