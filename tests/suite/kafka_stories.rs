@@ -4,6 +4,8 @@ use domain::trace::TraceParent;
 use rekey::wiring::Roles;
 use sandbox::{Announce, Sandbox};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tests::{Parts, World};
 
@@ -14,6 +16,7 @@ stories!(
     i3_outcomes_are_complete_and_hold_no_secret,
     i9_webhooks_that_cannot_touch_tokens_cause_one_look,
     a_replayed_topic_does_not_revive_hints,
+    i1_partitions_given_up_during_a_pause_are_read_again_when_they_come_back,
 );
 
 /// Kafka goes away under a running consumer: pushed rotations need none, outcomes wait in the outbox, and what was
@@ -242,4 +245,72 @@ async fn a_replayed_topic_does_not_revive_hints(parts: Parts) {
     drop(tx);
     assert!(hints.is_empty(), "{hints:?}");
     world.end().await;
+}
+
+/// The store is away, so the partitions pause; another consumer comes, takes some of them and goes again.
+async fn i1_partitions_given_up_during_a_pause_are_read_again_when_they_come_back(parts: Parts) {
+    let mut world = World::start(parts, "").await;
+    world.rekeys.remove(0).stop().await;
+    let topic = world.local.config("").unwrap().topics().notices;
+    let producer = world.producer();
+    let publish = |round: &'static str| {
+        let (topic, producer) = (&topic, &producer);
+        async move {
+            // Enough keys for every partition.
+            for n in 0..40 {
+                let event = bus::Event {
+                    id: format!("{round} {n}"),
+                    kind: "rekey.notice".into(),
+                    source: "/platform".into(),
+                    subject: None,
+                    time: "2026-11-21T00:00:00Z".parse().unwrap(),
+                    schema: bus::schema::NOTICE.into(),
+                    traceparent: None,
+                    data: b"{}".to_vec(),
+                };
+                producer.publish(topic, Some(&n.to_string()), &event).await.unwrap();
+            }
+        }
+    };
+    let settings = bus::IntakeSettings {
+        group: format!("pauses-{}", uuid::Uuid::new_v4()),
+        topics: vec![topic.clone()],
+        schemas: vec![bus::schema::NOTICE],
+    };
+    let one = bus::Intake::new(&world.connection(), &settings).unwrap();
+    publish("first").await;
+    read_all(&one, "first").await;
+    let two = bus::Intake::new(&world.connection(), &settings).unwrap();
+    publish("second").await;
+    let two_reads = AtomicBool::new(false);
+    let pauses = async {
+        while !two_reads.load(Ordering::SeqCst) {
+            one.hold(Duration::from_millis(100)).await;
+        }
+    };
+    let reads = async {
+        tokio::time::timeout(tests::PATIENCE, two.next()).await.expect("the other one gets partitions").unwrap();
+        two_reads.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(pauses, reads);
+    two.close().await;
+    publish("third").await;
+    read_all(&one, "third").await;
+    one.close().await;
+    world.end().await;
+}
+
+/// Until each record of the round came by.
+async fn read_all(intake: &bus::Intake, round: &str) {
+    let mut missing: BTreeSet<String> = (0..40).map(|n| format!("{round} {n}")).collect();
+    let read = async {
+        while !missing.is_empty() {
+            // Errors are what a broker says while the group is being balanced.
+            let Ok(delivery) = intake.next().await else { continue };
+            missing.remove(&delivery.event.as_ref().unwrap().id);
+            intake.settled(&delivery);
+        }
+    };
+    let read = tokio::time::timeout(tests::PATIENCE, read).await;
+    assert!(read.is_ok(), "never read: {missing:?}");
 }

@@ -7,6 +7,7 @@ use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, TopicPartitionList};
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,15 +33,18 @@ pub struct Delivery {
     pub gap: bool,
 }
 
-/// Where each partition goes on, to notice gaps: the embedded broker evicts silently, and retention may overtake a
-/// consumer that was away for long.
+/// This process as a member of its group.
 #[derive(Clone, Default)]
-struct Positions {
+struct Membership {
+    /// Where each partition goes on, to notice gaps: the embedded broker evicts silently, and retention may overtake a
+    /// consumer that was away for long.
     next: Arc<Mutex<HashMap<(String, i32), i64>>>,
+    /// The partitions are paused, and those that come now shall be as well.
+    paused: Arc<AtomicBool>,
     topics: Vec<String>,
 }
 
-impl Positions {
+impl Membership {
     fn step(&self, topic: &str, partition: i32, offset: i64) -> bool {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = next.insert((topic.to_owned(), partition), offset + 1);
@@ -54,7 +58,7 @@ impl Positions {
     }
 }
 
-impl ClientContext for Positions {
+impl ClientContext for Membership {
     // Each error is also what the next read returns; said here as well it would be twice, and many times a second.
     fn error(&self, error: KafkaError, _: &str) {
         figures::count_error(&error);
@@ -65,15 +69,21 @@ impl ClientContext for Positions {
     }
 }
 
-impl ConsumerContext for Positions {
+impl ConsumerContext for Membership {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(partitions) = rebalance {
             self.forget(partitions);
         }
     }
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(partitions) => tracing::info!(partitions = partitions.count(), "partitions assigned"),
+            Rebalance::Assign(partitions) => {
+                tracing::info!(partitions = partitions.count(), "partitions assigned");
+                // A partition that was given up while it was paused comes back paused, and would be read by nobody until
+                // this process ends: https://github.com/confluentinc/confluent-kafka-go/issues/193
+                let paused = self.paused.load(Ordering::SeqCst);
+                told(if paused { consumer.pause(partitions) } else { consumer.resume(partitions) });
+            }
             Rebalance::Revoke(partitions) => tracing::info!(partitions = partitions.count(), "partitions given up"),
             Rebalance::Error(error) => tracing::warn!(%error, "the consumer group could not be balanced"),
         }
@@ -88,10 +98,16 @@ impl ConsumerContext for Positions {
     }
 }
 
+fn told(done: KafkaResult<()>) {
+    if let Err(error) = done {
+        tracing::debug!(%error, "partitions could not be paused or resumed");
+    }
+}
+
 /// Reads the topics as a member of the group.
 pub struct Intake {
-    consumer: StreamConsumer<Positions>,
-    positions: Positions,
+    consumer: StreamConsumer<Membership>,
+    membership: Membership,
     schemas: Vec<&'static str>,
     /// Records that arrived while nobody could take them, see [`Intake::hold`].
     held: Mutex<VecDeque<Delivery>>,
@@ -105,7 +121,7 @@ impl std::fmt::Debug for Intake {
 
 impl Intake {
     pub fn new(connection: &Connection, settings: &IntakeSettings) -> Result<Self, Error> {
-        let positions = Positions { topics: settings.topics.clone(), ..Positions::default() };
+        let membership = Membership { topics: settings.topics.clone(), ..Membership::default() };
         let mut config = connection.config();
         let defaults = [
             figures::INTERVAL,
@@ -124,11 +140,11 @@ impl Intake {
         }
         // Not for configuration to change: offsets are committed in the background, but only those stored by `settled`.
         config.set("enable.auto.commit", "true").set("enable.auto.offset.store", "false");
-        let consumer: StreamConsumer<Positions> =
-            config.create_with_context(positions.clone()).map_err(Error::config)?;
+        let consumer: StreamConsumer<Membership> =
+            config.create_with_context(membership.clone()).map_err(Error::config)?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|source| Error::Kafka { doing: "subscribe", source })?;
-        Ok(Self { consumer, positions, schemas: settings.schemas.clone(), held: Mutex::default() })
+        Ok(Self { consumer, membership, schemas: settings.schemas.clone(), held: Mutex::default() })
     }
 
     /// The next record.
@@ -159,7 +175,7 @@ impl Intake {
             self.consumer.recv().await.map_err(|source| Error::Kafka { doing: "read the next record", source })?;
         let (topic, partition, offset) = (message.topic().to_owned(), message.partition(), message.offset());
         Ok(Delivery {
-            gap: self.positions.step(&topic, partition, offset),
+            gap: self.membership.step(&topic, partition, offset),
             event: Event::decode(&message, &self.schemas),
             raw: message.payload().unwrap_or_default().to_vec(),
             topic,
@@ -178,17 +194,12 @@ impl Intake {
     }
 
     fn pause(&self) {
-        self.each_assignment(|c, p| c.pause(p));
+        self.membership.paused.store(true, Ordering::SeqCst);
+        told(self.consumer.assignment().and_then(|partitions| self.consumer.pause(&partitions)));
     }
     fn resume(&self) {
-        self.each_assignment(|c, p| c.resume(p));
-    }
-
-    fn each_assignment(&self, act: impl Fn(&StreamConsumer<Positions>, &TopicPartitionList) -> KafkaResult<()>) {
-        let done = self.consumer.assignment().and_then(|partitions| act(&self.consumer, &partitions));
-        if let Err(error) = done {
-            tracing::debug!(%error, "partitions could not be paused or resumed");
-        }
+        self.membership.paused.store(false, Ordering::SeqCst);
+        told(self.consumer.assignment().and_then(|partitions| self.consumer.resume(&partitions)));
     }
 
     /// Commits what is settled and leaves the group.
