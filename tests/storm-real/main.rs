@@ -119,14 +119,18 @@ async fn storms(seed: u64, options: &Options, logs: &Path) -> bool {
         rate: options.rate,
     };
     let small = Limits { seconds: 8, rotations: 40, kills: 2, businesses: 6, rate: options.rate.min(10), ..large };
-    let mut green = true;
+    let mut red = Vec::new();
     for (ground, limits) in [(Ground::Postgres, large), (Ground::Sqlite, small)] {
         if ground == Ground::Sqlite && options.no_sqlite {
             continue;
         }
         let log = Arc::new(Log::new(ground.name()));
-        green &= run::storm(ground, limits, &options.only, &brokers, logs, &log).await;
+        let found = run::storm(ground, limits, &options.only, &brokers, logs, &log).await;
+        red.extend(found.into_iter().map(|line| format!("{}: {line}", ground.name())));
     }
+    // At the very end: of a long output often nothing but the last lines is kept.
+    red.iter().for_each(|line| println!("RED {line}"));
+    let green = red.is_empty();
     println!("seed {seed}: {} in {:.0} s", if green { "green" } else { "RED" }, began.elapsed().as_secs_f64());
     green
 }

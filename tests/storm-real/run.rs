@@ -38,7 +38,7 @@ impl Limits {
 /// Within this some rotation is taken by Rekey, whatever rages.
 const STALL: Duration = Duration::from_secs(90);
 
-/// Returns whether everything held.
+/// Returns what did not hold.
 pub(crate) async fn storm(
     ground: Ground,
     limits: Limits,
@@ -46,7 +46,7 @@ pub(crate) async fn storm(
     brokers: &Arc<Brokers>,
     logs: &Path,
     log: &Arc<Log>,
-) -> bool {
+) -> Vec<String> {
     let megabytes = match ground {
         Ground::Postgres => 160 + limits.rotations as u64 / 40,
         Ground::Sqlite => 12,
