@@ -1,7 +1,7 @@
 //! What is known of a customer goes for good, once nothing of it is in a list or on its way into one.
 
 use crate::businesses::BusinessRow;
-use crate::tx::{number, text};
+use crate::tx::text;
 use crate::{Claim, Error, Tx};
 use domain::work::Kind;
 use domain::{BusinessId, ItemId, Millis};
@@ -114,14 +114,8 @@ impl Tx {
 
     /// Whether there was one.
     async fn erase_work(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
-        let sql = "DELETE FROM work WHERE kind = $1 AND id = $2 RETURNING epoch";
-        let row = self.row(sqlx::query(sql).bind(kind.as_str()).bind(id.to_owned())).await?;
-        let Some(row) = row else { return Ok(false) };
-        // A row of the same name begins behind it: who still works under an old epoch must not be taken for a new holder.
-        let sql = "INSERT INTO meta (name, value) VALUES ('epoch_floor', $1) ON CONFLICT (name) DO UPDATE SET value =
-            CASE WHEN CAST(meta.value AS BIGINT) < CAST($1 AS BIGINT) THEN $1 ELSE meta.value END";
-        self.run(sqlx::query(sql).bind(number(&row, "epoch")?.to_string())).await?;
-        Ok(true)
+        let work = sqlx::query("DELETE FROM work WHERE kind = $1 AND id = $2");
+        Ok(self.run(work.bind(kind.as_str()).bind(id.to_owned())).await? > 0)
     }
 
     /// What stands about it in tables of other things.

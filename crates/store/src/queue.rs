@@ -124,10 +124,11 @@ impl Tx {
     /// The same for work that follows from an earlier event: `signal_at` is when that one arrived. An event that can't have
     /// touched a token is no signal: a rotation hours later would seem to have taken as long.
     pub async fn mark_since(&mut self, mark: &Mark<'_>, signal_at: Option<Millis>) -> Result<i64, Error> {
+        // Epochs begin at the clock's milliseconds: a row that was erased and comes again is then ahead of every claim of
+        // before, for nobody claims a row once a millisecond. A count from 0 would take an old holder for the new one.
         let sql = "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held,
                 taken_over, permit, signal_at, traceparent)
-            VALUES ($1, $2, $3, $4, $5, 1, 0, $6, 0,
-                (SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) FROM meta WHERE name = 'epoch_floor'), 0, NULL, 0, $7, $8)
+            VALUES ($1, $2, $3, $4, $5, 1, 0, $6, 0, $10, 0, NULL, 0, $7, $8)
             ON CONFLICT (kind, id) DO UPDATE SET
                 wanted = work.wanted + 1,
                 reason = CASE WHEN $4 <= work.class THEN $5 ELSE work.reason END,
@@ -157,7 +158,8 @@ impl Tx {
             .bind(i64::from(mark.unblocks))
             .bind(signal_at.or_else(|| mark.quiet.is_none().then_some(self.now())).map(|at| at.0))
             .bind(mark.traceparent.map(str::to_owned))
-            .bind(mark.quiet.map_or(i64::MIN / 2, domain::time::millis));
+            .bind(mark.quiet.map_or(i64::MIN / 2, domain::time::millis))
+            .bind(self.now().0);
         let row = self.row(query).await?.ok_or_else(|| Error::Corrupt("a mark returned no row".into()))?;
         number(&row, "wanted")
     }
