@@ -198,7 +198,12 @@ impl Stage {
     pub(crate) fn out_of_space(&self) -> usize {
         match &self.postgres {
             Some(postgres) => postgres.out_of_space(),
-            None => self.fleet.iter().map(|m| log_of(m).matches("disk is full").count()).sum(),
+            // While it works, and while it starts.
+            None => self
+                .fleet
+                .iter()
+                .map(|m| log_of(m).matches("disk is full").count() + log_of(m).matches("is its disk full?").count())
+                .sum(),
         }
     }
 

@@ -195,7 +195,7 @@ async fn missing_dependencies_are_waited_for() {
     process.ready().await;
     assert_eq!(process.terminate().await, Some(0), "{}", std::fs::read_to_string(&process.log).unwrap());
     let log = std::fs::read_to_string(&process.log).unwrap();
-    assert_eq!(log.matches("the database is not there yet").count(), 1, "said once: {log}");
+    assert_eq!(log.matches("the database is not ready").count(), 1, "said once: {log}");
     for rekey in world.rekeys {
         rekey.stop().await;
     }

@@ -99,7 +99,7 @@ async fn open(url: String) -> Result<(), String> {
     let store = Store::connect(&settings, keys, domain::Fingerprinter::new(1, &[1; 32])).unwrap();
     match store.prepare().await {
         Ok(()) => Ok(()),
-        Err(error) => Err(format!("{} {}", chain(&error), store.diagnose().await)),
+        Err(error) => Err(format!("{} {}", chain(&error), store.diagnose(None).await)),
     }
 }
 

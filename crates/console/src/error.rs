@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use domain::fault::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -64,14 +65,14 @@ impl IntoResponse for ApiError {
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
         if error.is_passing() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the admin API has no database");
+            tracing::warn!(error = chain(&error), "the admin API has no database");
             return Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "database_away",
                 "the database does not answer: try again",
             );
         }
-        tracing::error!(error = &error as &dyn std::error::Error, "the admin API failed");
+        tracing::error!(error = chain(&error), "the admin API failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this should not happen: see the log of this process")
     }
 }

@@ -1,6 +1,7 @@
 //! Claims due rows and gives each to a look of its own.
 
 use crate::Context;
+use domain::fault::chain;
 use domain::retry::{Curve, Retries};
 use domain::trace::TraceParent;
 use domain::work::Kind;
@@ -39,7 +40,7 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
             }
             Err(error) => {
                 if outage.failures() == 0 {
-                    tracing::warn!(%kind, error = &error as &dyn std::error::Error, "the database does not answer; trying again until it does");
+                    tracing::warn!(%kind, error = chain(&error), "the database does not answer; trying again until it does");
                 }
                 outage.next_wait(&mut rand::rng())
             }

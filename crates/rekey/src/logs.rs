@@ -16,8 +16,8 @@ pub(crate) fn filter(log: &Log) -> Result<EnvFilter, String> {
     if !is_filter && !["off", "error", "warn", "info", "debug", "trace"].contains(&level) {
         return Err(LEVELS.to_owned());
     }
-    // librdkafka reports each reconnection at its own error level; what matters of it, we log ourselves.
-    EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,sqlx=error,{STEP}=off,{}", log.level))
+    // librdkafka and the pool of database connections report each try at error level; what matters of it, we log ourselves.
+    EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,sqlx=error,sqlx_core::pool=off,{STEP}=off,{}", log.level))
         .map_err(|_| LEVELS.to_owned())
 }
 

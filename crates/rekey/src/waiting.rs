@@ -2,7 +2,9 @@
 //! report in between.
 
 use crate::config::{Config, fingerprinter};
+use domain::fault::chain;
 use domain::retry::{Curve, Retries};
+use std::collections::HashSet;
 use std::future::Future;
 use std::time::Duration;
 use store::{KeyRing, Store};
@@ -32,11 +34,7 @@ where
             }
             Err(error) => {
                 if retries.failures() == 0 {
-                    tracing::warn!(
-                        part,
-                        error = &error as &dyn std::error::Error,
-                        "not there yet; trying again until it is"
-                    );
+                    tracing::warn!(part, error = chain(&error), "not there yet; trying again until it is");
                 }
                 readiness.waiting(part, error.to_string());
             }
@@ -61,30 +59,55 @@ impl Opening {
         Ok(Self { store: Store::connect(&config.store()?, keys, fingerprints)? })
     }
 
-    /// Waits for the database; what is wrong with it beyond being away is an error.
+    /// Waits for the database; what is wrong with it beyond being away is an error. None: stopped first.
     pub(crate) async fn open(self, readiness: &Readiness, stop: &CancellationToken) -> anyhow::Result<Option<Store>> {
-        let mut retries = Retries::new(Curve { first: Duration::from_millis(50), cap: Duration::from_secs(2) });
-        loop {
-            match self.store.prepare().await {
-                Ok(()) => return Ok(Some(self.store)),
-                Err(error) if error.is_passing() => {
-                    if retries.failures() == 0 {
-                        let why = self.store.diagnose().await;
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            why,
-                            "the database is not there yet; trying again until it is"
-                        );
-                        readiness.waiting("database", why);
-                    }
+        let prepared = until_the_database_does(&self.store, readiness, stop, || self.store.prepare()).await?;
+        Ok(prepared.map(|()| self.store))
+    }
+}
+
+/// Most reasons that are logged of one wait; `/readyz` tells the last one in any case.
+const REASONS: usize = 5;
+
+/// Tries what a start needs of the database until it is done, and says why it is not, each reason once. None: stopped first.
+pub(crate) async fn until_the_database_does<T, F>(
+    store: &Store,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+    attempt: impl Fn() -> F,
+) -> anyhow::Result<Option<T>>
+where
+    F: Future<Output = Result<T, store::Error>>,
+{
+    let mut retries = Retries::new(Curve { first: Duration::from_millis(50), cap: Duration::from_secs(2) });
+    let mut told = HashSet::new();
+    loop {
+        // A database may take its time to fail, and a process that is told to stop has none.
+        let done = tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            done = attempt() => done,
+        };
+        match done {
+            Ok(value) => {
+                if retries.failures() > 0 {
+                    tracing::info!("the database answers now");
                 }
-                Err(error) => return Err(error.into()),
+                return Ok(Some(value));
             }
-            let wait = retries.next_wait(&mut rand::rng());
-            tokio::select! {
-                () = stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(wait) => {}
+            Err(error) if error.is_passing() => {
+                let why = store.diagnose(Some(&error)).await;
+                readiness.waiting("database", why.clone());
+                // Two reasons may take turns.
+                if told.len() < REASONS && told.insert(why.clone()) {
+                    tracing::warn!(error = chain(&error), why, "the database is not ready; trying again until it is");
+                }
             }
+            Err(error) => return Err(error.into()),
+        }
+        let wait = retries.next_wait(&mut rand::rng());
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

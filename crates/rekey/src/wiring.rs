@@ -3,10 +3,11 @@
 
 use crate::config::{Config, fingerprinter};
 use crate::metrics;
-use crate::waiting::{Opening, until_it_works};
+use crate::waiting::{Opening, until_it_works, until_the_database_does};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::Provider;
+use domain::fault::chain;
 use domain::work::Kind;
 use plaid::{Keys, Verifier};
 use std::net::SocketAddr;
@@ -231,7 +232,8 @@ impl Running {
             let mut wake = Vec::new();
             if let Some(parts) = consumer {
                 match parts.start(store.clone(), &readiness, &tasks, stop.clone()).await {
-                    Ok(notifies) => wake = notifies,
+                    Ok(Some(notifies)) => wake = notifies,
+                    Ok(None) => return,
                     Err(error) => return drop(fail.send(error).await),
                 }
             }
@@ -287,10 +289,7 @@ impl Running {
         if let Some(producer) = &self.producer
             && let Err(error) = producer.flush(Duration::from_secs(5)).await
         {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "records were left in the producer; none of them was answered 200"
-            );
+            tracing::warn!(error = chain(&error), "records were left in the producer; none of them was answered 200");
         }
         if let Some(store) = self.store.get()
             && tokio::time::timeout(Duration::from_secs(5), store.close()).await.is_err()
@@ -329,21 +328,17 @@ impl ConsumerParts {
         })
     }
 
-    /// Starts the consumer's tasks; returns what wakes them.
+    /// Starts the consumer's tasks; returns what wakes them. None: stopped first.
     async fn start(
         self,
         store: Store,
         readiness: &Readiness,
         tasks: &TaskTracker,
         stop: CancellationToken,
-    ) -> anyhow::Result<Vec<Arc<tokio::sync::Notify>>> {
-        loop {
-            match self.begin_sweep(&store).await {
-                Ok(possible) => break possible?,
-                Err(error) if error.is_passing() => tokio::time::sleep(Duration::from_millis(200)).await,
-                Err(error) => return Err(error.into()),
-            }
-        }
+    ) -> anyhow::Result<Option<Vec<Arc<tokio::sync::Notify>>>> {
+        let begun = until_the_database_does(&store, readiness, &stop, || self.begin_sweep(&store)).await?;
+        let Some(possible) = begun else { return Ok(None) };
+        possible?;
         let seed = match self.config.consumer.seed {
             0 => rand::random(),
             seed => seed,
@@ -372,7 +367,7 @@ impl ConsumerParts {
             });
         }
         tasks.spawn(consumer::run(context, intake, stop));
-        Ok(wake)
+        Ok(Some(wake))
     }
 
     /// Refuses a sweep period that the limits make impossible, and orders the sweep at start.

@@ -1,7 +1,7 @@
 //! Opening a database: connection, migrations, the range of schemas this release runs on, the key check.
 
 use crate::tx::{Dialect, Tx};
-use crate::verified::{hint, verified_url};
+use crate::verified::{tls_hint, verified_url};
 use crate::{Error, KeyRing};
 use domain::Fingerprinter;
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Longest wait for the reason why a database is away.
 const DIAGNOSIS: Duration = Duration::from_secs(2);
 
+/// FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
+const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// The newest schema this release knows.
@@ -24,6 +27,17 @@ const OLDEST_COMPATIBLE: i64 = 1;
 
 /// Where the sealed value stands that tells whether our keys are the database's.
 pub(crate) const KEY_CHECK: &str = "meta/key_check";
+
+/// SQLite's primary result code, https://www.sqlite.org/rescode.html.
+fn sqlite_code(error: &sqlx::Error) -> Option<i64> {
+    let extended: i64 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(extended & 0xff)
+}
+
+/// SQLite: the disk refuses (read-only, I/O, full), and the schema is what it was.
+fn is_of_the_disk(error: &sqlx::Error) -> bool {
+    matches!(sqlite_code(error), Some(8 | 10 | 13))
+}
 
 /// PostgreSQL: insufficient privilege, or no schema that this role may see.
 fn lacks_rights(error: &sqlx::migrate::MigrateError) -> bool {
@@ -100,12 +114,7 @@ impl Store {
         let options = match dialect {
             Dialect::Sqlite => options
                 .after_connect(|connection, _| {
-                    Box::pin(async move {
-                        // FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
-                        let pragmas =
-                            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
-                        sqlx::raw_sql(pragmas).execute(connection).await.map(|_| ())
-                    })
+                    Box::pin(async move { sqlx::raw_sql(PRAGMAS).execute(connection).await.map(|_| ()) })
                 })
                 // SQLite rolls back by itself when the disk is full. sqlx then still counts a transaction on that
                 // connection, refuses every BEGIN and nests what only reads, so such a connection is closed.
@@ -119,10 +128,13 @@ impl Store {
         Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints })
     }
 
-    /// Why no connection can be had, and where the database was looked for; for messages. The pool itself only says
-    /// that it waited in vain.
-    pub async fn diagnose(&self) -> String {
-        self.try_to_connect().await.1
+    /// Why no connection can be had, or what one was refused, and where the database was looked for; for messages. The
+    /// pool itself only says that it waited in vain.
+    pub async fn diagnose(&self, refused: Option<&Error>) -> String {
+        match (self.try_to_connect().await, refused) {
+            ((Some(true), why), Some(Error::Database(error))) => format!("{why}: {error}{}", self.hint(error)),
+            ((_, why), _) => why,
+        }
     }
 
     /// Some(false): a connection was refused for a reason that waiting won't mend.
@@ -135,19 +147,34 @@ impl Store {
                 format!("PostgreSQL at {}:{}", url.host_str().unwrap_or("localhost"), url.port().unwrap_or(5432))
             }
         };
-        let tried = sqlx::ConnectOptions::connect(options.as_ref());
+        let tried = async {
+            let mut connection = sqlx::ConnectOptions::connect(options.as_ref()).await?;
+            // As the pool does it: SQLite opens a file on a full or read-only disk, and then can do nothing with it.
+            if let Dialect::Sqlite = self.dialect {
+                sqlx::raw_sql(PRAGMAS).execute(&mut connection).await?;
+            }
+            drop(connection.close().await);
+            Ok::<_, sqlx::Error>(())
+        };
         match tokio::time::timeout(DIAGNOSIS, tried).await {
             Err(_) => (None, format!("{place} does not answer")),
             Ok(Err(error)) => {
                 // SQLSTATE 28: not this user; 3D: no such database; 14 of SQLite: no such directory.
                 let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default().into_owned();
                 let is_lasting = code.starts_with("28") || code.starts_with("3D") || code == "14";
-                (is_lasting.then_some(false), format!("{place} does not answer: {error}{}", hint(&error)))
+                (is_lasting.then_some(false), format!("{place} does not answer: {error}{}", self.hint(&error)))
             }
-            Ok(Ok(connection)) => {
-                drop(connection.close().await);
-                (Some(true), format!("{place} answers, but not to everything yet"))
-            }
+            Ok(Ok(())) => (Some(true), format!("{place} answers, but does not do everything yet")),
+        }
+    }
+
+    /// What an operator can do about a connection that failed.
+    fn hint(&self, error: &sqlx::Error) -> &'static str {
+        match (self.dialect, sqlite_code(error)) {
+            (Dialect::Postgres, _) => tls_hint(error),
+            (Dialect::Sqlite, Some(8 | 14)) => ": is there such a directory, and may this process write there?",
+            (Dialect::Sqlite, Some(10 | 13)) => ": is its disk full?",
+            (Dialect::Sqlite, _) => "",
         }
     }
 
@@ -170,7 +197,11 @@ impl Store {
                 Err(
                     sqlx::migrate::MigrateError::Execute(error)
                     | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
-                ) if error.as_database_error().is_none() => return Err(Error::Database(error)),
+                ) if error.as_database_error().is_none()
+                    || matches!(self.dialect, Dialect::Sqlite) && is_of_the_disk(&error) =>
+                {
+                    return Err(Error::Database(error));
+                }
                 Err(error) => {
                     match self.try_to_connect().await {
                         (Some(true), _) => {}

@@ -50,7 +50,7 @@ fn is_local(host: &str) -> bool {
 }
 
 /// What an operator can do about a connection that TLS prevents.
-pub(crate) fn hint(error: &sqlx::Error) -> &'static str {
+pub(crate) fn tls_hint(error: &sqlx::Error) -> &'static str {
     match error {
         sqlx::Error::Tls(cause) if cause.to_string().contains("does not support TLS") => {
             ": it has no TLS, so turn it on there, or say sslmode=disable in the URL if the network may see all of it"

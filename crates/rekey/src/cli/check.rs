@@ -102,7 +102,7 @@ async fn database(config: &Config) -> anyhow::Result<()> {
     match tokio::time::timeout(PATIENCE, store.inspect()).await {
         Ok(Err(error)) if !error.is_passing() => Err(error.into()),
         Ok(Ok(())) => Ok(()),
-        _ => anyhow::bail!("{}: check database.url and the network", store.diagnose().await),
+        _ => anyhow::bail!("{} (see database.url and the network)", store.diagnose(None).await),
     }
 }
 
