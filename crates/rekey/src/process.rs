@@ -2,13 +2,17 @@
 
 use crate::config::Config;
 use crate::wiring::{Given, Roles, Running, start};
+use std::future::Future;
+use tokio::signal::unix::Signal;
 
 /// Runs the roles until SIGTERM or Ctrl-C.
 pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
+    // First of all: without a handler process 1 of a container is deaf to SIGTERM, and any other ends at once.
+    let told_to_stop = signal();
     let running = start(config, roles, Given::default()).await?;
     announce(&running, roles);
     let ended = tokio::select! {
-        () = signal() => Ok(()),
+        () = told_to_stop => Ok(()),
         Some(error) = running.failure() => Err(error),
     };
     running.stop().await;
@@ -27,20 +31,21 @@ fn announce(running: &Running, roles: Roles) {
     );
 }
 
-/// Resolves on SIGTERM or Ctrl-C.
-pub async fn signal() {
+/// Listens from the call on, and resolves on SIGTERM or Ctrl-C.
+pub fn signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                terminate.recv().await;
-            }
-            // Without a handler the default applies, which ends the process; nothing is lost by it.
-            Err(_) => std::future::pending().await,
+    // Where there can't be a handler the default applies, which ends the process; nothing is lost by it.
+    let [mut terminate, mut interrupt] =
+        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
+    async move {
+        tokio::select! {
+            Some(()) = next(&mut terminate) => {}
+            Some(()) = next(&mut interrupt) => {}
+            else => std::future::pending().await,
         }
-    };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
     }
+}
+
+async fn next(signals: &mut Option<Signal>) -> Option<()> {
+    signals.as_mut()?.recv().await
 }
