@@ -25,6 +25,7 @@ use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use store::{Page, Store};
 
@@ -172,9 +173,13 @@ impl World {
         let local = Local::new(ground).await.unwrap();
         if parts == Parts::Real {
             let config = local.config("").unwrap();
-            let made =
-                || async { bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await.is_ok() };
-            assert!(holds(made).await, "the topics could not be created");
+            let refused = Mutex::new(None);
+            let made = || async {
+                let applied = bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await;
+                *refused.lock().unwrap() = applied.err();
+                refused.lock().unwrap().is_none()
+            };
+            assert!(holds(made).await, "the topics could not be created: {:?}", refused.lock().unwrap());
         }
         Self { sandbox: local.sandbox.clone(), local, rekeys: Vec::new(), parts }
     }

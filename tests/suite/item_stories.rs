@@ -1,7 +1,10 @@
 //! The life of Items and accounts.
 
+use domain::work::{Class, Kind};
 use sandbox::{Announce, Fault, FaultKind, NewAccount, NewItem};
 use serde_json::json;
+use std::time::Duration;
+use store::Mark;
 use tests::{Parts, World};
 
 stories!(
@@ -20,6 +23,7 @@ stories!(
     i8_a_revoked_item_leaves_after_plaid_said_so,
     i8_a_revocation_that_plaid_denies_drops_nothing,
     an_item_removed_by_the_platform_leaves,
+    what_is_erased_during_a_look_does_not_come_back,
     i8_offboarding_the_last_item_sends_the_empty_list,
     i6_one_account_refuses_to_mint_while_the_others_go_on,
     i6_a_lost_answer_is_an_orphan_and_never_listed,
@@ -274,6 +278,50 @@ async fn an_item_removed_by_the_platform_leaves(parts: Parts) {
     let (_, body) = world.admin("GET", &format!("/v1/items/{gone}"), None).await;
     assert_eq!(body["state"], "removed");
     assert!(world.sandbox.calls("/accounts/get") <= calls + 1, "a removed Item costs no call");
+    world.end().await;
+}
+
+/// A row that came back would be looked for at every sweep, and the customer's id would stay for good.
+async fn what_is_erased_during_a_look_does_not_come_back(parts: Parts) {
+    let mut world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let url = world.local.environment["REKEY_DATABASE__URL"].clone();
+    let rows = async |sql: &'static str, about: &str| {
+        sqlx::any::install_default_drivers();
+        let pool = sqlx::AnyPool::connect(&url).await.unwrap();
+        let rows = sqlx::query(sql).bind(about.to_owned()).fetch_all(&pool).await.unwrap().len();
+        pool.close().await;
+        rows
+    };
+
+    // An event that waited while its Item was erased.
+    let mut tx = world.store().begin().await.unwrap();
+    let mark = Mark {
+        kind: Kind::Item,
+        id: "nobody",
+        class: Class::Rotation,
+        reason: "test",
+        wait: Duration::ZERO,
+        quiet: None,
+        unblocks: false,
+        traceparent: None,
+    };
+    tx.mark(&mark).await.unwrap();
+    tx.commit().await.unwrap();
+    let forgotten = async || rows("SELECT id FROM work WHERE id = $1", "nobody").await == 0;
+    assert!(tests::holds(|| forgotten()).await, "a row about nothing stays");
+
+    let call = "/accounts/get";
+    world.sandbox.fault(Fault::times(call, 1, FaultKind::Hang));
+    world.sync_item(&item).await;
+    world.until("a look is on its way", || world.sandbox.hung(call) == 1).await;
+    // Erasing waits for a look; only one that is lost for a quarter of an hour ends later.
+    assert_eq!(rows("DELETE FROM work WHERE id = $1 RETURNING id", &item).await, 1);
+    world.sandbox.heal();
+    world.rekeys.remove(0).stop().await;
+    assert_eq!(rows("SELECT id FROM work WHERE id = $1", &item).await, 0);
     world.end().await;
 }
 

@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::wiring::{Given, Roles, Running, start};
-use std::future::Future;
 use tokio::signal::unix::Signal;
 
 /// Runs the roles until SIGTERM or Ctrl-C.

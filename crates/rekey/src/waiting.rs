@@ -5,7 +5,6 @@ use crate::config::{Config, fingerprinter};
 use domain::fault::chain;
 use domain::retry::{Curve, Retries};
 use std::collections::HashSet;
-use std::future::Future;
 use std::time::Duration;
 use store::{KeyRing, Store};
 use tokio_util::sync::CancellationToken;
