@@ -70,19 +70,23 @@ impl ClientContext for Membership {
 }
 
 impl ConsumerContext for Membership {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Revoke(partitions) = rebalance {
-            self.forget(partitions);
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Revoke(partitions) => self.forget(partitions),
+            // A partition that was given up while it was paused comes back paused, and would be read by nobody until this
+            // process ends: https://github.com/confluentinc/confluent-kafka-go/issues/193. Before it is fetched, for a
+            // resumption that meets the first fetch is dropped; of a copy, because errors are written into the list.
+            Rebalance::Assign(partitions) => told(consumer.resume(&TopicPartitionList::clone(partitions))),
+            Rebalance::Error(_) => {}
         }
     }
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(partitions) => {
                 tracing::info!(partitions = partitions.count(), "partitions assigned");
-                // A partition that was given up while it was paused comes back paused, and would be read by nobody until
-                // this process ends: https://github.com/confluentinc/confluent-kafka-go/issues/193
-                let paused = self.paused.load(Ordering::SeqCst);
-                told(if paused { consumer.pause(partitions) } else { consumer.resume(partitions) });
+                if self.paused.load(Ordering::SeqCst) {
+                    told(consumer.pause(partitions));
+                }
             }
             Rebalance::Revoke(partitions) => tracing::info!(partitions = partitions.count(), "partitions given up"),
             Rebalance::Error(error) => tracing::warn!(%error, "the consumer group could not be balanced"),

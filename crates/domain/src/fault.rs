@@ -81,5 +81,7 @@ mod tests {
         struct Layered(&'static str, #[source] Option<Box<Layered>>);
         let error = Layered("no list", Some(Box::new(Layered("no answer", Some(Box::new(Layered("no route", None)))))));
         assert_eq!(chain(&error), "no list: no answer: no route");
+        let repeated = Layered("no list: no answer", Some(Box::new(Layered("no answer", None))));
+        assert_eq!(chain(&repeated), "no list: no answer");
     }
 }

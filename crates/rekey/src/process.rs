@@ -7,8 +7,11 @@ use tokio::signal::unix::Signal;
 /// Runs the roles until SIGTERM or Ctrl-C.
 pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     // First of all: without a handler process 1 of a container is deaf to SIGTERM, and any other ends at once.
-    let told_to_stop = signal();
-    let running = start(config, roles, Given::default()).await?;
+    let mut told_to_stop = std::pin::pin!(signal());
+    let running = tokio::select! {
+        () = &mut told_to_stop => return Ok(()),
+        started = start(config, roles, Given::default()) => started?,
+    };
     announce(&running, roles);
     let ended = tokio::select! {
         () = told_to_stop => Ok(()),

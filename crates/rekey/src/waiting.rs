@@ -95,11 +95,11 @@ where
             }
             Err(error) if error.is_passing() => {
                 let why = store.diagnose(Some(&error)).await;
-                readiness.waiting("database", why.clone());
                 // Two reasons may take turns.
                 if told.len() < REASONS && told.insert(why.clone()) {
                     tracing::warn!(error = chain(&error), why, "the database is not ready; trying again until it is");
                 }
+                readiness.waiting("database", why);
             }
             Err(error) => return Err(error.into()),
         }
