@@ -8,7 +8,6 @@ CARGO ?= cargo
 TARGET := $(CURDIR)/target
 TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
-CYCLONEDX_VERSION := 0.5.9
 MUTANTS_VERSION := 27.1.0
 HELM_VERSION := 3.22.0
 KUBERNETES_VALIDATE_VERSION := 1.37.0
@@ -148,15 +147,12 @@ $(TOOLS)/cargo-deny:
 	 else echo "make: building cargo-deny $(DENY_VERSION), some minutes"; \
 	   $(CARGO) install --quiet --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION) && ln -sf $(TOOLS)/bin/cargo-deny $@; fi
 
-sbom: $(TOOLS)/bin/cargo-cyclonedx ## what the program is made of, as CycloneDX: target/sbom/rekey.cdx.json
-	$(TOOLS)/bin/cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu \
-	  --no-build-deps --override-filename rekey.cdx --manifest-path crates/rekey/Cargo.toml
-	@mkdir -p $(TARGET)/sbom && mv crates/rekey/rekey.cdx.json $(TARGET)/sbom/ && find crates tests -name rekey.cdx.json -delete
+sbom: prerequisites ## what an image built on this machine would hold, as CycloneDX: target/sbom/rekey.cdx.json
+	$(CARGO) build --package rekey
+	@rm -rf $(TARGET)/sbom
+	deploy/rootfs $(TARGET)/debug/rekey $(TARGET)/sbom/root
+	@mv $(TARGET)/sbom/root/usr/share/sbom/rekey.cdx.json $(TARGET)/sbom/ && rm -rf $(TARGET)/sbom/root
 	@echo "make: $(TARGET)/sbom/rekey.cdx.json"
-
-$(TOOLS)/bin/cargo-cyclonedx:
-	@echo "make: building cargo-cyclonedx $(CYCLONEDX_VERSION), some minutes"
-	$(CARGO) install --quiet --locked --root $(TOOLS) cargo-cyclonedx@$(CYCLONEDX_VERSION)
 
 # What the build needs beside Rust: a C and C++ compiler, make, cmake, and the headers of OpenSSL, zlib and curl for librdkafka.
 prerequisites:

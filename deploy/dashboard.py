@@ -42,17 +42,21 @@ ASKED = 'outcome=~"published|dead_letter|unavailable",reason!="key_unavailable"'
 ANSWERED = f"sum(increase({of('rekey_webhooks_total', TAKEN)}[1h])) / sum(increase({of('rekey_webhooks_total', ASKED)}[1h]))"
 WAITING = f"sum(max by (kind, by, code) ({of('rekey_blocked_rows', 'by=~' + chr(34) + 'parked|hold' + chr(34))})) or vector(0)"
 
+# Customers who must log in, and lists that Layer does not show, are no fault that an operator mends.
+RISK = 'state!~"waiting_for_user|unverified"'
+UNCONVERGED = f"sum(max by (state) ({of('rekey_unconverged_businesses', RISK)}))"
+
 # Row: panels of (title, unit, {legend: expression}). A panel of the first row with thresholds is one large number.
 DASHBOARD = {
     "Are customers' books safe?": [
-        ("Businesses unconverged", "none", {"": most("rekey_unconverged_businesses")}, (1, 10)),
-        ("The oldest of them", "s", {"": most("rekey_unconverged_oldest_seconds")}, (300, 1800)),
+        ("Businesses unconverged", "none", {"": UNCONVERGED}, (1, 10)),
+        ("The oldest of them", "s", {"": most("rekey_unconverged_oldest_seconds", "", RISK)}, (300, 1800)),
         ("Webhooks answered 200, last hour", "percentunit", {"": ANSWERED}, (0.999, 0.99)),
         ("Rows that wait for a person", "none", {"": WAITING}, (1, 10)),
         ("Providers paused", "none", {"": f"sum(max by (provider) ({of('rekey_provider_paused')}))"}, (1, 1)),
         ("95 % of changes at Layer within, last hour", "s",
          {"": quantile(0.95, "rekey_converge_seconds").replace("$__rate_interval", "1h")}, (60, 300)),
-        ("Businesses unconverged", "none", {"businesses": most("rekey_unconverged_businesses")}),
+        ("Businesses unconverged", "none", {"{{state}}": most("rekey_unconverged_businesses", "state")}),
         ("From the first signal to converged", "s", percentiles("rekey_converge_seconds")),
         ("Access tokens changed, lists sent", "ops",
          {"changed, {{source}}": rate("rekey_token_changes_total", "source"),

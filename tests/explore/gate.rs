@@ -6,11 +6,12 @@ use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 use futures::stream;
+use parking_lot::{Mutex, MutexGuard};
 use sandbox::Sandbox;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::{Notify, oneshot};
 use tower::ServiceExt;
 
@@ -62,7 +63,7 @@ impl Gate {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Lets everything pass, or holds every call.

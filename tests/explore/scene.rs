@@ -89,7 +89,7 @@ async fn push(sandbox: &Sandbox, store: &Store, cast: &Cast, token: &str) {
             account: AccountId::parse(a["account_id"].as_str().unwrap().to_owned()).unwrap(),
             business: business(&a["business"]),
         };
-        named.iter().map(assignment).collect()
+        store::Accounts::Only(named.iter().map(assignment).collect())
     });
     let push = Push {
         item: ItemId::parse(cast.item.clone()).unwrap(),

@@ -448,6 +448,9 @@ impl Explorer {
         if let Some(violation) = verdict.violations.get(way.violations) {
             return Err(violation.clone());
         }
+        if let Some(stale) = tests::stale_verdicts(&self.store).await.pop() {
+            return Err(format!("I11: what is shown is not so: {stale}"));
+        }
         if let Some(current) = self.books.current().await {
             match way.tokens.iter().position(|t| *t == current) {
                 Some(place) if place >= way.current => way.current = place,

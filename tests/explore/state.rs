@@ -3,7 +3,7 @@
 use sqlx::{Connection, Row, SqliteConnection};
 
 /// Tables that hold the state; outcomes, audit and budgets only record it.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "meta",
     "work",
     "items",
@@ -16,10 +16,11 @@ const TABLES: [&str; 12] = [
     "hints",
     "suspicions",
     "pauses",
+    "verdicts",
 ];
 
 /// What differs from run to run and is read by nobody who decides by it.
-const VOLATILE: [&str; 26] = [
+const VOLATILE: [&str; 29] = [
     "due_at",
     "lease_until",
     "lease_owner",
@@ -46,6 +47,9 @@ const VOLATILE: [&str; 26] = [
     "next_look",
     "next_proof",
     "missing_since",
+    "since",
+    "told",
+    "told_times",
 ];
 
 /// A row of the queue.

@@ -50,7 +50,8 @@ impl Cluster {
     }
 
     /// One node that others reach as well, at these listeners; the user `rekey` shows this password (PLAIN, SCRAM) or any
-    /// unsigned token (OAUTHBEARER, see [`unsigned_token`]).
+    /// unsigned token (OAUTHBEARER, see [`unsigned_token`]). It may do everything that [`Cluster::acl`] keeps for nobody; who
+    /// comes without TLS may do everything.
     pub fn secure(identity: &Identity, password: &str, at: &Listeners) -> Self {
         let Listeners { host, plain, tls, sasl } = at;
         let scram = format!("SCRAM-SHA-512=[name=rekey,password={password}]");
@@ -64,6 +65,8 @@ impl Cluster {
                  SASL_SSL://{host}:{sasl}\n\
                  listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PLAIN:PLAINTEXT,SSL:SSL,\
                  SASL_SSL:SASL_SSL\n\
+                 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                 super.users=User:ANONYMOUS\nallow.everyone.if.no.acl.found=true\n\
                  ssl.keystore.type=PEM\nssl.keystore.location={store}\n\
                  sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER\n\
                  listener.name.sasl_ssl.plain.sasl.jaas.config=\
@@ -130,6 +133,18 @@ impl Cluster {
             cluster.launch(n);
         }
         cluster
+    }
+
+    /// Says who may do what, in the words of Kafka's own `kafka-acls`.
+    pub fn acl(&self, words: &[&str]) {
+        let said = Command::new("java")
+            .args(["-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(format!("{}/*", self.libs.display()))
+            .args(["org.apache.kafka.tools.AclCommand", "--force", "--bootstrap-server", &self.address()])
+            .args(words)
+            .output()
+            .unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
     }
 
     /// The bootstrap servers.

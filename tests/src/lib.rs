@@ -3,31 +3,36 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
 pub mod answers;
+mod conditions;
 pub mod disk;
 pub mod fleet;
 pub mod kafka;
 pub mod metrics;
+mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+mod rows;
 mod servers;
 pub mod tls;
 pub mod topics;
 
+pub use conditions::{PATIENCE, holds};
+pub use pgbouncer::PgBouncer;
+pub use rows::{is_quiet, ledger, parked, stale_verdicts, unserved};
 pub use servers::{fresh_database, kafka_address, role_without_rights};
 
 use answers::Answer;
 use bus::{Intake, IntakeSettings, schema};
+use domain::queue::Mark;
 use domain::work::{Class, Kind};
 use rekey::local::{Databases, Ground, Local};
 use rekey::wiring::{Roles, Running};
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use store::{Page, Store};
+use store::Store;
 
 /// What a world stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +42,6 @@ pub enum Parts {
     /// Apache Kafka and PostgreSQL.
     Real,
 }
-
-/// Waits on conditions are bounded by this; a story that reaches it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Everything as fast as it can be; the sweep is far away, so that no story is saved by it unless it asks.
 pub const SETTINGS: &str = r#"
@@ -72,6 +74,7 @@ debounce = "30ms"
 quiet = "1h"
 backoff_first = "60ms"
 backoff_cap = "500ms"
+refused_cap = "1h"
 gone_after = "400ms"
 awaiting_token_poll = "150ms"
 sweep_period = "1h"
@@ -234,6 +237,26 @@ impl World {
         self.sandbox.accounts_of(item).unwrap()
     }
 
+    /// What says that these accounts belong somewhere is lost, as a fault of Rekey's or of its database would lose it.
+    pub async fn lose_accounts(&self, accounts: &[String]) {
+        sqlx::any::install_default_drivers();
+        let pool = sqlx::AnyPool::connect(&self.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
+        for account in accounts {
+            let sql =
+                "UPDATE accounts SET business_id = NULL, moving_from = NULL, outside = NULL WHERE account_id = $1";
+            sqlx::query(sql).bind(account.clone()).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+    }
+
+    /// What spoke against a provider is past: the window in which it counts has gone by.
+    pub async fn forget_suspicions(&self) {
+        sqlx::any::install_default_drivers();
+        let pool = sqlx::AnyPool::connect(&self.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
+        sqlx::query("DELETE FROM suspicions").execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+
     pub async fn sync_item(&self, item: &str) {
         self.admin("POST", &format!("/v1/items/{item}/sync"), None).await;
     }
@@ -244,19 +267,8 @@ impl World {
     /// What notices about these Items come to, all at the same moment.
     pub async fn make_due(&self, items: &[String]) {
         let mut tx = self.store().begin().await.unwrap();
-        for id in items {
-            let mark = store::Mark {
-                kind: Kind::Item,
-                id,
-                class: Class::Rotation,
-                reason: "notice",
-                wait: Duration::ZERO,
-                quiet: None,
-                unblocks: false,
-                traceparent: None,
-            };
-            tx.mark(&mark).await.unwrap();
-        }
+        let marks: Vec<Mark<'_>> = items.iter().map(|i| Mark::new(Kind::Item, i, Class::Rotation, "notice")).collect();
+        tx.mark_each(&marks).await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -322,65 +334,6 @@ impl World {
         seen
     }
 
-    // Conditions.
-
-    /// Waits until every list at Layer is exact and no work is left over.
-    pub async fn until_exact(&self) {
-        let exact = || async { self.sandbox.verdict().exact && self.is_quiet().await };
-        if !holds(exact).await {
-            panic!("not exact: {:?}\nparked: {:?}", self.sandbox.verdict(), self.parked().await);
-        }
-    }
-
-    /// Waits until no work is left that could go on by itself, exact or not.
-    pub async fn until_quiet(&self) {
-        assert!(holds(|| self.is_quiet()).await, "work goes on and on");
-    }
-
-    /// Nothing is being looked at and every event has been served or waits for a named reason.
-    async fn is_quiet(&self) -> bool {
-        match self.rekeys.iter().find_map(|r| r.store.get()) {
-            Some(store) => is_quiet(store).await,
-            None => true,
-        }
-    }
-
-    /// Waits until the admin API shows the Item in this state.
-    pub async fn until_item(&self, item: &str, state: &str) {
-        let reached = || async {
-            let (status, body) = self.admin("GET", &format!("/v1/items/{item}"), None).await;
-            status == 200 && body["state"] == state
-        };
-        assert!(
-            holds(reached).await,
-            "{item} is not {state}: {:?}",
-            self.admin("GET", &format!("/v1/items/{item}"), None).await.1
-        );
-    }
-
-    /// Waits until the business is blocked for this reason.
-    pub async fn until_blocked(&self, kind: &str, id: &str, code: &str) {
-        let path = format!("/v1/{}/{id}", if kind == "item" { "items" } else { "businesses" });
-        let reached = || async { self.admin("GET", &path, None).await.1["work"]["blocked"]["code"] == code };
-        assert!(
-            holds(reached).await,
-            "{kind} {id} is not blocked by {code}: {:?}",
-            self.admin("GET", &path, None).await.1
-        );
-    }
-
-    pub async fn until(&self, what: &str, condition: impl Fn() -> bool) {
-        let held = holds(|| async { condition() }).await;
-        assert!(held, "waited in vain: {what}\n{:?}\nparked: {:?}", self.sandbox.verdict(), self.parked().await);
-    }
-
-    pub async fn parked(&self) -> Vec<String> {
-        match self.rekeys.iter().find_map(|r| r.store.get()) {
-            Some(store) => parked(store).await,
-            None => Vec::new(),
-        }
-    }
-
     /// Ends the story: every list exact, nothing violated, no needless PUT, nothing left waiting for a person.
     pub async fn end(self) {
         self.until_exact().await;
@@ -397,6 +350,10 @@ impl World {
             Some(store) => ledger(store, &self.sandbox.items()).await,
             None => None,
         };
+        if let Some(store) = self.rekeys.iter().find_map(|r| r.store.get()) {
+            let stale = stale_verdicts(store).await;
+            assert!(stale.is_empty(), "I11: stored verdicts that are not so: {stale:?}");
+        }
         // Mints whose answers died with a process are known to nobody else.
         let orphans = ledger.as_ref().and_then(|l| l.get("orphaned")).copied().unwrap_or_default();
         assert!(verdict.counts.mints <= verdict.mints_allowed + orphans, "I6: {orphans} orphans, {verdict:?}");
@@ -423,60 +380,6 @@ fn connection(local: &Local) -> bus::Connection {
     match &local.broker {
         Some(broker) => broker.connection().unwrap(),
         None => local.config("").unwrap().connection(),
-    }
-}
-
-/// Nothing is being looked at and every event has been served or waits for a named reason.
-pub async fn is_quiet(store: &Store) -> bool {
-    let Ok(mut tx) = store.begin_read().await else { return false };
-    for kind in Kind::ALL {
-        if !tx.unserved(*kind).await.is_ok_and(|left| left.is_empty()) {
-            return false;
-        }
-    }
-    true
-}
-
-/// Rows with events that no look has served.
-pub async fn unserved(store: &Store) -> Vec<String> {
-    let Ok(mut tx) = store.begin_read().await else { return vec!["the store is away".into()] };
-    let mut left = Vec::new();
-    for kind in Kind::ALL {
-        left.extend(tx.unserved(*kind).await.unwrap_or_else(|e| vec![e.to_string()]));
-    }
-    left
-}
-
-/// What waits for a person.
-pub async fn parked(store: &Store) -> Vec<String> {
-    let Ok(mut tx) = store.begin_read().await else { return vec!["the store is away".into()] };
-    let rows = tx.list_parked(&Page { after: None, limit: 100 }).await.unwrap_or_default();
-    rows.into_iter().map(|r| format!("{} {}: {:?}", r.kind, r.id, r.blocked)).collect()
-}
-
-/// Rekey's own ledger of mints: how many rows of these Items are in each state.
-pub async fn ledger(store: &Store, items: &[String]) -> Option<BTreeMap<String, u64>> {
-    let mut tx = store.begin_read().await.ok()?;
-    let mut ledger = BTreeMap::new();
-    for item in items {
-        for (state, n) in tx.processor_token_counts(&item.parse().unwrap()).await.ok()? {
-            *ledger.entry(state).or_default() += n.unsigned_abs();
-        }
-    }
-    Some(ledger)
-}
-
-/// Waits until the condition holds, within [`PATIENCE`].
-pub async fn holds<F: Future<Output = bool>>(condition: impl Fn() -> F) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if condition().await {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

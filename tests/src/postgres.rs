@@ -3,10 +3,10 @@
 use crate::disk::{NOBODY, is_root};
 use crate::process::{free_port, signal};
 use crate::tls::Identity;
+use parking_lot::{Mutex, MutexGuard};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A server on its directory; killed when dropped.
@@ -92,7 +92,7 @@ impl Postgres {
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+        self.child.lock()
     }
 
     fn launch(&self) {

@@ -1,12 +1,12 @@
 //! Rekey as processes of its own, to be stopped and killed.
 
 use crate::{World, holds};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A running `rekey` process; killed when dropped.
 #[derive(Debug)]
@@ -87,6 +87,10 @@ impl Process {
         assert!(signal(self.child().id(), name));
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child().id()
+    }
+
     /// SIGKILL: no chance to say goodbye.
     pub fn kill(&self) {
         let mut child = self.child();
@@ -95,7 +99,7 @@ impl Process {
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+        self.child.lock()
     }
 
     /// SIGSTOP: it exists and does nothing.

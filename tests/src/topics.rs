@@ -1,6 +1,8 @@
 //! What stands on the brokers, read without any of Rekey's own code.
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -23,6 +25,41 @@ pub struct Record {
     pub value: Value,
     /// Every byte of it: key, headers, value.
     pub raw: Vec<u8>,
+}
+
+/// Makes a topic as somebody else would.
+pub async fn make(bootstrap: &str, name: &str, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+    let topic = NewTopic::new(name, 4, TopicReplication::Fixed(1));
+    let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    // The brokers tell its settings a moment later.
+    let told = || async {
+        let asked = [ResourceSpecifier::Topic(name)];
+        admin
+            .describe_configs(&asked, &AdminOptions::new())
+            .await
+            .unwrap()
+            .remove(0)
+            .is_ok_and(|r| !r.entries.is_empty())
+    };
+    assert!(crate::holds(told).await, "the brokers do not tell the settings of {name}");
+}
+
+/// Deletes what the topic holds, as its retention would.
+pub async fn delete_records(bootstrap: &str, name: &str) {
+    let config = {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", bootstrap);
+        config
+    };
+    let mut all = TopicPartitionList::new();
+    (0..4).for_each(|partition| {
+        all.add_partition_offset(name, partition, Offset::End).unwrap();
+    });
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    admin.delete_records(&all, &AdminOptions::new()).await.unwrap();
 }
 
 fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
@@ -103,7 +140,10 @@ pub fn lag(bootstrap: &str, group: &str, topics: &[String]) -> i64 {
 pub fn read_all(bootstrap: &str, topic: &str) -> Vec<Record> {
     let consumer = consumer(bootstrap, "storm-reads");
     let mut left = ends(&consumer, topic);
-    left.retain(|_, end| *end > 0);
+    // What was deleted can't be read.
+    left.retain(|p, end| {
+        patiently("the start of a partition", || consumer.fetch_watermarks(topic, *p, ANSWER)).0 < *end
+    });
     let mut assigned = TopicPartitionList::new();
     for partition in left.keys() {
         assigned.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();

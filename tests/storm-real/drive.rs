@@ -3,6 +3,7 @@
 use crate::run::Limits;
 use crate::stage::{Brokers, Stage};
 use domain::Fingerprinter;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -12,8 +13,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use sandbox::{Announce, NewAccount, NewItem};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
@@ -93,10 +94,10 @@ impl Platform {
     }
 
     pub(crate) fn sent(&self) -> BTreeSet<String> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.sent.lock().clone()
     }
     pub(crate) fn pushed(&self) -> BTreeMap<String, String> {
-        self.pushed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.pushed.lock().clone()
     }
     pub(crate) fn fingerprint(&self, token: &str) -> String {
         self.fingerprints.of(token).to_string()
@@ -128,7 +129,7 @@ impl Platform {
             match answer {
                 Ok((200 | 202, _)) => {
                     let fingerprint = self.fingerprint(body["access_token"].as_str().unwrap());
-                    self.pushed.lock().unwrap_or_else(PoisonError::into_inner).insert(item.to_owned(), fingerprint);
+                    self.pushed.lock().insert(item.to_owned(), fingerprint);
                     self.pushes.fetch_add(1, Ordering::Relaxed);
                     return;
                 }
@@ -140,7 +141,7 @@ impl Platform {
 
     fn fire(&self, stage: &Stage, item: &str, kind: &str, code: &str) {
         let marker = format!("storm-{}", self.markers.fetch_add(1, Ordering::Relaxed));
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(marker.clone());
+        self.sent.lock().insert(marker.clone());
         stage.world.sandbox.fire(item, kind, code, &json!({"error": null, "storm": marker})).unwrap();
     }
 

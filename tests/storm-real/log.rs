@@ -1,8 +1,8 @@
 //! What is said while it rages, and what is counted.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One scene's log.
@@ -40,7 +40,7 @@ impl Log {
     }
 
     pub(crate) fn fault(&self, kind: &str, lasted: Duration) {
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut faults = self.faults.lock();
         let entry = faults.entry(kind.to_owned()).or_default();
         entry.0 += 1;
         entry.1 += lasted;
@@ -48,17 +48,17 @@ impl Log {
 
     pub(crate) fn note(&self, note: &str) {
         tracing::warn!("{}: {note}", self.scene);
-        *self.notes.lock().unwrap_or_else(PoisonError::into_inner).entry(note.to_owned()).or_default() += 1;
+        *self.notes.lock().entry(note.to_owned()).or_default() += 1;
     }
 
     /// The table of faults, then the notes.
     pub(crate) fn show_faults(&self) {
         println!("\n  {:<34} {:>6} {:>10}", "fault", "drawn", "seconds");
-        for (kind, (count, lasted)) in &*self.faults.lock().unwrap_or_else(PoisonError::into_inner) {
+        for (kind, (count, lasted)) in &*self.faults.lock() {
             println!("  {kind:<34} {count:>6} {:>10.1}", lasted.as_secs_f64());
         }
         println!("  {:<34} {:>6}", "kills among them", self.kills());
-        for (note, count) in &*self.notes.lock().unwrap_or_else(PoisonError::into_inner) {
+        for (note, count) in &*self.notes.lock() {
             println!("  note: {note} ({count} times)");
         }
     }

@@ -1,7 +1,7 @@
 //! What the storm stands on: brokers, a database, the sandbox, Rekey's processes, and the lines between them.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 use tests::World;
 use tests::disk::{NOBODY, SmallDisk};
@@ -54,7 +54,7 @@ impl Brokers {
     }
 
     pub(crate) fn cluster(&self) -> MutexGuard<'_, Cluster> {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cluster.lock()
     }
 }
 
@@ -198,12 +198,7 @@ impl Stage {
     pub(crate) fn out_of_space(&self) -> usize {
         match &self.postgres {
             Some(postgres) => postgres.out_of_space(),
-            // While it works, and while it starts.
-            None => self
-                .fleet
-                .iter()
-                .map(|m| log_of(m).matches("disk is full").count() + log_of(m).matches("is its disk full?").count())
-                .sum(),
+            None => self.fleet.iter().map(|m| times_full(&log_of(m))).sum(),
         }
     }
 
@@ -223,6 +218,11 @@ impl Stage {
         };
         self.fleet.iter().flat_map(bad).collect()
     }
+}
+
+/// While it works, and while it starts.
+fn times_full(log: &str) -> usize {
+    ["disk is full", "is its disk full?"].into_iter().map(|words| log.matches(words).count()).sum()
 }
 
 pub(crate) fn log_of(member: &Member) -> String {

@@ -224,7 +224,7 @@ async fn accepted(stage: &Stage, platform: &Platform) -> Comparison {
 async fn outcomes(storm: &Storm) -> (Comparison, usize) {
     let expected = storm.stage.world.sandbox.changed_lists().into_keys().collect();
     let records = read(storm, storm.stage.outcomes()).await;
-    let converged: Vec<Record> = records.into_iter().filter(|r| r.kind == "rekey.business.converged").collect();
+    let converged: Vec<Record> = records.into_iter().filter(|r| r.kind == "rekey.business.list_accepted").collect();
     let told = converged.iter().map(|r| &r.id).collect::<BTreeSet<_>>().len();
     let found = converged.into_iter().map(|r| r.key).collect();
     let comparison = Comparison {

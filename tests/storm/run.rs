@@ -313,7 +313,7 @@ impl Storm {
             let _turn = turn.lock_owned().await;
             loop {
                 let Ok(body) = sandbox.push_body(&item, &json!({})) else { return };
-                let path = format!("/v1/items/{item}?timeout=1");
+                let path = format!("/v1/items/{item}");
                 match sandbox.admin_call(reqwest::Method::PUT, &path, Some(&body)).await {
                     Ok((200, _)) => return,
                     Ok((422, _)) if !sandbox.is_good(&item) => return,

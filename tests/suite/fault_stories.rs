@@ -18,6 +18,7 @@ stories!(
     a_bearer_token_revoked_early_costs_one_retry,
     i7_a_lost_put_answer_is_found_by_listing,
     two_consumers_share_the_work,
+    i11_a_word_nobody_knows_costs_one_row,
 );
 
 /// A row whose sealed token was changed behind Rekey's back can't be opened: it alone waits for a person.
@@ -37,6 +38,33 @@ async fn i4_a_row_that_cannot_be_read_is_parked_alone() {
     world.until_exact().await;
     // A push brings a token that can be read.
     world.rotate(&broken, Announce::Push).await;
+    world.end().await;
+}
+
+/// A word that this release does not know, as a newer one leaves it before a rollback.
+async fn i11_a_word_nobody_knows_costs_one_row(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let (odd, sound) = (world.link("acme", 1).await, world.link("acme", 1).await);
+    world.until_exact().await;
+    sqlx::any::install_default_drivers();
+    let mut database = sqlx::AnyConnection::connect(&world.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
+    for sql in [
+        "UPDATE work SET blocked_by = 'postponed' WHERE kind = 'item' AND id = $1",
+        "UPDATE verdicts SET state = 'postponed', waits_on = 'somebody', told = 'postponed' WHERE kind = 'item' AND id = $1",
+    ] {
+        sqlx::query(sql).bind(odd.clone()).execute(&mut database).await.unwrap();
+    }
+    drop(database.close().await);
+    for path in ["/v1/items", "/v1/businesses", "/v1/businesses/acme", &format!("/v1/items/{sound}")] {
+        let (status, body) = world.admin("GET", path, None).await;
+        assert_eq!(status, 200, "{path}: {body}");
+    }
+    let verdict = world.verdict(&format!("/v1/items/{odd}")).await;
+    assert_eq!((&verdict["state"], &verdict["next"]), (&json!("parked"), &json!("operator")), "{verdict}");
+    let (status, body) = world.admin("POST", &format!("/v1/parked/item/{odd}/release"), None).await;
+    assert_eq!(status, 202, "{body}");
+    world.until_state(&format!("/v1/items/{odd}"), "converged").await;
     world.end().await;
 }
 
@@ -240,7 +268,7 @@ async fn i7_a_lost_put_answer_is_found_by_listing(parts: Parts) {
     // The change has its outcome all the same: one for the link, one for the rotation.
     let topics = world.local.config("").unwrap().topics();
     let both = |seen: &[bus::Delivery]| {
-        let converged = |d: &&bus::Delivery| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.converged");
+        let converged = |d: &&bus::Delivery| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.list_accepted");
         seen.iter().filter(converged).count() == 2
     };
     world.read_topic(&topics.outcomes, bus::schema::OUTCOME, both).await;

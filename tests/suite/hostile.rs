@@ -205,6 +205,29 @@ async fn good(world: &World, during: &str, item: &str) {
     assert!(began.elapsed() < SOON, "{during}: a good webhook took {:?}", began.elapsed());
 }
 
+/// A connection that is closed on bytes still arriving is reset, and the answer with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sends_too_much_reads_why() {
+    let world = World::start(Parts::Embedded, "").await;
+    let targets = [
+        (world.rekeys[0].receiver.unwrap(), "POST /webhooks/plaid", "413"),
+        (world.rekeys[0].console.unwrap(), "PUT /v1/items/x", "401"),
+    ];
+    for (address, request, status) in targets {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let body = vec![b' '; 4 * 1024 * 1024];
+        let head = format!("{request} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // All of it is sent before the answer is looked for, as most clients do.
+        stream.write_all(&body).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with("0\r\n\r\n"), "{answer}");
+    }
+    world.end().await;
+}
+
 /// A size that is announced is believed: nobody waits for the bytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_announced_too_large_is_refused_before_it_comes() {

@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tests::{Parts, World};
+use tests::process::Process;
+use tests::{Parts, World, metrics};
 
 stories!(
     i9_the_same_webhook_a_thousand_times,
     webhooks_out_of_order,
     a_record_nobody_can_read_becomes_a_dead_letter,
+    a_notice_is_what_any_tool_can_write,
     i3_outcomes_are_complete_and_hold_no_secret,
     i9_webhooks_that_cannot_touch_tokens_cause_one_look,
     a_replayed_topic_does_not_revive_hints,
@@ -175,6 +177,108 @@ async fn a_record_nobody_can_read_becomes_a_dead_letter(parts: Parts) {
     world.end().await;
 }
 
+/// `kcat -P` writes no headers.
+async fn a_notice_is_what_any_tool_can_write(parts: Parts) {
+    let world = World::start(parts, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.rotate(&item, Announce::Database).await;
+    let connection = world.connection();
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", &connection.bootstrap);
+    let kcat: rdkafka::producer::FutureProducer = config.create().unwrap();
+    let topics = world.local.config("").unwrap().topics();
+    let notice = format!("{{\"item_id\": \"{item}\"}}");
+    let record = rdkafka::producer::FutureRecord::<(), _>::to(&topics.notices).payload(&notice);
+    kcat.send(record, tests::PATIENCE).await.unwrap();
+    world.until_exact().await;
+    world.end().await;
+}
+
+/// The same bytes will never fit, so Plaid's sending them again would help nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_a_webhook_that_its_topic_never_takes_is_a_dead_letter() {
+    let small = format!("small-{}", uuid::Uuid::new_v4());
+    tests::topics::make(&tests::kafka_address(), &small, &[("max.message.bytes", "2048")]).await;
+    let mut world = World::without_rekey(Parts::Real, "").await;
+    world.start_rekey(Roles::ALL, &format!("[kafka.topics]\nitem_events = \"{small}\"\n")).await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    // Such that no compression makes it fit.
+    let removed: Vec<String> = (0..200).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    world
+        .sandbox
+        .fire(&item, "TRANSACTIONS", "TRANSACTIONS_REMOVED", &json!({"removed_transactions": removed}))
+        .unwrap();
+    world.until("it is answered 200", || world.sandbox.verdict().counts.webhooks_answered_200 == 1).await;
+    let topics = world.local.config("").unwrap().topics();
+    let dead = world.read_topic(&topics.dead_letters, bus::schema::DEAD_LETTER, |seen| !seen.is_empty()).await;
+    let text = String::from_utf8_lossy(&dead[0].raw).into_owned();
+    assert!(text.contains(&small) && text.contains("does not take the record"), "{text}");
+    world.end().await;
+}
+
+/// Retention overtook consumers that were away: whoever comes back looks at everything, and waits for no other record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i10_what_was_lost_while_nobody_read_is_noticed() {
+    let mut world = World::start(Parts::Real, "").await;
+    world.business("acme");
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let topics = world.local.config("").unwrap().topics();
+    // Something is committed of the partition that the notices go to.
+    let looks = world.sandbox.calls("/accounts/get");
+    world.notice(&item).await;
+    world.until("it was read", || world.sandbox.calls("/accounts/get") > looks).await;
+    world.rekeys.remove(0).stop().await;
+    world.rotate(&item, Announce::Database).await;
+    world.notice(&item).await;
+    tests::topics::delete_records(&tests::kafka_address(), &topics.notices).await;
+    let left = tests::topics::read_all(&tests::kafka_address(), &topics.notices);
+    assert!(left.is_empty(), "the notice is gone: {left:?}");
+    world.start_rekey(Roles::ALL, "").await;
+    world.until_exact().await;
+    let group = world.local.config("").unwrap().kafka.group;
+    let settled =
+        || async { tests::topics::lag(&tests::kafka_address(), &group, std::slice::from_ref(&topics.notices)) == 0 };
+    assert!(tests::holds(settled).await, "or each restart would notice it again");
+    world.end().await;
+}
+
+/// Two gaps within the time in which the sweep after the first one looks at everything: the second one has its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i10_a_gap_soon_after_another_is_not_forgotten() {
+    // A question for records that is under way when the consumer is stopped must end before the notice could answer it.
+    let settings = "[consumer]\ngap_spread = \"6s\"\n[kafka.properties]\n\"fetch.wait.max.ms\" = \"20\"\n";
+    let mut world = World::without_rekey(Parts::Real, settings).await;
+    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
+    world.business("acme");
+    let consumer = Process::start(&world, "consumer").await;
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    let looks = world.sandbox.calls("/accounts/get");
+    world.notice(&item).await;
+    world.until("it was read", || world.sandbox.calls("/accounts/get") > looks).await;
+    let notices = world.local.config("").unwrap().topics().notices;
+    for _ in 0..2 {
+        world.until_exact().await;
+        consumer.freeze();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.rotate(&item, Announce::Database).await;
+        world.notice(&item).await;
+        tests::topics::delete_records(&tests::kafka_address(), &notices).await;
+        consumer.thaw();
+        assert!(!world.sandbox.verdict().exact);
+    }
+    world.until_exact().await;
+    let shown = metrics::read(&metrics::scrape(consumer.ops).await);
+    let gaps = metrics::total(&shown, domain::metric::INTAKE_GAPS, &[]);
+    assert!(gaps.is_some_and(|n| n >= 2.0), "{gaps:?}");
+    world.end().await;
+}
+
 async fn i3_outcomes_are_complete_and_hold_no_secret(parts: Parts) {
     let world = World::start(parts, "").await;
     world.business("acme");
@@ -185,7 +289,7 @@ async fn i3_outcomes_are_complete_and_hold_no_secret(parts: Parts) {
     world.webhook(&item, "ERROR", &json!({"error": {"error_code": "X", "error_message": format!("saw {}", world.sandbox.access_token(&item).unwrap())}}));
     let topics = world.local.config("").unwrap().topics();
     let converged = |seen: &[bus::Delivery]| {
-        seen.iter().filter(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.converged")).count() >= 2
+        seen.iter().filter(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.list_accepted")).count() >= 2
     };
     let outcomes = world.read_topic(&topics.outcomes, bus::schema::OUTCOME, converged).await;
     for outcome in &outcomes {

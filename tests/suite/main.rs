@@ -18,17 +18,25 @@ macro_rules! stories {
     };
 }
 
+mod account_stories;
 mod api;
+mod attack_stories;
 mod budget_stories;
 mod business_stories;
+mod database_stories;
 mod disk_stories;
+mod documents;
 mod fault_stories;
 mod fleet_stories;
 mod hostile;
 mod item_stories;
+mod kafka_rights;
 mod kafka_stories;
+mod layer_stories;
 mod metrics;
+mod plaid_stories;
 mod process_stories;
+mod push_stories;
 mod receiver;
 mod rolling_stories;
 mod rotation_stories;
@@ -37,3 +45,4 @@ mod store_suite;
 mod switches;
 mod tls;
 mod trace_stories;
+mod verdict_stories;

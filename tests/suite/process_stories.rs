@@ -178,7 +178,7 @@ async fn missing_dependencies_are_waited_for() {
     let proxy = Proxy::to_postgres(&url).await;
     proxy.cut();
     world.local.environment.insert("REKEY_DATABASE__URL".into(), proxy.url(&url));
-    let process = Process::spawn(&world, "all");
+    let process = Process::spawn(&world, "consumer");
     let readyz = format!("http://{}/readyz", process.ops);
     let waits = || async {
         match reqwest::get(&readyz).await {
@@ -191,6 +191,11 @@ async fn missing_dependencies_are_waited_for() {
     };
     assert!(holds(waits).await, "{}", std::fs::read_to_string(&process.log).unwrap());
     assert_eq!(reqwest::get(readyz.replace("readyz", "livez")).await.unwrap().status(), 200);
+    proxy.heal();
+    process.ready().await;
+    // And so is one that goes away later.
+    proxy.cut();
+    assert!(holds(waits).await, "{}", std::fs::read_to_string(&process.log).unwrap());
     proxy.heal();
     process.ready().await;
     assert_eq!(process.terminate().await, Some(0), "{}", std::fs::read_to_string(&process.log).unwrap());
@@ -251,12 +256,6 @@ async fn what_cannot_work_is_said_in_one_line() {
             2,
             "sqlite:// or postgres://",
         ),
-        (
-            "impossible sweep",
-            vec![("REKEY_CONSUMER__SWEEP_PERIOD", "1ms".into()), ("REKEY_CONSUMER__SWEEP_SHARE", "0.0000001".into())],
-            2,
-            "consumer.sweep_period can't be kept",
-        ),
         ("a lease shorter than a call", vec![("REKEY_CONSUMER__LEASE", "1s".into())], 2, "consumer.lease"),
         ("port in use", vec![("REKEY_CONSOLE__LISTEN", held)], 1, "console can't listen"),
         ("misspelt variable", vec![("REKEY_KAFKA__BOTSTRAP", "x".into())], 2, "REKEY_KAFKA__BOTSTRAP"),
@@ -270,10 +269,11 @@ async fn what_cannot_work_is_said_in_one_line() {
     let config = world.local.directory.path().join("bad.toml");
     std::fs::write(&config, &world.local.settings).unwrap();
     for (what, changes, code, word) in cases {
-        let mut command = Command::new(binary());
+        let mut command = tokio::process::Command::new(binary());
         command.arg("all").arg("--config").arg(&config).envs(&world.local.environment).stdin(Stdio::null());
-        command.envs(changes.iter().map(|(k, v)| (*k, v.as_str())));
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        command.envs(changes.iter().map(|(k, v)| (*k, v.as_str()))).kill_on_drop(true);
+        let ended = tokio::time::timeout(Duration::from_mins(1), command.output()).await;
+        let output = ended.unwrap_or_else(|_| panic!("{what}: it runs")).unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let last = text.lines().filter(|l| l.starts_with("rekey: ")).collect::<Vec<_>>();
         assert_eq!(output.status.code(), Some(code), "{what}: {text}");
@@ -300,7 +300,11 @@ async fn check_says_what_to_fix() {
     let good = run(&[], vec![]).await.unwrap();
     let text = String::from_utf8_lossy(&good.stdout).into_owned();
     assert_eq!(good.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&good.stderr));
+    let odd = format!("{}-odd", world.local.config("").unwrap().topics().outcomes);
+    tests::topics::make(&tests::kafka_address(), &odd, &[("cleanup.policy", "compact"), ("max.message.bytes", "9999")])
+        .await;
     let wrong = vec![
+        ("REKEY_KAFKA__TOPICS__OUTCOMES", odd.as_str()),
         ("REKEY_PLAID__SECRET", "wrong"),
         ("REKEY_LAYER__CLIENT_SECRET", "wrong"),
         ("REKEY_KAFKA__TOPICS__NOTICES", "no-such-topic"),
@@ -319,6 +323,8 @@ async fn check_says_what_to_fix() {
         "token_source.sql",
         "trace.endpoint",
         "has 4 partitions (kafka.topics.partitions says 64)",
+        "cleanup.policy compact",
+        "max.message.bytes 9999",
         "GRANT USAGE, CREATE ON SCHEMA public",
     ];
     for word in words {
@@ -327,6 +333,13 @@ async fn check_says_what_to_fix() {
     let bad = run(&[], vec![("REKEY_TOKEN_SOURCE__URL", "mysql://platform")]).await.unwrap();
     let text = String::from_utf8_lossy(&bad.stdout).into_owned();
     assert!(text.contains("token_source.url can't be read: it must begin with"), "{text}");
+    // A TLS client at a plaintext port: librdkafka's own words say so.
+    let tls = "[kafka.properties]\n\"security.protocol\" = \"SSL\"\n";
+    std::fs::write(&config, format!("{}\n{tls}", world.local.settings)).unwrap();
+    let bad = run(&["--role", "receiver"], vec![]).await.unwrap();
+    let text = String::from_utf8_lossy(&bad.stdout).into_owned();
+    assert!(text.contains("FAIL  kafka") && text.contains("PLAINTEXT"), "{text}");
+    std::fs::write(&config, &world.local.settings).unwrap();
     // A role's pod has nothing of what only other roles need.
     let foreign =
         [("REKEY_LAYER__CLIENT_SECRET", ""), ("REKEY_SECRETS__KEYS", ""), ("REKEY_DATABASE__URL", "postgres://x")];

@@ -1,11 +1,13 @@
 //! The receiver: what it takes, what it refuses, and what it says when Kafka is away (I1, I2, I3).
 
+use domain::metric;
 use jiff::Timestamp;
 use rekey::wiring::Roles;
 use sandbox::{Fault, FaultKind, Sandbox, Signer};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use tests::{Parts, World};
+use tests::process::Process;
+use tests::{Parts, World, metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const RECEIVER: Roles = Roles { receiver: true, consumer: false, console: false, sandbox: false };
@@ -14,6 +16,7 @@ stories!(
     i1_i3_a_verified_webhook_is_on_kafka_redacted_before_200,
     i2_what_is_not_plaids_is_refused_and_not_published,
     a_verified_body_that_is_no_webhook_becomes_a_dead_letter,
+    odd_webhooks_of_the_field_are_taken_and_their_items_found,
     i2_known_keys_serve_while_the_key_endpoint_is_dark,
 );
 
@@ -128,13 +131,57 @@ async fn i2_what_is_not_plaids_is_refused_and_not_published(parts: Parts) {
     }
     let none = send(&world, Sent { headers: vec![], body: body.clone() }).await.0;
     assert_eq!(none, 401, "no header");
-    let twice = vec![("plaid-verification", good.header.clone()), ("plaid-verification", good.header.clone())];
-    assert_eq!(send(&world, Sent { headers: twice, body: body.clone() }).await.0, 401, "twice");
+    let twice = vec![("plaid-verification", good.header.clone()), ("plaid-verification", signed(now() - 100))];
+    assert_eq!(send(&world, Sent { headers: twice, body: body.clone() }).await.0, 401, "two different ones");
+    let critical = json!({"alg": "ES256", "kid": kid, "crit": ["exp"]});
+    assert_eq!(
+        post(&world, &stranger.sign_raw(&critical, &claims), &body).await,
+        401,
+        "what must be understood and is not"
+    );
     // Four minutes old is within Plaid's rule, and the real one passes at last.
     assert_eq!(post(&world, &signed(now() - 240), &body).await, 200);
     let topic = world.local.config("").unwrap().topics().item_events;
     let records = world.read_topic(&topic, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
     assert_eq!(records.len(), 1, "only the verified one is on Kafka");
+    world.end_with_parked().await;
+}
+
+/// To a machine that is four minutes slow every webhook is from the future, and it has just started and knows no key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_a_clock_that_is_wrong_from_the_start_is_seen() {
+    let world = World::without_rekey(Parts::Real, "").await;
+    let process = Process::start(&world, "receiver").await;
+    let url = format!("http://{}/webhooks/plaid", process.listen);
+    let body = body();
+    for n in 0..3 {
+        let signature = world.sandbox.sign_at(&body, now() + 240 + n);
+        let request = reqwest::Client::new().post(&url).header("plaid-verification", signature).body(body.clone());
+        assert_eq!(request.send().await.unwrap().status(), 401);
+        let shown = metrics::read(&metrics::scrape(process.ops).await);
+        let seen = metrics::total(&shown, metric::WEBHOOK_CLOCK_SKEW, &[]).is_some();
+        assert_eq!(seen, n > 0, "one of the wrong time may be an old one that somebody caught");
+    }
+    let shown = metrics::read(&metrics::scrape(process.ops).await);
+    let skew = metrics::total(&shown, metric::WEBHOOK_CLOCK_SKEW, &[]).unwrap();
+    assert!((-245.0..=-235.0).contains(&skew), "{skew}");
+    assert_eq!(metrics::total(&shown, metric::WEBHOOKS, &[("reason", "future")]), Some(3.0));
+    // Whoever has caught a header, or a whole webhook, of long ago can send it for ever; that says nothing of the clock.
+    let old = world.sandbox.sign_at(&body, now() - 8_640_000);
+    for n in 0..6 {
+        let other = Sandbox::webhook_body("ITEM", "ERROR", Some("item-1"), &json!({"n": n}));
+        let request = reqwest::Client::new().post(&url).header("plaid-verification", &old).body(other);
+        assert_eq!(request.send().await.unwrap().status(), 401);
+    }
+    let request = reqwest::Client::new().post(&url).header("plaid-verification", &old).body(body.clone());
+    assert_eq!(request.send().await.unwrap().status(), 401);
+    let shown = metrics::read(&metrics::scrape(process.ops).await);
+    let counted = |reason| metrics::total(&shown, metric::WEBHOOKS, &[("reason", reason)]);
+    assert_eq!((counted("body"), counted("replayed"), counted("stale")), (Some(1.0), Some(6.0), None));
+    assert_eq!(metrics::total(&shown, metric::WEBHOOK_CLOCK_SKEW, &[]), Some(skew));
+    let log = std::fs::read_to_string(&process.log).unwrap();
+    assert_eq!(log.matches("is this machine's clock right?").count(), 1, "{log}");
+    assert_eq!(world.sandbox.send_once(&url, &body).await, 200);
     world.end_with_parked().await;
 }
 
@@ -156,6 +203,41 @@ fn base64url(text: &str) -> Vec<u8> {
         }
     }
     out
+}
+
+/// `webhook-*.json` of the field, and their like.
+async fn odd_webhooks_of_the_field_are_taken_and_their_items_found(parts: Parts) {
+    let world = receiver(parts, "").await;
+    let topics = world.local.config("").unwrap().topics();
+    let deep = format!("{}{}", "[".repeat(2_000), "]".repeat(2_000));
+    let odd = |field: &str| {
+        format!(r#"{{"webhook_type":"ITEM","webhook_code":"LOGIN_REPAIRED","later":{field},"item_id":"item-odd"}}"#)
+    };
+    let about_items = [odd(&deep), odd(r#""Caf\ud83d""#), odd("1e400"), odd("123456789012345678901234567890")];
+    for body in &about_items {
+        let url = format!("{}/", world.receiver_url());
+        assert_eq!(world.sandbox.send_once(&url, body.as_bytes()).await, 200, "{}", &body[..80]);
+    }
+    let all = |seen: &[bus::Delivery]| seen.len() == about_items.len();
+    let records = world.read_topic(&topics.item_events, bus::schema::WEBHOOK, all).await;
+    for record in &records {
+        assert_eq!(record.event.as_ref().unwrap().subject.as_deref(), Some("item-odd"));
+    }
+    assert!(records.iter().any(|r| String::from_utf8_lossy(&r.raw).contains("123456789012345678901234567890")));
+    let id = "00000000-0000-4000-8000-000000000003";
+    let secrets = [
+        json!({"webhook_type": "ASSETS", "webhook_code": "PRODUCT_READY", "asset_report_id": id,
+               "asset_report_token": format!("assets-sandbox-{id}"), "report_type": "FULL"}),
+        json!({"webhook_type": "SIGNAL", "webhook_code": "NEW", "note": format!("see user-sandbox-{id}")}),
+    ];
+    for body in &secrets {
+        assert_eq!(world.sandbox.send_once(&world.receiver_url(), body.to_string().as_bytes()).await, 200);
+    }
+    let both = |seen: &[bus::Delivery]| seen.len() == secrets.len();
+    let records = world.read_topic(&topics.other_events, bus::schema::WEBHOOK, both).await;
+    let text = records.iter().map(|r| String::from_utf8_lossy(&r.raw).into_owned()).collect::<String>();
+    assert!(text.contains(id) && !text.contains("-sandbox-"), "I3: {text}");
+    world.end_with_parked().await;
 }
 
 async fn a_verified_body_that_is_no_webhook_becomes_a_dead_letter(parts: Parts) {

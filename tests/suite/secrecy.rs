@@ -108,7 +108,7 @@ async fn i3_a_storm_leaves_no_secret_anywhere() {
     }
     // What was searched is what would tell: how much of it there is depends on who was quicker.
     let log = String::from_utf8_lossy(&traces["log"]);
-    for line in ["\"level\":\"TRACE\"", "business converged", "item pushed", "look ended"] {
+    for line in ["\"level\":\"TRACE\"", "Layer has the list", "item pushed", "look ended"] {
         assert!(log.contains(line), "the log has no {line:?}");
     }
     assert!(
@@ -216,11 +216,9 @@ async fn storm(world: &World, rekey: &Process, console: &str) -> Vec<String> {
 async fn answers(world: &World, rekey: &Process, console: &str) -> Traces {
     let mut traces = Traces::new();
     let http = reqwest::Client::new();
-    let mut paths: Vec<String> = ["items", "businesses", "parked", "pauses", "unknown-items", "orphans", "budgets"]
-        .iter()
-        .map(|p| format!("/v1/{p}"))
-        .chain(["/openapi.json".into(), "/v1/nothing".into()])
-        .collect();
+    let lists = ["items", "businesses", "parked", "pauses", "unknown-items", "orphans", "audit", "budgets"];
+    let mut paths: Vec<String> =
+        lists.iter().map(|p| format!("/v1/{p}")).chain(["/openapi.json".into(), "/v1/nothing".into()]).collect();
     paths.extend(world.sandbox.items().iter().map(|i| format!("/v1/items/{i}")));
     paths.extend((0..3).map(|n| format!("/v1/businesses/b{n}")));
     for path in paths {

@@ -73,10 +73,14 @@ async fn the_end_of_a_providers_certificate_is_shown() {
 }
 
 /// Files that settings name.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
@@ -93,8 +97,12 @@ impl Files {
 }
 
 async fn open(url: String) -> Result<(), String> {
-    let settings =
-        store::Settings { url: url.into(), connections: 2, acquire_timeout: std::time::Duration::from_secs(5) };
+    let settings = store::Settings {
+        url: url.into(),
+        connections: 2,
+        acquire_timeout: std::time::Duration::from_secs(5),
+        outcomes: "outcomes".into(),
+    };
     let keys = KeyRing::parse(&rekey::cli::sealing_key().into()).unwrap();
     let store = Store::connect(&settings, keys, domain::Fingerprinter::new(1, &[1; 32])).unwrap();
     match store.prepare().await {
@@ -105,7 +113,7 @@ async fn open(url: String) -> Result<(), String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgresql_with_a_wrong_certificate_is_refused() {
-    let files = Files(tempfile::tempdir().unwrap());
+    let files = Files::new();
     let (ours, strangers) = (Authority::new("ours"), Authority::new("a stranger's"));
     let right = files.write("ours.pem", &ours.pem).display().to_string();
     let wrong = files.write("strangers.pem", &strangers.pem).display().to_string();
@@ -131,20 +139,20 @@ async fn a_postgresql_with_a_wrong_certificate_is_refused() {
     assert!(holds(reached).await);
 }
 
-fn with_kafka(port: u16, properties: &[(&str, &str)]) -> String {
+pub(crate) fn with_kafka(port: u16, properties: &[(&str, &str)]) -> String {
     let lines: String = properties.iter().map(|(name, value)| format!("\"{name}\" = \"{value}\"\n")).collect();
     format!("[kafka]\nbootstrap = \"127.0.0.1:{port}\"\n[kafka.properties]\n{lines}")
 }
 
 /// Why the topics can't be seen. None: they can, or are only missing.
-async fn refusal(settings: &str) -> Option<String> {
+pub(crate) async fn refusal(settings: &str) -> Option<String> {
     let config = config(settings);
     bus::check(&config.connection(), &config.topics()).await.err().map(|e| chain(&e))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
-    let files = Files(tempfile::tempdir().unwrap());
+    let files = Files::new();
     let (ours, strangers) = (Authority::new("ours"), Authority::new("a stranger's"));
     let right = files.write("ours.pem", &ours.pem).display().to_string();
     let wrong = files.write("strangers.pem", &strangers.pem).display().to_string();
@@ -189,8 +197,8 @@ async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
     a_webhook_arrives_over(&over_oauth(&right)).await;
 }
 
-/// From the receiver to the topic, over the connection that these settings make.
-async fn a_webhook_arrives_over(kafka: &str) {
+/// A world without Rekey, on a Kafka that these settings name, and its topics there.
+pub(crate) async fn world_over(kafka: &str) -> World {
     let mut world = World::without_rekey(Parts::Embedded, "").await;
     let mut settings: toml::Table = world.local.settings.parse().unwrap();
     tests::merge(&mut settings, kafka.parse().unwrap());
@@ -199,6 +207,13 @@ async fn a_webhook_arrives_over(kafka: &str) {
     world.local.broker = None;
     let config = world.local.config("").unwrap();
     bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await.unwrap();
+    world
+}
+
+/// From the receiver to the topic, over the connection that these settings make.
+async fn a_webhook_arrives_over(kafka: &str) {
+    let mut world = world_over(kafka).await;
+    let config = world.local.config("").unwrap();
     world.start_rekey(Roles { receiver: true, ..Roles::default() }, "").await;
     let body = Sandbox::webhook_body("ITEM", "ERROR", Some("item-1"), &json!({}));
     assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body).await, 200);

@@ -200,7 +200,7 @@ async fn i3_one_trace_from_the_webhook_to_the_verified_put() {
 
     let id = trace[0].trace_id();
     assert!(logged(&fleet.receivers, "webhook published").contains(&id));
-    assert!(logged(&fleet.consumers, "business converged").contains(&id));
+    assert!(logged(&fleet.consumers, "Layer has the list").contains(&id));
 
     let ours = ["SECRET", "KEYS", "KEY", "URL"];
     let secrets = fleet.world.local.environment.iter().filter(|(k, v)| {

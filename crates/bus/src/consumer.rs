@@ -1,15 +1,21 @@
 //! The intake consumer: records one by one, an offset stored only when its record is settled.
 
-use crate::{Connection, DecodeError, Error, Event, figures};
+use crate::{Connection, DecodeError, Error, Event, stats};
+use domain::metric;
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
-use rdkafka::{ClientContext, TopicPartitionList};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Longest wait for what the group has committed: the coordinator has just answered, and who polls is waiting.
+const COMMITTED: Duration = Duration::from_secs(1);
 
 /// How the group behaves.
 #[derive(Debug, Clone)]
@@ -37,21 +43,113 @@ pub struct Delivery {
 #[derive(Clone, Default)]
 struct Membership {
     /// Where each partition goes on, to notice gaps: the embedded broker evicts silently, and retention may overtake a
-    /// consumer that was away for long.
+    /// consumer that was away for long, whether this process was there before or not.
     next: Arc<Mutex<HashMap<(String, i32), i64>>>,
+    /// Where partitions begin now whose records expired before they were read, with no later one to show it.
+    expired: Arc<Mutex<HashMap<(String, i32), i64>>>,
+    noticed: Arc<Notify>,
     /// The partitions are paused, and those that come now shall be as well.
     paused: Arc<AtomicBool>,
     topics: Vec<String>,
+    health: IntakeHealth,
+}
+
+/// Whether this process is, or can become, a member of its group. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct IntakeHealth {
+    /// Why librdkafka gave the consumer up for good.
+    fatal: Arc<Mutex<Option<String>>>,
+    died: Arc<Notify>,
+    /// Why the group does not take this member, until it does.
+    refused: Arc<Mutex<Option<String>>>,
+}
+
+impl IntakeHealth {
+    /// Resolves when librdkafka gives the consumer up for good: it would go on saying that nothing comes.
+    pub async fn fatal(&self) -> String {
+        loop {
+            let died = self.died.notified();
+            if let Some(reason) = self.fatal.lock().clone() {
+                return reason;
+            }
+            died.await;
+        }
+    }
+
+    /// Why this process can't take part in the group. None: it does, or nothing is known against it.
+    pub fn refused(&self) -> Option<String> {
+        self.refused.lock().clone()
+    }
+
+    fn die(&self, reason: String) {
+        *self.fatal.lock() = Some(reason);
+        self.died.notify_waiters();
+    }
+
+    fn note(&self, error: &KafkaError, reason: &str) {
+        use RDKafkaErrorCode as Code;
+        let remedy = match error.rdkafka_error_code() {
+            Some(Code::GroupAuthorizationFailed) => "let this user READ the group kafka.group",
+            Some(Code::TopicAuthorizationFailed) => "let this user READ and DESCRIBE the topics",
+            Some(Code::InconsistentGroupProtocol) => {
+                "members of the group assign partitions in another way: give kafka.group a name of Rekey's own"
+            }
+            Some(Code::InvalidSessionTimeout) => "the brokers do not take session.timeout.ms of kafka.properties",
+            Some(Code::InvalidGroupId) => "the brokers take no such kafka.group",
+            Some(Code::GroupMaxSizeReached) => "the group has as many members as the brokers allow",
+            _ => return,
+        };
+        let said = format!("{reason}: {remedy}");
+        let mut refused = self.refused.lock();
+        if refused.as_ref() != Some(&said) {
+            tracing::error!(reason = said, "this process can't read the events");
+        }
+        *refused = Some(said);
+    }
+
+    fn joined(&self) {
+        *self.refused.lock() = None;
+    }
 }
 
 impl Membership {
     fn step(&self, topic: &str, partition: i32, offset: i64) -> bool {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next.lock();
         let expected = next.insert((topic.to_owned(), partition), offset + 1);
         expected.is_some_and(|e| offset > e)
     }
+    /// The group's own memory: what was lost while nobody read is missing behind it. A group that never committed has none.
+    fn remember(&self, consumer: &BaseConsumer<Self>, assigned: &TopicPartitionList) {
+        let committed = match consumer.committed_offsets(assigned.clone(), COMMITTED) {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::debug!(%error, "what was committed is unknown: a gap before it would not be noticed");
+                return;
+            }
+        };
+        let mut next = self.next.lock();
+        for element in committed.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                next.entry((element.topic().to_owned(), element.partition())).or_insert(offset);
+            }
+        }
+    }
+    /// The first offset that a partition still has is behind the one that should come next. Noticed here, because to some
+    /// partitions nothing more comes for long.
+    fn compare(&self, statistics: &Statistics) {
+        let mut next = self.next.lock();
+        for (place, expected) in next.iter_mut() {
+            let known = statistics.topics.get(&place.0).and_then(|t| t.partitions.get(&place.1));
+            if let Some(first) = known.map(|p| p.lo_offset).filter(|first| first > expected) {
+                *expected = first;
+                self.expired.lock().insert(place.clone(), first);
+                // Kept for whoever waits next, if nobody does now.
+                self.noticed.notify_one();
+            }
+        }
+    }
     fn forget(&self, gone: &TopicPartitionList) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next.lock();
         for element in gone.elements() {
             next.remove(&(element.topic().to_owned(), element.partition()));
         }
@@ -60,12 +158,14 @@ impl Membership {
 
 impl ClientContext for Membership {
     // Each error is also what the next read returns; said here as well it would be twice, and many times a second.
-    fn error(&self, error: KafkaError, _: &str) {
-        figures::count_error(&error);
+    fn error(&self, error: KafkaError, reason: &str) {
+        stats::count_error(&error);
+        self.health.note(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
-        figures::of_intake(&statistics, &self.topics);
+        stats::of_intake(&statistics, &self.topics);
+        self.compare(&statistics);
     }
 }
 
@@ -76,7 +176,7 @@ impl ConsumerContext for Membership {
             // A partition that was given up while it was paused comes back paused, and would be read by nobody until this
             // process ends: https://github.com/confluentinc/confluent-kafka-go/issues/193. Before it is fetched, for a
             // resumption that meets the first fetch is dropped; of a copy, because errors are written into the list.
-            Rebalance::Assign(partitions) => told(consumer.resume(&TopicPartitionList::clone(partitions))),
+            Rebalance::Assign(partitions) => log_refusal(consumer.resume(&TopicPartitionList::clone(partitions))),
             Rebalance::Error(_) => {}
         }
     }
@@ -84,8 +184,10 @@ impl ConsumerContext for Membership {
         match rebalance {
             Rebalance::Assign(partitions) => {
                 tracing::info!(partitions = partitions.count(), "partitions assigned");
+                self.health.joined();
+                self.remember(consumer, partitions);
                 if self.paused.load(Ordering::SeqCst) {
-                    told(consumer.pause(partitions));
+                    log_refusal(consumer.pause(partitions));
                 }
             }
             Rebalance::Revoke(partitions) => tracing::info!(partitions = partitions.count(), "partitions given up"),
@@ -102,7 +204,7 @@ impl ConsumerContext for Membership {
     }
 }
 
-fn told(done: KafkaResult<()>) {
+fn log_refusal(done: KafkaResult<()>) {
     if let Err(error) = done {
         tracing::debug!(%error, "partitions could not be paused or resumed");
     }
@@ -128,7 +230,7 @@ impl Intake {
         let membership = Membership { topics: settings.topics.clone(), ..Membership::default() };
         let mut config = connection.config();
         let defaults = [
-            figures::INTERVAL,
+            stats::INTERVAL,
             ("group.id", settings.group.as_str()),
             ("auto.commit.interval.ms", "1000"),
             // A new group reads what is there already: events before the first start are events too.
@@ -153,10 +255,27 @@ impl Intake {
 
     /// The next record.
     pub async fn next(&self) -> Result<Delivery, Error> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let held = self.held.lock().pop_front();
         match held {
             Some(delivery) => Ok(delivery),
             None => self.receive().await,
+        }
+    }
+
+    /// Resolves when records have expired that nobody has read.
+    pub async fn expired(&self) {
+        self.membership.noticed.notified().await;
+    }
+
+    /// What expired needs no more to be noticed: the partitions go on where they begin now, after a restart as well.
+    pub fn settle_expired(&self) {
+        let expired = std::mem::take(&mut *self.membership.expired.lock());
+        for (place, first) in expired {
+            let next = self.membership.next.lock().get(&place).copied();
+            // A record that came later says more.
+            if next == Some(first) {
+                self.store(&place.0, place.1, first - 1);
+            }
         }
     }
 
@@ -167,16 +286,32 @@ impl Intake {
         let until = tokio::time::Instant::now() + wait;
         while let Ok(received) = tokio::time::timeout_at(until, self.receive()).await {
             match received {
-                Ok(delivery) => self.held.lock().unwrap_or_else(PoisonError::into_inner).push_back(delivery),
+                Ok(delivery) => self.held.lock().push_back(delivery),
                 Err(error) => tracing::debug!(%error, "polling while paused"),
             }
         }
         self.resume();
     }
 
+    /// What can be known of this process as a member of its group.
+    pub fn health(&self) -> IntakeHealth {
+        self.membership.health.clone()
+    }
+
     async fn receive(&self) -> Result<Delivery, Error> {
-        let message =
-            self.consumer.recv().await.map_err(|source| Error::Kafka { doing: "read the next record", source })?;
+        let message = match self.consumer.recv().await {
+            Ok(message) => message,
+            Err(source) => {
+                // Delivered once, and everything after it is silence: a static member that was fenced reads nothing any more.
+                if let Some((code, reason)) = self.consumer.client().fatal_error() {
+                    metrics::counter!(metric::KAFKA_ERRORS, "kind" => "fatal").increment(1);
+                    self.membership.health.die(format!("{code:?}: {reason}"));
+                }
+                return Err(Error::Kafka { doing: "read the next record", source });
+            }
+        };
+        // It reads, so whatever refused it before is over; not every such end comes with a rebalance.
+        self.membership.health.joined();
         let (topic, partition, offset) = (message.topic().to_owned(), message.partition(), message.offset());
         Ok(Delivery {
             gap: self.membership.step(&topic, partition, offset),
@@ -190,20 +325,23 @@ impl Intake {
 
     /// The record's effect is durable: it need not come again.
     pub fn settled(&self, delivery: &Delivery) {
-        let stored = self.consumer.store_offset(&delivery.topic, delivery.partition, delivery.offset);
-        if let Err(error) = stored {
+        self.store(&delivery.topic, delivery.partition, delivery.offset);
+    }
+
+    fn store(&self, topic: &str, partition: i32, offset: i64) {
+        if let Err(error) = self.consumer.store_offset(topic, partition, offset) {
             // The partition was taken away meanwhile; its new owner reads the record again, which changes nothing.
-            tracing::debug!(%error, topic = delivery.topic, partition = delivery.partition, "offset not stored");
+            tracing::debug!(%error, topic, partition, "offset not stored");
         }
     }
 
     fn pause(&self) {
         self.membership.paused.store(true, Ordering::SeqCst);
-        told(self.consumer.assignment().and_then(|partitions| self.consumer.pause(&partitions)));
+        log_refusal(self.consumer.assignment().and_then(|partitions| self.consumer.pause(&partitions)));
     }
     fn resume(&self) {
         self.membership.paused.store(false, Ordering::SeqCst);
-        told(self.consumer.assignment().and_then(|partitions| self.consumer.resume(&partitions)));
+        log_refusal(self.consumer.assignment().and_then(|partitions| self.consumer.resume(&partitions)));
     }
 
     /// Commits what is settled and leaves the group.
@@ -218,5 +356,37 @@ impl Intake {
             Ok(Err(error)) => tracing::warn!(%error, "the last offsets were not committed; their records come again"),
             Err(_) => tracing::warn!("the consumer did not close cleanly"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use rdkafka::statistics::{Partition, Topic};
+
+    fn told(lo_offset: i64) -> Statistics {
+        let partitions = HashMap::from([(0, Partition { lo_offset, ..Partition::default() })]);
+        let topics = HashMap::from([("t".to_owned(), Topic { partitions, ..Topic::default() })]);
+        Statistics { topics, ..Statistics::default() }
+    }
+
+    #[test]
+    fn i10_a_gap_is_noticed_once_by_the_next_record_or_by_what_the_partition_still_has() {
+        let member = Membership::default();
+        let expired = || member.noticed.notified().now_or_never().is_some();
+        member.compare(&told(9));
+        assert!(!expired(), "nothing is known of where it goes on");
+        assert!(!member.step("t", 0, 4), "the first record that is seen");
+        assert!(!member.step("t", 0, 5), "the next one");
+        assert!(member.step("t", 0, 8), "two are missing");
+        for first in [-1001, 0, 9] {
+            member.compare(&told(first));
+            assert!(!expired(), "{first} is not behind the next one");
+        }
+        member.compare(&told(12));
+        assert!(expired(), "9 to 11 are gone");
+        member.compare(&told(12));
+        assert!(!expired() && !member.step("t", 0, 12), "said once");
     }
 }

@@ -36,6 +36,8 @@ pub struct Event {
 /// Why a record is none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    #[error("it is no CloudEvent: the header ce_specversion is missing")]
+    NoCloudEvent,
     #[error("the header {0} is missing, not text, or too long")]
     Header(&'static str),
     #[error("it is of a newer version than this release reads ({0})")]
@@ -81,7 +83,7 @@ impl Event {
             text.map(|t| Some(t.to_owned())).ok_or(DecodeError::Header(name))
         };
         let need = |name| find(name)?.ok_or(DecodeError::Header(name));
-        if need("ce_specversion")? != "1.0" {
+        if find("ce_specversion")?.ok_or(DecodeError::NoCloudEvent)? != "1.0" {
             return Err(DecodeError::Newer("ce_specversion"));
         }
         let schema = need("ce_dataschema")?;

@@ -3,15 +3,17 @@
 mod consumer;
 mod embedded;
 mod event;
-mod figures;
 mod producer;
+mod rights;
+mod stats;
 mod topics;
 mod trouble;
 
-pub use consumer::{Delivery, Intake, IntakeSettings};
+pub use consumer::{Delivery, Intake, IntakeHealth, IntakeSettings};
 pub use embedded::EmbeddedBroker;
 pub use event::{DecodeError, Event, schema};
 pub use producer::{Producer, ProducerSettings, PublishError};
+pub use rights::{Needs, Rights, rights};
 pub use topics::{TopicFault, TopicPlan, Topics, apply, check, compare, watch_topics};
 
 use rdkafka::ClientConfig;
@@ -47,10 +49,28 @@ impl Connection {
             .set("socket.keepalive.enable", "true")
             .set("log.connection.close", "false");
         for (name, value) in &self.properties {
-            config.set(name, value);
+            config.set(known_as(name), value);
         }
         config
     }
+}
+
+/// librdkafka has two names for some properties. Under the one that Rekey does not use, a property would stand beside Rekey's
+/// own value, and which of the two holds would be chance: `request.required.acks = 1` could take the place of `acks = all`.
+/// <https://docs.confluent.io/platform/current/clients/librdkafka/html/md_CONFIGURATION.html>
+const OTHER_NAMES: [(&str, &str); 8] = [
+    ("auto.commit.enable", "enable.auto.commit"),
+    ("compression.codec", "compression.type"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("metadata.broker.list", "bootstrap.servers"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("request.required.acks", "acks"),
+    ("retries", "message.send.max.retries"),
+];
+
+fn known_as(name: &str) -> &str {
+    OTHER_NAMES.iter().find(|(other, _)| *other == name).map_or(name, |(_, known)| known)
 }
 
 /// A failure of Kafka or of its configuration.
@@ -89,6 +109,23 @@ pub(crate) const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn i1_a_property_under_its_other_name_takes_the_place_of_none_of_ours() {
+        let properties = OTHER_NAMES.map(|(other, _)| (other.to_owned(), "1".to_owned())).into();
+        let settings = ProducerSettings {
+            queue_records: 10,
+            queue_kbytes: 1024,
+            timeout: Duration::from_secs(5),
+            linger: Duration::ZERO,
+            probe_interval: Duration::from_secs(1),
+        };
+        let config = producer::config(&Connection { bootstrap: "kafka:9092".into(), properties }, &settings);
+        assert_eq!((config.get("acks"), config.get("linger.ms")), (Some("all"), Some("0")));
+        for (other, _) in OTHER_NAMES {
+            assert_eq!(config.get(other), None, "{other} stands beside Rekey's own");
+        }
+    }
 
     #[test]
     fn i3_a_refused_property_is_named_and_its_value_is_not() {

@@ -1,16 +1,15 @@
 //! The producer: acknowledged by all in-sync replicas, or an error within a bound.
 
 use crate::trouble::Trouble;
-use crate::{Connection, Error, Event, METADATA_TIMEOUT, TopicFault, Topics, figures};
+use crate::{Connection, Error, Event, METADATA_TIMEOUT, TopicFault, Topics, stats};
 use domain::metric;
-use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::statistics::Statistics;
+use rdkafka::{ClientConfig, ClientContext};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Bounds of the producer.
@@ -40,6 +39,12 @@ pub enum PublishError {
     Nowhere,
     #[error("the record is larger than Kafka takes")]
     TooLarge,
+    /// The topic does not take this record, and never will.
+    #[error("Kafka does not take the record: {0}")]
+    Unfit(String),
+    /// This user may not write to the topic.
+    #[error("this user may not write there: {0}")]
+    Forbidden(String),
     #[error("Kafka refused the record: {0}")]
     Refused(String),
 }
@@ -53,8 +58,15 @@ impl PublishError {
             Self::TimedOut => "timed_out",
             Self::Nowhere => "nowhere",
             Self::TooLarge => "too_large",
+            Self::Unfit(_) => "unfit",
+            Self::Forbidden(_) => "not_authorized",
             Self::Refused(_) => "refused",
         }
+    }
+
+    /// Trying again can't help: the same record would be refused in the same way.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::TooLarge | Self::Unfit(_))
     }
 }
 
@@ -63,31 +75,40 @@ struct Health {
     away: Arc<AtomicBool>,
     /// A delivery timed out: whether the brokers are away, or only that topic, a probe must tell.
     doubt: Arc<AtomicBool>,
-    fatal: Arc<Mutex<Option<String>>>,
-    died: Arc<Notify>,
     trouble: Trouble,
 }
 
 impl ClientContext for Health {
     fn stats(&self, statistics: Statistics) {
-        figures::of_producer(&statistics);
+        stats::of_producer(&statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        figures::count_error(&error);
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
-            self.died.notify_waiters();
-        }
+        stats::count_error(&error);
         if self.trouble.note(&error, reason) {
             tracing::warn!(reason, "a Kafka broker and we do not get on");
         }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
             && !self.away.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(reason, "no Kafka broker can be reached");
+            let last = self.trouble.last().unwrap_or_else(|| reason.to_owned());
+            tracing::warn!(reason = last, "no Kafka broker can be reached");
         }
     }
+}
+
+pub(crate) fn config(connection: &Connection, settings: &ProducerSettings) -> ClientConfig {
+    let mut config = connection.config();
+    config
+        .set(stats::INTERVAL.0, stats::INTERVAL.1)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("queue.buffering.max.messages", settings.queue_records.to_string())
+        .set("queue.buffering.max.kbytes", settings.queue_kbytes.to_string())
+        .set("message.timeout.ms", settings.timeout.as_millis().max(10).to_string())
+        .set("request.timeout.ms", settings.timeout.as_millis().max(10).to_string())
+        .set("linger.ms", settings.linger.as_millis().to_string());
+    config
 }
 
 /// Publishes events. Clones share one connection.
@@ -107,18 +128,7 @@ impl std::fmt::Debug for Producer {
 impl Producer {
     pub fn new(connection: &Connection, settings: ProducerSettings) -> Result<Self, Error> {
         let health = Health::default();
-        let inner = connection
-            .config()
-            .set(figures::INTERVAL.0, figures::INTERVAL.1)
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("queue.buffering.max.messages", settings.queue_records.to_string())
-            .set("queue.buffering.max.kbytes", settings.queue_kbytes.to_string())
-            .set("message.timeout.ms", settings.timeout.as_millis().max(10).to_string())
-            .set("request.timeout.ms", settings.timeout.as_millis().max(10).to_string())
-            .set("linger.ms", settings.linger.as_millis().to_string())
-            .create_with_context(health.clone())
-            .map_err(Error::config)?;
+        let inner = config(connection, &settings).create_with_context(health.clone()).map_err(Error::config)?;
         Ok(Self { inner, health, settings })
     }
 
@@ -152,11 +162,6 @@ impl Producer {
 
     pub fn is_away(&self) -> bool {
         self.health.away.load(Ordering::Relaxed)
-    }
-
-    /// Records not yet acknowledged.
-    pub fn in_flight(&self) -> i32 {
-        self.inner.in_flight_count()
     }
 
     /// Asks the brokers once whether they answer and know every topic.
@@ -202,14 +207,16 @@ impl Producer {
         }
     }
 
-    /// Resolves when librdkafka gives this producer up for good.
+    /// Resolves when librdkafka gives this producer up for good. Asked for, because librdkafka tells its callback the code that
+    /// led to it and not that it was fatal.
     pub async fn fatal(&self) -> String {
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
-            let died = self.health.died.notified();
-            if let Some(reason) = self.health.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-                return reason;
+            tick.tick().await;
+            if let Some((code, reason)) = self.inner.client().fatal_error() {
+                metrics::counter!(metric::KAFKA_ERRORS, "kind" => "fatal").increment(1);
+                return format!("{code:?}: {reason}");
             }
-            died.await;
         }
     }
 
@@ -230,7 +237,15 @@ fn reading(error: &KafkaError) -> PublishError {
             RDKafkaErrorCode::MessageTimedOut | RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::OperationTimedOut,
         ) => PublishError::TimedOut,
         Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => PublishError::Away,
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::TooLarge,
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => PublishError::TooLarge,
+        Some(
+            code @ (RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidTimestamp
+            | RDKafkaErrorCode::InvalidMessageSize),
+        ) => PublishError::Unfit(format!("{code:?}")),
+        Some(code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+            PublishError::Forbidden(format!("{code:?}"))
+        }
         Some(code) => PublishError::Refused(format!("{code:?}")),
         None => PublishError::Refused("no code".into()),
     }

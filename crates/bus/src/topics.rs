@@ -8,6 +8,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
 use std::time::Duration;
@@ -27,18 +28,6 @@ pub struct Topics {
     pub dead_letters: String,
 }
 
-impl Default for Topics {
-    fn default() -> Self {
-        Self {
-            item_events: "plaid.item-events.v1".into(),
-            other_events: "plaid.other-events.v1".into(),
-            notices: "rekey.notices.v1".into(),
-            outcomes: "rekey.outcomes.v1".into(),
-            dead_letters: "rekey.dead-letters.v1".into(),
-        }
-    }
-}
-
 impl Topics {
     pub fn names(&self) -> [&str; 5] {
         [&self.item_events, &self.other_events, &self.notices, &self.outcomes, &self.dead_letters]
@@ -53,12 +42,28 @@ pub struct TopicPlan {
     /// `min.insync.replicas`; with `acks=all` this is what an acknowledged webhook rests on.
     pub min_insync: i32,
     pub retention: Duration,
+    /// Bytes of the largest body that the receiver takes.
+    pub max_body: usize,
+}
+
+/// What headers and key add to a body, generously.
+const AROUND_BODY: usize = 64 * 1024;
+/// Kafka's own default of `max.message.bytes`.
+const USUAL_RECORD: usize = 1_048_588;
+
+impl TopicPlan {
+    /// Bytes of the largest record.
+    fn record(&self) -> usize {
+        self.max_body.saturating_add(AROUND_BODY)
+    }
 }
 
 /// What is wrong with a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicFault {
     Missing(String),
+    /// This user may not know whether it exists.
+    Hidden(String),
     /// The brokers refused to create it.
     Refused(String, RDKafkaErrorCode),
     /// It has less of something than the settings say.
@@ -73,6 +78,9 @@ impl std::fmt::Display for TopicFault {
         match self {
             Self::Less { name, what } => {
                 write!(f, "the topic {name} has {what}: change it, or the setting if you mean it")
+            }
+            Self::Hidden(name) => {
+                write!(f, "this user may not DESCRIBE the topic {name}: whether it exists is not known")
             }
             Self::Missing(name) => write!(f, "the topic {name} does not exist: run `rekey topics apply`"),
             Self::Refused(name, code) => {
@@ -107,7 +115,22 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
             .fetch_metadata(None, METADATA_TIMEOUT)
             .map_err(|source| trouble.explain("read the list of topics", source))?;
         let exists = |name: &String| metadata.topics().iter().any(|t| t.name() == name);
-        Ok(names.into_iter().filter(|n| !exists(n)).map(TopicFault::Missing).collect())
+        let unseen: Vec<String> = names.into_iter().filter(|n| !exists(n)).collect();
+        if unseen.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The list leaves out what this user may not see. A consumer asks, for a producer's question could make the topic.
+        let client: BaseConsumer = config.create().map_err(Error::config)?;
+        let is_hidden = |name: &str| {
+            let told = client.fetch_metadata(Some(name), METADATA_TIMEOUT).ok()?;
+            let code = told.topics().iter().find(|t| t.name() == name)?.error()?;
+            (RDKafkaErrorCode::from(code) == RDKafkaErrorCode::TopicAuthorizationFailed).then_some(())
+        };
+        let fault = |name: String| match is_hidden(&name) {
+            Some(()) => TopicFault::Hidden(name),
+            None => TopicFault::Missing(name),
+        };
+        Ok(unseen.into_iter().map(fault).collect())
     });
     looked.await.unwrap_or_else(|_| Ok(Vec::new()))
 }
@@ -130,6 +153,13 @@ pub async fn compare(connection: &Connection, topics: &Topics, plan: &TopicPlan)
                 less.push(format!("{has} {of} (kafka.topics.{setting} says {says})"));
             }
         }
+        if let Some(has) = topic.max_message.filter(|has| *has < plan.record()) {
+            let needs = plan.record();
+            less.push(format!("max.message.bytes {has} (a webhook of receiver.max_body needs {needs})"));
+        }
+        if topic.is_compacted {
+            less.push("cleanup.policy compact, which throws away what nobody has read yet".to_owned());
+        }
         if !less.is_empty() {
             faults.push(TopicFault::Less { name: topic.name, what: less.join(", ") });
         }
@@ -138,12 +168,15 @@ pub async fn compare(connection: &Connection, topics: &Topics, plan: &TopicPlan)
 }
 
 /// How a topic is made.
-struct Made {
-    name: String,
+pub(crate) struct Made {
+    pub(crate) name: String,
     partitions: usize,
     /// Of the partition that has fewest.
     replicas: usize,
     min_insync: Option<usize>,
+    /// `max.message.bytes`; none where this user may not ask.
+    pub(crate) max_message: Option<usize>,
+    is_compacted: bool,
 }
 
 /// Creates the topics that are missing and leaves the others as they are. Returns the names it created.
@@ -153,6 +186,7 @@ pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -
     let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::config)?;
     let retention = plan.retention.as_millis().to_string();
     let min_insync = plan.min_insync.to_string();
+    let max_message = plan.record().max(USUAL_RECORD).to_string();
     let wanted: Vec<NewTopic<'_>> = topics
         .names()
         .into_iter()
@@ -160,6 +194,9 @@ pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -
             NewTopic::new(name, plan.partitions, TopicReplication::Fixed(plan.replication))
                 .set("retention.ms", &retention)
                 .set("min.insync.replicas", &min_insync)
+                // Named, because a cluster may compact by default.
+                .set("cleanup.policy", "delete")
+                .set("max.message.bytes", &max_message)
         })
         .collect();
     let options = AdminOptions::new()
@@ -207,7 +244,7 @@ async fn describe(connection: &Connection, topics: &Topics) -> Result<(), Error>
 }
 
 /// The topics that exist, as the brokers describe them.
-async fn made(connection: &Connection, topics: &Topics) -> Result<Vec<Made>, Error> {
+pub(crate) async fn made(connection: &Connection, topics: &Topics) -> Result<Vec<Made>, Error> {
     let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::config)?;
     let wanted = topics.names().map(str::to_owned);
     let looked = tokio::task::spawn_blocking(move || {
@@ -218,6 +255,8 @@ async fn made(connection: &Connection, topics: &Topics) -> Result<Vec<Made>, Err
             partitions: t.partitions().len(),
             replicas: t.partitions().iter().map(|p| p.replicas().len()).min().unwrap_or_default(),
             min_insync: None,
+            max_message: None,
+            is_compacted: false,
         });
         Ok((known.collect(), client))
     });
@@ -232,11 +271,16 @@ async fn made(connection: &Connection, topics: &Topics) -> Result<Vec<Made>, Err
     // Partitions and replicas are known without it.
     let described = described.inspect_err(|error| tracing::debug!(%error, "the topics' settings can't be read"));
     for resource in described.unwrap_or_default().into_iter().flatten() {
-        let min_insync = resource.get("min.insync.replicas").and_then(|e| e.value.as_deref()?.parse().ok());
+        let number = |name| resource.get(name).and_then(|e| e.value.as_deref()?.parse().ok());
+        let (min_insync, max_message) = (number("min.insync.replicas"), number("max.message.bytes"));
+        let is_compacted =
+            resource.get("cleanup.policy").is_some_and(|e| e.value.as_deref().is_some_and(|v| v.contains("compact")));
         if let OwnedResourceSpecifier::Topic(name) = resource.specifier
             && let Some(topic) = made.iter_mut().find(|t| t.name == name)
         {
             topic.min_insync = min_insync;
+            topic.max_message = max_message;
+            topic.is_compacted = is_compacted;
         }
     }
     Ok(made)

@@ -12,6 +12,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
+use store::Act;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
 /// What a token may do.
@@ -94,6 +95,14 @@ pub fn hash_token(token: &str) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) name: String,
+    from: IpAddr,
+}
+
+impl Caller {
+    /// What the caller does; what changes by it is added.
+    pub(crate) fn act<'a>(&'a self, action: &'a str, subject: String) -> Act<'a> {
+        Act { by: &self.name, from: Some(self.from), action, subject, was: None, became: None }
+    }
 }
 
 /// Lets in who has a token for what the method does.
@@ -106,22 +115,22 @@ pub(crate) async fn admit(State(console): State<Console>, mut request: Request, 
         .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then_some(token));
     let Some(hash) = presented.map(hash_token) else { return ApiError::unauthorized().into_response() };
     let (peer, now) = (address(&request), Instant::now());
-    if let Some(wait) = console.attempts.wait(peer, &hash, now) {
-        return ApiError::too_many_wrong_tokens(wait);
-    }
     let Some(owner) = console.tokens.owner(&hash) else {
+        if let Some(wait) = console.attempts.wait(peer, now) {
+            return ApiError::too_many_wrong_tokens(wait);
+        }
         tracing::warn!(%peer, "a call to the admin API came with a wrong token");
         if console.attempts.wrong(peer, now) {
-            tracing::warn!(%peer, "too many wrong tokens: no new one is compared for a while");
+            tracing::warn!(%peer, "too many wrong tokens: those that follow are answered 429 for a while, and not logged");
         }
         return ApiError::unauthorized().into_response();
     };
-    console.attempts.right(peer, &hash, now);
     let needed = if request.method() == Method::GET { Role::Read } else { Role::Operate };
     if owner.role < needed {
+        tracing::warn!(%peer, by = owner.name, method = %request.method(), "a call was refused: its token may not do that");
         return ApiError::forbidden(&owner.name).into_response();
     }
-    let caller = Caller { name: owner.name.clone() };
+    let caller = Caller { name: owner.name.clone(), from: peer };
     request.extensions_mut().insert(caller);
     next.run(request).await
 }

@@ -4,7 +4,7 @@ use crate::Console;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::items::sync_mark;
-use crate::view::{Business, BusinessDetail, PageQuery, Paged, WantedAccount, Work};
+use crate::view::{Business, BusinessDetail, Paged, StateQuery, WantedAccount, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
@@ -20,15 +20,26 @@ pub(crate) fn no_business() -> ApiError {
 }
 
 /// Businesses, a page at a time.
-#[utoipa::path(get, path = "/v1/businesses", params(PageQuery), responses((status = 200, body = Paged<Business>)))]
+#[utoipa::path(get, path = "/v1/businesses", params(StateQuery),
+    responses((status = 200, body = Paged<Business>), (status = 400, body = ErrorBody)))]
 pub(crate) async fn list(
     State(console): State<Console>,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<StateQuery>,
 ) -> Result<Json<Paged<Business>>, ApiError> {
+    let (pages, state) = (query.page_query(), query.state()?);
     let mut tx = console.store.begin_read().await?;
-    let rows = tx.list_businesses(&query.page()?).await?;
-    let businesses: Vec<Business> = rows.iter().map(Business::from).collect();
-    Ok(Json(Paged::new(businesses, &query, |b| b.business_id.clone())))
+    let rows = match state {
+        None => tx.list_businesses(&pages.page()?).await?,
+        Some(state) => {
+            let ids = tx.list_by_state(Kind::Business, state, &pages.page()?).await?;
+            tx.businesses(&ids).await?
+        }
+    };
+    let ids: Vec<String> = rows.iter().map(|r| r.id.to_string()).collect();
+    let judged = tx.verdicts(Kind::Business, &ids).await?;
+    let of = |row: &store::BusinessRow| judged.iter().find(|j| j.id == row.id.as_str());
+    let businesses: Vec<Business> = rows.iter().map(|r| Business::new(r, of(r))).collect();
+    Ok(Json(Paged::new(businesses, &pages, |b| b.business_id.clone())))
 }
 
 /// One business: what its list should hold, what Layer accepted last, what differs.
@@ -55,7 +66,8 @@ pub(crate) async fn show(
         .collect();
     let differs = accounts.iter().filter(|a| !a.accepted).map(|a| a.account_id.clone()).collect();
     let work = tx.work(Kind::Business, id.as_str()).await?.as_ref().map(Work::from);
-    Ok(Json(BusinessDetail { business: Business::from(&row), accounts, differs, work }))
+    let judged = tx.verdict(Kind::Business, id.as_str()).await?;
+    Ok(Json(BusinessDetail { business: Business::new(&row, judged.as_ref()), accounts, differs, work }))
 }
 
 /// Compare the list at Layer with the truth now, whatever the business waits for.
@@ -68,10 +80,13 @@ pub(crate) async fn sync(
 ) -> Result<StatusCode, ApiError> {
     let id = parse(&business)?;
     let mut tx = console.store.begin().await?;
-    tx.business(&id).await?.ok_or_else(no_business)?;
+    if tx.business(&id).await?.is_none() {
+        tx.rollback().await?;
+        return Err(no_business());
+    }
     tx.mark_unminted(Some(id.as_str()), "an operator asked").await?;
     tx.mark(&sync_mark(Kind::Business, id.as_str())).await?;
-    tx.audit(&caller.name, "business.sync", id.as_str(), "").await?;
+    tx.audit(&caller.act("business.sync", store::subject(Kind::Business, id.as_str()))).await?;
     tx.commit().await?;
     console.wake();
     Ok(StatusCode::ACCEPTED)

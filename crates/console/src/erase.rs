@@ -1,4 +1,4 @@
-//! A customer is forgotten. The audit keeps that it was.
+//! A customer is forgotten. The audit keeps that it was, under a pseudonym.
 
 use crate::Console;
 use crate::auth::Caller;
@@ -9,7 +9,8 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::work::Kind;
 use serde::Deserialize;
-use store::{Erasure, Tx};
+use serde_json::json;
+use store::{Act, Erasure, Tx, subject};
 use utoipa::IntoParams;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -19,6 +20,12 @@ pub(crate) struct EraseQuery {
     /// Also where no list could be read back without it: Layer does not have the business any more, or nothing is sent.
     #[serde(default)]
     unconfirmed: bool,
+}
+
+impl EraseQuery {
+    fn act<'a>(&self, caller: &'a Caller, action: &'a str, subject: String) -> Act<'a> {
+        Act { became: self.unconfirmed.then(|| json!({"unconfirmed": true})), ..caller.act(action, subject) }
+    }
 }
 
 /// Forget a removed Item: every row about it is deleted, once the lists that it was in were read back without it.
@@ -33,8 +40,10 @@ pub(crate) async fn item(
 ) -> Result<StatusCode, ApiError> {
     let id = item_id(&item)?;
     let mut tx = console.store.begin().await?;
+    // First, so that its subject becomes a pseudonym with the others.
+    tx.audit(&query.act(&caller, "item.erase", subject(Kind::Item, id.as_str()))).await?;
     let erasure = tx.erase_item(&id, query.unconfirmed).await?;
-    end(tx, &caller, Kind::Item, id.as_str(), erasure, &query).await
+    end(tx, &caller, Kind::Item, id.as_str(), erasure).await
 }
 
 /// Forget a business that no Item names any more: every row about it is deleted.
@@ -49,26 +58,22 @@ pub(crate) async fn business(
 ) -> Result<StatusCode, ApiError> {
     let id = businesses::parse(&business)?;
     let mut tx = console.store.begin().await?;
+    tx.audit(&query.act(&caller, "business.erase", subject(Kind::Business, id.as_str()))).await?;
     let erasure = tx.erase_business(&id, query.unconfirmed).await?;
-    end(tx, &caller, Kind::Business, id.as_str(), erasure, &query).await
+    end(tx, &caller, Kind::Business, id.as_str(), erasure).await
 }
 
-async fn end(
-    mut tx: Tx,
-    caller: &Caller,
-    kind: Kind,
-    id: &str,
-    erasure: Erasure,
-    query: &EraseQuery,
-) -> Result<StatusCode, ApiError> {
-    match (erasure, kind) {
-        (Erasure::Done, _) => {}
-        (Erasure::Unknown, Kind::Item) => return Err(no_item()),
-        (Erasure::Unknown, Kind::Business) => return Err(no_business()),
-        (Erasure::Refused(why), _) => return Err(ApiError::conflict(why)),
+async fn end(tx: Tx, caller: &Caller, kind: Kind, id: &str, erasure: Erasure) -> Result<StatusCode, ApiError> {
+    let refused = match (erasure, kind) {
+        (Erasure::Done, _) => None,
+        (Erasure::Unknown, Kind::Item) => Some(no_item()),
+        (Erasure::Unknown, Kind::Business) => Some(no_business()),
+        (Erasure::Refused(why), _) => Some(ApiError::conflict(why)),
+    };
+    if let Some(refused) = refused {
+        tx.rollback().await?;
+        return Err(refused);
     }
-    let detail = if query.unconfirmed { "unconfirmed" } else { "" };
-    tx.audit(&caller.name, &format!("{kind}.erase"), id, detail).await?;
     tx.commit().await?;
     tracing::info!(%kind, id, by = caller.name, "erased");
     Ok(StatusCode::NO_CONTENT)

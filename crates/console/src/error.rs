@@ -54,6 +54,9 @@ impl ApiError {
     pub(crate) fn rejected(why: &str) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "token_rejected", why)
     }
+    pub(crate) fn refused(why: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "push_refused", why)
+    }
 }
 
 impl IntoResponse for ApiError {

@@ -2,12 +2,15 @@
 //! every error says what to do, and an access token goes in but never comes out.
 
 mod attempts;
+mod audit;
 mod auth;
 mod businesses;
 mod erase;
 mod error;
 mod items;
+mod push;
 mod queue;
+mod stand;
 mod upkeep;
 mod view;
 
@@ -88,7 +91,7 @@ pub fn routes(
 fn api() -> OpenApiRouter<Console> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(items::list))
-        .routes(routes!(items::show, items::put, items::remove))
+        .routes(routes!(items::show, push::put, items::remove))
         .routes(routes!(items::sync))
         .routes(routes!(businesses::list))
         .routes(routes!(businesses::show))
@@ -99,12 +102,8 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(queue::release))
         .routes(routes!(queue::pauses))
         .routes(routes!(queue::unknown_items))
+        .routes(routes!(audit::list))
         .routes(routes!(upkeep::rotate_keys))
         .routes(routes!(upkeep::orphans))
         .routes(routes!(upkeep::budgets))
-}
-
-/// The OpenAPI document alone.
-pub fn openapi_json() -> String {
-    api().split_for_parts().1.to_pretty_json().unwrap_or_default()
 }

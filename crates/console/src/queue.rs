@@ -3,15 +3,18 @@
 use crate::Console;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
-use crate::view::{PageQuery, Paged, Parked, Work};
+use crate::view::{PageQuery, Paged, Parked, VerdictView, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::work::Kind;
 use serde::Serialize;
+use serde_json::json;
+use store::{Act, subject};
 use utoipa::ToSchema;
 
-/// Rows that are parked or held, with the reason and what to do.
+/// What waits for a person: rows that are parked or held, and Items with accounts whose mint Plaid refuses, with the
+/// reason and what to do.
 #[utoipa::path(get, path = "/v1/parked", params(PageQuery), responses((status = 200, body = Paged<Parked>)))]
 pub(crate) async fn parked(
     State(console): State<Console>,
@@ -19,8 +22,11 @@ pub(crate) async fn parked(
 ) -> Result<Json<Paged<Parked>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
     let rows = tx.list_parked(&query.page()?).await?;
-    let parked: Vec<Parked> =
-        rows.iter().map(|r| Parked { kind: r.kind.to_string(), id: r.id.clone(), work: Work::from(r) }).collect();
+    let mut parked = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let verdict = tx.verdict(row.kind, &row.id).await?.as_ref().map(VerdictView::from);
+        parked.push(Parked { kind: row.kind.to_string(), id: row.id.clone(), verdict, work: Work::from(row) });
+    }
     Ok(Json(Paged::new(parked, &query, |p| format!("{}/{}", p.kind, p.id))))
 }
 
@@ -39,10 +45,14 @@ pub(crate) async fn release(
         return Err(ApiError::bad_request("the id has characters that no id has"));
     }
     let mut tx = console.store.begin().await?;
+    tx.lock_row(kind, &id).await?;
+    let was = tx.work(kind, &id).await?.and_then(|w| w.blocked);
     if !tx.release(kind, &id).await? {
+        tx.rollback().await?;
         return Err(ApiError::not_found("blocked row", "GET /v1/parked lists those that wait for a person"));
     }
-    tx.audit(&caller.name, "parked.release", &format!("{kind}/{id}"), "").await?;
+    let was = was.map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
+    tx.audit(&Act { was, ..caller.act("parked.release", subject(kind, &id)) }).await?;
     tx.commit().await?;
     console.wake();
     tracing::info!(%kind, id, by = caller.name, "released by an operator");

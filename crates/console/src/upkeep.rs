@@ -7,7 +7,9 @@ use crate::view::{PageQuery, Paged};
 use axum::Json;
 use axum::extract::{Extension, Query, State};
 use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeMap;
+use store::Act;
 use utoipa::ToSchema;
 
 /// Values of each column that one call moves: a second or so of writing.
@@ -33,7 +35,8 @@ pub(crate) async fn rotate_keys(
     let resealed = console.store.reseal(BATCH).await?;
     if resealed.moved > 0 {
         let mut tx = console.store.begin().await?;
-        tx.audit(&caller.name, "keys.rotate", &resealed.under, &format!("{} values", resealed.moved)).await?;
+        let became = Some(json!({"values_sealed_again": resealed.moved}));
+        tx.audit(&Act { became, ..caller.act("keys.rotate", format!("key/{}", resealed.under)) }).await?;
         tx.commit().await?;
         tracing::info!(moved = resealed.moved, under = resealed.under, by = caller.name, "values sealed again");
     }

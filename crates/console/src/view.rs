@@ -2,8 +2,10 @@
 
 use crate::error::ApiError;
 use domain::Millis;
+use domain::queue::Row;
+use domain::verdict::State;
 use serde::{Deserialize, Serialize};
-use store::{AccountRow, BusinessRow, ItemRow, TokenView, WorkRow};
+use store::{AccountRow, BusinessRow, ItemRow, Judged, TokenView};
 use utoipa::{IntoParams, ToSchema};
 
 /// A page of a list.
@@ -16,16 +18,45 @@ pub(crate) struct PageQuery {
     pub(crate) limit: Option<u32>,
 }
 
+pub(crate) fn not_a_cursor() -> ApiError {
+    ApiError::bad_request("`after` is not a cursor: send the `next` of the page before")
+}
+
 impl PageQuery {
     /// One more than asked, to know whether there is a next page.
     pub(crate) fn page(&self) -> Result<store::Page, ApiError> {
         if self.after.as_ref().is_some_and(|a| !a.chars().all(|c| c.is_ascii_graphic())) {
-            return Err(ApiError::bad_request("`after` is not a cursor: send the `next` of the page before"));
+            return Err(not_a_cursor());
         }
         Ok(store::Page { after: self.after.clone(), limit: self.limit() + 1 })
     }
     pub(crate) fn limit(&self) -> u32 {
         self.limit.unwrap_or(100).clamp(1, 500)
+    }
+}
+
+/// A page of what stands so.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct StateQuery {
+    /// The `next` of the page before.
+    pub(crate) after: Option<String>,
+    /// At most this many entries, 1 to 500; 100 when not given.
+    pub(crate) limit: Option<u32>,
+    /// Only those whose verdict is in this state, such as `partly`.
+    pub(crate) verdict: Option<String>,
+}
+
+impl StateQuery {
+    pub(crate) fn page_query(&self) -> PageQuery {
+        PageQuery { after: self.after.clone(), limit: self.limit }
+    }
+
+    pub(crate) fn state(&self) -> Result<Option<State>, ApiError> {
+        let Some(word) = &self.verdict else { return Ok(None) };
+        let unknown = || ApiError::bad_request(format!("`verdict` is none of {}", State::WORDS.join(", ")));
+        State::from_word(word).map(Some).ok_or_else(unknown)
     }
 }
 
@@ -57,7 +88,7 @@ pub(crate) struct Work {
     /// Events so far, and how many of them the last finished look had seen.
     pub(crate) wanted: i64,
     pub(crate) done: i64,
-    pub(crate) failures_in_a_row: i64,
+    pub(crate) failures_in_a_row: u32,
     pub(crate) looked_at: Option<String>,
     pub(crate) being_looked_at: bool,
     pub(crate) blocked: Option<Blocked>,
@@ -73,6 +104,65 @@ pub(crate) struct Blocked {
     pub(crate) since: Option<String>,
 }
 
+/// How a business or an Item stands: what every other surface shows as well.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VerdictView {
+    /// `converged`, `empty` and `gone` are good; the others are `converging`, `partly`, `refused`, `awaiting_token`,
+    /// `waiting_for_user`, `unassigned`, `provider_paused`, `held`, `parked`, `unverified` and `unknown`.
+    pub(crate) state: String,
+    /// Since when it is in this state.
+    pub(crate) since: String,
+    /// One line for a person.
+    pub(crate) why: String,
+    /// Who acts next: `nobody`, `rekey`, `platform`, `customer` or `operator`.
+    pub(crate) next: String,
+    /// When Rekey acts, if it is Rekey's turn.
+    pub(crate) next_at: Option<String>,
+    /// Accounts that belong here, and how many of them are right.
+    pub(crate) accounts: usize,
+    pub(crate) right: usize,
+    /// Those that are not.
+    pub(crate) wrong: Vec<WrongView>,
+}
+
+/// An account that is not right, or an Item whose accounts nobody has read.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WrongView {
+    pub(crate) item_id: String,
+    pub(crate) account_id: Option<String>,
+    /// `item_pending`, `not_minted`, `not_listed`, `moving`, `missing`, `archived`, `mint_refused`, `awaiting_token`,
+    /// `waits_for_user`, `item_held` or `item_parked`.
+    pub(crate) problem: String,
+    /// The provider's code for it, or a word of Rekey's.
+    pub(crate) code: Option<String>,
+    pub(crate) why: String,
+    pub(crate) again_at: Option<String>,
+}
+
+impl From<&Judged> for VerdictView {
+    fn from(judged: &Judged) -> Self {
+        let verdict = &judged.verdict;
+        let wrong = verdict.wrong.iter().map(|w| WrongView {
+            item_id: w.item.to_string(),
+            account_id: w.account.as_ref().map(ToString::to_string),
+            problem: w.problem.to_string(),
+            code: w.code.clone(),
+            why: w.problem.sentence().to_owned(),
+            again_at: time(w.again_at),
+        });
+        Self {
+            state: verdict.state.to_string(),
+            since: judged.since.rfc3339(),
+            why: verdict.sentence(),
+            next: verdict.next.to_string(),
+            next_at: time(verdict.next_at),
+            accounts: verdict.accounts,
+            right: verdict.right,
+            wrong: wrong.collect(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Item {
     pub(crate) item_id: String,
@@ -83,6 +173,7 @@ pub(crate) struct Item {
     pub(crate) business: Option<String>,
     /// Grows with every new access token.
     pub(crate) generation: i64,
+    pub(crate) verdict: Option<VerdictView>,
 }
 
 /// An access token by its fingerprint.
@@ -130,9 +221,12 @@ pub(crate) struct ItemDetail {
 pub(crate) struct Business {
     pub(crate) business_id: String,
     pub(crate) layer_id: Option<String>,
+    pub(crate) verdict: Option<VerdictView>,
+    /// What the last reconciliation did.
     pub(crate) last_outcome: Option<String>,
+    /// When the list at Layer was last found to be what it was to be.
     pub(crate) converged_at: Option<String>,
-    /// The last accepted list was read back at Layer.
+    /// The verdict is `converged`: every account stands in the list with its live token, read back.
     pub(crate) verified: bool,
     pub(crate) last_put_at: Option<String>,
 }
@@ -165,6 +259,7 @@ pub(crate) struct Parked {
     /// `item` or `business`.
     pub(crate) kind: String,
     pub(crate) id: String,
+    pub(crate) verdict: Option<VerdictView>,
     pub(crate) work: Work,
 }
 
@@ -172,8 +267,8 @@ fn time(at: Option<Millis>) -> Option<String> {
     at.map(Millis::rfc3339)
 }
 
-impl From<&WorkRow> for Work {
-    fn from(row: &WorkRow) -> Self {
+impl From<&Row> for Work {
+    fn from(row: &Row) -> Self {
         Self {
             due_at: time(row.due_at),
             class: row.class.to_string(),
@@ -182,7 +277,7 @@ impl From<&WorkRow> for Work {
             done: row.done,
             failures_in_a_row: row.attempts,
             looked_at: time(row.looked_at),
-            being_looked_at: row.leased_until.is_some(),
+            being_looked_at: row.lease.is_some(),
             blocked: row.blocked.as_ref().map(|b| Blocked {
                 by: b.by.to_string(),
                 code: b.code.clone(),
@@ -193,9 +288,10 @@ impl From<&WorkRow> for Work {
     }
 }
 
-impl From<&ItemRow> for Item {
-    fn from(row: &ItemRow) -> Self {
+impl Item {
+    pub(crate) fn new(row: &ItemRow, judged: Option<&Judged>) -> Self {
         Self {
+            verdict: judged.map(VerdictView::from),
             item_id: row.id.to_string(),
             state: row.state.to_string(),
             why: row.state_why.clone(),
@@ -226,9 +322,9 @@ impl From<&AccountRow> for Account {
             business: row.business.as_ref().map(ToString::to_string),
             moving_from: row.moving_from.as_ref().map(ToString::to_string),
             missing_since: time(row.missing_since),
-            proof: row.proof.clone(),
-            outside: row.outside.clone(),
-            not_minted: row.mint_fault.as_ref().map(|(why, _)| why.clone()),
+            proof: row.proof.map(|p| p.to_string()),
+            outside: row.outside.map(|o| o.sentence().to_owned()),
+            not_minted: row.mint_fault.as_ref().map(|f| f.why.clone()),
             kind: row.traits.kind.clone(),
             mask: row.traits.mask.clone(),
             name: row.traits.name.clone(),
@@ -236,14 +332,15 @@ impl From<&AccountRow> for Account {
     }
 }
 
-impl From<&BusinessRow> for Business {
-    fn from(row: &BusinessRow) -> Self {
+impl Business {
+    pub(crate) fn new(row: &BusinessRow, judged: Option<&Judged>) -> Self {
         Self {
+            verdict: judged.map(VerdictView::from),
             business_id: row.id.to_string(),
             layer_id: row.layer_id.as_ref().map(ToString::to_string),
             last_outcome: row.last_outcome.clone(),
             converged_at: time(row.converged_at),
-            verified: row.verified,
+            verified: judged.is_some_and(|j| j.verdict.state == State::Converged),
             last_put_at: time(row.put_at),
         }
     }

@@ -4,8 +4,9 @@ use crate::Context;
 use crate::faults::Interrupted;
 use domain::budget::{Call, horizon};
 use domain::metric;
+use domain::queue::Finish;
 use std::time::Duration;
-use store::{Booking, Claim, Finish};
+use store::{Booking, Claim};
 
 /// Slots that a process may miss, because it or its database is slow, before its look ends.
 const MISSES: u32 = 3;

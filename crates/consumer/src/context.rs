@@ -4,10 +4,14 @@ use crate::{Settings, TokenSource};
 use bus::{Producer, Topics};
 use domain::Provider;
 use domain::fault::chain;
+use domain::outage::Outage;
+use domain::retry::Curve;
 use domain::work::Kind;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use store::Store;
 use tokio::sync::Notify;
@@ -35,6 +39,12 @@ pub struct Context {
     pub items_due: Arc<Notify>,
     pub businesses_due: Arc<Notify>,
     pub outbox_filled: Notify,
+    /// Events of Items that nobody pushed, for the log.
+    pub strangers: Outage,
+    /// Another release works on the same database, for the log.
+    pub shared_database: Outage,
+    /// How long the sweep takes, as counted last.
+    sweep_ms: AtomicU64,
     /// This process is asked to stop: no provider call is begun any more.
     pub stopping: CancellationToken,
 }
@@ -64,6 +74,9 @@ impl Context {
             items_due: Arc::default(),
             businesses_due: Arc::default(),
             outbox_filled: Notify::new(),
+            strangers: Outage::default(),
+            shared_database: Outage::default(),
+            sweep_ms: AtomicU64::new(0),
             stopping: CancellationToken::new(),
         }
     }
@@ -85,14 +98,42 @@ impl Context {
     }
 
     pub(crate) fn backoff(&self, failures: u32) -> Duration {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rng = self.rng.lock();
         self.settings.backoff.wait(failures, &mut *rng)
+    }
+
+    /// The wait before what nobody understands, or what Plaid refuses to mint, is tried again: up to hours.
+    pub(crate) fn slow_backoff(&self, failures: u32) -> Duration {
+        let mut rng = self.rng.lock();
+        let curve = Curve { cap: self.settings.refused_cap, ..self.settings.backoff };
+        curve.wait(failures, &mut *rng)
+    }
+
+    /// How long the sweep takes: the configured period, or longer where the providers' limits leave it no other way.
+    pub(crate) fn sweep_period(&self) -> Duration {
+        Duration::from_millis(self.sweep_ms.load(Ordering::Relaxed)).max(self.settings.sweep_period)
+    }
+
+    /// Takes the number of rows into account.
+    pub(crate) fn fit_sweep(&self, items: i64, businesses: i64) {
+        let (wanted, before) = (self.settings.sweep_period, self.sweep_period());
+        let period = self.settings.sweep_period_for(items, businesses);
+        self.sweep_ms.store(u64::try_from(period.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if period > wanted && before <= wanted {
+            tracing::warn!(
+                items,
+                businesses,
+                takes_hours = period.as_secs() / 3600,
+                "the sweep takes longer than consumer.sweep_period: the providers' limits and consumer.sweep_share allow no \
+                 more"
+            );
+        }
     }
 
     /// When to look again although nothing happened: within the sweep period, spread so that rows which were looked
     /// at together do not stay together.
     pub(crate) fn sweep_wait(&self) -> Duration {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        self.settings.sweep_period.mul_f64(rng.random_range(0.7..=0.95))
+        let mut rng = self.rng.lock();
+        self.sweep_period().mul_f64(rng.random_range(0.7..=0.95))
     }
 }

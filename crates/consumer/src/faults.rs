@@ -4,10 +4,11 @@ use crate::Context;
 use domain::budget::Call;
 use domain::fault::{chain, provider_is_at_fault};
 use domain::metric;
+use domain::queue::{Blocked, Finish, Mark};
 use domain::work::{Block, Class};
 use domain::{Next, Provider};
 use std::time::Duration;
-use store::{Blocked, Claim, Finish};
+use store::{Claim, Suspicion};
 
 /// Why a look ended early. Nothing was committed.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,18 @@ impl From<&plaid::Error> for Refusal {
     fn from(error: &plaid::Error) -> Self {
         let next = match error.meaning() {
             plaid::Meaning::Other(next) => next,
+            plaid::Meaning::Unknown => Next::Slowly,
+            plaid::Meaning::InstitutionGone => Next::Park,
+            plaid::Meaning::NotReady => Next::Retry { after: None },
             // The reconciler asks for these by name first; reaching this point with one is a contradiction to retry.
-            _ => Next::Retry { after: None },
+            plaid::Meaning::UserMustAct
+            | plaid::Meaning::NoAccounts
+            | plaid::Meaning::ItemGone { .. }
+            | plaid::Meaning::UnknownToken
+            | plaid::Meaning::UnknownAccount
+            | plaid::Meaning::UnknownProcessorToken
+            | plaid::Meaning::UnknownKey
+            | plaid::Meaning::AccountNotSupported => Next::Retry { after: None },
         };
         let (outage, endpoint) = (error.is_outage(), error.endpoint());
         Self { provider: Provider::Plaid, next, code: error.code().to_owned(), message: chain(error), outage, endpoint }
@@ -44,10 +55,18 @@ impl From<&layer::Error> for Refusal {
     fn from(error: &layer::Error) -> Self {
         let next = match error.meaning() {
             layer::Meaning::Other(next) => next,
-            layer::Meaning::NoSuchBusiness | layer::Meaning::RefusedContent => Next::Park,
+            // Whoever can say more about the row asked for these by name first.
+            layer::Meaning::NoSuchBusiness | layer::Meaning::RefusedContent => Next::Suspect,
         };
         let (outage, endpoint) = (error.is_outage(), error.endpoint());
         Self { provider: Provider::Layer, next, code: error.code().to_owned(), message: chain(error), outage, endpoint }
+    }
+}
+
+impl Refusal {
+    /// What looks like this row's own trouble, and may be everybody's.
+    pub(crate) fn of_row(provider: Provider, endpoint: &'static str, code: &str, message: String) -> Self {
+        Self { provider, next: Next::Suspect, code: code.to_owned(), message, outage: false, endpoint }
     }
 }
 
@@ -83,6 +102,11 @@ pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal
         Next::SlowDown { after } => {
             slow_down(context, refusal, after).await?;
             Ok(backoff(context, claim, after, &refusal.code, refusal.message.clone()))
+        }
+        Next::Slowly => {
+            let failures = claim.attempts.saturating_add(1);
+            let finish = backoff(context, claim, None, &refusal.code, refusal.message.clone());
+            Ok(Finish { again_after: context.slow_backoff(failures), ..finish })
         }
         Next::Park => {
             let why = format!("{}: mend the cause, then release it", refusal.message);
@@ -125,6 +149,17 @@ const TRIES_ALONE: u32 = 2;
 /// How often a row that was part of a pause is refused again before it is parked for it.
 const TRIES_AFTER_A_PAUSE: u32 = 8;
 
+/// How many rows speak against the provider. A probe succeeds where only one endpoint is refused to everybody, so those
+/// that were in a pause before count again until a call of that endpoint succeeds: then it is the rows themselves.
+fn agreeing(context: &Context, refusal: &Refusal, suspicion: Suspicion) -> u64 {
+    let window = context.settings.agree_window;
+    let succeeds = match refusal.provider {
+        Provider::Plaid => context.plaid.has_succeeded(refusal.endpoint, window),
+        Provider::Layer => context.layer.has_succeeded(refusal.endpoint, window),
+    };
+    if succeeds { suspicion.rows } else { suspicion.ever }
+}
+
 /// The provider or the row? Asked first, because a broken credential must not park ten thousand rows, nor one broken
 /// Item stop the fleet (I4).
 async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
@@ -133,7 +168,7 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
     let mut tx = context.store.begin().await?;
     let window = settings.agree_window;
     let suspicion = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, window).await?;
-    let rows = suspicion.rows;
+    let rows = agreeing(context, refusal, suspicion);
     if !provider_is_at_fault(probe_refused, rows, settings.agree) {
         tx.commit().await?;
         // The provider may not have recovered when it was resumed, or a credential died and was replaced between the
@@ -152,8 +187,36 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
     pause(context, claim, refusal, &format!("refuses everybody ({rows} rows)")).await
 }
 
+/// A mint was refused in a way that speaks against the provider: our credentials, or a processor that Plaid retired. With
+/// others that are refused alike it is, and everybody waits; a row that alone is refused asks again by itself.
+///
+/// Plaid's probe does not mint, so it succeeds all the same. After a pause it is therefore the next refused mint that
+/// tells, unless one has succeeded meanwhile.
+pub(crate) async fn refused_by_all(
+    context: &Context,
+    claim: &Claim,
+    error: &plaid::Error,
+) -> Result<Option<Finish>, Interrupted> {
+    let refusal = Refusal::from(error);
+    let settings = &context.settings;
+    let probe_refused = probe(context, refusal.provider).await;
+    let mut tx = context.store.begin().await?;
+    let window = settings.agree_window;
+    let suspicion = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, window).await?;
+    tx.commit().await?;
+    let rows = agreeing(context, &refusal, suspicion);
+    if !provider_is_at_fault(probe_refused, rows, settings.agree) {
+        return Ok(None);
+    }
+    Ok(Some(pause(context, claim, &refusal, &format!("refuses to mint for everybody ({rows} Items)")).await?))
+}
+
 /// Nobody is parked: work goes on by itself when a probe succeeds (I4).
 async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -> Result<Finish, Interrupted> {
+    match refusal.provider {
+        Provider::Plaid => context.plaid.forget_successes(),
+        Provider::Layer => context.layer.forget_successes(),
+    }
     let interval = context.settings.probe_interval;
     let mut tx = context.store.begin().await?;
     let new = tx.pause(refusal.provider, &refusal.message, &refusal.code, interval).await?;
@@ -164,7 +227,7 @@ async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -
             "provider paused, it {how}: {}; nothing is parked, work goes on when a probe succeeds", refusal.message
         );
     }
-    if refusal.provider != store::provider_of(claim.kind) {
+    if refusal.provider != claim.kind.provider() {
         // This kind of work is not paused with that provider, so the row waits by itself.
         return Ok(backoff(context, claim, Some(interval), &refusal.code, refusal.message.clone()));
     }
@@ -182,7 +245,7 @@ pub(crate) async fn probe(context: &Context, provider: Provider) -> Option<bool>
     match next {
         None => Some(false),
         Some(Next::Suspect) => Some(true),
-        Some(Next::Retry { .. } | Next::SlowDown { .. } | Next::Park) => None,
+        Some(Next::Retry { .. } | Next::SlowDown { .. } | Next::Slowly | Next::Park) => None,
     }
 }
 
@@ -232,18 +295,9 @@ async fn mark_again(context: &Context, claim: &Claim) -> Result<(), store::Error
     let mut tx = context.store.begin().await?;
     if tx.work(claim.kind, &claim.id).await?.is_none() {
         // Erased meanwhile: marked, it would be looked for at every sweep.
-        return Ok(());
+        return tx.rollback().await;
     }
-    tx.mark(&store::Mark {
-        kind: claim.kind,
-        id: &claim.id,
-        class: Class::Retry,
-        reason: "a lease was lost",
-        wait: Duration::ZERO,
-        quiet: None,
-        unblocks: false,
-        traceparent: claim.traceparent.as_deref(),
-    })
-    .await?;
+    let mark = Mark::new(claim.kind, &claim.id, Class::Retry, "a lease was lost");
+    tx.mark(&Mark { traceparent: claim.traceparent.as_deref(), ..mark }).await?;
     tx.commit().await
 }

@@ -13,11 +13,10 @@ use domain::work::{Class, Kind};
 use domain::{AccountId, ItemId, Millis, secret};
 use futures::FutureExt;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 use tracing::field::Empty;
 
 /// Records that share one transaction at most.
@@ -43,11 +42,26 @@ struct Asked {
 /// Reads until `stop`, then commits and leaves the group.
 pub(crate) async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
     let mut away = false;
-    let mut swept_for_gap: Option<Instant> = None;
-    loop {
+    let mut gaps = Gaps::recall(&context).await;
+    'reading: loop {
         let first = tokio::select! {
             () = stop.cancelled() => break,
             next = intake.next() => next,
+            () = intake.expired() => {
+                // Not kept: a restart notices it again, for its offsets are stored once the sweep is ordered.
+                gaps.found();
+                continue;
+            }
+            () = gaps.sweep_is_due() => {
+                // Over a million Items it takes a while. Who stops in the middle still owes it.
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    is_ordered = gaps.sweep(&context) => if is_ordered {
+                        intake.settle_expired();
+                    }
+                }
+                continue;
+            }
         };
         let first = match first {
             Ok(delivery) => delivery,
@@ -65,9 +79,15 @@ pub(crate) async fn run(context: Arc<Context>, intake: Intake, stop: Cancellatio
             tracing::info!("Kafka gives records again");
         }
         let batch = collect(&intake, first);
-        if batch.iter().any(|d| d.gap) && swept_for_gap.is_none_or(|at| at.elapsed() > context.settings.gap_spread) {
-            swept_for_gap = Some(Instant::now());
-            sweep_for_gap(&context).await;
+        if batch.iter().any(|d| d.gap) {
+            gaps.found();
+            while let Err(error) = gaps.keep(&context).await {
+                tracing::debug!(error = chain(&error), "the sweep can't be kept yet");
+                tokio::select! {
+                    () = stop.cancelled() => break 'reading,
+                    () = intake.hold(Duration::from_secs(1)) => {}
+                }
+            }
         }
         if !settle(&context, &intake, &batch, &stop).await {
             break;
@@ -159,13 +179,18 @@ pub fn judge(delivery: &Delivery, notices: &str) -> Result<Option<ItemId>, Strin
 
 /// None: a webhook that is nobody's business here. Err: nobody can read it.
 fn read(delivery: &Delivery, notices: &str) -> Result<Option<Asked>, String> {
-    let event = delivery.event.as_ref().map_err(ToString::to_string)?;
-    let said_at = Millis(event.time.as_millisecond());
     if delivery.topic == notices {
-        let notice: Notice = serde_json::from_slice(&event.data)
-            .map_err(|_| "the notice is not JSON with a usable item_id".to_owned())?;
+        // The platform writes these, and not every platform writes CloudEvents: plain JSON will do.
+        let (data, said_at, traceparent) = match &delivery.event {
+            Ok(event) => (&event.data, Millis(event.time.as_millisecond()), event.traceparent.clone()),
+            Err(bus::DecodeError::NoCloudEvent) => {
+                (&delivery.raw, Millis(jiff::Timestamp::now().as_millisecond()), None)
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let notice: Notice =
+            serde_json::from_slice(data).map_err(|_| "the notice is not JSON with a usable item_id".to_owned())?;
         let signal = Signal { class: Class::Rotation, pace: Pace::Soon, unblocks: true, hint: None };
-        let traceparent = event.traceparent.clone();
         let reason = "notice".to_owned();
         return Ok(Some(Asked {
             item: notice.item_id,
@@ -177,8 +202,11 @@ fn read(delivery: &Delivery, notices: &str) -> Result<Option<Asked>, String> {
             traceparent,
         }));
     }
-    let value: Value = serde_json::from_slice(&event.data).map_err(|_| "the value is not JSON".to_owned())?;
-    let webhook = Webhook::read(&value).map_err(|e| e.to_string())?;
+    let event = delivery.event.as_ref().map_err(ToString::to_string)?;
+    // What a record says of its time is believed within a day: one from the year 9999 would never expire as a hint.
+    let now = Millis(jiff::Timestamp::now().as_millisecond());
+    let said_at = Millis(event.time.as_millisecond()).min(now.plus(Duration::from_mins(5)));
+    let webhook = Webhook::read(&event.data).map_err(|e| e.to_string())?;
     let Some(item) = webhook.item else { return Ok(None) };
     Ok(Some(Asked {
         signal: signal(&webhook.webhook_type, &webhook.webhook_code, webhook.error_code.as_deref()),
@@ -203,30 +231,37 @@ async fn store(context: &Context, asked: &[&Asked]) -> Result<(), store::Error> 
     // Rows are locked in one order everywhere; of one Item the events keep theirs.
     let mut asked = asked.to_vec();
     asked.sort_by(|a, b| a.item.cmp(&b.item));
-    let mut tx = context.store.begin().await?;
-    for ask in asked {
+    let spans = asked.iter().map(|ask| {
         let span = tracing::info_span!("intake", item = %ask.item, why = ask.reason, trace = Empty);
         let from = ask.traceparent.as_deref().and_then(TraceParent::parse);
         let traceparent = traces::follow(&span, from).map(|t| t.to_string());
-        let event = store::Intake {
-            item: &ask.item,
-            signal: &ask.signal,
-            reason: &ask.reason,
-            account: ask.account.as_ref(),
-            said_at: ask.said_at,
-            detail: ask.detail.as_deref(),
-            debounce: settings.debounce,
-            quiet: settings.quiet,
-            hint_ttl: settings.hint_ttl,
-            traceparent: traceparent.as_deref(),
-        };
-        let known = tx.intake(&event).instrument(span.clone()).await?;
+        (span, traceparent)
+    });
+    let spans: Vec<(tracing::Span, Option<String>)> = spans.collect();
+    let events = asked.iter().zip(&spans).map(|(ask, (_, traceparent))| store::Intake {
+        item: &ask.item,
+        signal: &ask.signal,
+        reason: &ask.reason,
+        account: ask.account.as_ref(),
+        said_at: ask.said_at,
+        detail: ask.detail.as_deref(),
+        debounce: settings.debounce,
+        quiet: settings.quiet,
+        hint_ttl: settings.hint_ttl,
+        traceparent: traceparent.as_deref(),
+    });
+    let mut tx = context.store.begin().await?;
+    let known = tx.intake(&events.collect::<Vec<_>>()).await?;
+    for (known, (span, _)) in known.into_iter().zip(&spans) {
         let _entered = span.enter();
         if known {
             tracing::debug!("item is due");
         } else {
             metrics::counter!(metric::UNKNOWN_ITEM_EVENTS).increment(1);
-            tracing::info!("nobody pushed this Item: noted as unknown");
+            tracing::debug!("nobody pushed this Item: noted as unknown");
+            if let Some(times) = context.strangers.failed(Instant::now()) {
+                tracing::info!(times, "webhooks name Items that nobody pushed: see `rekey item unknown`");
+            }
         }
     }
     tx.commit().await
@@ -252,7 +287,11 @@ async fn bury(context: &Context, unreadable: &[(&Delivery, String)]) -> Result<(
             traceparent: None,
             data: data.to_string().into_bytes(),
         };
-        context.producer.publish(&context.topics.dead_letters, None, &event).await.map_err(|e| e.to_string())?;
+        context
+            .producer
+            .publish(&context.topics.dead_letters, Some(&event.id), &event)
+            .await
+            .map_err(|e| e.to_string())?;
         metrics::counter!(metric::DEAD_LETTERS, "from" => "intake").increment(1);
         tracing::warn!(
             topic = delivery.topic,
@@ -265,19 +304,62 @@ async fn bury(context: &Context, unreadable: &[(&Delivery, String)]) -> Result<(
     Ok(())
 }
 
-/// Records were lost between two that we saw: whatever they said, a look finds it.
-async fn sweep_for_gap(context: &Context) {
-    tracing::warn!("records are missing from a topic (evicted or expired): every Item will be looked at");
-    metrics::counter!(metric::INTAKE_GAPS).increment(1);
-    let marked = async {
+/// Records that were lost before they were read: whatever they said, a look at every Item finds it. One sweep serves all gaps
+/// that come within [`crate::Settings::gap_spread`] after it, and none of them is forgotten: it is owed in the store before the
+/// offsets behind the gap are.
+#[derive(Default)]
+struct Gaps {
+    owed: bool,
+    not_before: Option<tokio::time::Instant>,
+    failures: u32,
+}
+
+impl Gaps {
+    /// What a process owed that has ended.
+    async fn recall(context: &Context) -> Self {
+        let owed = async { context.store.begin_read().await?.owes_sweep().await };
+        // Unknown is owed: a sweep too many does no harm.
+        Self { owed: owed.await.unwrap_or(true), ..Self::default() }
+    }
+
+    fn found(&mut self) {
+        metrics::counter!(metric::INTAKE_GAPS).increment(1);
+        tracing::warn!("records are missing from a topic (evicted or expired): every Item will be looked at");
+        self.owed = true;
+    }
+
+    /// Owes the sweep in the store as well, so that this process may end before it is ordered.
+    async fn keep(&self, context: &Context) -> Result<(), store::Error> {
         let mut tx = context.store.begin().await?;
-        tx.mark_all(Kind::Item, context.settings.gap_spread, "a gap in a topic").await?;
+        tx.owe_sweep().await?;
         tx.commit().await
-    };
-    if let Err(error) = marked.await {
-        tracing::warn!(
-            error = chain(&error),
-            "the sweep after a gap could not be ordered; the periodic one still comes"
-        );
+    }
+
+    async fn sweep_is_due(&self) {
+        match (self.owed, self.not_before) {
+            (false, _) => std::future::pending().await,
+            (true, Some(at)) => tokio::time::sleep_until(at).await,
+            (true, None) => {}
+        }
+    }
+
+    /// True: every Item is due.
+    async fn sweep(&mut self, context: &Context) -> bool {
+        let spread = context.settings.gap_spread;
+        let marked = context.store.mark_all(Kind::Item, spread, "a gap in a topic").await;
+        self.owed = marked.is_err();
+        let wait = match &marked {
+            Ok(_) => {
+                self.failures = 0;
+                spread
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(error), "the sweep after a gap could not be ordered; it is tried again");
+                self.failures = self.failures.saturating_add(1);
+                Curve { first: Duration::from_secs(5), cap: spread }.wait(self.failures, &mut rand::rng())
+            }
+        };
+        self.not_before = Some(tokio::time::Instant::now() + wait);
+        !self.owed
     }
 }

@@ -4,19 +4,20 @@ mod budget;
 mod business;
 mod context;
 mod faults;
-mod figures;
 mod intake;
 mod item;
 mod outcome;
 mod settings;
 mod source;
+mod stats;
 mod sweeper;
 mod workers;
 
 pub use context::Context;
 pub use intake::judge;
-pub use settings::{FirstContact, ImpossibleSweep, Mode, Settings, check_sweep};
+pub use settings::{FirstContact, ItemGoneProof, Mode, Settings};
 pub use source::{SourceError, TokenSource};
+pub use stats::AT_WORK_WITHIN;
 
 use bus::Intake;
 use std::sync::Arc;

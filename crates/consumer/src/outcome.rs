@@ -1,4 +1,5 @@
-//! What changed, for the platform: `rekey.outcomes.v1`, through the outbox, without secrets.
+//! What changed, for the platform: `rekey.outcomes.v1`, through the outbox, without secrets. What becomes of a verdict is
+//! told by the store, with the change itself.
 
 use crate::Context;
 use bus::{Event, schema};
@@ -16,9 +17,10 @@ pub(crate) mod kind {
     pub(crate) const ITEM_STATE: &str = "rekey.item.state_changed";
     pub(crate) const ITEM_TOKEN: &str = "rekey.item.token_changed";
     pub(crate) const ITEM_TOKEN_REJECTED: &str = "rekey.item.token_rejected";
+    pub(crate) const PUSH_REFUSED: &str = "rekey.item.push_refused";
     pub(crate) const ITEM_ENDS: &str = "rekey.item.access_ends";
     pub(crate) const ACCOUNT: &str = "rekey.account.changed";
-    pub(crate) const BUSINESS_CONVERGED: &str = "rekey.business.converged";
+    pub(crate) const LIST_ACCEPTED: &str = "rekey.business.list_accepted";
     pub(crate) const BUSINESS_HELD: &str = "rekey.business.held";
     pub(crate) const PARKED: &str = "rekey.parked";
     pub(crate) const DRIFT: &str = "rekey.business.drift";
@@ -28,21 +30,19 @@ pub(crate) mod kind {
 /// Records an outcome about a business.
 pub(crate) async fn about_business(
     tx: &mut Tx,
-    context: &Context,
     claim: &Claim,
     business: &BusinessId,
     kind: &str,
     mut payload: Value,
 ) -> Result<(), store::Error> {
     payload["business_id"] = business.as_str().into();
-    record(tx, context, claim, business.as_str(), kind, payload).await
+    record(tx, claim, business.as_str(), kind, payload).await
 }
 
 /// Records an outcome about an Item, once for each business it concerns, so that each business's record is complete
 /// and in order; an Item without a business is keyed by itself.
 pub(crate) async fn about_item(
     tx: &mut Tx,
-    context: &Context,
     claim: &Claim,
     item: &ItemId,
     businesses: &[BusinessId],
@@ -51,30 +51,16 @@ pub(crate) async fn about_item(
 ) -> Result<(), store::Error> {
     payload["item_id"] = item.as_str().into();
     if businesses.is_empty() {
-        return record(tx, context, claim, item.as_str(), kind, payload).await;
+        return record(tx, claim, item.as_str(), kind, payload).await;
     }
     for business in businesses {
-        about_business(tx, context, claim, business, kind, payload.clone()).await?;
+        about_business(tx, claim, business, kind, payload.clone()).await?;
     }
     Ok(())
 }
 
-async fn record(
-    tx: &mut Tx,
-    context: &Context,
-    claim: &Claim,
-    key: &str,
-    kind: &str,
-    payload: Value,
-) -> Result<(), store::Error> {
-    let record = Record {
-        topic: &context.topics.outcomes,
-        key,
-        kind,
-        subject: key,
-        payload,
-        traceparent: claim.traceparent.as_deref(),
-    };
+async fn record(tx: &mut Tx, claim: &Claim, key: &str, kind: &str, payload: Value) -> Result<(), store::Error> {
+    let record = Record { key, kind, subject: key, payload, traceparent: claim.traceparent.as_deref() };
     tx.publish(&record).await
 }
 

@@ -25,9 +25,20 @@ pub enum FirstContact {
     Adopt,
 }
 
+/// What proves that an Item is gone of which Plaid says that it does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemGoneProof {
+    /// Two answers, `gone_after` apart, or one and a webhook that says so as well.
+    TwoAnswers,
+    OneAnswer,
+}
+
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub mode: Mode,
+    /// The consumer group that this process belongs to: its release's name, for whoever shares the database.
+    pub group: String,
     /// Looks at once, per kind.
     pub workers: u32,
     /// How often the queue is asked when nothing woke this process.
@@ -35,6 +46,9 @@ pub struct Settings {
     /// Longer than the longest provider call; renewed before each one.
     pub lease: Duration,
     pub backoff: Curve,
+    /// The longest wait before a mint that Plaid refuses, or a refusal that nobody understands, is tried again.
+    pub refused_cap: Duration,
+    pub item_gone_proof: ItemGoneProof,
     /// The wait that lets a burst of events become one look.
     pub debounce: Duration,
     /// Webhooks that can't touch tokens cause at most one look per Item in this time.
@@ -48,6 +62,11 @@ pub struct Settings {
     pub awaiting_token_poll: Duration,
     /// How far apart two reads must be that both miss an account.
     pub gone_after: Duration,
+    /// How long the audit trail is kept.
+    pub audit_kept: Duration,
+    /// How long an Item that nobody pushed is remembered after its last webhook, and how many are.
+    pub unknown_items_kept: Duration,
+    pub max_unknown_items: u32,
     pub new_accounts_join: bool,
     pub account_types: Vec<String>,
     pub first_contact: FirstContact,
@@ -75,34 +94,20 @@ pub struct Settings {
     pub gap_spread: Duration,
 }
 
-/// A sweep that the providers' limits do not allow.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "consumer.sweep_period can't be kept: {rows} {what} need {needed:.1} calls a minute, and the sweep may use {allowed:.1} \
-     ({share} of Rekey's share of {limit}): make the period longer, or the limit or consumer.sweep_share larger"
-)]
-pub struct ImpossibleSweep {
-    what: &'static str,
-    limit: &'static str,
-    rows: i64,
-    needed: f64,
-    allowed: f64,
-    share: f64,
-}
+/// Calls that the sweep makes for a business: it reads the list, and some lists are sent and read again.
+const CALLS_A_BUSINESS: u32 = 3;
 
-/// A sweep period that the limits make impossible is refused at start instead of being missed in silence.
-pub fn check_sweep(
-    settings: &Settings,
-    what: &'static str,
-    limit: &'static str,
-    rows: i64,
-    calls_per_minute: u32,
-) -> Result<(), ImpossibleSweep> {
-    let minutes = settings.sweep_period.as_secs_f64() / 60.0;
-    let needed = rows as f64 / minutes.max(f64::MIN_POSITIVE);
-    let allowed = f64::from(calls_per_minute) * settings.sweep_share;
-    if needed > allowed {
-        return Err(ImpossibleSweep { what, limit, rows, needed, allowed, share: settings.sweep_share });
+impl Settings {
+    /// How long the sweep takes with so many rows: the configured period, or as long as the providers' limits make it.
+    pub fn sweep_period_for(&self, items: i64, businesses: i64) -> Duration {
+        let needed = |rows: i64, calls_per_minute: u32| {
+            let allowed = f64::from(calls_per_minute) * self.sweep_share;
+            let minutes = rows.max(0) as f64 / allowed.max(f64::MIN_POSITIVE);
+            // A hundred years, should somebody set the share to next to nothing.
+            Duration::from_secs_f64((minutes * 60.0).min(3.2e9))
+        };
+        self.sweep_period
+            .max(needed(items, self.limits.accounts_get))
+            .max(needed(businesses, self.limits.layer / CALLS_A_BUSINESS))
     }
-    Ok(())
 }

@@ -10,7 +10,7 @@ pub enum TokenSource {
     /// Tokens come by push and import only.
     PushOnly,
     /// A query of the platform's database, with the `item_id` as `$1`, that returns one text column.
-    Sql { pool: sqlx::AnyPool, query: String, timeout: Duration },
+    Sql { pool: sqlx::AnyPool, begin: &'static str, query: String, timeout: Duration },
 }
 
 impl std::fmt::Debug for TokenSource {
@@ -37,6 +37,7 @@ pub enum SourceError {
 fn refused(error: &sqlx::Error) -> SourceError {
     let class = match error {
         sqlx::Error::Database(error) => match error.code() {
+            Some(code) if code == "25006" || code == "8" => "it writes, and Rekey only reads there".into(),
             Some(code) => format!("the database's error {code}"),
             None => "an error of the database".into(),
         },
@@ -55,22 +56,38 @@ impl TokenSource {
             return Err(SourceError::Url);
         }
         sqlx::any::install_default_drivers();
-        let pool = sqlx::any::AnyPoolOptions::new()
-            .max_connections(connections.max(1))
-            .acquire_timeout(timeout)
-            .connect_lazy(url.expose_secret())
-            .map_err(|_| SourceError::Url)?;
-        Ok(Self::Sql { pool, query, timeout })
+        // It is the platform's own database: a query that writes there is refused, not carried out. In the transaction, since a
+        // pooler in between may hand the session to somebody else.
+        let is_sqlite = url.expose_secret().starts_with("sqlite:");
+        let options = sqlx::any::AnyPoolOptions::new().max_connections(connections.max(1)).acquire_timeout(timeout);
+        let (begin, options) = if is_sqlite {
+            let read_only = "PRAGMA query_only = ON";
+            let options = options.after_connect(move |connection, _| {
+                Box::pin(async move { sqlx::raw_sql(read_only).execute(connection).await.map(drop) })
+            });
+            ("BEGIN", options)
+        } else {
+            ("BEGIN READ ONLY", options)
+        };
+        let pool = options.connect_lazy(url.expose_secret()).map_err(|_| SourceError::Url)?;
+        Ok(Self::Sql { pool, begin, query, timeout })
     }
 
     /// The token that the platform holds now. None when there is no source or it does not know the Item.
     pub async fn lookup(&self, item: &ItemId) -> Result<Option<AccessToken>, SourceError> {
-        let Self::Sql { pool, query, timeout } = self else { return Ok(None) };
-        let sql = sqlx::query(AssertSqlSafe(query.clone())).bind(item.as_str().to_owned());
-        let row = tokio::time::timeout(*timeout, sql.fetch_optional(pool))
+        let Self::Sql { pool, begin, query, timeout } = self else { return Ok(None) };
+        let asking = async {
+            let mut tx = pool.begin_with(*begin).await?;
+            // Not kept: a pooler may answer the next time from a session that does not know it.
+            let sql = sqlx::query(AssertSqlSafe(query.clone())).persistent(false).bind(item.as_str().to_owned());
+            let row = sql.fetch_optional(&mut *tx).await?;
+            tx.rollback().await?;
+            Ok(row)
+        };
+        let row = tokio::time::timeout(*timeout, asking)
             .await
             .map_err(|_| SourceError::TimedOut)?
-            .map_err(|e| refused(&e))?;
+            .map_err(|e: sqlx::Error| refused(&e))?;
         let Some(row) = row else { return Ok(None) };
         let token: Option<String> = row.try_get(0).map_err(|e| refused(&e))?;
         Ok(token.filter(|t| !t.trim().is_empty()).map(AccessToken::new))

@@ -1,17 +1,25 @@
-//! Chores: probes of paused providers, expired hints, figures about the queue.
+//! Chores: probes of paused providers, expired hints, stats about the queue.
 //!
 //! The sweep itself needs no chore: every finished look leaves its row due again within the sweep period.
 
 use crate::Context;
 use crate::faults::probe;
-use crate::figures::Figures;
+use crate::stats::Stats;
 use domain::fault::chain;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How often figures are taken: seldom enough that a large fleet of consumers is no load on the database.
+/// How often stats are taken: seldom enough that a large fleet of consumers is no load on the database.
 const FIGURES: Duration = Duration::from_secs(5);
+/// How often the rows that the sweep has to look at are counted, which reads whole indexes.
+const COUNT_ROWS: Duration = Duration::from_mins(10);
+/// Entries of the audit trail that one transaction deletes.
+const FORGOTTEN_AT_ONCE: u32 = 5000;
+/// How long rows of an earlier release are judged in one go.
+const JUDGE_FOR: Duration = Duration::from_secs(1);
+/// Rows that are judged in one transaction.
+const SLICE: u32 = 200;
 
 pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(
@@ -20,12 +28,16 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut count = tokio::time::interval(FIGURES);
     count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut figures = Figures::new();
+    let mut rows = tokio::time::interval(COUNT_ROWS);
+    rows.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stats = Stats::new();
+    let mut unreadable = 0;
     loop {
         let done = tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => chores(&context).await,
-            _ = count.tick() => figures.show(&context).await,
+            _ = tick.tick() => chores(&context, &mut unreadable).await,
+            _ = count.tick() => stats.show(&context).await,
+            _ = rows.tick() => fit_sweep(&context).await,
         };
         if let Err(error) = done {
             tracing::debug!(error = chain(&error), "chores wait for the database");
@@ -33,7 +45,7 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     }
 }
 
-async fn chores(context: &Context) -> Result<(), store::Error> {
+async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Error> {
     let paused = context.store.begin_read().await?.pauses().await?;
     if !paused.is_empty() {
         probe_paused(context).await?;
@@ -41,8 +53,53 @@ async fn chores(context: &Context) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
     if tx.take_turn("hints", &context.owner, Duration::from_secs(60)).await? {
         tx.forget_expired_hints().await?;
+        tx.forget_refused_pushes(Duration::from_hours(1)).await?;
+        let settings = &context.settings;
+        tx.forget_unknown(settings.unknown_items_kept, settings.max_unknown_items).await?;
+        tx.forget_old_audit(settings.audit_kept, FORGOTTEN_AT_ONCE).await?;
     }
-    tx.commit().await
+    let group = &context.settings.group;
+    if tx.take_turn(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {
+        tx.is_at_work(group).await?;
+    }
+    tx.commit().await?;
+    judge_unknown(context, unreadable).await
+}
+
+/// What an earlier release wrote is judged by one process, a slice at a time, and for a moment only: probes and stats
+/// must not wait until a million rows are done.
+///
+/// A row that can't be read keeps those that would be judged with it until their own looks: `unreadable` counts what is passed
+/// by, of either kind.
+async fn judge_unknown(context: &Context, unreadable: &mut u32) -> Result<(), store::Error> {
+    let began = Instant::now();
+    while began.elapsed() < JUDGE_FOR {
+        let mut tx = context.store.begin().await?;
+        if tx.judge_unknown(SLICE, *unreadable).await? == 0
+            || !tx.take_turn("verdicts", &context.owner, JUDGE_FOR * 10).await?
+        {
+            return tx.rollback().await;
+        }
+        if let Err(error) = tx.commit().await {
+            if error.is_passing() {
+                return Err(error);
+            }
+            tracing::error!(
+                error = chain(&error),
+                "rows of an earlier release can't be judged before they are looked at"
+            );
+            *unreadable += SLICE;
+        }
+    }
+    Ok(())
+}
+
+/// Counts what the sweep has to look at.
+async fn fit_sweep(context: &Context) -> Result<(), store::Error> {
+    let mut tx = context.store.begin_read().await?;
+    let (items, businesses) = (tx.count_items().await?, tx.count_businesses().await?);
+    context.fit_sweep(items, businesses);
+    Ok(())
 }
 
 async fn probe_paused(context: &Context) -> Result<(), store::Error> {

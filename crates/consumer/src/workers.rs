@@ -40,7 +40,9 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
             }
             Err(error) => {
                 if outage.failures() == 0 {
-                    tracing::warn!(%kind, error = chain(&error), "the database does not answer; trying again until it does");
+                    // The pool's own reason is often no more than that it waited in vain.
+                    let (error, why) = (chain(&error), context.store.diagnose(Some(&error)).await);
+                    tracing::warn!(%kind, error, why, "the database does not answer; trying again until it does");
                 }
                 outage.next_wait(&mut rand::rng())
             }

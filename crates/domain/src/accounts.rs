@@ -28,8 +28,8 @@ impl Traits {
             // Without a mask two accounts of one bank can't be told apart, so nothing is concluded.
             _ => {
                 self.mask.is_some()
-                    && (&self.kind, &self.subtype, &self.mask, &self.name)
-                        == (&other.kind, &other.subtype, &other.mask, &other.name)
+                    // Names are for people: one bank shows "Brokerage" before and "BROKERAGE ...2518" after.
+                    && (&self.kind, &self.subtype, &self.mask) == (&other.kind, &other.subtype, &other.mask)
             }
         }
     }
@@ -50,6 +50,8 @@ pub struct Known {
 pub struct Read {
     pub id: AccountId,
     pub traits: Traits,
+    /// A field that decides and can't be read.
+    pub unreadable: Option<&'static str>,
 }
 
 /// What the platform and the configuration say about joining.
@@ -69,29 +71,53 @@ pub struct Rules {
     pub gone_after: Duration,
 }
 
-/// Why an account is known to be gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
-    /// Plaid's webhook said so and its list agrees.
-    RevokedAndUnlisted,
-    /// Plaid refused the account by an explicit code, and its list agrees.
-    RefusedAndUnlisted,
-    /// Two reads, set apart, both without it.
-    TwoReads,
-    /// The same bank account is back under another id.
-    Renumbered,
-}
+words!(
+    /// Why an account is known to be gone.
+    Proof {
+        /// Plaid's webhook said so and its list agrees.
+        RevokedAndUnlisted => "revoked",
+        /// Plaid refused the account by an explicit code, and its list agrees.
+        RefusedAndUnlisted => "refused",
+        /// Two reads, set apart, both without it.
+        TwoReads => "two_reads",
+        /// The same bank account is back under another id.
+        Renumbered => "renumbered",
+    }
+);
 
-impl Proof {
-    pub fn as_str(self) -> &'static str {
+words!(
+    /// Why an account that Plaid shows takes no part.
+    Outside { Filtered => "filtered", Nowhere => "nowhere", Late => "late", Ineligible => "ineligible", Unreadable => "unreadable" }
+);
+
+impl Outside {
+    pub fn sentence(self) -> &'static str {
         match self {
-            Self::RevokedAndUnlisted => "revoked",
-            Self::RefusedAndUnlisted => "refused",
-            Self::TwoReads => "two_reads",
-            Self::Renumbered => "renumbered",
+            Self::Filtered => "the account filter of the Item leaves it out",
+            Self::Nowhere => "no business is assigned to it: push the Item with a business for this account",
+            Self::Late => "it appeared later and consumer.new_accounts_join is off",
+            Self::Ineligible => "its type is not one of plaid.account_types",
+            Self::Unreadable => "Plaid shows it with a `type` that can't be read",
         }
     }
 }
+
+words!(
+    /// Why no processor token could be minted for one account alone.
+    MintRefused {
+        /// Plaid does not know the account that it listed.
+        UnknownAccount => "unknown_account",
+        /// The account, or its Item, can't be used with this processor.
+        NotSupported => "not_supported",
+        /// Plaid is not ready for it yet.
+        NotReady => "not_ready",
+        /// The bank, or the user, has not granted access to this account.
+        NotGranted => "not_granted",
+        /// Plaid answered with something that is no new token.
+        NoToken => "no_token",
+        Other => "other",
+    }
+);
 
 /// What happens to one account after a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +129,7 @@ pub enum Change {
     /// Present as before.
     Present,
     /// Present, but takes no part, and why. One that took part leaves its list by the platform's word.
-    Outside(&'static str),
+    Outside(Outside),
     /// The platform assigned it to another business.
     Moved {
         to: BusinessId,
@@ -159,7 +185,9 @@ pub fn settle(
                 absent(account, said(&account.id), heir.is_some(), rules, now)
             }
         };
-        let traits = listed(&account.id).map_or(&account.traits, |r| &r.traits).clone();
+        // What can't be read is as it was.
+        let found = listed(&account.id).filter(|r| r.unreadable.is_none());
+        let traits = found.map_or(&account.traits, |r| &r.traits).clone();
         settled.push(Settled { id: account.id.clone(), traits, change });
     }
     for found in read.iter().filter(|r| !known.iter().any(|k| k.id == r.id)) {
@@ -210,23 +238,20 @@ fn assigned(id: &AccountId, rules: &Rules) -> Assigned {
     }
 }
 
-const FILTERED: &str = "the account filter of the Item leaves it out";
-const NOWHERE: &str = "no business is assigned to it: push the Item with a business for this account";
-const LATE: &str = "it appeared later and consumer.new_accounts_join is off";
-const INELIGIBLE: &str = "its type is not one of plaid.account_types";
-
 fn appeared(found: &Read, first_read: bool, rules: &Rules) -> Change {
     let named = rules.assigned.iter().any(|(id, _)| *id == found.id);
     if !first_read && !named && !rules.new_accounts_join {
-        return Change::Outside(LATE);
+        return Change::Outside(Outside::Late);
     }
-    if !rules.eligible_types.contains(&found.traits.kind) {
-        return Change::Outside(INELIGIBLE);
-    }
+    // Who left it out on purpose need not hear what else is odd about it.
     match assigned(&found.id, rules) {
+        Assigned::FilteredOut => Change::Outside(Outside::Filtered),
+        Assigned::To(_) | Assigned::Nowhere if found.unreadable.is_some() => Change::Outside(Outside::Unreadable),
+        Assigned::To(_) | Assigned::Nowhere if !rules.eligible_types.contains(&found.traits.kind) => {
+            Change::Outside(Outside::Ineligible)
+        }
         Assigned::To(business) => Change::Joined { business },
-        Assigned::FilteredOut => Change::Outside(FILTERED),
-        Assigned::Nowhere => Change::Outside(NOWHERE),
+        Assigned::Nowhere => Change::Outside(Outside::Nowhere),
     }
 }
 
@@ -236,7 +261,7 @@ fn present(account: &Known, found: &Read, rules: &Rules) -> Change {
         return appeared(found, false, rules);
     };
     match assigned(&account.id, rules) {
-        Assigned::FilteredOut => Change::Outside(FILTERED),
+        Assigned::FilteredOut => Change::Outside(Outside::Filtered),
         Assigned::To(to) if to != *business => Change::Moved { to },
         // Back after it was gone or missing: it joins the business it was in.
         Assigned::To(_) | Assigned::Nowhere

@@ -10,7 +10,7 @@ fn checking(mask: &str) -> Traits {
     Traits { kind: "depository".into(), mask: Some(mask.into()), name: Some("Checking".into()), ..Traits::default() }
 }
 fn read(id: &str, mask: &str) -> Read {
-    Read { id: acc(id), traits: checking(mask) }
+    Read { id: acc(id), traits: checking(mask), unreadable: None }
 }
 fn known(id: &str, mask: &str) -> Known {
     Known {
@@ -65,6 +65,22 @@ fn ineligible_types_stay_outside() {
     let mut loan = read("l", "9");
     loan.traits.kind = "loan".into();
     assert!(matches!(only(&[], &[loan], Said::Nothing, &rules()), Change::Outside(_)));
+}
+
+#[test]
+fn i11_why_an_account_stays_outside_is_the_platforms_word_before_plaids() {
+    let odd = || Read { unreadable: Some("type"), ..read("a", "1") };
+    let nowhere = Rules { default_business: None, ..rules() };
+    let filtered = Rules { only_assigned: true, ..rules() };
+    let table = [
+        (odd(), rules(), Outside::Unreadable),
+        (odd(), nowhere.clone(), Outside::Unreadable),
+        (odd(), filtered, Outside::Filtered),
+        (read("a", "1"), nowhere, Outside::Nowhere),
+    ];
+    for (read, rules, expected) in table {
+        assert_eq!(only(&[], &[read], Said::Nothing, &rules), Change::Outside(expected));
+    }
 }
 
 #[test]
@@ -163,7 +179,7 @@ fn a_persistent_id_tells_more_than_what_two_accounts_look_like() {
     ];
     for (claim, before, now, same) in table {
         let old = Known { traits: before, ..known("old", "1") };
-        let got = changes(&[old], &[Read { id: acc("new"), traits: now }], Said::Nothing, &rules());
+        let got = changes(&[old], &[Read { id: acc("new"), traits: now, unreadable: None }], Said::Nothing, &rules());
         let renumbered = Change::Gone { state: AccountState::Closed, proof: Proof::Renumbered };
         assert_eq!(got[0].1 == renumbered, same, "{claim}");
     }

@@ -18,6 +18,8 @@ pub enum Next {
     /// Credentials or configuration are refused. Whether that is the provider or this row alone is decided by a
     /// probe and by how many unrelated rows agree (I4).
     Suspect,
+    /// Nobody knows what it means: tried again ever more slowly, up to hours.
+    Slowly,
     /// This row alone can't be done, and trying again would change nothing.
     Park,
 }
@@ -28,6 +30,7 @@ impl Next {
             Self::Retry { .. } => "retry",
             Self::SlowDown { .. } => "slow_down",
             Self::Suspect => "suspect",
+            Self::Slowly => "unknown",
             Self::Park => "park",
         }
     }

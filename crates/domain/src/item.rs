@@ -34,6 +34,93 @@ words!(
     }
 );
 
+words!(
+    /// Why an Item is in its state. What people read beside it may say more; only this decides.
+    Cause {
+        /// No access token of it was ever proved.
+        NoTokenProved => "no_token_proved",
+        /// Plaid does not know the token that we hold.
+        TokenUnknown => "token_unknown",
+        /// Plaid names another Item for the token that we hold.
+        OtherItemNamed => "other_item_named",
+        UserMustAct => "user_must_act",
+        ConsentWithdrawn => "consent_withdrawn",
+        GoneAtPlaid => "gone_at_plaid",
+        /// No event, retry or sweep may cost a call.
+        RemovedByPlatform => "removed_by_platform",
+    }
+);
+
+impl Cause {
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NoTokenProved => "no access token has been proved yet",
+            Self::TokenUnknown => {
+                "Plaid does not know the access token any more: it was rotated elsewhere, push the new one"
+            }
+            Self::OtherItemNamed => "Plaid names another Item for the access token",
+            Self::UserMustAct => "Plaid says that the user must log in or consent again",
+            Self::ConsentWithdrawn => "Plaid says that the user withdrew consent",
+            Self::GoneAtPlaid => "Plaid says that the Item does not exist any more",
+            Self::RemovedByPlatform => "removed by the platform",
+        }
+    }
+}
+
+words!(
+    /// Why a token that reached Rekey is not the current one.
+    TokenCause {
+        OtherItem => "other_item",
+        OtherEnvironment => "other_environment",
+        UnknownToPlaid => "unknown_to_plaid",
+        /// The Item behind it was revoked by its user.
+        ConsentWithdrawn => "consent_withdrawn",
+        /// The Item behind it does not exist any more.
+        GoneAtPlaid => "gone_at_plaid",
+        NewerProved => "newer_proved",
+        /// A newer token was proved first, and what was pushed with this one holds: no rejection.
+        WordHolds => "word_holds",
+        /// The token is the current one, and what was pushed with it was refused.
+        BusinessUnknown => "business_unknown",
+        AccountUnknown => "account_unknown",
+    }
+);
+
+impl TokenCause {
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::OtherItem => "the access token belongs to another Item",
+            Self::OtherEnvironment => "the access token is of another environment of Plaid's",
+            Self::UnknownToPlaid => {
+                "Plaid does not know the access token (rotated again, or mistyped): push the current one"
+            }
+            Self::ConsentWithdrawn => {
+                "Plaid answers that the user withdrew consent from the Item behind this access token"
+            }
+            Self::GoneAtPlaid => "Plaid answers that the Item behind this access token is gone",
+            Self::NewerProved => "a newer access token was proved",
+            Self::WordHolds => "a newer access token was proved; what was pushed with this one holds",
+            Self::BusinessUnknown => "Layer has no such business",
+            Self::AccountUnknown => "Plaid does not show the accounts that were named",
+        }
+    }
+
+    /// Whether Plaid says under this token that its Item is gone; true: revoked.
+    pub fn gone(self) -> Option<bool> {
+        match self {
+            Self::ConsentWithdrawn => Some(true),
+            Self::GoneAtPlaid => Some(false),
+            Self::OtherItem
+            | Self::OtherEnvironment
+            | Self::UnknownToPlaid
+            | Self::NewerProved
+            | Self::WordHolds
+            | Self::BusinessUnknown
+            | Self::AccountUnknown => None,
+        }
+    }
+}
+
 /// What Plaid answered to `/item/get` under a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnerAnswer {
@@ -48,15 +135,14 @@ pub enum OwnerAnswer {
     Unanswered,
 }
 
-/// Why a candidate was refused that belongs to an Item that is gone.
-pub const REVOKED_BEHIND: &str = "Plaid answers that the user withdrew consent from the Item behind this access token";
-pub const REMOVED_BEHIND: &str = "Plaid answers that the Item behind this access token is gone";
-
 /// What becomes of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judgement {
     Promote,
-    Reject(String),
+    Reject {
+        cause: TokenCause,
+        why: String,
+    },
     /// Keep it as a candidate and ask again.
     Later,
 }
@@ -64,19 +150,26 @@ pub enum Judgement {
 /// Only an answer that names the expected Item makes a candidate current, so a late push or a lagging replica never
 /// puts an old token over a newer one: the old one is dead and Plaid says so.
 pub fn judge(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str, &str)>) -> Judgement {
+    let reject = |cause: TokenCause, why: Option<String>| Judgement::Reject {
+        cause,
+        why: why.unwrap_or_else(|| cause.sentence().to_owned()),
+    };
     match answer {
         OwnerAnswer::Names(item) if item == expected => Judgement::Promote,
-        OwnerAnswer::Names(item) => Judgement::Reject(format!("the access token belongs to another Item ({item})")),
+        OwnerAnswer::Names(item) => {
+            reject(TokenCause::OtherItem, Some(format!("the access token belongs to another Item ({item})")))
+        }
         OwnerAnswer::UnknownToken => match environment {
-            Some((token, ours)) if token != ours => Judgement::Reject(format!(
-                "the access token is of Plaid's {token} environment, Rekey works in {ours}: push the {ours} token"
-            )),
-            _ => Judgement::Reject(
-                "Plaid does not know the access token (rotated again, or mistyped): push the current one".into(),
+            Some((token, ours)) if token != ours => reject(
+                TokenCause::OtherEnvironment,
+                Some(format!(
+                    "the access token is of Plaid's {token} environment, Rekey works in {ours}: push the {ours} token"
+                )),
             ),
+            _ => reject(TokenCause::UnknownToPlaid, None),
         },
-        OwnerAnswer::Gone { revoked: true } => Judgement::Reject(REVOKED_BEHIND.into()),
-        OwnerAnswer::Gone { revoked: false } => Judgement::Reject(REMOVED_BEHIND.into()),
+        OwnerAnswer::Gone { revoked: true } => reject(TokenCause::ConsentWithdrawn, None),
+        OwnerAnswer::Gone { revoked: false } => reject(TokenCause::GoneAtPlaid, None),
         OwnerAnswer::Unanswered => Judgement::Later,
     }
 }
@@ -106,7 +199,7 @@ mod tests {
         assert_eq!(judge(&ours, &OwnerAnswer::Names(id("ours")), None), Judgement::Promote);
         assert_eq!(judge(&ours, &OwnerAnswer::Unanswered, None), Judgement::Later);
         let refused = |answer, env, word: &str| match judge(&ours, &answer, env) {
-            Judgement::Reject(why) => assert!(why.contains(word), "{why}"),
+            Judgement::Reject { why, .. } => assert!(why.contains(word), "{why}"),
             other => panic!("{other:?}"),
         };
         refused(OwnerAnswer::Names(id("theirs")), None, "theirs");

@@ -67,10 +67,6 @@ impl Fingerprint {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-    /// Digits before the underscore; a fingerprint of another version must be made anew before it is compared.
-    pub fn version(&self) -> Option<u32> {
-        self.0.strip_prefix("fp")?.split_once('_')?.0.parse().ok()
-    }
 }
 
 impl fmt::Display for Fingerprint {
@@ -95,9 +91,6 @@ impl fmt::Debug for Fingerprinter {
 impl Fingerprinter {
     pub fn new(version: u32, key: &[u8; 32]) -> Self {
         Self { version, key: hmac::Key::new(hmac::HMAC_SHA256, key) }
-    }
-    pub fn version(&self) -> u32 {
-        self.version
     }
     pub fn of(&self, token: &str) -> Fingerprint {
         let tag = hmac::sign(&self.key, token.as_bytes());
@@ -136,7 +129,7 @@ mod tests {
         assert_eq!(one.of("t"), one.of("t"));
         assert_ne!(one.of("t"), one.of("u"));
         assert_ne!(one.of("t").as_str()[4..], two.of("t").as_str()[4..]);
-        assert_eq!((two.version(), two.of("t").version()), (2, Some(2)));
+        assert!(two.of("t").as_str().starts_with("fp2_"));
     }
 
     #[test]

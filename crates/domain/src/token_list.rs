@@ -41,9 +41,21 @@ pub struct Wanted {
 }
 
 words!(
-    /// Layer's `status` of a listed row; values that appear later count as neither.
-    RowStatus { Active => "active", Archived => "archived", Other => "other" }
+    /// Layer's `status` of a listed row.
+    RowStatus {
+        Active => "active",
+        Archived => "archived",
+        /// A value that appears later, or none that can be read.
+        Other => "other",
+    }
 );
+
+impl RowStatus {
+    /// The account takes part at Layer, as far as anybody knows: what is not understood is not dropped.
+    pub fn is_row(self) -> bool {
+        self != Self::Archived
+    }
+}
 
 /// One row of the list at Layer, already looked up among the tokens and accounts that Rekey knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +116,8 @@ pub struct Put {
     pub left_out: Vec<AccountId>,
     /// Tokens nobody here knows, sent along.
     pub kept_unknown: Vec<Fingerprint>,
+    /// Left out because somebody archived them at Layer.
+    pub archived: Vec<AccountId>,
 }
 
 /// Why an operator must look before anything is sent.
@@ -124,7 +138,7 @@ pub enum Hold {
 /// Tokens that are listed after our PUT, that we did not send and never minted: nobody but another writer put them there.
 /// A part of our list, or an earlier list of ours that came late, is not one.
 pub fn strangers_after(sent: &[Fingerprint], after: &[Listed]) -> usize {
-    let active = after.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned && r.ours.is_none());
+    let active = after.iter().filter(|r| r.status.is_row() && !r.layer_owned && r.ours.is_none());
     active.filter(|r| r.token.as_ref().is_some_and(|t| !sent.contains(t))).count()
 }
 
@@ -178,6 +192,7 @@ pub enum Plan {
     Converged {
         verified: bool,
         left_out: Vec<AccountId>,
+        archived: Vec<AccountId>,
     },
     Put(Put),
     /// Layer refused the tokens that these accounts have, and no other is there to be listed: nothing is sent until
@@ -200,7 +215,7 @@ pub fn plan(wanted: &[Wanted], listed: &[Listed], accepted: &Accepted, policy: &
     for want in wanted {
         draft.want(want, listed, accepted, policy);
     }
-    let rows = listed.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned);
+    let rows = listed.iter().filter(|r| r.status.is_row() && !r.layer_owned);
     for row in rows {
         draft.row(row, wanted, policy, permit);
     }
@@ -221,12 +236,12 @@ impl Draft {
     /// Puts one wanted account into the new list and notes whether Layer has it already.
     fn want(&mut self, want: &Wanted, listed: &[Listed], accepted: &Accepted, policy: &Policy) {
         let rows = || listed.iter().filter(|r| !r.layer_owned && r.is_about(&want.account));
-        let mut active = rows().filter(|r| r.status == RowStatus::Active);
+        let mut active = rows().filter(|r| r.status.is_row());
         let Some(token) = &want.token else {
             self.keep_previous(active.next());
             return;
         };
-        let shown = listed.iter().any(|r| r.status == RowStatus::Active && r.token.as_ref() == Some(token));
+        let shown = listed.iter().any(|r| r.status.is_row() && r.token.as_ref() == Some(token));
         let waits = match policy.leave_out {
             LeaveOut::Nothing => false,
             LeaveOut::Skipped => want.older_generation && !shown,
@@ -239,6 +254,7 @@ impl Draft {
         }
         let first = active.next();
         if first.is_none() && archived_by_somebody(rows(), token, accepted, policy) {
+            self.put.archived.push(want.account.clone());
             return;
         }
         self.put.tokens.push(token.clone());
@@ -311,7 +327,8 @@ impl Draft {
             return Plan::Hold(Hold::UnknownTokens { count: self.unknown });
         }
         if !self.differs {
-            return Plan::Converged { verified: self.verified, left_out: self.put.left_out };
+            let Put { left_out, archived, .. } = self.put;
+            return Plan::Converged { verified: self.verified, left_out, archived };
         }
         if self.hidden > 0 {
             return Plan::Hold(Hold::Hidden { count: self.hidden });
@@ -369,9 +386,9 @@ pub enum Verification {
 /// Compares the tokens that Layer now shows as active with what was sent and with what stood there before. Where it shows
 /// none, the accounts that came or went at least tell that a list was not applied.
 pub fn verify(put: &Put, before: &[Listed], after: &[Listed]) -> Verification {
-    let is_active = |account: &AccountId| after.iter().any(|r| r.status == RowStatus::Active && r.is_about(account));
+    let is_active = |account: &AccountId| after.iter().any(|r| r.status.is_row() && r.is_about(account));
     let tokens = |rows: &[Listed]| -> Option<HashSet<Fingerprint>> {
-        rows.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned).map(|r| r.token.clone()).collect()
+        rows.iter().filter(|r| r.status.is_row() && !r.layer_owned).map(|r| r.token.clone()).collect()
     };
     let sent: HashSet<Fingerprint> = put.tokens.iter().cloned().collect();
     match tokens(after) {

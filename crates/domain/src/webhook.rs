@@ -2,7 +2,8 @@
 
 use crate::work::{Class, HintKind};
 use crate::{AccountId, ItemId};
-use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
 
 /// The little that Rekey reads of a webhook; everything else only passes through.
 /// Fields as documented at <https://plaid.com/docs/api/items/#webhooks>.
@@ -15,6 +16,8 @@ pub struct Webhook {
     pub error_code: Option<String>,
     /// `disconnect_time` or `consent_expiration_time`, as sent.
     pub ends_at: Option<String>,
+    /// The best record key there is: webhooks about one thing stay in order.
+    pub key: Option<String>,
 }
 
 /// Why a JSON value is no Plaid webhook.
@@ -27,36 +30,34 @@ pub enum NotAWebhook {
 }
 
 impl Webhook {
-    pub fn read(value: &Value) -> Result<Self, NotAWebhook> {
-        let Value::Object(fields) = value else { return Err(NotAWebhook::NotAnObject) };
-        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    /// Reads the JSON text. Each field is read by itself, and what nobody reads here is only passed over: it may be as deep, or
+    /// as odd, as it likes.
+    pub fn read(json: &[u8]) -> Result<Self, NotAWebhook> {
+        let json = crate::json::mend(json);
+        let fields: HashMap<String, &RawValue> = serde_json::from_slice(&json).map_err(|_| NotAWebhook::NotAnObject)?;
+        let text = |name: &str| serde_json::from_str::<String>(fields.get(name)?.get()).ok();
         let word = |name: &'static str| {
             // Type and code become header values and log fields, so their size and alphabet are bounded.
-            let fits = |t: &&str| !t.is_empty() && t.len() <= 128 && t.chars().all(|c| c.is_ascii_graphic());
-            text(name).filter(fits).map(str::to_owned).ok_or(NotAWebhook::Missing(name))
+            let fits = |t: &String| !t.is_empty() && t.len() <= 128 && t.chars().all(|c| c.is_ascii_graphic());
+            text(name).filter(fits).ok_or(NotAWebhook::Missing(name))
         };
+        let error: Option<HashMap<String, &RawValue>> =
+            fields.get("error").and_then(|e| serde_json::from_str(e.get()).ok());
+        let error_code = error.and_then(|e| serde_json::from_str::<String>(e.get("error_code")?.get()).ok());
+        // Many webhooks name no Item, and an id of a strange form is none: the webhook is still somebody's.
+        let item = text("item_id").and_then(|t| ItemId::parse(t).ok());
+        let other = || ["user_id", "account_id", "link_session_id"].iter().find_map(|n| text(n));
         Ok(Self {
             webhook_type: word("webhook_type")?,
             webhook_code: word("webhook_code")?,
-            // Many webhooks name no Item, and an id of a strange form is none: the webhook is still somebody's.
-            item: text("item_id").and_then(|t| ItemId::parse(t).ok()),
             account: text("account_id").and_then(|t| AccountId::parse(t).ok()),
-            error_code: fields
-                .get("error")
-                .and_then(|e| e.get("error_code"))
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            error_code,
             ends_at: text("disconnect_time")
-                .or(text("consent_expiration_time"))
-                .filter(|t| t.len() <= 64 && t.chars().all(|c| c.is_ascii_graphic()))
-                .map(str::to_owned),
+                .or_else(|| text("consent_expiration_time"))
+                .filter(|t| t.len() <= 64 && t.chars().all(|c| c.is_ascii_graphic())),
+            key: item.as_ref().map(ToString::to_string).or_else(other),
+            item,
         })
-    }
-
-    /// The best record key there is: webhooks about one thing stay in order.
-    pub fn key<'a>(&'a self, value: &'a Value) -> Option<&'a str> {
-        let other = || ["user_id", "account_id", "link_session_id"].iter().find_map(|n| value.get(n)?.as_str());
-        self.item.as_ref().map(ItemId::as_str).or_else(other)
     }
 }
 
@@ -89,11 +90,18 @@ pub fn signal(webhook_type: &str, webhook_code: &str, error_code: Option<&str>) 
         ("ITEM", "USER_ACCOUNT_REVOKED") => soon(Class::Rotation, Some(HintKind::AccountRevoked)),
         ("ITEM", "PENDING_DISCONNECT") => soon(Class::Rotation, Some(HintKind::PendingDisconnect)),
         ("ITEM", "PENDING_EXPIRATION") => soon(Class::Rotation, Some(HintKind::PendingExpiration)),
+        ("ITEM", "ERROR") if matches!(error_code, Some("ITEM_NOT_FOUND" | "ITEM_CONCURRENTLY_DELETED")) => {
+            // One word for both: a look is to prove that the whole Item is gone.
+            soon(Class::Rotation, Some(HintKind::PermissionRevoked))
+        }
         ("ITEM", "ERROR") if error_code == Some("USER_PERMISSION_REVOKED") => {
             soon(Class::Rotation, Some(HintKind::PermissionRevoked))
         }
         // Codes that Plaid adds later are looked at as well: a look is cheap, a missed change is not.
         ("ITEM", _) => soon(Class::Rotation, None),
+        // Seldom, and the first thing heard of an Item whose update mode added an account, or that was not ready:
+        // https://plaid.com/docs/api/products/transactions/#initial_update
+        ("TRANSACTIONS", "INITIAL_UPDATE" | "HISTORICAL_UPDATE") => soon(Class::NewAccount, None),
         (_, _) => Signal { class: Class::Sweep, pace: Pace::Quiet, unblocks: false, hint: None },
     }
 }
@@ -117,6 +125,8 @@ mod tests {
             ("ITEM", "USER_PERMISSION_REVOKED", None, Class::Rotation, Soon, false, Some(PermissionRevoked)),
             ("ITEM", "USER_ACCOUNT_REVOKED", None, Class::Rotation, Soon, false, Some(AccountRevoked)),
             ("ITEM", "A_CODE_OF_2031", None, Class::Rotation, Soon, false, None),
+            ("ITEM", "ERROR", Some("ITEM_NOT_FOUND"), Class::Rotation, Soon, false, Some(PermissionRevoked)),
+            ("TRANSACTIONS", "INITIAL_UPDATE", None, Class::NewAccount, Soon, false, None),
             ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", None, Class::Sweep, Quiet, false, None),
             ("ASSETS", "ERROR", None, Class::Sweep, Quiet, false, None),
             ("A_TYPE_OF_2031", "ERROR", None, Class::Sweep, Quiet, false, None),
@@ -127,20 +137,22 @@ mod tests {
         }
     }
 
+    fn read(value: &serde_json::Value) -> Result<Webhook, NotAWebhook> {
+        Webhook::read(value.to_string().as_bytes())
+    }
+
     #[test]
     fn unknown_types_and_missing_items_are_webhooks_all_the_same() {
-        let value = json!({"webhook_type": "NEW", "webhook_code": "THING", "link_session_id": "s1"});
-        let read = Webhook::read(&value).unwrap();
-        assert_eq!(read.item, None);
-        assert_eq!(read.key(&value), Some("s1"));
+        let read = read(&json!({"webhook_type": "NEW", "webhook_code": "THING", "link_session_id": "s1"})).unwrap();
+        assert_eq!((read.item, read.key.as_deref()), (None, Some("s1")));
     }
 
     #[test]
     fn what_is_no_webhook_is_named() {
-        assert_eq!(Webhook::read(&json!([1])), Err(NotAWebhook::NotAnObject));
-        assert_eq!(Webhook::read(&json!({"webhook_type": "ITEM"})), Err(NotAWebhook::Missing("webhook_code")));
+        assert_eq!(read(&json!([1])), Err(NotAWebhook::NotAnObject));
+        assert_eq!(read(&json!({"webhook_type": "ITEM"})), Err(NotAWebhook::Missing("webhook_code")));
         assert_eq!(
-            Webhook::read(&json!({"webhook_type": "a\nb", "webhook_code": "X"})),
+            read(&json!({"webhook_type": "a\nb", "webhook_code": "X"})),
             Err(NotAWebhook::Missing("webhook_type"))
         );
     }
@@ -156,14 +168,27 @@ mod tests {
         for (mut value, key) in table {
             value["webhook_type"] = "NEW".into();
             value["webhook_code"] = "THING".into();
-            assert_eq!(Webhook::read(&value).unwrap().key(&value), key, "{value}");
+            assert_eq!(read(&value).unwrap().key.as_deref(), key, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_reads_may_be_as_odd_as_it_likes() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let odd = [&*deep, "1e400", "123456789012345678901234567890", r#""Caf\ud83d""#, r#"{"a":{"b":null}}"#];
+        for odd in odd {
+            let body = format!(
+                r#"{{"webhook_type":"ITEM","webhook_code":"ERROR","later":{odd},"item_id":"i1","error":{odd}}}"#
+            );
+            let read = Webhook::read(body.as_bytes()).unwrap();
+            assert_eq!((read.item.map(String::from).as_deref(), read.error_code), (Some("i1"), None));
         }
     }
 
     #[test]
     fn only_what_fits_a_header_or_a_log_line_is_taken_over() {
         for (word, fits) in [("w".repeat(128), true), ("w".repeat(129), false), (String::new(), false)] {
-            let read = Webhook::read(&json!({"webhook_type": word, "webhook_code": "X"}));
+            let read = read(&json!({"webhook_type": word, "webhook_code": "X"}));
             assert_eq!(read.is_ok(), fits, "{word:?}");
         }
         for (name, ends_at, fits) in [
@@ -174,7 +199,7 @@ mod tests {
         ] {
             let value =
                 json!({"webhook_type": "ITEM", "webhook_code": "X", name: ends_at, "error": {"error_code": "E"}});
-            let read = Webhook::read(&value).unwrap();
+            let read = read(&value).unwrap();
             assert_eq!((read.ends_at, read.error_code), (fits.then_some(ends_at), Some("E".into())), "{name}");
         }
     }

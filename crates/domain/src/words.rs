@@ -8,11 +8,15 @@ macro_rules! words {
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
+            /// All of them, in the order above.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// Their words, in the same order.
             pub const WORDS: &'static [&'static str] = &[$($text),+];
-            pub fn as_str(self) -> &'static str {
+            /// Its word.
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
+            /// None: no word of this release.
             pub fn from_word(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|v| v.as_str() == word)
             }

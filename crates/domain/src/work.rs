@@ -1,11 +1,31 @@
 //! The words of the work queue: what is due, why, how urgently, and what keeps it from being done.
 
+use crate::Provider;
+use crate::budget::Call;
 use crate::words::words;
 
 words!(
     /// The two things Rekey reconciles.
     Kind { Item => "item", Business => "business" }
 );
+
+impl Kind {
+    /// The provider whose pause stops this kind of work.
+    pub fn provider(self) -> Provider {
+        match self {
+            Self::Item => Provider::Plaid,
+            Self::Business => Provider::Layer,
+        }
+    }
+
+    /// The call that a look begins with, whose budget is taken with the claim.
+    pub fn first_call(self) -> Call {
+        match self {
+            Self::Item => Call::AccountsGet,
+            Self::Business => Call::Layer,
+        }
+    }
+}
 
 words!(
     /// Who goes first when provider calls are scarce, the first before the last.
@@ -59,6 +79,7 @@ words!(
     /// Something a webhook said about an Item that a look should know. Never believed without asking Plaid.
     HintKind {
         AccountRevoked => "account_revoked",
+        /// The whole Item is said to be gone.
         PermissionRevoked => "permission_revoked",
         PendingDisconnect => "pending_disconnect",
         PendingExpiration => "pending_expiration",

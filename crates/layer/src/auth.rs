@@ -96,8 +96,16 @@ impl Bearer {
             let error: String = error.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
             return Err(Error::Credentials { status, error });
         }
-        let wire: Wire =
-            serde_json::from_slice(&answer.body).map_err(|_| Error::Malformed { endpoint: ENDPOINT, status })?;
+        let wire: Wire = serde_json::from_slice(&answer.body).map_err(|_| Error::Malformed {
+            endpoint: ENDPOINT,
+            status,
+            field: "the body",
+        })?;
+        let token = wire.access_token.expose_secret();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            // It fits no header: kept, it would fail every call until it expires.
+            return Err(Error::Malformed { endpoint: ENDPOINT, status, field: "access_token" });
+        }
         Ok((wire.access_token, Duration::from_secs(wire.expires_in.unwrap_or(3600).min(86_400))))
     }
 }

@@ -2,12 +2,14 @@
 
 use crate::auth::{Bearer, Credentials};
 use crate::error::{Error, Meaning, refusal};
+use domain::json::mend;
 use domain::token_list::{ListedTokens, RowStatus};
 use domain::{AccountId, LayerId, ProcessorToken};
 use reqwest::RequestBuilder;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// How to reach Layer. The three addresses are separate settings, because a right base URL with the scope of another
@@ -41,13 +43,6 @@ pub struct Business {
     pub external_id: Option<String>,
 }
 
-/// The look-up of a business by `external_id`.
-#[derive(Debug, Clone)]
-pub enum Found {
-    One(LayerId),
-    None,
-}
-
 /// One row of List Plaid Accounts: <https://docs.layerfi.com/api-reference/plaid-account/list-plaid-accounts>.
 #[derive(Debug, Clone)]
 pub struct ListedAccount {
@@ -58,7 +53,6 @@ pub struct ListedAccount {
     pub status: RowStatus,
     /// Layer's type of the row names no processor token: the account came through Layer's own Plaid integration.
     pub layer_owned: bool,
-    pub needs_repair: bool,
 }
 
 /// Both envelopes that are seen: `{data, meta}` and the bare object of older pages.
@@ -87,22 +81,72 @@ struct Pagination {
     has_more: bool,
 }
 
+/// Each field is read by itself: what can't be read of one is as if it were not there, and the row counts all the same.
 #[derive(Deserialize)]
 struct WireAccount {
+    #[serde(default)]
+    id: serde_json::Value,
     #[serde(rename = "type", default)]
-    kind: Option<String>,
+    kind: serde_json::Value,
     #[serde(default)]
-    plaid_account_id: Option<String>,
+    plaid_account_id: serde_json::Value,
     #[serde(default)]
-    plaid_processor_token: Option<ProcessorToken>,
+    plaid_processor_token: serde_json::Value,
     #[serde(default)]
-    status: Option<String>,
-    #[serde(default)]
-    connection_needs_repair_as_of: Option<String>,
+    status: serde_json::Value,
 }
 
 /// Pages of one list that are followed at most; a cursor that never ends must not hold a lease for ever.
 const MAX_PAGES: usize = 200;
+
+/// A list at Layer that is being read, page by page; each page is a call, so the caller fetches them. A list that may be
+/// incomplete is an error: a part must never pass for the whole.
+#[derive(Debug, Default)]
+pub struct PagedList {
+    rows: Vec<ListedAccount>,
+    /// Layer's ids of the rows so far.
+    ids: HashSet<String>,
+    cursors: Vec<String>,
+    complete: bool,
+}
+
+impl PagedList {
+    /// Whether another page is to be fetched.
+    pub fn has_more(&self) -> bool {
+        !self.complete
+    }
+
+    /// Every row; only once there are no more pages.
+    pub fn into_rows(self) -> Vec<ListedAccount> {
+        self.rows
+    }
+
+    fn add(&mut self, page: Vec<(Option<String>, ListedAccount)>, pagination: Option<Pagination>) -> Result<(), Error> {
+        let malformed = |field| Error::Malformed { endpoint: LIST, status: 200, field };
+        for (id, row) in page {
+            if id.is_some_and(|id| !self.ids.insert(id)) {
+                return Err(malformed("a row that was on an earlier page already"));
+            }
+            self.rows.push(row);
+        }
+        match pagination {
+            Some(Pagination { has_more: true, cursor: None }) => Err(malformed("meta.pagination.cursor")),
+            Some(Pagination { has_more: true, cursor: Some(next) }) => {
+                if self.cursors.contains(&next) || self.cursors.len() >= MAX_PAGES {
+                    return Err(malformed("a cursor that leads nowhere"));
+                }
+                self.cursors.push(next);
+                Ok(())
+            }
+            Some(Pagination { has_more: false, .. }) | None => {
+                self.complete = true;
+                Ok(())
+            }
+        }
+    }
+}
+
+const LIST: &str = "GET /v1/businesses/{id}/plaid/accounts";
 
 impl Client {
     pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
@@ -122,17 +166,15 @@ impl Client {
         self.http.timeout()
     }
 
-    /// `GET /v1/businesses?external_id=`, exact, active businesses only.
-    pub async fn find_business(&self, external_id: &str) -> Result<Found, Error> {
+    /// `GET /v1/businesses?external_id=`, exact, active businesses only. None: Layer has no such business.
+    pub async fn find_business(&self, external_id: &str) -> Result<Option<LayerId>, Error> {
         let endpoint = "GET /v1/businesses";
         let url = format!("{}/v1/businesses", self.base_url);
         let answer = self.call(endpoint, || self.http.get(&url).query(&[("external_id", external_id)])).await?;
         let (found, _) = read::<Vec<Business>>(endpoint, &answer)?;
         // An answer that ignores the filter would hand us somebody else's business.
-        match found.into_iter().find(|b| b.external_id.as_deref() == Some(external_id)) {
-            Some(business) => Ok(Found::One(layer_id(endpoint, business.id)?)),
-            None => Ok(Found::None),
-        }
+        let found = found.into_iter().find(|b| b.external_id.as_deref() == Some(external_id));
+        found.map(|business| layer_id(endpoint, business.id)).transpose()
     }
 
     /// `GET /v1/businesses/{id}`.
@@ -163,32 +205,27 @@ impl Client {
         Ok(read::<Business>(endpoint, &answer)?.0)
     }
 
-    /// `GET /v1/businesses/{id}/plaid/accounts`, every page.
-    pub async fn list_plaid_accounts(&self, id: &LayerId) -> Result<Vec<ListedAccount>, Error> {
-        let endpoint = "GET /v1/businesses/{id}/plaid/accounts";
+    /// `GET /v1/businesses/{id}/plaid/accounts`: the next page of the list.
+    pub async fn next_page(&self, id: &LayerId, list: &mut PagedList) -> Result<(), Error> {
         let url = format!("{}/v1/businesses/{id}/plaid/accounts", self.base_url);
-        let (mut rows, mut cursor) = (Vec::new(), None::<String>);
-        for _ in 0..MAX_PAGES {
-            let page = || {
-                let request = self.http.get(&url);
-                match &cursor {
-                    Some(cursor) => request.query(&[("cursor", cursor)]),
-                    None => request,
-                }
-            };
-            let answer = self.call(endpoint, page).await?;
-            let (found, pagination) = read::<Vec<WireAccount>>(endpoint, &answer)?;
-            rows.extend(found.into_iter().map(listed).map(|row| match self.listed_tokens {
-                ListedTokens::Full => row,
-                ListedTokens::Masked | ListedTokens::Omitted => ListedAccount { token: None, ..row },
-            }));
-            match pagination {
-                Some(Pagination { cursor: Some(next), has_more: true }) => cursor = Some(next),
-                _ => return Ok(rows),
+        let cursor = list.cursors.last().cloned();
+        let page = || {
+            let request = self.http.get(&url);
+            match &cursor {
+                Some(cursor) => request.query(&[("cursor", cursor)]),
+                None => request,
             }
-        }
-        // A part of a list must never pass for the whole.
-        Err(Error::Malformed { endpoint, status: 200 })
+        };
+        let answer = self.call(LIST, page).await?;
+        let (found, pagination) = read::<Vec<WireAccount>>(LIST, &answer)?;
+        let rows = found.into_iter().map(|wire| {
+            let (id, row) = listed(&wire);
+            match self.listed_tokens {
+                ListedTokens::Full => (id, row),
+                ListedTokens::Masked | ListedTokens::Omitted => (id, ListedAccount { token: None, ..row }),
+            }
+        });
+        list.add(rows.collect(), pagination)
     }
 
     /// `PUT /v1/businesses/{id}` with the complete list: what it leaves out, Layer drops. No other field is sent, so
@@ -200,6 +237,16 @@ impl Client {
         let url = format!("{}/v1/businesses/{id}", self.base_url);
         let body = serde_json::json!({"plaid_processor_tokens": token_list(tokens)});
         self.call_within(endpoint, || self.http.put(&url).json(&body), Some(lease_end)).await.map(drop)
+    }
+
+    /// What this process knows of its calls' success: see [`web::Client::has_succeeded`].
+    pub fn has_succeeded(&self, endpoint: &str, within: Duration) -> bool {
+        self.http.has_succeeded(endpoint, within)
+    }
+
+    /// See [`web::Client::forget_successes`].
+    pub fn forget_successes(&self) {
+        self.http.forget_successes();
     }
 
     /// Whether this many calls in a row found nobody at home. Said once per such row of calls.
@@ -270,32 +317,46 @@ fn has_errors(answer: &web::Answer) -> bool {
 }
 
 fn read<T: DeserializeOwned>(endpoint: &'static str, answer: &web::Answer) -> Result<(T, Option<Pagination>), Error> {
-    match serde_json::from_slice::<Envelope<T>>(&answer.body) {
+    match serde_json::from_slice::<Envelope<T>>(&mend(&answer.body)) {
         Ok(Envelope::Wrapped { data, meta }) => Ok((data, meta.and_then(|m| m.pagination))),
         Ok(Envelope::Bare(data)) => Ok((data, None)),
-        Err(_) => Err(Error::Malformed { endpoint, status: answer.status.as_u16() }),
+        Err(_) => Err(Error::Malformed { endpoint, status: answer.status.as_u16(), field: "the body" }),
     }
 }
 
 fn layer_id(endpoint: &'static str, id: String) -> Result<LayerId, Error> {
-    LayerId::parse(id).map_err(|_| Error::Malformed { endpoint, status: 200 })
+    LayerId::parse(id).map_err(|_| Error::Malformed { endpoint, status: 200, field: "id" })
 }
 
-fn listed(wire: WireAccount) -> ListedAccount {
-    let names_processor_token = wire.kind.as_deref().is_none_or(|k| k.to_ascii_lowercase().contains("processor_token"));
-    ListedAccount {
+/// Layer's id of the row, and the row.
+fn listed(wire: &WireAccount) -> (Option<String>, ListedAccount) {
+    let kind = wire.kind.as_str();
+    let names_processor_token = kind.is_none_or(|k| k.to_ascii_lowercase().contains("processor_token"));
+    let shown = wire.plaid_processor_token.as_str();
+    let row = ListedAccount {
         // Layer's own Items have no token of ours; without a type, a row without a token is taken for one of theirs
         // only if the account is unknown here, which the plan decides.
-        layer_owned: !names_processor_token && wire.plaid_processor_token.is_none(),
-        account: wire.plaid_account_id.and_then(|id| AccountId::parse(id).ok()),
-        token: wire.plaid_processor_token,
-        status: match wire.status.as_deref() {
-            Some("ACTIVE") | None => RowStatus::Active,
-            Some("ARCHIVED") => RowStatus::Archived,
-            Some(_) => RowStatus::Other,
+        layer_owned: !names_processor_token && shown.is_none(),
+        account: wire.plaid_account_id.as_str().and_then(|id| AccountId::parse(id).ok()),
+        token: shown.filter(|t| is_whole_token(t)).map(ProcessorToken::new),
+        status: match &wire.status {
+            serde_json::Value::Null => RowStatus::Active,
+            status => match status.as_str() {
+                Some("ACTIVE") => RowStatus::Active,
+                Some("ARCHIVED") => RowStatus::Archived,
+                _ => RowStatus::Other,
+            },
         },
-        needs_repair: wire.connection_needs_repair_as_of.is_some(),
-    }
+    };
+    (wire.id.as_str().map(str::to_owned), row)
+}
+
+/// What Layer shows is a token, and not a part of one: `****1234`, `processor-production-xxxxxxxx1234`, or nothing. Sent
+/// back, such a thing would take the place of the account's token.
+fn is_whole_token(text: &str) -> bool {
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let crossed_out = text.to_ascii_lowercase().contains("xxxx");
+    !text.is_empty() && text.len() <= 512 && text.chars().all(is_of_token) && !crossed_out
 }
 
 pub(crate) fn result_of<T>(outcome: &Result<T, Error>) -> &'static str {
@@ -318,12 +379,48 @@ mod tests {
         let answer =
             |body: &[u8]| web::Answer { status: reqwest::StatusCode::OK, retry_after: None, body: body.to_vec() };
         let rows = |body: &[u8]| -> Vec<ListedAccount> {
-            read::<Vec<WireAccount>>("list", &answer(body)).unwrap().0.into_iter().map(listed).collect()
+            read::<Vec<WireAccount>>("list", &answer(body)).unwrap().0.into_iter().map(|w| listed(&w).1).collect()
         };
         let one = &rows(wrapped)[0];
         assert!(one.token.is_some() && !one.layer_owned && one.status == RowStatus::Active);
         let two = rows(bare);
         assert_eq!((two[0].status, two[0].layer_owned, two[1].layer_owned), (RowStatus::Archived, false, true));
+    }
+
+    #[test]
+    fn what_layer_masks_is_no_token_and_an_odd_row_is_a_row() {
+        let row = |wire: serde_json::Value| listed(&serde_json::from_value(wire).unwrap()).1;
+        let token = "processor-production-8f1c0000-0000-4000-8000-000000000000";
+        assert!(row(serde_json::json!({"plaid_processor_token": token})).token.is_some());
+        for masked in ["", "****1234", "processor-…1234", "processor-production-xxxxxxxx1234", "a b", "t.1"] {
+            let row = row(serde_json::json!({"plaid_account_id": "a", "plaid_processor_token": masked}));
+            assert!(row.token.is_none() && row.account.is_some() && !row.layer_owned, "{masked}");
+        }
+        for odd in [serde_json::json!("SLEEPING"), serde_json::json!(7), serde_json::json!({})] {
+            let row = row(serde_json::json!({"plaid_processor_token": token, "status": odd, "plaid_account_id": 7}));
+            assert!(row.status.is_row() && row.token.is_some() && row.account.is_none(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_may_be_incomplete_is_no_list() {
+        let page = |rows: &[&str], cursor: Option<&str>, has_more: bool| {
+            let wire = |id: &&str| listed(&serde_json::from_value(serde_json::json!({"id": id})).unwrap());
+            let rows = rows.iter().map(wire).collect::<Vec<_>>();
+            (rows, Some(Pagination { cursor: cursor.map(str::to_owned), has_more }))
+        };
+        let table = [
+            ("two pages", vec![page(&["1"], Some("c"), true), page(&["2"], None, false)], Some(2)),
+            ("more, and no cursor", vec![page(&["1"], None, true)], None),
+            ("a cursor to itself", vec![page(&["1"], Some("c"), true), page(&["2"], Some("c"), true)], None),
+            ("a page that repeats", vec![page(&["1"], Some("c"), true), page(&["1"], None, false)], None),
+            ("a last page with a cursor", vec![page(&["1"], Some("c"), false)], Some(1)),
+        ];
+        for (claim, pages, rows) in table {
+            let mut list = PagedList::default();
+            let read = pages.into_iter().try_for_each(|(rows, pagination)| list.add(rows, pagination));
+            assert_eq!(read.is_ok().then(|| list.into_rows().len()), rows, "{claim}");
+        }
     }
 
     #[test]

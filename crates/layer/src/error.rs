@@ -19,8 +19,8 @@ pub enum Error {
     },
     #[error("Layer's {endpoint} answered {status} {error_enum}")]
     Refused { endpoint: &'static str, status: u16, error_enum: String, retry_after: Option<Duration> },
-    #[error("Layer's {endpoint} answered {status} with a body of an unknown form")]
-    Malformed { endpoint: &'static str, status: u16 },
+    #[error("Layer's {endpoint} answered {status} with a body of an unknown form ({field})")]
+    Malformed { endpoint: &'static str, status: u16, field: &'static str },
     /// The token endpoint refused our client id, secret or scope.
     #[error(
         "Layer's token endpoint answered {status} {error}: check {}",
@@ -99,10 +99,12 @@ fn meaning(status: u16, error_enum: &str, retry_after: Option<Duration>) -> Mean
         (401 | 403, _) => Meaning::Other(Next::Suspect),
         (429, _) => Meaning::Other(Next::SlowDown { after: retry_after }),
         (408 | 425 | 500..=599, _) => Meaning::Other(Next::Retry { after: retry_after }),
-        (400 | 409 | 422, _) => Meaning::RefusedContent,
+        (400 | 409 | 422, _) if error_enum != NO_ENVELOPE => Meaning::RefusedContent,
         // A 2xx with an `errors` array: Layer's own client treats it as a failure too.
         (200..=299, _) => Meaning::RefusedContent,
-        _ => Meaning::Other(Next::Park),
+        // A redirect, a method or a size that somebody on the way does not take, a page of a proxy: whether it is this row's
+        // fault or everybody's, other rows tell.
+        _ => Meaning::Other(Next::Suspect),
     }
 }
 
@@ -114,14 +116,14 @@ struct Body {
 #[derive(Deserialize)]
 struct Entry {
     #[serde(default)]
-    error_enum: Option<String>,
+    error_enum: serde_json::Value,
 }
 
 /// Reads an answer that is not a success. Descriptions may quote what we sent, so they are not kept.
 pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
     let status = answer.status.as_u16();
-    let error_enum = match serde_json::from_slice::<Body>(&answer.body) {
-        Ok(body) => word(body.errors.into_iter().find_map(|e| e.error_enum)),
+    let error_enum = match serde_json::from_slice::<Body>(&domain::json::mend(&answer.body)) {
+        Ok(body) => word(body.errors.into_iter().find_map(|e| e.error_enum.as_str().map(str::to_owned))),
         Err(_) => NO_ENVELOPE.into(),
     };
     Error::Refused { endpoint, status, error_enum, retry_after: answer.retry_after }
@@ -148,7 +150,9 @@ mod tests {
         let table = [
             (404, "unnamed", Meaning::NoSuchBusiness),
             (404, NO_ENVELOPE, retry()),
-            (400, NO_ENVELOPE, Meaning::RefusedContent),
+            (400, NO_ENVELOPE, Meaning::Other(Next::Suspect)),
+            (302, NO_ENVELOPE, Meaning::Other(Next::Suspect)),
+            (413, NO_ENVELOPE, Meaning::Other(Next::Suspect)),
             (400, "SpecifiedIdNotFound", Meaning::NoSuchBusiness),
             (400, "SpecifiedBadRequest", Meaning::RefusedContent),
             (409, "unnamed", Meaning::RefusedContent),
@@ -159,7 +163,7 @@ mod tests {
             (429, "unnamed", Meaning::Other(Next::SlowDown { after: None })),
             (500, "unnamed", retry()),
             (503, "unnamed", retry()),
-            (405, "unnamed", Meaning::Other(Next::Park)),
+            (405, "unnamed", Meaning::Other(Next::Suspect)),
         ];
         for (status, error_enum, expected) in table {
             assert_eq!(meaning(status, error_enum, None), expected, "{status} {error_enum}");

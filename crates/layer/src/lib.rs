@@ -7,5 +7,5 @@ mod auth;
 mod client;
 mod error;
 
-pub use client::{Business, Client, Found, ListedAccount, Settings};
+pub use client::{Business, Client, ListedAccount, PagedList, Settings};
 pub use error::{Error, Meaning};

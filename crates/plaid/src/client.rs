@@ -2,11 +2,12 @@
 
 use crate::error::{Error, Meaning, refusal};
 use domain::accounts::{Read, Traits};
+use domain::json::{mend, shown};
 use domain::{AccessToken, AccountId, ItemId, ProcessorToken};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How to reach Plaid.
 #[derive(Debug, Clone)]
@@ -40,6 +41,15 @@ pub struct ItemInfo {
 pub struct Accounts {
     pub item: ItemInfo,
     pub accounts: Vec<Read>,
+    /// False: one of them could not be told, so that nothing follows from the absence of another.
+    pub complete: bool,
+}
+
+impl Accounts {
+    /// Plaid's answer that the Item has no accounts.
+    pub fn none_of(item: &ItemId) -> Self {
+        Self { item: ItemInfo { item: item.clone(), error_code: None }, accounts: Vec::new(), complete: true }
+    }
 }
 
 /// What a probe of a processor token found.
@@ -67,28 +77,43 @@ pub(crate) struct Jwk {
 struct WireItem {
     item_id: String,
     #[serde(default)]
-    error: Option<WireError>,
+    error: serde_json::Value,
 }
 
-#[derive(Deserialize)]
-struct WireError {
-    #[serde(default)]
-    error_code: Option<String>,
-}
-
+/// What only people read is taken as it comes, what decides must be right: element by element, so that one odd field costs
+/// one account and never the list.
 #[derive(Deserialize)]
 struct WireAccount {
-    account_id: String,
+    #[serde(default)]
+    account_id: serde_json::Value,
     #[serde(rename = "type", default)]
-    kind: String,
+    kind: serde_json::Value,
     #[serde(default)]
-    subtype: Option<String>,
+    subtype: serde_json::Value,
     #[serde(default)]
-    mask: Option<String>,
+    mask: serde_json::Value,
     #[serde(default)]
-    name: Option<String>,
+    name: serde_json::Value,
     #[serde(default)]
-    persistent_account_id: Option<String>,
+    persistent_account_id: serde_json::Value,
+}
+
+impl WireAccount {
+    /// None: nobody can say which account this is.
+    fn read(self) -> Option<Read> {
+        let text = |value: &serde_json::Value| value.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
+        let id = AccountId::parse(text(&self.account_id)?).ok()?;
+        let kind = text(&self.kind);
+        let unreadable = kind.is_none().then_some("type");
+        let traits = Traits {
+            kind: kind.unwrap_or_default(),
+            subtype: shown(&self.subtype),
+            mask: shown(&self.mask),
+            name: shown(&self.name),
+            persistent_id: text(&self.persistent_account_id),
+        };
+        Some(Read { id, traits, unreadable })
+    }
 }
 
 impl Client {
@@ -113,23 +138,31 @@ impl Client {
         #[derive(Deserialize)]
         struct Wire {
             item: WireItem,
-            accounts: Vec<WireAccount>,
+            accounts: Vec<serde_json::Value>,
         }
         let endpoint = "/accounts/get";
         let wire: Wire = self.call(endpoint, &serde_json::json!({"access_token": token.expose()})).await?;
-        let mut accounts = Vec::with_capacity(wire.accounts.len());
+        let mut accounts: Vec<Read> = Vec::with_capacity(wire.accounts.len());
+        let mut complete = true;
         for account in wire.accounts {
-            let id = AccountId::parse(account.account_id).map_err(|_| Error::Malformed { endpoint, status: 200 })?;
-            let traits = Traits {
-                kind: account.kind,
-                subtype: account.subtype,
-                mask: account.mask,
-                name: account.name,
-                persistent_id: account.persistent_account_id,
-            };
-            accounts.push(Read { id, traits });
+            match serde_json::from_value::<WireAccount>(account).ok().and_then(WireAccount::read) {
+                // Named twice it is one account all the same.
+                Some(read) if accounts.iter().any(|a| a.id == read.id) => {}
+                Some(read) => {
+                    if let Some(field) = read.unreadable {
+                        tracing::warn!(account = %read.id, field, "Plaid shows an account with a field that can't be read");
+                    }
+                    accounts.push(read);
+                }
+                None => {
+                    tracing::warn!(
+                        "Plaid shows an account whose account_id can't be read: no other is taken for missing"
+                    );
+                    complete = false;
+                }
+            }
         }
-        Ok(Accounts { item: item_info(endpoint, wire.item)?, accounts })
+        Ok(Accounts { item: item_info(endpoint, wire.item)?, accounts, complete })
     }
 
     /// `/processor/token/create`: <https://plaid.com/docs/api/processors/#processortokencreate>. No idempotency key:
@@ -148,7 +181,13 @@ impl Client {
             "account_id": account.as_str(),
             "processor": self.settings.processor,
         });
-        let wire: Wire = self.call("/processor/token/create", &body).await?;
+        let endpoint = "/processor/token/create";
+        let wire: Wire = self.call(endpoint, &body).await?;
+        let text = wire.processor_token.expose();
+        if text.is_empty() || text.len() > 512 || !text.chars().all(|c| c.is_ascii_graphic()) {
+            // A list with such a token would be refused as a whole.
+            return Err(Error::Malformed { endpoint, status: 200, field: "processor_token" });
+        }
         Ok(wire.processor_token)
     }
 
@@ -176,6 +215,16 @@ impl Client {
         }
     }
 
+    /// What this process knows of its calls' success: see [`web::Client::has_succeeded`].
+    pub fn has_succeeded(&self, endpoint: &str, within: Duration) -> bool {
+        self.http.has_succeeded(endpoint, within)
+    }
+
+    /// See [`web::Client::forget_successes`].
+    pub fn forget_successes(&self) {
+        self.http.forget_successes();
+    }
+
     /// Whether this many calls in a row found nobody at home. Said once per such row of calls.
     pub fn is_dark(&self, calls: u32) -> bool {
         self.http.is_dark(calls)
@@ -199,7 +248,8 @@ impl Client {
         let outcome = match self.http.send(request).await {
             Err(source) => Err(Error::Unanswered { endpoint, source }),
             Ok(answer) if answer.status.as_u16() == 200 => {
-                serde_json::from_slice(&answer.body).map_err(|_| Error::Malformed { endpoint, status: 200 })
+                let read = serde_json::from_slice(&mend(&answer.body));
+                read.map_err(|_| Error::Malformed { endpoint, status: 200, field: "the body" })
             }
             Ok(answer) => Err(refusal(endpoint, &answer)),
         };
@@ -211,7 +261,11 @@ impl Client {
 /// A bounded set of words: Plaid's codes are an open enum and would grow the number of series without end.
 fn result_of(error: &Error) -> &'static str {
     match error.meaning() {
-        Meaning::LoginRequired => "login_required",
+        Meaning::UserMustAct => "user_must_act",
+        Meaning::NotReady => "not_ready",
+        Meaning::NoAccounts => "no_accounts",
+        Meaning::InstitutionGone => "institution_gone",
+        Meaning::Unknown => "unknown",
         Meaning::ItemGone { .. } => "item_gone",
         Meaning::UnknownToken => "unknown_token",
         Meaning::UnknownAccount => "unknown_account",
@@ -223,6 +277,8 @@ fn result_of(error: &Error) -> &'static str {
 }
 
 fn item_info(endpoint: &'static str, wire: WireItem) -> Result<ItemInfo, Error> {
-    let item = ItemId::parse(wire.item_id).map_err(|_| Error::Malformed { endpoint, status: 200 })?;
-    Ok(ItemInfo { item, error_code: wire.error.and_then(|e| e.error_code) })
+    let item =
+        ItemId::parse(wire.item_id).map_err(|_| Error::Malformed { endpoint, status: 200, field: "item.item_id" })?;
+    let error_code = wire.error.get("error_code").and_then(|c| c.as_str()).map(str::to_owned);
+    Ok(ItemInfo { item, error_code })
 }

@@ -26,15 +26,21 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// Neither the documented answer nor a documented error.
-    #[error("Plaid's {endpoint} answered {status} with a body of an unknown form")]
-    Malformed { endpoint: &'static str, status: u16 },
+    #[error("Plaid's {endpoint} answered {status} with a body of an unknown form ({field})")]
+    Malformed { endpoint: &'static str, status: u16, field: &'static str },
 }
 
 /// What an error says about the Item, the account or the work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
-    /// The user must log in again; nothing to do until then.
-    LoginRequired,
+    /// The user must log in or consent again; nothing to do until then.
+    UserMustAct,
+    /// Plaid has not gathered what the call needs: again within minutes.
+    NotReady,
+    /// The Item has no accounts: the same as an empty list of them.
+    NoAccounts,
+    /// The bank is no longer supported, or not for us: a person must look, once.
+    InstitutionGone,
     /// Proof that the whole Item is gone. `revoked`: by the user's own word.
     ItemGone {
         revoked: bool,
@@ -47,8 +53,10 @@ pub enum Meaning {
     UnknownProcessorToken,
     /// Plaid's own explicit answer that the verification key does not exist here.
     UnknownKey,
-    /// This account can never be handed to this processor.
+    /// This account can't be handed to this processor.
     AccountNotSupported,
+    /// A code that nobody here knows.
+    Unknown,
     Other(Next),
 }
 
@@ -57,8 +65,8 @@ impl Error {
         let retry = |after| Meaning::Other(Next::Retry { after });
         match self {
             Self::Unanswered { .. } | Self::Malformed { .. } => retry(None),
-            Self::Refused { status, error_type, error_code, retry_after, .. } => {
-                meaning(*status, error_type, error_code, *retry_after)
+            Self::Refused { endpoint, status, error_type, error_code, retry_after, .. } => {
+                meaning(endpoint, *status, error_type, error_code, *retry_after)
             }
         }
     }
@@ -102,22 +110,82 @@ impl Error {
     }
 }
 
-fn meaning(status: u16, error_type: &str, error_code: &str, retry_after: Option<Duration>) -> Meaning {
+/// Codes that say that the user must do something, in Link's update mode or at the bank, on whatever call they come:
+/// <https://plaid.com/docs/errors/item/>, and `ADDITIONAL_CONSENT_REQUIRED` of
+/// <https://plaid.com/docs/errors/invalid-input/>. A list and no pattern: most codes of the same type mean something else.
+const OF_THE_USER: &[&str] = &[
+    "ITEM_LOGIN_REQUIRED",
+    "ITEM_LOCKED",
+    "PASSWORD_RESET_REQUIRED",
+    "USER_SETUP_REQUIRED",
+    "INVALID_CREDENTIALS",
+    "INVALID_MFA",
+    "INVALID_OTP",
+    "INVALID_SEND_METHOD",
+    "INVALID_PHONE_NUMBER",
+    "INVALID_UPDATED_USERNAME",
+    "INSUFFICIENT_CREDENTIALS",
+    "MFA_NOT_SUPPORTED",
+    "USER_INPUT_TIMEOUT",
+    "MANUAL_VERIFICATION_REQUIRED",
+    "ACCESS_NOT_GRANTED",
+    "ADDITIONAL_CONSENT_REQUIRED",
+];
+
+/// What a code in `item.error` says, beside an answer that succeeded.
+pub fn item_meaning(error_code: &str) -> Meaning {
+    meaning("", 400, "ITEM_ERROR", error_code, None)
+}
+
+const MINT: &str = "/processor/token/create";
+
+fn meaning(endpoint: &str, status: u16, error_type: &str, error_code: &str, retry_after: Option<Duration>) -> Meaning {
     let retry = Meaning::Other(Next::Retry { after: retry_after });
     let slow_down = Meaning::Other(Next::SlowDown { after: retry_after });
+    let minting = endpoint == MINT;
     match (error_type, error_code) {
-        (_, "ITEM_LOGIN_REQUIRED") => Meaning::LoginRequired,
+        (_, code) if OF_THE_USER.contains(&code) => Meaning::UserMustAct,
+        (_, "ITEM_NO_ERROR") => retry,
+        (_, "PRODUCT_NOT_READY") => Meaning::NotReady,
+        (_, "NO_ACCOUNTS") => Meaning::NoAccounts,
         (_, "ITEM_NOT_FOUND" | "ITEM_CONCURRENTLY_DELETED") => Meaning::ItemGone { revoked: false },
         (_, "USER_PERMISSION_REVOKED") => Meaning::ItemGone { revoked: true },
         (_, "INVALID_ACCESS_TOKEN") => Meaning::UnknownToken,
         (_, "INVALID_ACCOUNT_ID") => Meaning::UnknownAccount,
         (_, "INVALID_PROCESSOR_TOKEN") => Meaning::UnknownProcessorToken,
         (_, "INVALID_WEBHOOK_VERIFICATION_KEY_ID") => Meaning::UnknownKey,
-        (_, "ITEM_NOT_SUPPORTED" | "NO_ACCOUNTS") => Meaning::AccountNotSupported,
-        // Credentials, or an integration that is not enabled in the Dashboard: the provider's or this row's?
-        (_, "INVALID_PRODUCT" | "UNAUTHORIZED_ROUTE_ACCESS" | "INVALID_API_KEYS" | "UNAUTHORIZED_ENVIRONMENT") => {
-            Meaning::Other(Next::Suspect)
-        }
+        // "None for that product": never an empty list of accounts.
+        (
+            _,
+            "ITEM_NOT_SUPPORTED"
+            | "COUNTRY_NOT_SUPPORTED"
+            | "PRODUCTS_NOT_SUPPORTED"
+            | "PRODUCT_NOT_ENABLED"
+            | "PRODUCT_UNAVAILABLE"
+            | "NO_AUTH_ACCOUNTS"
+            | "NO_LIABILITY_ACCOUNTS"
+            | "NO_INVESTMENT_ACCOUNTS"
+            | "NO_INVESTMENT_AUTH_ACCOUNTS",
+        ) if minting => Meaning::AccountNotSupported,
+        (_, "ITEM_NOT_SUPPORTED" | "COUNTRY_NOT_SUPPORTED") => Meaning::InstitutionGone,
+        (
+            _,
+            "INSTITUTION_NO_LONGER_SUPPORTED"
+            | "UNSUPPORTED_RESPONSE"
+            | "UNAUTHORIZED_INSTITUTION"
+            | "INSTITUTION_REGISTRATION_REQUIRED"
+            | "INSTITUTION_NOT_ENABLED_IN_ENVIRONMENT"
+            | "INSTITUTION_NOT_FOUND",
+        ) => Meaning::InstitutionGone,
+        // Credentials, an integration that is not enabled in the Dashboard, a processor that Plaid retired.
+        (
+            _,
+            "INVALID_PRODUCT"
+            | "INVALID_PROCESSOR"
+            | "UNAUTHORIZED_ROUTE_ACCESS"
+            | "INVALID_API_KEYS"
+            | "UNAUTHORIZED_ENVIRONMENT",
+        ) => Meaning::Other(Next::Suspect),
         // A quota that a person must raise.
         ("RATE_LIMIT_EXCEEDED", "CREDITS_EXHAUSTED" | "TRIAL_CONNECTION_LIMIT" | "ADDITION_LIMIT") => {
             Meaning::Other(Next::Suspect)
@@ -126,13 +194,13 @@ fn meaning(status: u16, error_type: &str, error_code: &str, retry_after: Option<
         ("RATE_LIMIT_EXCEEDED", "INSTITUTION_RATE_LIMIT") => retry,
         ("RATE_LIMIT_EXCEEDED", _) => slow_down,
         ("API_ERROR" | "INSTITUTION_ERROR", _) => retry,
-        // Our own mistake: trying again would change nothing.
-        ("INVALID_REQUEST", _) => Meaning::Other(Next::Park),
+        // How we call: the program, the base URL, the processor's name, a proxy. Every row gets it alike.
+        ("INVALID_REQUEST", _) => Meaning::Other(Next::Suspect),
         _ => match status {
             401 | 403 => Meaning::Other(Next::Suspect),
             429 => slow_down,
             408 | 425 | 500..=599 => retry,
-            _ => Meaning::Other(Next::Park),
+            _ => Meaning::Unknown,
         },
     }
 }
@@ -140,16 +208,17 @@ fn meaning(status: u16, error_type: &str, error_code: &str, retry_after: Option<
 /// Plaid's error body: <https://plaid.com/docs/errors/#error-schema>.
 #[derive(Debug, Deserialize)]
 struct Body {
+    #[serde(default)]
     error_type: String,
     error_code: String,
     #[serde(default)]
-    request_id: Option<String>,
+    request_id: serde_json::Value,
 }
 
 /// Reads an answer that was not 200.
 pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
     let status = answer.status.as_u16();
-    let Ok(body) = serde_json::from_slice::<Body>(&answer.body) else {
+    let Ok(body) = serde_json::from_slice::<Body>(&domain::json::mend(&answer.body)) else {
         return match status {
             // A proxy on the way answers without Plaid's body; the status is all there is.
             401 | 403 | 408 | 429 | 500..=599 => Error::Refused {
@@ -160,7 +229,7 @@ pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
                 request_id: "none".into(),
                 retry_after: answer.retry_after,
             },
-            _ => Error::Malformed { endpoint, status },
+            _ => Error::Malformed { endpoint, status, field: "error_code" },
         };
     };
     Error::Refused {
@@ -168,7 +237,7 @@ pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
         status,
         error_type: word(body.error_type),
         error_code: word(body.error_code),
-        request_id: word(body.request_id.unwrap_or_else(|| "none".into())),
+        request_id: body.request_id.as_str().map_or_else(|| "none".into(), |id| word(id.to_owned())),
         retry_after: answer.retry_after,
     }
 }
@@ -191,35 +260,50 @@ mod tests {
         let retry = || Meaning::Other(Next::Retry { after: None });
         let slow_down = || Meaning::Other(Next::SlowDown { after: None });
         let suspect = || Meaning::Other(Next::Suspect);
-        let park = || Meaning::Other(Next::Park);
+        let gone = |revoked| Meaning::ItemGone { revoked };
+        const GET: &str = "/accounts/get";
         let table = [
-            (500, "API_ERROR", "INTERNAL_SERVER_ERROR", retry()),
-            (503, "API_ERROR", "PLANNED_MAINTENANCE", retry()),
-            (429, "RATE_LIMIT_EXCEEDED", "ITEM_GET_LIMIT", slow_down()),
-            (429, "RATE_LIMIT_EXCEEDED", "A_LIMIT_OF_2031", slow_down()),
-            (429, "RATE_LIMIT_EXCEEDED", "INSTITUTION_RATE_LIMIT", retry()),
-            (429, "RATE_LIMIT_EXCEEDED", "CREDITS_EXHAUSTED", suspect()),
-            (400, "INSTITUTION_ERROR", "INSTITUTION_DOWN", retry()),
-            (400, "ITEM_ERROR", "ITEM_LOGIN_REQUIRED", Meaning::LoginRequired),
-            (400, "ITEM_ERROR", "ITEM_NOT_FOUND", Meaning::ItemGone { revoked: false }),
-            (400, "ITEM_ERROR", "ITEM_CONCURRENTLY_DELETED", Meaning::ItemGone { revoked: false }),
-            (400, "INVALID_INPUT", "USER_PERMISSION_REVOKED", Meaning::ItemGone { revoked: true }),
-            (400, "ITEM_ERROR", "USER_PERMISSION_REVOKED", Meaning::ItemGone { revoked: true }),
-            (400, "ITEM_ERROR", "ITEM_NOT_SUPPORTED", Meaning::AccountNotSupported),
-            (400, "INVALID_INPUT", "INVALID_ACCESS_TOKEN", Meaning::UnknownToken),
-            (400, "INVALID_INPUT", "INVALID_ACCOUNT_ID", Meaning::UnknownAccount),
-            (400, "INVALID_INPUT", "INVALID_PRODUCT", suspect()),
-            (400, "INVALID_INPUT", "INVALID_API_KEYS", suspect()),
-            (400, "INVALID_INPUT", "UNAUTHORIZED_ENVIRONMENT", suspect()),
-            (400, "INVALID_REQUEST", "UNKNOWN_FIELDS", park()),
-            (404, "INVALID_REQUEST", "NOT_FOUND", park()),
-            (400, "NEW_ERROR_OF_2031", "SOMETHING", park()),
-            (403, "NEW_ERROR_OF_2031", "SOMETHING", suspect()),
-            (502, "", "HTTP_502", retry()),
-            (429, "", "HTTP_429", slow_down()),
+            (GET, 500, "API_ERROR", "INTERNAL_SERVER_ERROR", retry()),
+            (GET, 503, "API_ERROR", "PLANNED_MAINTENANCE", retry()),
+            (GET, 429, "RATE_LIMIT_EXCEEDED", "ITEM_GET_LIMIT", slow_down()),
+            (GET, 429, "RATE_LIMIT_EXCEEDED", "A_LIMIT_OF_2031", slow_down()),
+            (GET, 429, "RATE_LIMIT_EXCEEDED", "INSTITUTION_RATE_LIMIT", retry()),
+            (GET, 429, "RATE_LIMIT_EXCEEDED", "CREDITS_EXHAUSTED", suspect()),
+            (GET, 400, "INSTITUTION_ERROR", "INSTITUTION_DOWN", retry()),
+            (GET, 400, "INSTITUTION_ERROR", "INSTITUTION_NO_LONGER_SUPPORTED", Meaning::InstitutionGone),
+            (GET, 400, "ITEM_ERROR", "ITEM_LOGIN_REQUIRED", Meaning::UserMustAct),
+            (GET, 400, "ITEM_ERROR", "ITEM_LOCKED", Meaning::UserMustAct),
+            (MINT, 400, "ITEM_ERROR", "INVALID_CREDENTIALS", Meaning::UserMustAct),
+            (MINT, 400, "INVALID_INPUT", "ADDITIONAL_CONSENT_REQUIRED", Meaning::UserMustAct),
+            (GET, 400, "ITEM_ERROR", "ITEM_NO_ERROR", retry()),
+            (GET, 400, "ITEM_ERROR", "PRODUCT_NOT_READY", Meaning::NotReady),
+            (GET, 400, "ITEM_ERROR", "NO_ACCOUNTS", Meaning::NoAccounts),
+            (MINT, 400, "ITEM_ERROR", "NO_AUTH_ACCOUNTS", Meaning::AccountNotSupported),
+            (GET, 400, "ITEM_ERROR", "NO_AUTH_ACCOUNTS", Meaning::Unknown),
+            (MINT, 400, "ITEM_ERROR", "PRODUCTS_NOT_SUPPORTED", Meaning::AccountNotSupported),
+            (GET, 400, "ITEM_ERROR", "ITEM_NOT_FOUND", gone(false)),
+            (GET, 400, "ITEM_ERROR", "ITEM_CONCURRENTLY_DELETED", gone(false)),
+            (GET, 400, "INVALID_INPUT", "USER_PERMISSION_REVOKED", gone(true)),
+            (GET, 400, "ITEM_ERROR", "USER_PERMISSION_REVOKED", gone(true)),
+            (MINT, 400, "ITEM_ERROR", "ITEM_NOT_SUPPORTED", Meaning::AccountNotSupported),
+            (GET, 400, "ITEM_ERROR", "ITEM_NOT_SUPPORTED", Meaning::InstitutionGone),
+            (GET, 400, "INVALID_INPUT", "INVALID_ACCESS_TOKEN", Meaning::UnknownToken),
+            (MINT, 400, "INVALID_INPUT", "INVALID_ACCOUNT_ID", Meaning::UnknownAccount),
+            (MINT, 400, "INVALID_INPUT", "INVALID_PRODUCT", suspect()),
+            (MINT, 400, "INVALID_INPUT", "INVALID_PROCESSOR", suspect()),
+            (MINT, 400, "INVALID_REQUEST", "INVALID_FIELD", suspect()),
+            (GET, 400, "INVALID_INPUT", "INVALID_API_KEYS", suspect()),
+            (GET, 400, "INVALID_INPUT", "UNAUTHORIZED_ENVIRONMENT", suspect()),
+            (GET, 400, "INVALID_REQUEST", "UNKNOWN_FIELDS", suspect()),
+            (GET, 404, "INVALID_REQUEST", "NOT_FOUND", suspect()),
+            (GET, 400, "NEW_ERROR_OF_2031", "SOMETHING", Meaning::Unknown),
+            (MINT, 400, "ITEM_ERROR", "A_CODE_OF_2031", Meaning::Unknown),
+            (GET, 403, "NEW_ERROR_OF_2031", "SOMETHING", suspect()),
+            (GET, 502, "", "HTTP_502", retry()),
+            (GET, 429, "", "HTTP_429", slow_down()),
         ];
-        for (status, kind, code, expected) in table {
-            assert_eq!(meaning(status, kind, code, None), expected, "{status} {kind}/{code}");
+        for (endpoint, status, kind, code, expected) in table {
+            assert_eq!(meaning(endpoint, status, kind, code, None), expected, "{status} {kind}/{code}");
         }
     }
 

@@ -1,19 +1,25 @@
 //! Webhook verification keys: known ones are used even while Plaid's key endpoint is dark, unknown ones cost little.
 //!
 //! The `kid` of a webhook is chosen by whoever sends it, so looking up each unknown one would make us an amplifier
-//! against an endpoint of unknown limits. One worker looks up one key at a time, under a budget a minute, and takes
-//! the `kid` that most requests carried: a genuine new key overtakes a flood of forged ones that are each seen once.
-//! Whoever waits for a verdict longer than [`KeySettings::wait`] gets none, which is answered 503, not 401: Plaid
-//! sends the webhook again.
+//! against an endpoint of unknown limits. One worker looks up one key at a time, under two budgets:
+//!
+//! - *again*, for a `kid` that came in at least two different seconds. Plaid sends a webhook that was not taken again, under
+//!   the same key, so a genuine one is seen twice within a minute; forged ones, drawn at random, are not.
+//! - *first*, for a `kid` seen once, the newest first, because its caller is still waiting.
+//!
+//! A flood of forged ones spends the second budget and never the first. What it costs an attacker to spend that as well is a
+//! `kid` of his for each look-up, each of which is then believed to be absent. What to *ask* needs no trust; what to use
+//! comes from Plaid alone. Whoever waits longer than [`KeySettings::wait`] gets no verdict, which is answered 503, not 401.
 
 use crate::client::{Client, Jwk};
 use domain::metric;
 use governor::{Quota, RateLimiter};
 use jsonwebtoken::DecodingKey;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -36,9 +42,15 @@ pub struct KeySettings {
     pub file: Option<PathBuf>,
 }
 
-/// Unknown `kid`s remembered at once, forged ones included.
-const MAX_WANTED: usize = 1024;
-const MAX_ABSENT: usize = 1024;
+/// Unknown `kid`s remembered at once, forged ones included: some minutes of eighty a second.
+const MAX_SEEN: usize = 16_384;
+/// A `kid` that nobody sent for so long is forgotten.
+const SEEN_FOR: Duration = Duration::from_mins(10);
+/// How long those who want a key are gathered before the next look-up is chosen.
+const GATHER: Duration = Duration::from_millis(20);
+const MAX_SETTLED: usize = 1024;
+/// How long a failed look-up is not repeated, doubled with each failure.
+const FAILED_FOR: Duration = Duration::from_secs(2);
 
 /// Why there is no key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +73,32 @@ struct Known {
 #[derive(Default)]
 struct State {
     known: HashMap<String, Known>,
-    absent: HashMap<String, Instant>,
-    wanted: HashMap<String, Want>,
+    /// What Plaid answered about others, and until when that holds.
+    settled: HashMap<String, Settled>,
+    /// Unknown `kid`s that came, to be looked up.
+    seen: HashMap<String, Seen>,
     in_flight: Option<String>,
     waiting: usize,
 }
 
-struct Want {
-    requests: u64,
-    since: Instant,
+#[derive(Clone, Copy)]
+struct Settled {
+    until: Instant,
+    verdict: NoKey,
+    /// Look-ups in a row that failed.
+    failures: u32,
+}
+
+struct Seen {
+    /// Different seconds in which it came.
+    times: u32,
+    last: Instant,
+}
+
+impl Seen {
+    fn came_again(&self) -> bool {
+        self.times >= 2
+    }
 }
 
 /// The key cache. Clones share it.
@@ -102,7 +131,7 @@ impl Keys {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock()
     }
 
     /// The key for `kid`, from the cache or, within the budget, from Plaid.
@@ -135,25 +164,46 @@ impl Keys {
             let expired = known.jwk.expired_at.is_some_and(|at| at <= now_unix);
             return Some(if expired { Err(NoKey::Expired) } else { Ok(known.key.clone()) });
         }
-        let absent = state.absent.get(kid).is_some_and(|since| since.elapsed() < self.inner.settings.absent_for);
-        absent.then_some(Err(NoKey::Unknown))
+        let settled = state.settled.get(kid).filter(|s| Instant::now() < s.until)?;
+        Some(Err(settled.verdict))
     }
 
-    /// Counts a request for an unknown key. None when enough requests wait already; the count is kept all the same.
+    pub(crate) fn knows(&self, kid: &str) -> bool {
+        self.state().known.contains_key(kid)
+    }
+
+    /// Notes that an unknown key came. None when enough requests wait already; the note is kept all the same.
     fn want(&self, kid: &str) -> Option<Waiting<'_>> {
         let mut state = self.state();
+        let now = Instant::now();
         if state.in_flight.as_deref() != Some(kid) {
-            if !state.wanted.contains_key(kid) && state.wanted.len() >= MAX_WANTED {
-                let least = state.wanted.iter().min_by_key(|(_, w)| (w.requests, w.since)).map(|(k, _)| k.clone());
-                if let Some(least) = least {
-                    state.wanted.remove(&least);
+            match state.seen.get_mut(kid) {
+                // Once a second at the most: who sends one often within a moment proves nothing by it.
+                Some(seen) if now.duration_since(seen.last) >= Duration::from_secs(1) => {
+                    (seen.times, seen.last) = (seen.times.saturating_add(1), now);
+                }
+                Some(_) => {}
+                None => {
+                    if state.seen.len() >= MAX_SEEN {
+                        state.seen.retain(|_, seen| now.duration_since(seen.last) < SEEN_FOR);
+                    }
+                    if state.seen.len() >= MAX_SEEN {
+                        // Those that came once are as good as nothing; all of them go, which is cheaper than one at a time.
+                        state.seen.retain(|_, seen| seen.came_again());
+                    }
+                    if state.seen.len() >= MAX_SEEN {
+                        // Forged ones that come twice must not keep a genuine one out: it comes again.
+                        state.seen.clear();
+                    }
+                    state.seen.insert(kid.to_owned(), Seen { times: 1, last: now });
                 }
             }
-            let want = state.wanted.entry(kid.to_owned()).or_insert(Want { requests: 0, since: Instant::now() });
-            want.requests += 1;
             self.inner.wanted.notify_one();
         }
-        if state.waiting >= self.inner.settings.max_waiting {
+        // A genuine key that comes again must not find every place taken by forged ones.
+        let came_again = state.seen.get(kid).is_some_and(Seen::came_again);
+        let places = if came_again { 2 } else { 1 } * self.inner.settings.max_waiting;
+        if state.waiting >= places {
             return None;
         }
         state.waiting += 1;
@@ -165,37 +215,47 @@ impl Keys {
         let one = NonZeroU32::MIN;
         let quota = Quota::per_minute(NonZeroU32::new(self.inner.settings.lookups_per_minute).unwrap_or(one))
             .allow_burst(NonZeroU32::new(self.inner.settings.lookup_burst).unwrap_or(one));
-        let budget = RateLimiter::direct(quota);
+        let (first, again) = (RateLimiter::direct(quota), RateLimiter::direct(quota));
         let mut refresh = tokio::time::interval((self.inner.settings.refresh_after / 4).max(Duration::from_millis(50)));
         refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = refresh.tick() => self.refresh().await,
-                () = self.inner.wanted.notified() => {
-                    while !self.state().wanted.is_empty() {
-                        tokio::select! {
-                            () = stop.cancelled() => return,
-                            // In here too: a flood must not keep a retired key trusted.
-                            _ = refresh.tick() => self.refresh().await,
-                            () = budget.until_ready() => self.look_up_most_wanted().await,
-                        }
-                    }
-                }
+                // Every look at what was seen goes over all of it, under the lock that each webhook takes: not one for each
+                // forged request.
+                () = self.inner.wanted.notified() => tokio::time::sleep(GATHER).await,
+                // A budget fills up again, and nobody need come for it.
+                () = tokio::time::sleep(Duration::from_millis(250)), if !self.state().seen.is_empty() => {}
+            }
+            while let Some(kid) = self.next(true).filter(|_| again.check().is_ok()) {
+                self.look_up(kid).await;
+            }
+            if let Some(kid) = self.next(false).filter(|_| first.check().is_ok()) {
+                self.look_up(kid).await;
+                // Others may have come meanwhile.
+                self.inner.wanted.notify_one();
             }
         }
     }
 
-    /// Chosen only now that the budget allows it, so that a key that became popular meanwhile goes first.
-    async fn look_up_most_wanted(&self) {
-        let kid = {
+    /// Which key is looked up next of those that came again, or of those that came once: the one that came most often, and of
+    /// those the latest.
+    fn next(&self, again: bool) -> Option<String> {
+        let mut state = self.state();
+        let now = Instant::now();
+        state.seen.retain(|_, seen| now.duration_since(seen.last) < SEEN_FOR);
+        let failed = |kid: &str| state.settled.get(kid).is_some_and(|s| now < s.until);
+        let of_lane = state.seen.iter().filter(|(kid, seen)| seen.came_again() == again && !failed(kid));
+        of_lane.max_by_key(|(_, seen)| (seen.times, seen.last)).map(|(kid, _)| kid.clone())
+    }
+
+    async fn look_up(&self, kid: String) {
+        {
             let mut state = self.state();
-            let most = state.wanted.iter().max_by_key(|(_, w)| (w.requests, std::cmp::Reverse(w.since)));
-            let Some(kid) = most.map(|(k, _)| k.clone()) else { return };
-            state.wanted.remove(&kid);
+            state.seen.remove(&kid);
             state.in_flight = Some(kid.clone());
-            kid
-        };
+        }
         let answer = self.ask(&kid).await;
         self.settle(&kid, answer);
         self.report();
@@ -229,24 +289,44 @@ impl Keys {
         {
             let mut state = self.state();
             state.in_flight = None;
-            match answer {
+            let absent_for = self.inner.settings.absent_for;
+            let settled = match answer {
                 Ok(Some(jwk)) if jwk.kid == kid => match usable(jwk) {
                     Some(known) => {
                         state.known.insert(kid.to_owned(), known);
                         changed = true;
+                        None
                     }
-                    None => tracing::warn!(kid, "Plaid sent a verification key that is not ES256 on P-256"),
+                    None => {
+                        tracing::warn!(kid, "Plaid sent a verification key that is not ES256 on P-256");
+                        Some((NoKey::Unavailable, absent_for))
+                    }
                 },
-                Ok(Some(_)) => tracing::warn!(kid, "Plaid answered with another key than the one asked for"),
-                Ok(None) => {
-                    if state.absent.len() >= MAX_ABSENT {
-                        let oldest = state.absent.iter().min_by_key(|(_, since)| **since).map(|(k, _)| k.clone());
-                        oldest.map(|k| state.absent.remove(&k));
-                    }
-                    changed = state.known.remove(kid).is_some();
-                    state.absent.insert(kid.to_owned(), Instant::now());
+                Ok(Some(_)) => {
+                    tracing::warn!(kid, "Plaid answered with another key than the one asked for");
+                    Some((NoKey::Unavailable, absent_for))
                 }
-                Err(error) => tracing::warn!(%error, kid, "a verification key could not be looked up"),
+                Ok(None) => {
+                    changed = state.known.remove(kid).is_some();
+                    Some((NoKey::Unknown, absent_for))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, kid, "a verification key could not be looked up");
+                    let failures = state.settled.get(kid).map_or(0, |s| s.failures).min(5);
+                    Some((NoKey::Unavailable, FAILED_FOR * 2u32.pow(failures)))
+                }
+            };
+            match settled {
+                None => drop(state.settled.remove(kid)),
+                Some((verdict, holds)) => {
+                    if state.settled.len() >= MAX_SETTLED {
+                        let oldest = state.settled.iter().min_by_key(|(_, s)| s.until).map(|(k, _)| k.clone());
+                        oldest.map(|k| state.settled.remove(&k));
+                    }
+                    let failures = state.settled.get(kid).map_or(0, |s| s.failures) + 1;
+                    let until = Instant::now() + holds;
+                    state.settled.insert(kid.to_owned(), Settled { until, verdict, failures });
+                }
             }
         }
         self.inner.settled.notify_waiters();

@@ -8,6 +8,6 @@ mod keys;
 mod verify;
 
 pub use client::{Accounts, Client, ItemInfo, Settings, TokenHealth};
-pub use error::{Error, Meaning};
+pub use error::{Error, Meaning, item_meaning};
 pub use keys::{KeySettings, Keys};
 pub use verify::{Rejection, Verified, Verifier};

@@ -4,9 +4,14 @@ use crate::keys::{Keys, NoKey};
 use aws_lc_rs::{constant_time, digest};
 use bytes::Bytes;
 use domain::metric;
+use domain::outage::{Outage, Over};
 use jsonwebtoken::{Algorithm, Validation};
+use parking_lot::Mutex;
 use serde::Deserialize;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How old a signature may be: Plaid's own rule.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
@@ -20,7 +25,6 @@ const MAX_HEADER: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Verified {
     body: Bytes,
-    signature: String,
     issued_at: i64,
 }
 
@@ -28,10 +32,6 @@ impl Verified {
     /// The exact bytes that were signed.
     pub fn body(&self) -> &Bytes {
         &self.body
-    }
-    /// The `Plaid-Verification` header, for forwarding the untouched request.
-    pub fn signature(&self) -> &str {
-        &self.signature
     }
     /// Plaid's `iat`, Unix seconds.
     pub fn issued_at(&self) -> i64 {
@@ -62,6 +62,12 @@ pub enum Rejection {
     Future,
     #[error("the body is not the one that was signed")]
     Body,
+    /// Plaid signs each delivery anew, so this is a header that somebody has caught.
+    #[error("the same signature was refused before")]
+    Replayed,
+    /// Under a key that nobody has looked up yet, and about another body: the key is not looked up for it either.
+    #[error("the body is not the one that is said to be signed")]
+    Unproved,
     /// Not the sender's fault: it shall send again.
     #[error("the signing key can't be looked up at the moment")]
     KeyUnavailable,
@@ -81,6 +87,8 @@ impl Rejection {
             Self::Stale => "stale",
             Self::Future => "future",
             Self::Body => "body",
+            Self::Replayed => "replayed",
+            Self::Unproved => "unproved",
             Self::KeyUnavailable => "key_unavailable",
         }
     }
@@ -88,38 +96,73 @@ impl Rejection {
 
 #[derive(Deserialize)]
 struct Claims {
+    #[serde(deserialize_with = "seconds")]
     iat: i64,
     request_body_sha256: String,
+}
+
+/// A NumericDate, which may have a fraction: <https://www.rfc-editor.org/rfc/rfc7519#section-2>.
+fn seconds<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Error> {
+    let number = f64::deserialize(number)?;
+    // Beyond what a float holds exactly it is no time of ours.
+    let fits = number.is_finite() && number.abs() < 9e15;
+    fits.then(|| number.floor() as i64).ok_or_else(|| serde::de::Error::custom("no time"))
 }
 
 /// Verifies webhooks of one Plaid environment.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     keys: Keys,
+    wrong_times: Arc<Outage>,
+    refused: Arc<Mutex<VecDeque<u64>>>,
+    hasher: RandomState,
+    wrong_age: Arc<Mutex<Option<Instant>>>,
 }
+
+/// Two signatures of the wrong time in this time tell of a clock.
+const WRONG_AGES_WITHIN: Duration = Duration::from_mins(10);
+
+/// Right signatures that are remembered because what came with them was refused.
+const MOST_REFUSED: usize = 1024;
 
 impl Verifier {
     pub fn new(keys: Keys) -> Self {
-        Self { keys }
+        Self {
+            keys,
+            wrong_times: Arc::default(),
+            refused: Arc::default(),
+            hasher: RandomState::new(),
+            wrong_age: Arc::default(),
+        }
     }
 
     /// `headers` are the values of every `Plaid-Verification` header of the request; `now` is Unix seconds.
     pub async fn verify(&self, headers: &[&[u8]], body: Bytes, now: i64) -> Result<Verified, Rejection> {
         let token = match headers {
             [] => return Err(Rejection::MissingHeader),
-            [token] => token,
-            [_, _, ..] => return Err(Rejection::RepeatedHeader),
+            // A proxy on the way repeats a header now and then; with one value nothing is ambiguous.
+            [token, others @ ..] if others.iter().all(|other| other == token) => token,
+            [..] => return Err(Rejection::RepeatedHeader),
         };
         let token = std::str::from_utf8(token).map_err(|_| Rejection::MalformedHeader)?.trim();
         if token.len() > MAX_HEADER {
             return Err(Rejection::MalformedHeader);
         }
         let kid = key_id(token)?;
-        // The claims are not trusted yet; a look at `iat` only spares the key look-up for what is stale anyway.
         let early: Claims = jsonwebtoken::dangerous::insecure_decode(token)
             .map(|data| data.claims)
             .map_err(|_| Rejection::MalformedHeader)?;
-        check_age(early.iat, now)?;
+        let actual = domain::secret::hex(digest::digest(&digest::SHA256, &body).as_ref());
+        let fits = |claims: &Claims| {
+            let signed = claims.request_body_sha256.to_ascii_lowercase();
+            constant_time::verify_slices_are_equal(actual.as_bytes(), signed.as_bytes()).is_ok()
+        };
+        // What can't be right is refused before anybody is asked for a key or a curve is computed. It is nobody's word yet,
+        // so it is counted apart from what a right signature said. The age is no reason: to a process that starts with a wrong
+        // clock every webhook seems old, and without a key it would never hear from a right signature that its clock is wrong.
+        if !self.keys.knows(&kid) && !fits(&early) {
+            return Err(Rejection::Unproved);
+        }
 
         let key = self.keys.get(&kid, now).await.map_err(|no_key| match no_key {
             NoKey::Unknown => Rejection::UnknownKey,
@@ -128,12 +171,72 @@ impl Verifier {
         })?;
         let claims =
             jsonwebtoken::decode::<Claims>(token, &key, &validation()).map_err(|_| Rejection::Signature)?.claims;
-        check_age(claims.iat, now)?;
-        metrics::gauge!(metric::WEBHOOK_CLOCK_SKEW).set((now - claims.iat) as f64);
-        let actual = domain::secret::hex(digest::digest(&digest::SHA256, &body).as_ref());
-        let signed = claims.request_body_sha256.to_ascii_lowercase();
-        constant_time::verify_slices_are_equal(actual.as_bytes(), signed.as_bytes()).map_err(|_| Rejection::Body)?;
-        Ok(Verified { body, signature: token.to_owned(), issued_at: claims.iat })
+        if !fits(&claims) {
+            return Err(self.refused_before(token).unwrap_or_else(|| {
+                hint_at_proxy(&body, &claims.request_body_sha256);
+                Rejection::Body
+            }));
+        }
+        let age = check_age(claims.iat, now);
+        if age.is_err()
+            && let Some(again) = self.refused_before(token)
+        {
+            return Err(again);
+        }
+        // A clock of ours that is wrong refuses everything, and shall be seen; one old webhook that somebody caught is no clock.
+        if age.is_ok() || self.wrong_age_again() {
+            metrics::gauge!(metric::WEBHOOK_CLOCK_SKEW).set((now - claims.iat) as f64);
+        }
+        if let Err(rejection) = age {
+            if let Some(times) = self.wrong_times.failed(Instant::now()) {
+                let ahead_s = now - claims.iat;
+                tracing::warn!(
+                    ahead_s,
+                    times,
+                    "webhooks with a right signature and a wrong time: is this machine's clock right?"
+                );
+            }
+            return Err(rejection);
+        }
+        if let Some(Over { lasted, times }) = self.wrong_times.went_well(Instant::now()) {
+            tracing::info!(lasted_s = lasted.as_secs(), times, "webhooks have the right time again");
+        }
+        Ok(Verified { body, issued_at: claims.iat })
+    }
+
+    /// Another signature of the wrong time came a short while ago.
+    fn wrong_age_again(&self) -> bool {
+        let before = self.wrong_age.lock().replace(Instant::now());
+        before.is_some_and(|at| at.elapsed() < WRONG_AGES_WITHIN)
+    }
+
+    /// Somebody who has caught one header can send it for ever, with any body. Counted as what it was the first time, it would
+    /// call people for a clock or a proxy that is in order.
+    fn refused_before(&self, token: &str) -> Option<Rejection> {
+        let hash = self.hasher.hash_one(token);
+        let mut refused = self.refused.lock();
+        if refused.contains(&hash) {
+            return Some(Rejection::Replayed);
+        }
+        if refused.len() >= MOST_REFUSED {
+            refused.pop_front();
+        }
+        refused.push_back(hash);
+        None
+    }
+}
+
+/// Proxies that write JSON anew break the signature, which is over Plaid's own indentation. If the body fits once it is
+/// indented, somebody should look at the proxy; there is no mode that accepts it.
+fn hint_at_proxy(body: &[u8], signed: &str) {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return };
+    let Ok(indented) = serde_json::to_vec_pretty(&value) else { return };
+    let hash = domain::secret::hex(digest::digest(&digest::SHA256, &indented).as_ref());
+    if hash.eq_ignore_ascii_case(signed) {
+        tracing::warn!(
+            "a webhook was signed over the indented form of its body and arrived in another: a proxy on the way writes JSON \
+             anew, let it pass bodies unchanged"
+        );
     }
 }
 
@@ -147,6 +250,10 @@ fn key_id(token: &str) -> Result<String, Rejection> {
     })?;
     if header.alg != Algorithm::ES256 {
         return Err(Rejection::Algorithm);
+    }
+    if header.crit.is_some() {
+        // It names extensions that must be understood, and none is: https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
+        return Err(Rejection::MalformedHeader);
     }
     let kid = header.kid.ok_or(Rejection::MalformedHeader)?;
     let fits =

@@ -15,13 +15,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use domain::metric;
+use domain::outage::Outage;
 use domain::trace::TraceParent;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use plaid::{Rejection, Verifier};
 use publish::NotPublished;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
@@ -45,13 +46,26 @@ struct Receiver {
     publisher: WebhookPublisher,
     settings: Arc<Settings>,
     slots: Arc<Semaphore>,
+    /// Bytes that bodies may take beyond [`FREE`] each.
+    memory: Arc<Semaphore>,
+    /// Kafka does not take what we verified, for the log.
+    outage: Arc<Outage>,
 }
+
+/// What each body may take without asking the budget: more than any of Plaid's that we know, so that whoever holds the whole
+/// budget stops none of these.
+const FREE: usize = 16 * 1024;
+/// What all larger bodies of a process may take together.
+const MEMORY: usize = 16 * 1024 * 1024;
 
 /// The public routes.
 pub fn routes(verifier: Verifier, publisher: WebhookPublisher, settings: Settings) -> Router {
     let slots = Arc::new(Semaphore::new(settings.max_concurrent.max(1)));
-    let receiver = Receiver { verifier, publisher, settings: Arc::new(settings), slots };
-    Router::new().route("/webhooks/plaid", post(receive)).with_state(receiver)
+    let memory = Arc::new(Semaphore::new(MEMORY.max(settings.max_body)));
+    let (settings, outage) = (Arc::new(settings), Arc::default());
+    let receiver = Receiver { verifier, publisher, settings, slots, memory, outage };
+    // With a slash behind it as well: people type such URLs into forms.
+    Router::new().route("/webhooks/plaid", post(receive)).route("/webhooks/plaid/", post(receive)).with_state(receiver)
 }
 
 /// How a webhook ended, one word each for metrics.
@@ -85,8 +99,8 @@ impl Receiver {
         if is_a_form(&head.headers) {
             return Outcome::WrongType;
         }
-        let body = match self.read(body).await {
-            Ok(body) => body,
+        let (body, _memory) = match self.read(body).await {
+            Ok(read) => read,
             Err(outcome) => return outcome,
         };
         // Only now: whoever sends slowly holds a connection, and no slot that a good webhook needs.
@@ -119,17 +133,46 @@ impl Receiver {
         }
     }
 
-    async fn read(&self, body: Body) -> Result<Bytes, Outcome> {
+    async fn read(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Outcome> {
         if body.size_hint().lower() > self.settings.max_body as u64 {
             return Err(Outcome::TooLarge);
         }
-        let limited = Limited::new(body, self.settings.max_body);
-        match tokio::time::timeout(self.settings.body_timeout, limited.collect()).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Outcome::TooLarge),
-            Ok(Err(_)) => Err(Outcome::BrokenOff),
+        match tokio::time::timeout(self.settings.body_timeout, self.copy(body)).await {
+            Ok(read) => read,
             Err(_) => Err(Outcome::TooSlow),
         }
+    }
+
+    /// Copies what arrives into one buffer that grows with it. To keep the pieces as they come would keep the whole read buffer
+    /// behind each of them: bodies sent a byte at a time would take 8 KiB a byte. What is beyond the first part of a body
+    /// comes from one budget for the process.
+    async fn copy(&self, mut body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Outcome> {
+        let max = self.settings.max_body;
+        let mut whole: Vec<u8> = Vec::new();
+        let mut held: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Outcome::BrokenOff)?.into_data() else { continue };
+            let needed = whole.len() + data.len();
+            if needed > max {
+                return Err(Outcome::TooLarge);
+            }
+            if needed > whole.capacity() {
+                let capacity = needed.next_power_of_two().clamp(4096, max.max(4096));
+                let more = capacity.saturating_sub(FREE).saturating_sub(held.as_ref().map_or(0, |h| h.num_permits()));
+                if more > 0 {
+                    let more = u32::try_from(more).unwrap_or(u32::MAX);
+                    let permit = Arc::clone(&self.memory).try_acquire_many_owned(more);
+                    let permit = permit.map_err(|_| Outcome::Unavailable("memory"))?;
+                    match &mut held {
+                        Some(held) => held.merge(permit),
+                        None => held = Some(permit),
+                    }
+                }
+                whole.reserve_exact(capacity - whole.len());
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok((Bytes::from(whole), held))
     }
 
     fn answer(&self, outcome: &Outcome, took: Duration) -> Response {
@@ -150,17 +193,32 @@ impl Receiver {
             reason => traces::failed(&Span::current(), reason),
         }
         match outcome {
-            Outcome::Published => tracing::debug!(took_ms = took.as_millis(), "webhook published"),
+            Outcome::Published => {
+                tracing::debug!(took_ms = took.as_millis(), "webhook published");
+                if let Some(over) = self.outage.went_well(Instant::now()) {
+                    let (refused, lasted_s) = (over.times, over.lasted.as_secs());
+                    tracing::info!(
+                        refused,
+                        lasted_s,
+                        "webhooks are taken again; Plaid sends those that were refused once more"
+                    );
+                }
+            }
             Outcome::DeadLetter => {
                 metrics::counter!(metric::DEAD_LETTERS, "from" => "receiver").increment(1);
-                tracing::warn!("a verified webhook is no JSON object of Plaid's form: dead letter");
+                tracing::warn!("a verified webhook became a dead letter: the record says why");
             }
             // These two come from whoever floods us; the others are our own faults.
-            Outcome::Unavailable(reason @ ("key_unavailable" | "too_many_requests")) => {
+            Outcome::Unavailable(reason @ ("key_unavailable" | "too_many_requests" | "memory")) => {
                 traces::discard(&Span::current());
                 tracing::debug!(reason, "webhook not taken");
             }
-            Outcome::Unavailable(reason) => tracing::warn!(reason, "webhook not taken, Plaid shall send it again"),
+            Outcome::Unavailable(reason) => {
+                tracing::debug!(reason, "webhook not taken");
+                if let Some(times) = self.outage.failed(Instant::now()) {
+                    tracing::warn!(reason, times, "webhooks are not taken, Plaid shall send them again");
+                }
+            }
             // At debug, and in no trace: whoever floods us with forgeries must not fill a disk. Metrics count them.
             _ => {
                 traces::discard(&Span::current());

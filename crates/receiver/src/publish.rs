@@ -7,7 +7,7 @@ use domain::trace::TraceParent;
 use domain::webhook::{NotAWebhook, Webhook};
 use domain::{Fingerprinter, secret};
 use plaid::Verified;
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::field::Empty;
 
 /// Publishes verified webhooks.
@@ -23,8 +23,8 @@ pub struct WebhookPublisher {
 /// Why a verified webhook is not on its topic.
 #[derive(Debug)]
 pub(crate) enum NotPublished {
-    /// Sending it again would not help.
-    NoWebhook(NotAWebhook),
+    /// Sending it again would not help, and why.
+    NoWebhook(String),
     Kafka(PublishError),
 }
 
@@ -34,18 +34,20 @@ impl WebhookPublisher {
     }
 
     pub(crate) async fn publish(&self, verified: &Verified, trace: &TraceParent) -> Result<(), NotPublished> {
-        let mut value: Value =
-            serde_json::from_slice(verified.body()).map_err(|_| NotPublished::NoWebhook(NotAWebhook::NotAnObject))?;
+        let no_object = || NotPublished::NoWebhook(NotAWebhook::NotAnObject.to_string());
+        let body = std::str::from_utf8(verified.body()).map_err(|_| no_object())?;
+        serde_json::from_str::<&serde_json::value::RawValue>(body).map_err(|_| no_object())?;
         // Redacted before anything is read from it: whatever becomes a key, a header or a log field is clean.
-        redact(&mut value, &self.fingerprints);
-        let webhook = Webhook::read(&value).map_err(NotPublished::NoWebhook)?;
+        let redacted = redact(body, &self.fingerprints);
+        let webhook = Webhook::read(redacted.as_bytes()).map_err(|why| NotPublished::NoWebhook(why.to_string()))?;
         let span = tracing::Span::current();
         span.record("webhook", format!("{}/{}", webhook.webhook_type, webhook.webhook_code));
         if let Some(item) = &webhook.item {
             span.record("item", item.as_str());
         }
         let topic = if webhook.item.is_some() { &self.topics.item_events } else { &self.topics.other_events };
-        let key = webhook.key(&value).map(str::to_owned);
+        // A compacted topic takes no record without a key.
+        let key = webhook.key.clone();
         let event = Event {
             id: self.event_id(verified),
             kind: format!("com.plaid.{}.{}", webhook.webhook_type, webhook.webhook_code),
@@ -54,23 +56,34 @@ impl WebhookPublisher {
             time: jiff::Timestamp::now(),
             schema: schema::WEBHOOK.to_owned(),
             traceparent: Some(trace.to_string()),
-            data: value.to_string().into_bytes(),
+            data: redacted.into_bytes(),
         };
         let span = tracing::info_span!(target: traces::STEP, "publish", topic, outcome = Empty);
         let published = self.producer.publish(topic, key.as_deref(), &event);
-        traces::step(span, PublishError::word, published).await.map_err(NotPublished::Kafka)
+        match traces::step(span, PublishError::word, published).await {
+            Ok(()) => Ok(()),
+            // Refused as a part of a batch, perhaps: a second time it says whether it is this record.
+            Err(error) if error.is_lasting() => match self.producer.publish(topic, key.as_deref(), &event).await {
+                Ok(()) => Ok(()),
+                Err(error) if error.is_lasting() => {
+                    Err(NotPublished::NoWebhook(format!("the topic {topic} does not take the record: {error}")))
+                }
+                Err(error) => Err(NotPublished::Kafka(error)),
+            },
+            Err(error) => Err(NotPublished::Kafka(error)),
+        }
     }
 
     /// What nobody can read is recorded as size and hash, never as bytes.
     pub(crate) async fn dead_letter(
         &self,
         verified: &Verified,
-        reason: &NotAWebhook,
+        reason: &str,
         trace: &TraceParent,
     ) -> Result<(), PublishError> {
         let body = verified.body();
         let data = json!({
-            "from": "receiver", "reason": reason.to_string(), "bytes": body.len(),
+            "from": "receiver", "reason": reason, "bytes": body.len(),
             "sha256": secret::hex(digest::digest(&digest::SHA256, body).as_ref()),
         });
         let event = Event {
@@ -83,7 +96,8 @@ impl WebhookPublisher {
             traceparent: Some(trace.to_string()),
             data: data.to_string().into_bytes(),
         };
-        self.producer.publish(&self.topics.dead_letters, None, &event).await
+        // With a key, for a cluster that compacts every topic by default takes none without.
+        self.producer.publish(&self.topics.dead_letters, Some(&event.id), &event).await
     }
 
     /// The same delivery, published twice by a retry of ours, keeps its id; Plaid's own retry is signed anew and gets

@@ -17,7 +17,14 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
         () = told_to_stop => Ok(()),
         Some(error) = running.failure() => Err(error),
     };
-    running.stop().await;
+    match &ended {
+        Ok(()) => running.stop().await,
+        Err(error) => {
+            // First of all, and before anything is drained: whoever reads the log looks for this line.
+            tracing::error!(error = format!("{error:#}"), "this process can't go on and ends");
+            running.stop_now().await;
+        }
+    }
     ended
 }
 

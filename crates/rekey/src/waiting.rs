@@ -110,3 +110,51 @@ where
         }
     }
 }
+
+/// How often a database that is in use is asked whether it still serves, and how many answers in a row must be missing.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+const MISSING: u32 = 3;
+
+/// Keeps the readiness report true of a database that was opened, if there is one: while it is away, or can't be written any
+/// more, this process is not ready. The log says so in any case.
+pub(crate) async fn watch_the_database(store: Store, readiness: Option<Readiness>, stop: CancellationToken) {
+    let mut missing = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(ASK_EVERY) => {}
+        }
+        let serves = tokio::select! {
+            () = stop.cancelled() => return,
+            serves = store.serves() => serves,
+        };
+        match serves {
+            Ok(()) => {
+                if missing >= MISSING {
+                    tracing::info!("the database serves again");
+                }
+                missing = 0;
+                if let Some(readiness) = &readiness {
+                    readiness.started("database");
+                }
+            }
+            Err(error) => {
+                missing += 1;
+                if missing < MISSING {
+                    continue;
+                }
+                let why = store.diagnose(Some(&error)).await;
+                if missing == MISSING {
+                    tracing::error!(
+                        error = chain(&error),
+                        why,
+                        "the database does not serve any more: work waits for it"
+                    );
+                }
+                if let Some(readiness) = &readiness {
+                    readiness.waiting("database", why);
+                }
+            }
+        }
+    }
+}

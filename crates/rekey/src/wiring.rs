@@ -3,7 +3,7 @@
 
 use crate::config::{Config, fingerprinter};
 use crate::metrics;
-use crate::waiting::{Opening, until_it_works, until_the_database_does};
+use crate::waiting::{Opening, until_it_works, until_the_database_does, watch_the_database};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::Provider;
@@ -137,6 +137,7 @@ impl Running {
     }
 
     fn reach_kafka(&mut self, given: Given, fail: tokio::sync::mpsc::Sender<anyhow::Error>) -> anyhow::Result<()> {
+        self.config.check_properties()?;
         let topics = self.config.topics();
         let connection = if self.config.is_embedded() {
             let broker = match given.broker {
@@ -211,6 +212,9 @@ impl Running {
                     "console.tokens is empty, so every call will be refused: make one with `rekey token new`"
                 );
             }
+            if let Some(told) = self.config.console_in_the_clear() {
+                tracing::warn!("{told}");
+            }
             let listener = bind("console", self.config.console.listen).await?;
             self.console = Some(listener.local_addr()?);
             Some((listener, self.config.console()?))
@@ -229,9 +233,10 @@ impl Running {
                 Err(error) => return drop(fail.send(error).await),
             };
             let _ = slot.set(store.clone());
+            let (watched, stopping) = (store.clone(), stop.clone());
             let mut wake = Vec::new();
             if let Some(parts) = consumer {
-                match parts.start(store.clone(), &readiness, &tasks, stop.clone()).await {
+                match parts.start(store.clone(), &readiness, &tasks, stop.clone(), fail.clone()).await {
                     Ok(Some(notifies)) => wake = notifies,
                     Ok(None) => return,
                     Err(error) => return drop(fail.send(error).await),
@@ -243,6 +248,9 @@ impl Running {
                 tasks.spawn(web::serve(listener, routes, limits, stop));
             }
             readiness.started("database");
+            // Webhooks go on to Kafka without it, so a process that takes them stays ready.
+            let told = (!roles.receiver).then_some(readiness);
+            watch_the_database(watched, told, stopping).await;
         });
         Ok(())
     }
@@ -263,6 +271,12 @@ impl Running {
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
         }
+    }
+
+    /// Stops without waiting for load balancers: what failed serves nobody.
+    pub async fn stop_now(mut self) {
+        self.config.ops.drain_delay.0 = Duration::ZERO;
+        self.stop().await;
     }
 
     /// Stops in order: not ready, wait for load balancers, take nothing in, finish what is in flight, flush.
@@ -300,6 +314,33 @@ impl Running {
     }
 }
 
+/// A consumer that can't read its topics is not ready and says why; one that librdkafka gave up ends the process, for it would
+/// say for ever that nothing comes.
+fn watch_intake(
+    health: bus::IntakeHealth,
+    readiness: Readiness,
+    fail: tokio::sync::mpsc::Sender<anyhow::Error>,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) {
+    tasks.spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                reason = health.fatal() => {
+                    let error = anyhow::anyhow!("the Kafka consumer can't go on ({reason}): start this process again");
+                    return drop(fail.send(error).await);
+                }
+                _ = tick.tick() => match health.refused() {
+                    Some(why) => readiness.waiting("intake", why),
+                    None => readiness.started("intake"),
+                },
+            }
+        }
+    });
+}
+
 /// Everything of the consumer but its store.
 struct ConsumerParts {
     plaid: plaid::Client,
@@ -335,10 +376,12 @@ impl ConsumerParts {
         readiness: &Readiness,
         tasks: &TaskTracker,
         stop: CancellationToken,
+        fail: tokio::sync::mpsc::Sender<anyhow::Error>,
     ) -> anyhow::Result<Option<Vec<Arc<tokio::sync::Notify>>>> {
         let begun = until_the_database_does(&store, readiness, &stop, || self.begin_sweep(&store)).await?;
-        let Some(possible) = begun else { return Ok(None) };
-        possible?;
+        if begun.is_none() {
+            return Ok(None);
+        }
         let seed = match self.config.consumer.seed {
             0 => rand::random(),
             seed => seed,
@@ -366,32 +409,24 @@ impl ConsumerParts {
                 until_it_works(provider.as_str(), &readiness, &stop, || context.reach(*provider)).await;
             });
         }
+        watch_intake(intake.health(), readiness.clone(), fail, tasks, stop.clone());
         tasks.spawn(consumer::run(context, intake, stop));
         Ok(Some(wake))
     }
 
-    /// Refuses a sweep period that the limits make impossible, and orders the sweep at start.
-    async fn begin_sweep(&self, store: &Store) -> Result<Result<(), consumer::ImpossibleSweep>, store::Error> {
+    /// Orders what the start asks for.
+    async fn begin_sweep(&self, store: &Store) -> Result<(), store::Error> {
         let mut tx = store.begin().await?;
-        let (items, businesses) = (tx.count_items().await?, tx.count_businesses().await?);
-        let limits = &self.settings.limits;
-        let possible =
-            consumer::check_sweep(&self.settings, "Items", "plaid.limits.accounts_get", items, limits.accounts_get)
-                .and_then(|()| {
-                    // Each look at a business reads its list, and some send one and read again.
-                    let calls = limits.layer / 3;
-                    consumer::check_sweep(&self.settings, "businesses", "layer.limits.calls", businesses, calls)
-                });
-        if possible.is_ok() && self.settings.mode == consumer::Mode::Act {
+        if self.settings.mode == consumer::Mode::Act {
             // What observe mode planned and did not do.
             tx.mark_unminted(None, "start: accounts without a token").await?;
         }
-        if possible.is_ok() && self.config.consumer.sweep_at_start {
+        tx.commit().await?;
+        if self.config.consumer.sweep_at_start {
             for kind in Kind::ALL {
-                tx.mark_all(*kind, self.settings.debounce, "sweep at start").await?;
+                store.mark_all(*kind, self.settings.debounce, "sweep at start").await?;
             }
         }
-        tx.commit().await?;
-        Ok(possible)
+        Ok(())
     }
 }

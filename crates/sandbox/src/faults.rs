@@ -23,6 +23,13 @@ pub enum FaultKind {
         #[serde(default)]
         retry_after: Option<u64>,
     },
+    /// These very bytes instead of the effect, and these headers.
+    Raw {
+        status: u16,
+        #[serde(default)]
+        headers: Vec<(String, String)>,
+        body: String,
+    },
     /// The connection is cut before anything happened.
     CutBefore,
     /// It happened, and the answer is lost.
@@ -155,6 +162,17 @@ impl Faults {
 }
 
 /// A body that breaks off: the client sees a cut connection, not an answer.
+fn raw(status: u16, headers: &[(String, String)], body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (header::HeaderName::try_from(name), header::HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
 pub(crate) fn cut() -> Response<Body> {
     let mut response = Response::new(Body::from_stream(BrokenStream));
     *response.status_mut() = StatusCode::OK;
@@ -220,6 +238,7 @@ impl crate::Sandbox {
                 FaultKind::Answer { status, error_type, error_code, retry_after } => {
                     fate.instead = Some(error_answer(status, &body(&error_type, &error_code), retry_after));
                 }
+                FaultKind::Raw { status, headers, body } => fate.instead = Some(raw(status, &headers, body)),
                 FaultKind::CutBefore => fate.instead = Some(cut()),
                 FaultKind::LoseAnswer => fate.lose_answer = true,
                 FaultKind::NotApplied => fate.not_applied = true,

@@ -28,7 +28,8 @@ pub use webhooks::SignedWebhook;
 pub use world::{LAYER_CLIENT_ID, PLAID_CLIENT_ID};
 
 use axum::Router;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +84,12 @@ pub enum Error {
 impl Sandbox {
     pub async fn new(settings: Settings) -> Result<Self, Error> {
         let platform_db = platform::open(&settings.platform).await?;
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
+        // A redirect would carry a token to a place that nobody named.
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
         let admin = settings.platform.admin.clone();
         Ok(Self {
             world: Arc::new(Mutex::new(World::new(&settings))),
@@ -107,7 +113,7 @@ impl Sandbox {
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+        self.world.lock()
     }
 
     /// Changes how the unconfirmed facts are answered.

@@ -86,11 +86,11 @@ pub(crate) async fn open(settings: &PlatformSettings) -> Result<Option<sqlx::Any
 impl Sandbox {
     /// Tells the platform where Rekey's admin API is, once it is known.
     pub fn set_admin(&self, admin: Admin) {
-        *self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admin);
+        *self.admin.lock() = Some(admin);
     }
 
     fn admin(&self) -> Result<Admin, Error> {
-        let admin = self.admin.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let admin = self.admin.lock().clone();
         admin.ok_or_else(|| Error::Admin("set admin.url and admin.token of the sandbox, or announce otherwise".into()))
     }
 
@@ -150,6 +150,7 @@ impl Sandbox {
                 accounts,
                 webhook_url: world.webhook_url.clone(),
                 offboarded: false,
+                pushed: false,
             };
             world.items.insert(id.clone(), item);
             id
@@ -174,7 +175,11 @@ impl Sandbox {
             Announce::Database => self.write_database(item).await,
             Announce::Push => {
                 self.write_database(item).await?;
-                let answer = self.push(item, &json!({})).await?;
+                let answer = if self.world().item(item)?.pushed {
+                    self.push_token(item).await?
+                } else {
+                    self.push(item, &json!({})).await?
+                };
                 if answer.0 < 300 { Ok(()) } else { Err(Error::Admin(format!("status {}", answer.0))) }
             }
         }
@@ -211,8 +216,23 @@ impl Sandbox {
     /// Pushes to Rekey's admin API; the status and the answer.
     pub async fn push(&self, item: &str, with: &Value) -> Result<(u16, Value), Error> {
         let body = self.push_body(item, with)?;
+        self.send_push(item, &body).await
+    }
+
+    /// The everyday push: here is the new access token.
+    pub async fn push_token(&self, item: &str) -> Result<(u16, Value), Error> {
+        let body = json!({"access_token": self.world().item(item)?.access_token});
+        self.send_push(item, &body).await
+    }
+
+    async fn send_push(&self, item: &str, body: &Value) -> Result<(u16, Value), Error> {
         // Sooner than our own patience with the answer.
-        self.admin_call(reqwest::Method::PUT, &format!("/v1/items/{item}?timeout=8"), Some(&body)).await
+        let path = format!("/v1/items/{item}?timeout=8");
+        let answer = self.admin_call(reqwest::Method::PUT, &path, Some(body)).await?;
+        if answer.0 < 300 {
+            self.world().item(item)?.pushed = true;
+        }
+        Ok(answer)
     }
 
     /// Calls Rekey's admin API as the platform does.
@@ -265,6 +285,12 @@ impl Sandbox {
         Ok(new_id)
     }
 
+    /// The bank writes the account's name in another way.
+    pub fn rename_account(&self, account: &str, name: &str) -> Result<(), Error> {
+        self.world().account(account)?.1.name = name.to_owned();
+        Ok(())
+    }
+
     /// Plaid can't hand the account to this processor.
     pub fn refuse_account(&self, account: &str, refuse: bool) -> Result<(), Error> {
         self.world().account(account)?.1.unsupported = refuse;
@@ -273,7 +299,12 @@ impl Sandbox {
 
     /// The platform decides that the account belongs to another business, or to none.
     pub fn assign_account(&self, account: &str, business: Option<&str>) -> Result<(), Error> {
-        self.world().account(account)?.1.business = business.map(str::to_owned);
+        let mut world = self.world();
+        world.account(account)?.1.business = business.map(str::to_owned);
+        // The next push says so.
+        for item in world.items.values_mut().filter(|i| i.accounts.iter().any(|a| a.id == account)) {
+            item.pushed = false;
+        }
         Ok(())
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Item {
     pub(crate) webhook_url: Option<String>,
     /// The platform took it off its books; Rekey was told.
     pub(crate) offboarded: bool,
+    /// Rekey took a push of it: from then on a new token is all that it is told.
+    pub(crate) pushed: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -2,9 +2,9 @@
 //! fingerprint only, so that its late return is recognised.
 
 use crate::items::Declaration;
-use crate::tx::{number, opt_text, opt_time, parsed, text};
+use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
 use crate::{Error, Tx};
-use domain::item::{REMOVED_BEHIND, REVOKED_BEHIND, TokenStanding};
+use domain::item::{TokenCause, TokenStanding};
 use domain::{AccessToken, Fingerprint, ItemId, Millis};
 use secrecy::ExposeSecret;
 use sqlx::AssertSqlSafe;
@@ -24,9 +24,6 @@ pub struct Candidate {
     /// A push, which says more than the token.
     pub declares: bool,
 }
-
-/// Why a token that could not be proved before a newer one was is no rejection: what came with it is in force.
-pub const WORD_HOLDS: &str = "a newer access token was proved; what was pushed with this one holds";
 
 /// What a token that reached us is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +53,16 @@ pub struct TokenView {
     pub fingerprint: Fingerprint,
     pub standing: TokenStanding,
     pub source: String,
+    /// What decides; `why` is for people.
+    pub cause: Option<TokenCause>,
     pub why: Option<String>,
     pub seen_at: Millis,
     /// When Plaid's answer settled what it is.
     pub judged_at: Option<Millis>,
+    /// What was pushed with it is not judged yet.
+    pub word_waits: bool,
+    /// When what was pushed with the current token was refused.
+    pub refused_at: Option<Millis>,
 }
 
 /// No push has ever been in force for the Item `i`.
@@ -84,26 +87,26 @@ impl Tx {
         push: Option<&Declaration>,
     ) -> Result<News, Error> {
         let fingerprint = self.fingerprints.of_access(token);
-        let (standing, why) = self.standing(item, &fingerprint).await?;
+        let (standing, cause) = self.standing(item, &fingerprint).await?;
         match standing {
             Some(TokenStanding::Current) => return Ok(News::IsCurrent),
             Some(TokenStanding::Candidate) if push.is_none() => return Ok(News::KnownCandidate),
             Some(TokenStanding::Rejected | TokenStanding::Superseded) if push.is_none() => {
-                let gone = match why.as_deref() {
-                    Some(REVOKED_BEHIND) => Some(true),
-                    Some(REMOVED_BEHIND) => Some(false),
-                    _ => None,
-                };
-                return Ok(News::RefusedBefore { gone });
+                return Ok(News::RefusedBefore { gone: cause.and_then(TokenCause::gone) });
             }
             _ => {}
         }
         let sealed = self.keys.seal(&place(item, &fingerprint), token.expose())?;
-        let declaration = push.map(|d| d.seal(&self.keys, &declared_at(item, &fingerprint))).transpose()?;
+        let waiting = self.waiting_word(item, &fingerprint).await?;
+        let word = match push {
+            Some(said) => Some(said.clone().over(waiting.unwrap_or_default())).filter(|d| !d.is_empty()),
+            None => None,
+        };
+        let declaration = word.map(|d| d.seal(&self.keys, &declared_at(item, &fingerprint))).transpose()?;
         let sql = "INSERT INTO access_tokens (item_id, fingerprint, standing, sealed, source, seen_at, declaration)
             VALUES ($1, $2, 'candidate', $3, $4, $5, $6)
             ON CONFLICT (item_id, fingerprint) DO UPDATE SET standing = 'candidate', sealed = $3, source = $4,
-                seen_at = $5, declaration = $6, why = NULL, judged_at = NULL";
+                seen_at = $5, declaration = $6, why = NULL, cause = NULL, judged_at = NULL";
         let query = sqlx::query(sql)
             .bind(item.as_str().to_owned())
             .bind(fingerprint.to_string())
@@ -120,11 +123,11 @@ impl Tx {
         &mut self,
         item: &ItemId,
         fingerprint: &Fingerprint,
-    ) -> Result<(Option<TokenStanding>, Option<String>), Error> {
-        let sql = "SELECT standing, why FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
+    ) -> Result<(Option<TokenStanding>, Option<TokenCause>), Error> {
+        let sql = "SELECT standing, cause FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
         let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
         match self.row(query).await? {
-            Some(row) => Ok((Some(standing(&row)?), opt_text(&row, "why")?)),
+            Some(row) => Ok((Some(standing(&row)?), cause(&row)?)),
             None => Ok((None, None)),
         }
     }
@@ -187,20 +190,34 @@ impl Tx {
         let sql = "UPDATE items SET generation = generation + 1 WHERE item_id = $1 RETURNING generation";
         let row = self.row(sqlx::query(sql).bind(id.clone())).await?;
         let row = row.ok_or_else(|| Error::Corrupt(format!("the Item {item} has a token but no row")))?;
+        self.touch_item(item.as_str());
+        // What was said under the token that was current and is not judged yet, because a look was cut short or the user must
+        // log in, is not dead with it.
+        let waiting = self.word_of_current(item).await?.map(|(_, word)| word);
         let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3,
-            why = 'a newer access token was proved' WHERE item_id = $1 AND fingerprint <> $2
+            cause = $4, why = $5 WHERE item_id = $1 AND fingerprint <> $2
             AND (standing = 'current' OR standing = 'candidate' AND EXISTS (
                 SELECT 1 FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2
                 AND c.seen_at >= access_tokens.seen_at
                 AND (c.declaration IS NOT NULL OR access_tokens.declaration IS NULL)))";
-        self.run(sqlx::query(sql).bind(id.clone()).bind(candidate.to_string()).bind(now)).await?;
-        let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, judged_at = $3
+        let query = sqlx::query(sql)
+            .bind(id.clone())
+            .bind(candidate.to_string())
+            .bind(now)
+            .bind(TokenCause::NewerProved.as_str())
+            .bind(TokenCause::NewerProved.sentence());
+        self.run(query).await?;
+        let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, cause = NULL, judged_at = $3
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate' AND sealed IS NOT NULL";
         if self.run(sqlx::query(sql).bind(id).bind(candidate.to_string()).bind(now)).await? == 0 {
             return Err(Error::Stale { kind: "item", id: item.to_string(), epoch: 0 });
         }
-        if !self.apply_waiting_declaration(item, candidate).await? {
-            self.apply_kept_declaration(item).await?;
+        // What came with it waits for its own judgement, and is newer than what waited already: a push under the current token
+        // clears what older ones said.
+        match (self.waiting_word(item, candidate).await?, waiting) {
+            (own, Some(waiting)) => self.set_word(item, candidate, &own.unwrap_or_default().over(waiting)).await?,
+            (Some(_), None) => {}
+            (None, None) => self.apply_kept_declaration(item).await?,
         }
         number(&row, "generation")
     }
@@ -214,37 +231,104 @@ impl Tx {
             .replace("$UNDECLARED", UNDECLARED);
         let query = sqlx::query(AssertSqlSafe(sql)).bind(item.as_str().to_owned());
         if let Some(row) = self.row(query).await? {
-            self.apply_waiting_declaration(item, &Fingerprint::from_stored(text(&row, "fingerprint")?)).await?;
+            self.apply_word(item, &Fingerprint::from_stored(text(&row, "fingerprint")?)).await?;
         }
         Ok(())
     }
 
-    /// What came with this candidate is in force from now on, under the newer token that is current. Older words are
+    /// The platform said something under the current token: the newest word, which waits for its judgement. What an older
+    /// push said must not be found to hold later. With no current token there is no list to protect yet.
+    pub(crate) async fn say_of_current(&mut self, item: &ItemId, said: &Declaration) -> Result<(), Error> {
+        let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
+        let current = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let Some(current) = current else {
+            let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1";
+            self.run(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+            return self.declare(item, said).await;
+        };
+        let current = Fingerprint::from_stored(text(&current, "fingerprint")?);
+        let waiting = self.waiting_word(item, &current).await?;
+        let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint <> $2";
+        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(current.to_string())).await?;
+        let is_so = self.item(item).await?.is_some_and(|i| said.is_so_of(&i));
+        if waiting.is_none() && is_so {
+            return Ok(());
+        }
+        self.set_word(item, &current, &said.clone().over(waiting.unwrap_or_default())).await
+    }
+
+    async fn set_word(&mut self, item: &ItemId, fingerprint: &Fingerprint, word: &Declaration) -> Result<(), Error> {
+        let sealed = word.seal(&self.keys, &declared_at(item, fingerprint))?;
+        let sql = "UPDATE access_tokens SET declaration = $3 WHERE item_id = $1 AND fingerprint = $2";
+        let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string()).bind(sealed);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// What was pushed with the current token and is not judged yet.
+    pub async fn word_of_current(&mut self, item: &ItemId) -> Result<Option<(Fingerprint, Declaration)>, Error> {
+        let sql = "SELECT fingerprint FROM access_tokens
+            WHERE item_id = $1 AND standing = 'current' AND declaration IS NOT NULL";
+        let Some(row) = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await? else { return Ok(None) };
+        let fingerprint = Fingerprint::from_stored(text(&row, "fingerprint")?);
+        Ok(self.waiting_word(item, &fingerprint).await?.map(|word| (fingerprint, word)))
+    }
+
+    /// What was pushed with the current token is refused: nothing of it is in force. The token stays.
+    pub async fn refuse_word(
+        &mut self,
+        item: &ItemId,
+        fingerprint: &Fingerprint,
+        cause: TokenCause,
+        why: &str,
+    ) -> Result<(), Error> {
+        let sql = "UPDATE access_tokens SET declaration = NULL, cause = $3, why = $4, refused_at = $5
+            WHERE item_id = $1 AND fingerprint = $2 AND standing = 'current'";
+        let query = sqlx::query(sql)
+            .bind(item.as_str().to_owned())
+            .bind(fingerprint.to_string())
+            .bind(cause.as_str())
+            .bind(why.to_owned())
+            .bind(self.now().0);
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// What came with this candidate is what counts from now on, under the newer token that is current. Older words are
     /// past.
     pub async fn adopt_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
-        self.apply_waiting_declaration(item, fingerprint).await?;
-        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3, why = $4
+        if let Some(word) = self.waiting_word(item, fingerprint).await? {
+            self.say_of_current(item, &word).await?;
+        }
+        let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3, why = $4, cause = $5
             WHERE item_id = $1 AND standing = 'candidate' AND seen_at <= (
                 SELECT c.seen_at FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2)";
         let query = sqlx::query(sql)
             .bind(item.as_str().to_owned())
             .bind(fingerprint.to_string())
             .bind(self.now().0)
-            .bind(WORD_HOLDS);
+            .bind(TokenCause::WordHolds.sentence())
+            .bind(TokenCause::WordHolds.as_str());
         self.run(query).await?;
         Ok(())
     }
 
-    async fn apply_waiting_declaration(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<bool, Error> {
+    async fn waiting_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<Option<Declaration>, Error> {
         let sql = "SELECT declaration FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
         let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
-        let Some(row) = self.row(query).await? else { return Ok(false) };
-        let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(false) };
-        let declaration = Declaration::open(&self.keys, &declared_at(item, fingerprint), &sealed)?;
-        self.declare(item, &declaration).await?;
-        let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint = $2";
-        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string())).await?;
-        Ok(true)
+        let Some(row) = self.row(query).await? else { return Ok(None) };
+        let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(None) };
+        Declaration::open(&self.keys, &declared_at(item, fingerprint), &sealed).map(Some)
+    }
+
+    /// What was pushed with this token is in force from now on.
+    pub async fn apply_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
+        if let Some(word) = self.waiting_word(item, fingerprint).await? {
+            self.declare(item, &word).await?;
+            let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint = $2";
+            self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string())).await?;
+        }
+        Ok(())
     }
 
     /// The candidate is not the Item's token; what is kept is its fingerprint and why. `keep_word`: what came with it
@@ -253,10 +337,11 @@ impl Tx {
         &mut self,
         item: &ItemId,
         fingerprint: &Fingerprint,
+        cause: TokenCause,
         why: &str,
         keep_word: bool,
     ) -> Result<(), Error> {
-        let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, why = $3, judged_at = $4,
+        let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, why = $3, judged_at = $4, cause = $6,
             declaration = CASE WHEN $5 = 1 AND EXISTS (SELECT 1 FROM items i WHERE i.item_id = $1 AND $UNDECLARED)
                 THEN declaration ELSE NULL END
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'"
@@ -266,9 +351,18 @@ impl Tx {
             .bind(fingerprint.to_string())
             .bind(why.to_owned())
             .bind(self.now().0)
-            .bind(i64::from(keep_word));
+            .bind(i64::from(keep_word))
+            .bind(cause.as_str());
         self.run(query).await?;
         Ok(())
+    }
+
+    /// Whether Plaid said, under the newest token that reached us, that its Item is gone; true: revoked. None: it did not,
+    /// or a token was proved since.
+    pub async fn gone_under_newest(&mut self, item: &ItemId) -> Result<Option<bool>, Error> {
+        let sql = "SELECT cause FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint LIMIT 1";
+        let row = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        Ok(row.as_ref().map(cause).transpose()?.flatten().and_then(TokenCause::gone))
     }
 
     pub async fn token_views(&mut self, item: &ItemId) -> Result<Vec<TokenView>, Error> {
@@ -280,13 +374,20 @@ impl Tx {
                     fingerprint: Fingerprint::from_stored(text(r, "fingerprint")?),
                     standing: standing(r)?,
                     source: text(r, "source")?,
+                    cause: cause(r)?,
                     why: opt_text(r, "why")?,
                     seen_at: Millis(number(r, "seen_at")?),
                     judged_at: opt_time(r, "judged_at")?,
+                    word_waits: opt_text(r, "declaration")?.is_some(),
+                    refused_at: opt_time(r, "refused_at")?,
                 })
             })
             .collect()
     }
+}
+
+fn cause(row: &AnyRow) -> Result<Option<TokenCause>, Error> {
+    opt_parsed(row, "cause", |w| TokenCause::from_word(&w).ok_or_else(|| format!("unknown cause {w}")))
 }
 
 fn standing(row: &AnyRow) -> Result<TokenStanding, Error> {

@@ -1,11 +1,14 @@
 //! Accounts of Items, and which business each one is in or is leaving.
 
 use crate::Claim;
-use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::tx::{built, number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::verdict_facts::{SLICE, places};
 use crate::{Error, Tx};
-use domain::accounts::{AccountState, Known, Traits};
+use domain::accounts::{AccountState, Known, MintRefused, Outside, Proof, Traits};
 use domain::{AccountId, BusinessId, ItemId, Millis};
+use sqlx::Row;
 use sqlx::any::AnyRow;
+use std::collections::BTreeSet;
 
 /// An account as it is stored.
 #[derive(Debug, Clone)]
@@ -18,12 +21,26 @@ pub struct AccountRow {
     pub moving_from: Option<BusinessId>,
     pub missing_since: Option<Millis>,
     /// What proved it gone.
-    pub proof: Option<String>,
+    pub proof: Option<Proof>,
     /// Why it takes no part.
-    pub outside: Option<String>,
+    pub outside: Option<Outside>,
     pub traits: Traits,
     /// Why no token could be minted for it alone, and under which generation that was.
-    pub mint_fault: Option<(String, i64)>,
+    pub mint_fault: Option<MintFault>,
+}
+
+/// Why no token could be minted for one account alone. It is asked for again, ever more slowly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MintFault {
+    pub refused: MintRefused,
+    /// Plaid's code, or our word where there is none.
+    pub code: String,
+    /// For people.
+    pub why: String,
+    pub generation: i64,
+    /// How often in a row.
+    pub tries: u32,
+    pub again_at: Millis,
 }
 
 impl AccountRow {
@@ -46,9 +63,11 @@ pub struct AccountUpdate<'a> {
     pub traits: &'a Traits,
     pub state: AccountState,
     pub business: Option<&'a BusinessId>,
+    /// The business that it was in until now.
+    pub before: Option<&'a BusinessId>,
     pub missing_since: Option<Millis>,
-    pub proof: Option<&'a str>,
-    pub outside: Option<&'a str>,
+    pub proof: Option<Proof>,
+    pub outside: Option<Outside>,
 }
 
 impl Tx {
@@ -81,14 +100,18 @@ impl Tx {
             .bind(update.state.as_str())
             .bind(update.business.map(|b| b.as_str().to_owned()))
             .bind(update.missing_since.map(|t| t.0))
-            .bind(update.proof.map(str::to_owned))
-            .bind(update.outside.map(str::to_owned))
+            .bind(update.proof.map(Proof::as_str))
+            .bind(update.outside.map(Outside::as_str))
             .bind(traits.kind.clone())
             .bind(traits.subtype.clone())
             .bind(traits.mask.clone())
             .bind(traits.name.clone())
             .bind(traits.persistent_id.clone());
         self.run(query).await?;
+        self.touch_item(update.item.as_str());
+        if let Some(before) = update.before {
+            self.touch_business(before.as_str());
+        }
         Ok(())
     }
 
@@ -114,17 +137,43 @@ impl Tx {
         &mut self,
         item: &ItemId,
         id: &AccountId,
-        fault: Option<(&str, i64)>,
+        fault: Option<&MintFault>,
     ) -> Result<(), Error> {
-        let sql =
-            "UPDATE accounts SET mint_fault = $3, mint_fault_generation = $4 WHERE item_id = $1 AND account_id = $2";
+        let sql = "UPDATE accounts SET mint_fault = $3, mint_fault_generation = $4, mint_refused = $5, mint_code = $6,
+            mint_tries = $7, mint_again_at = $8 WHERE item_id = $1 AND account_id = $2";
         let query = sqlx::query(sql)
             .bind(item.as_str().to_owned())
             .bind(id.as_str().to_owned())
-            .bind(fault.map(|(why, _)| why.to_owned()))
-            .bind(fault.map(|(_, generation)| generation));
+            .bind(fault.map(|f| f.why.clone()))
+            .bind(fault.map(|f| f.generation))
+            .bind(fault.map(|f| f.refused.as_str()))
+            .bind(fault.map(|f| f.code.clone()))
+            .bind(fault.map(|f| i64::from(f.tries)))
+            .bind(fault.map(|f| f.again_at.0));
         self.run(query).await?;
+        self.touch_item(item.as_str());
         Ok(())
+    }
+
+    /// Something happened that may have changed Plaid's mind: what it refused to mint is asked for at the next look.
+    pub(crate) async fn ask_refused_again(&mut self, items: &BTreeSet<&str>) -> Result<(), Error> {
+        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+        for slice in items.chunks(SLICE) {
+            let at = places(slice.len());
+            let sql =
+                "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN";
+            let query = slice.iter().fold(built(format!("{sql} ({at})")), |query, item| query.bind(item.clone()));
+            self.run(query).await?;
+        }
+        Ok(())
+    }
+
+    /// How many accounts have no token because Plaid refuses, by reason.
+    pub async fn refused_mints(&mut self) -> Result<Vec<(MintRefused, i64)>, Error> {
+        let sql = "SELECT COALESCE(mint_refused, 'other') AS refused, COUNT(*) AS n FROM accounts
+            WHERE mint_fault IS NOT NULL AND state = 'active' GROUP BY COALESCE(mint_refused, 'other')";
+        let rows = self.rows(sqlx::query(sql)).await?;
+        rows.iter().map(|r| Ok((parsed(r, "refused", |w| refused(&w))?, number(r, "n")?))).collect()
     }
 
     /// The old list was read back without them: accounts that were leaving `business` may enter their new one.
@@ -136,6 +185,7 @@ impl Tx {
             AND EXISTS (SELECT 1 FROM work WHERE kind = 'business' AND id = $1 AND wanted = $2)
             RETURNING COALESCE(business_id, '') AS b";
         let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned()).bind(claim.wanted)).await?;
+        self.touch_business(business.as_str());
         let mut entered = Vec::new();
         for row in &rows {
             let name = text(row, "b")?;
@@ -145,8 +195,21 @@ impl Tx {
         }
         entered.sort();
         entered.dedup();
+        for business in &entered {
+            self.touch_business(business.as_str());
+        }
         Ok(entered)
     }
+}
+
+/// Earlier releases wrote the sentence.
+pub(crate) fn outside(word: &str) -> Result<Outside, String> {
+    let by_sentence = || Outside::ALL.iter().copied().find(|o| o.sentence() == word);
+    Outside::from_word(word).or_else(by_sentence).ok_or_else(|| format!("unknown word {word}"))
+}
+
+fn refused(word: &str) -> Result<MintRefused, String> {
+    MintRefused::from_word(word).ok_or_else(|| format!("unknown refusal {word}"))
 }
 
 fn account_row(row: &AnyRow) -> Result<AccountRow, Error> {
@@ -158,8 +221,8 @@ fn account_row(row: &AnyRow) -> Result<AccountRow, Error> {
         business: opt_parsed(row, "business_id", BusinessId::parse)?,
         moving_from: opt_parsed(row, "moving_from", BusinessId::parse)?,
         missing_since: opt_time(row, "missing_since")?,
-        proof: opt_text(row, "proof")?,
-        outside: opt_text(row, "outside")?,
+        proof: opt_parsed(row, "proof", |w| Proof::from_word(&w).ok_or_else(|| format!("unknown proof {w}")))?,
+        outside: opt_parsed(row, "outside", |w| outside(&w))?,
         traits: Traits {
             kind: text(row, "kind")?,
             subtype: opt_text(row, "subtype")?,
@@ -168,7 +231,14 @@ fn account_row(row: &AnyRow) -> Result<AccountRow, Error> {
             persistent_id: opt_text(row, "persistent_id")?,
         },
         mint_fault: match fault {
-            Some(why) => Some((why, number(row, "mint_fault_generation")?)),
+            Some(why) => Some(MintFault {
+                refused: opt_parsed(row, "mint_refused", |w| refused(&w))?.unwrap_or(MintRefused::Other),
+                code: opt_text(row, "mint_code")?.unwrap_or_default(),
+                why,
+                generation: number(row, "mint_fault_generation")?,
+                tries: row.try_get::<Option<i64>, _>("mint_tries")?.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+                again_at: opt_time(row, "mint_again_at")?.unwrap_or(Millis(0)),
+            }),
             None => None,
         },
     })

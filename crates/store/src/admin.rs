@@ -1,12 +1,13 @@
-//! What operators list and what they did: pages, unknown Items, the audit trail.
+//! What operators list: pages of Items and businesses, what waits for a person, unknown Items, orphans.
 
 use crate::businesses::{BusinessRow, business_row};
 use crate::items::{ItemRow, item_row};
-use crate::queue::{WorkRow, work_row};
-use crate::tx::{number, opt_text, text};
+use crate::queue::work_row;
+use crate::tx::{built, number, opt_text, text};
+use crate::verdict_facts::places;
 use crate::{Error, Tx};
 use domain::Millis;
-use serde::Serialize;
+use domain::queue::Row;
 
 /// A page of a list: at most `limit` rows after the id `after`.
 #[derive(Debug, Clone)]
@@ -36,16 +37,6 @@ pub struct Orphan {
     pub fingerprint: Option<String>,
 }
 
-/// Something an operator or the platform did.
-#[derive(Debug, Clone, Serialize)]
-pub struct AuditEntry {
-    pub actor: String,
-    pub action: String,
-    pub subject: String,
-    pub detail: String,
-    pub at: Millis,
-}
-
 impl Tx {
     pub async fn list_items(&mut self, page: &Page) -> Result<Vec<ItemRow>, Error> {
         let sql = "SELECT * FROM items WHERE item_id > $1 ORDER BY item_id LIMIT $2";
@@ -59,10 +50,36 @@ impl Tx {
         rows.iter().map(business_row).collect()
     }
 
-    /// Parked and held rows: what waits for a person. The cursor is `kind/id`.
-    pub async fn list_parked(&mut self, page: &Page) -> Result<Vec<WorkRow>, Error> {
-        let sql = "SELECT * FROM work WHERE blocked_by IN ('parked', 'hold') AND kind || '/' || id > $1
-            ORDER BY kind || '/' || id LIMIT $2";
+    /// These Items, in the order of their ids.
+    pub async fn items(&mut self, ids: &[String]) -> Result<Vec<ItemRow>, Error> {
+        self.named("SELECT * FROM items WHERE item_id IN", "item_id", ids).await?.iter().map(item_row).collect()
+    }
+
+    /// These businesses, in the order of their ids.
+    pub async fn businesses(&mut self, ids: &[String]) -> Result<Vec<BusinessRow>, Error> {
+        let sql = "SELECT * FROM businesses WHERE business_id IN";
+        self.named(sql, "business_id", ids).await?.iter().map(business_row).collect()
+    }
+
+    async fn named(&mut self, sql: &str, id: &str, ids: &[String]) -> Result<Vec<sqlx::any::AnyRow>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = built(format!("{sql} ({}) ORDER BY {id}", places(ids.len())));
+        for id in ids {
+            query = query.bind(id.clone());
+        }
+        self.rows(query).await
+    }
+
+    /// Parked and held rows, and Items with accounts whose mint is refused: what waits for a person. The cursor is
+    /// `kind/id`.
+    pub async fn list_parked(&mut self, page: &Page) -> Result<Vec<Row>, Error> {
+        // Two indexes name them; as one condition with OR it reads all of `work` for each page.
+        let sql = "SELECT w.* FROM (SELECT kind, id FROM work WHERE blocked_by IN ('parked', 'hold')
+                UNION SELECT kind, id FROM verdicts WHERE kind = 'item' AND state IN ('partly', 'refused')) p
+            JOIN work w ON w.kind = p.kind AND w.id = p.id
+            WHERE p.kind || '/' || p.id > $1 ORDER BY p.kind || '/' || p.id LIMIT $2";
         let rows = self.rows(paged(sql, page)).await?;
         rows.iter().map(work_row).collect()
     }
@@ -96,37 +113,6 @@ impl Tx {
                     generation: number(r, "generation")?,
                     intended_at: Millis(number(r, "intended_at")?),
                     fingerprint: opt_text(r, "fingerprint")?,
-                })
-            })
-            .collect()
-    }
-
-    /// Writes one audit entry, in the transaction of what it records.
-    pub async fn audit(&mut self, actor: &str, action: &str, subject: &str, detail: &str) -> Result<(), Error> {
-        let sql = "INSERT INTO audit (id, actor, action, subject, detail, at) VALUES ($1, $2, $3, $4, $5, $6)";
-        let query = sqlx::query(sql)
-            .bind(uuid::Uuid::now_v7().to_string())
-            .bind(actor.to_owned())
-            .bind(action.to_owned())
-            .bind(subject.to_owned())
-            .bind(detail.to_owned())
-            .bind(self.now().0);
-        self.run(query).await?;
-        Ok(())
-    }
-
-    /// The newest audit entries about a subject.
-    pub async fn audit_of(&mut self, subject: &str, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-        let sql = "SELECT * FROM audit WHERE subject = $1 ORDER BY id DESC LIMIT $2";
-        let rows = self.rows(sqlx::query(sql).bind(subject.to_owned()).bind(i64::from(limit))).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(AuditEntry {
-                    actor: text(r, "actor")?,
-                    action: text(r, "action")?,
-                    subject: text(r, "subject")?,
-                    detail: text(r, "detail")?,
-                    at: Millis(number(r, "at")?),
                 })
             })
             .collect()

@@ -21,7 +21,6 @@ pub struct BusinessRow {
     /// The last accepted list was read back.
     pub verified: bool,
     pub converged_at: Option<Millis>,
-    pub listed_at: Option<Millis>,
     pub put_at: Option<Millis>,
     pub last_outcome: Option<String>,
 }
@@ -39,6 +38,8 @@ pub struct TokenOwner {
     pub moving_from: Option<BusinessId>,
     /// Proved gone, or its whole Item is.
     pub gone: bool,
+    /// Somebody's word, or a rule, takes it out of every list.
+    pub outside: bool,
 }
 
 pub(crate) fn place(id: &str) -> String {
@@ -58,7 +59,9 @@ impl Tx {
             None => format!("{sql} NOTHING"),
         };
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id.as_str().to_owned()).bind(sealed).bind(self.now().0);
-        self.run(query).await?;
+        if self.run(query).await? > 0 {
+            self.touch_business(id.as_str());
+        }
         Ok(())
     }
 
@@ -102,6 +105,7 @@ impl Tx {
         let list = serde_json::to_string(tokens).map_err(|e| Error::Corrupt(e.to_string()))?;
         let query = sqlx::query(sql).bind(id.as_str().to_owned()).bind(list).bind(self.now().0);
         self.run(query).await?;
+        self.touch_business(id.as_str());
         Ok(())
     }
 
@@ -110,19 +114,31 @@ impl Tx {
         let list = serde_json::to_string(tokens).map_err(|e| Error::Corrupt(e.to_string()))?;
         let sql = "UPDATE businesses SET accepted = $2 WHERE business_id = $1";
         self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(list)).await?;
+        self.touch_business(id.as_str());
         Ok(())
     }
 
-    /// The list was read and equals the truth, as far as Layer shows it.
-    pub async fn record_converged(&mut self, id: &BusinessId, verified: bool, outcome: &str) -> Result<(), Error> {
-        let sql = "UPDATE businesses SET converged_at = $2, listed_at = $2, verified = $3, last_outcome = $4
+    /// The list was read and is what was to be sent, as far as Layer shows it. `archived`: left out because somebody
+    /// archived them at Layer.
+    pub async fn record_converged(
+        &mut self,
+        id: &BusinessId,
+        verified: bool,
+        archived: &[AccountId],
+        outcome: &str,
+    ) -> Result<(), Error> {
+        let sql =
+            "UPDATE businesses SET converged_at = $2, listed_at = $2, verified = $3, last_outcome = $4, archived = $5
             WHERE business_id = $1";
+        let archived = serde_json::to_string(archived).map_err(|e| Error::Corrupt(e.to_string()))?;
         let query = sqlx::query(sql)
             .bind(id.as_str().to_owned())
             .bind(self.now().0)
             .bind(i64::from(verified))
-            .bind(outcome.to_owned());
+            .bind(outcome.to_owned())
+            .bind(archived);
         self.run(query).await?;
+        self.touch_business(id.as_str());
         Ok(())
     }
 
@@ -142,7 +158,7 @@ impl Tx {
     pub async fn owners(&mut self, tokens: &[Fingerprint], accounts: &[AccountId]) -> Result<Vec<TokenOwner>, Error> {
         let mut found = Vec::new();
         for token in tokens {
-            let sql = "SELECT t.fingerprint, a.account_id, a.business_id, a.moving_from, a.state, i.state AS item_state
+            let sql = "SELECT t.fingerprint, a.account_id, a.business_id, a.moving_from, a.outside, a.state, i.state AS item_state
                 FROM processor_tokens t
                 JOIN accounts a ON a.item_id = t.item_id AND a.account_id = t.account_id
                 JOIN items i ON i.item_id = a.item_id WHERE t.fingerprint = $1";
@@ -150,7 +166,7 @@ impl Tx {
             found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
         }
         for account in accounts {
-            let sql = "SELECT CAST(NULL AS TEXT) AS fingerprint, a.account_id, a.business_id, a.moving_from, a.state, i.state AS item_state
+            let sql = "SELECT CAST(NULL AS TEXT) AS fingerprint, a.account_id, a.business_id, a.moving_from, a.outside, a.state, i.state AS item_state
                 FROM accounts a JOIN items i ON i.item_id = a.item_id WHERE a.account_id = $1";
             let rows = self.rows(sqlx::query(sql).bind(account.as_str().to_owned())).await?;
             found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
@@ -200,6 +216,7 @@ fn owner(row: &AnyRow) -> Result<TokenOwner, Error> {
         account: parsed(row, "account_id", AccountId::parse)?,
         business: opt_parsed(row, "business_id", BusinessId::parse)?,
         moving_from: opt_parsed(row, "moving_from", BusinessId::parse)?,
+        outside: opt_text(row, "outside")?.is_some(),
         gone: state != "active" || item_state == "revoked" || item_state == "removed",
     })
 }
@@ -213,7 +230,6 @@ pub(crate) fn business_row(row: &AnyRow) -> Result<BusinessRow, Error> {
         accepted: serde_json::from_str(&accepted).map_err(|e| Error::Corrupt(format!("businesses.accepted: {e}")))?,
         verified: number(row, "verified")? == 1,
         converged_at: opt_time(row, "converged_at")?,
-        listed_at: opt_time(row, "listed_at")?,
         put_at: opt_time(row, "put_at")?,
         last_outcome: opt_text(row, "last_outcome")?,
     })

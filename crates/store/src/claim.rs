@@ -1,10 +1,11 @@
 //! Who works on a due row: the claim, with its lease, its epoch and the budget for its first calls.
 
-use crate::queue::provider_of;
-use crate::tx::{built, number, opt_parsed, opt_text, opt_time, text};
+use crate::queue::work_row;
+use crate::tx::{built, number};
 use crate::{Error, Store, Tx};
 use domain::Millis;
 use domain::budget::{Booked, Call, Limits, PROMOTION, horizon};
+use domain::queue::{Claimant, Row};
 use domain::work::{Class, Kind};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub struct Claim {
     /// Calls that were booked with the claim, and when they may leave.
     prepaid: Vec<(Call, Instant)>,
     pub(crate) owner: String,
+    /// Counted from before the claim was sent: however long the answer takes, the lease ends here first.
     pub(crate) deadline: Instant,
 }
 
@@ -52,27 +54,36 @@ impl Claim {
         (at.elapsed() < call.late()).then_some(at)
     }
 
+    /// Of a row that was just claimed.
+    fn of(row: &Row, urgency: Class, prepaid: Vec<(Call, Instant)>, deadline: Instant, now: Millis) -> Self {
+        Self {
+            kind: row.kind,
+            id: row.id.clone(),
+            epoch: row.epoch,
+            wanted: row.wanted,
+            class: row.class,
+            reason: row.reason.clone(),
+            attempts: row.attempts,
+            taken_over: row.taken_over.map(|at| now.since(at)),
+            permit: row.permit,
+            signal_at: row.signal_at,
+            traceparent: row.traceparent.clone(),
+            urgency,
+            prepaid,
+            owner: row.lease.as_ref().map(|l| l.owner.clone()).unwrap_or_default(),
+            deadline,
+        }
+    }
+
     pub(crate) fn stale(&self) -> Error {
         Error::Stale { kind: self.kind.as_str(), id: self.id.clone(), epoch: self.epoch }
     }
 }
 
-/// Who claims, and for how long.
-#[derive(Clone, Copy)]
-struct Holder<'a> {
-    owner: &'a str,
-    lease: Duration,
-    /// Counted from before the claim was sent: however long the answer takes, the lease ends here first.
-    deadline: Instant,
-}
-
 /// A row that may be claimed.
 struct Due {
-    id: String,
+    row: Row,
     urgency: Class,
-    class: Class,
-    due_at: i64,
-    needs: Option<Call>,
 }
 
 /// Who comes first among rows of one urgency: those whose own class it is, or those that waited until they had it. One
@@ -101,26 +112,38 @@ impl Store {
         limit: u32,
         limits: &Limits,
     ) -> Result<Vec<Claim>, Error> {
-        let holder = Holder { owner, lease, deadline: Instant::now() + lease };
+        let deadline = Instant::now() + lease;
+        let (saved, each) = match kind {
+            Kind::Item => limits.pace(),
+            Kind::Business => (Duration::ZERO, Duration::ZERO),
+        };
+        let by = Claimant { owner, lease, saved, each };
         let mut tx = self.begin().await?;
         let turn = Turn::of(tx.now());
         let mut due = tx.due(kind, false, limit, turn).await?;
         if kind == Kind::Item {
             due.extend(tx.due(kind, true, limit, turn).await?);
-            due.sort_by_key(|d| (d.urgency.rank(), if turn == Turn::Aged { 0 } else { d.class.rank() }, d.due_at));
+            let class = |d: &Due| if turn == Turn::Aged { Class::Person } else { d.row.class };
+            due.sort_by_key(|d| (d.urgency, class(d), d.row.due_at));
         }
         if due.is_empty() {
+            tx.rollback().await?;
             return Ok(Vec::new());
         }
         // Work rows are locked before budgets, as everywhere.
-        let mut purse = Purse::open(&mut tx, kind, due.iter().any(|d| d.needs == Some(Call::Mint))).await?;
-        let mut claims = Vec::new();
-        for row in due.into_iter().take(limit as usize) {
-            if let Some(prepaid) = purse.afford(&tx, &row, holder, limits) {
-                claims.push(tx.take(kind, row, prepaid, holder, limits).await?);
+        let mut purse = Purse::open(&mut tx, kind, due.iter().any(|d| d.row.needs == Some(Call::Mint))).await?;
+        let (mut rows, mut claims) = (Vec::new(), Vec::new());
+        for Due { mut row, urgency } in due.into_iter().take(limit as usize) {
+            if let Some(prepaid) = purse.afford(&tx, &row, urgency, lease, limits) {
+                row.claim(&by, tx.now());
+                claims.push(Claim::of(&row, urgency, prepaid, deadline, tx.now()));
+                rows.push(row);
             }
         }
-        if !claims.is_empty() {
+        if claims.is_empty() {
+            tx.rollback().await?;
+        } else {
+            tx.save(&rows).await?;
             purse.close(&mut tx).await?;
             tx.commit().await?;
         }
@@ -140,23 +163,27 @@ struct Purse {
 
 impl Purse {
     async fn open(tx: &mut Tx, kind: Kind, mints: bool) -> Result<Self, Error> {
-        let first = match kind {
-            Kind::Item => Call::AccountsGet,
-            Kind::Business => Call::Layer,
-        };
+        let first = kind.first_call();
         let mint = if mints { Some(tx.lock_budget(Call::Mint).await?) } else { None };
         Ok(Self { first: (first, tx.lock_budget(first).await?), mint })
     }
 
     /// None: too early for a row of this urgency.
-    fn afford(&mut self, tx: &Tx, row: &Due, holder: Holder<'_>, limits: &Limits) -> Option<Vec<(Call, Instant)>> {
-        let (ahead, now) = (horizon(row.urgency), tx.now());
+    fn afford(
+        &mut self,
+        tx: &Tx,
+        row: &Row,
+        urgency: Class,
+        lease: Duration,
+        limits: &Limits,
+    ) -> Option<Vec<(Call, Instant)>> {
+        let (ahead, now) = (horizon(urgency), tx.now());
         let (call, mut first) = self.first;
         let mut prepaid = vec![(call, tx.told + first.book(limits, call, now, ahead).ok()?)];
         if row.needs == Some(Call::Mint)
             && let Some(mint) = &mut self.mint
         {
-            let lead = if row.urgency == Class::Person { Duration::ZERO } else { READS.min(holder.lease / 4) };
+            let lead = if urgency == Class::Person { Duration::ZERO } else { READS.min(lease / 4) };
             prepaid.push((Call::Mint, tx.told + mint.book_ahead(limits, Call::Mint, now, ahead, lead).ok()?));
         }
         self.first = (call, first);
@@ -176,7 +203,7 @@ impl Tx {
     async fn due(&mut self, kind: Kind, mints: bool, limit: u32, turn: Turn) -> Result<Vec<Due>, Error> {
         // One class higher for each promotion time that it waited, but never as a person.
         let query = built(format!(
-            "SELECT id, due_at, class, needs, CASE WHEN class = 0 THEN 0 WHEN class - ($3 - due_at) / $4 < 1 THEN 1
+            "SELECT work.*, CASE WHEN class = 0 THEN 0 WHEN class - ($3 - due_at) / $4 < 1 THEN 1
                  ELSE class - ($3 - due_at) / $4 END AS urgency
              FROM work WHERE kind = $1 AND due_at <= $3 AND (lease_until IS NULL OR lease_until <= $3)
                  AND (next_look IS NULL OR next_look <= $3) AND COALESCE(needs, '') {} $5
@@ -188,63 +215,14 @@ impl Tx {
         ));
         let query = query
             .bind(kind.as_str())
-            .bind(provider_of(kind).as_str())
+            .bind(kind.provider().as_str())
             .bind(self.now().0)
             .bind(domain::time::millis(PROMOTION))
             .bind(Call::Mint.as_str())
             .bind(i64::from(limit));
         let rows = self.rows(query).await?;
-        let due = rows.iter().map(|row| {
-            let needs = opt_parsed(row, "needs", |w| Call::from_word(&w).ok_or_else(|| format!("unknown call {w}")))?;
-            let urgency = Class::from_rank(number(row, "urgency")?);
-            let class = Class::from_rank(number(row, "class")?);
-            Ok(Due { id: text(row, "id")?, urgency, class, due_at: number(row, "due_at")?, needs })
-        });
+        let due =
+            rows.iter().map(|row| Ok(Due { row: work_row(row)?, urgency: Class::from_rank(number(row, "urgency")?) }));
         due.collect()
-    }
-
-    async fn take(
-        &mut self,
-        kind: Kind,
-        due: Due,
-        prepaid: Vec<(Call, Instant)>,
-        holder: Holder<'_>,
-        limits: &Limits,
-    ) -> Result<Claim, Error> {
-        let (at_once, each) = match kind {
-            Kind::Item => limits.pace(),
-            Kind::Business => (Duration::ZERO, Duration::ZERO),
-        };
-        let sql = "UPDATE work SET epoch = epoch + 1, lease_owner = $1, lease_until = $2, due_at = $2, looked_at = $3,
-                taken_over = CASE WHEN held = 1 THEN $3 ELSE taken_over END, held = 1,
-                next_look = $7 + CASE WHEN next_look IS NULL OR next_look < $6 THEN $6 ELSE next_look END
-            WHERE kind = $4 AND id = $5
-            RETURNING epoch, wanted, class, reason, attempts, permit, signal_at, traceparent, taken_over";
-        let query = sqlx::query(sql)
-            .bind(holder.owner.to_owned())
-            .bind(self.now().plus(holder.lease).0)
-            .bind(self.now().0)
-            .bind(kind.as_str())
-            .bind(due.id.clone())
-            .bind(self.now().minus(at_once).0)
-            .bind(domain::time::millis(each));
-        let row = self.row(query).await?.ok_or_else(|| Error::Corrupt("a locked row vanished".into()))?;
-        Ok(Claim {
-            kind,
-            id: due.id,
-            epoch: number(&row, "epoch")?,
-            wanted: number(&row, "wanted")?,
-            class: Class::from_rank(number(&row, "class")?),
-            reason: text(&row, "reason")?,
-            attempts: u32::try_from(number(&row, "attempts")?).unwrap_or(u32::MAX),
-            taken_over: opt_time(&row, "taken_over")?.map(|at| self.now().since(at)),
-            permit: number(&row, "permit")? == 1,
-            signal_at: opt_time(&row, "signal_at")?,
-            traceparent: opt_text(&row, "traceparent")?,
-            urgency: due.urgency,
-            prepaid,
-            owner: holder.owner.to_owned(),
-            deadline: holder.deadline,
-        })
     }
 }

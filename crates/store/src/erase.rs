@@ -30,7 +30,11 @@ impl Tx {
         let was_due = self.erase_work(Kind::Item, id.as_str()).await?;
         let was_unknown = self.delete("DELETE FROM unknown_items WHERE item_id = $1", id.as_str()).await? > 0;
         let Some(item) = self.item(id).await? else {
-            return Ok(if was_due || was_unknown { Erasure::Done } else { Erasure::Unknown });
+            if !was_due && !was_unknown {
+                return Ok(Erasure::Unknown);
+            }
+            self.erase_traces(Kind::Item, id.as_str()).await?;
+            return Ok(Erasure::Done);
         };
         if !item.is_offboarded() {
             return Ok(Erasure::Refused(format!("remove it first: rekey item remove {id}")));
@@ -44,6 +48,7 @@ impl Tx {
                 return Ok(Erasure::Refused(format!("the list of {business} was not read back without it: {why}")));
             }
         }
+        self.touch_businesses_of(id).await?;
         for table in ["accounts", "assignments", "access_tokens", "processor_tokens", "hints", "items"] {
             self.delete(&format!("DELETE FROM {table} WHERE item_id = $1"), id.as_str()).await?;
         }
@@ -100,7 +105,7 @@ impl Tx {
         let work = self.work(Kind::Business, row.id.as_str()).await?;
         let waits = work.as_ref().and_then(|w| match &w.blocked {
             Some(blocked) => Some(format!("{} waits ({}: {})", row.id, blocked.code, blocked.why)),
-            None if w.leased_until.is_some() => Some(format!("{} is being looked at", row.id)),
+            None if w.lease.is_some() => Some(format!("{} is being looked at", row.id)),
             None if w.wanted > w.done => Some(format!("{} is due", row.id)),
             None if w.taken_over.is_some() => {
                 Some(format!("a list that was not answered may still arrive for {}", row.id))
@@ -114,6 +119,7 @@ impl Tx {
 
     /// Whether there was one.
     async fn erase_work(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
+        self.touch(kind, id);
         let work = sqlx::query("DELETE FROM work WHERE kind = $1 AND id = $2");
         Ok(self.run(work.bind(kind.as_str()).bind(id.to_owned())).await? > 0)
     }
@@ -122,10 +128,7 @@ impl Tx {
     async fn erase_traces(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
         let suspicions = sqlx::query("DELETE FROM suspicions WHERE kind = $1 AND id = $2");
         self.run(suspicions.bind(kind.as_str()).bind(id.to_owned())).await?;
-        // That somebody of the same name was erased stays.
-        let audit = sqlx::query("DELETE FROM audit WHERE subject IN ($1, $2) AND action NOT LIKE '%.erase'");
-        self.run(audit.bind(id.to_owned()).bind(format!("{kind}/{id}"))).await?;
-        Ok(())
+        self.pseudonymise(kind, id).await
     }
 
     async fn delete(&mut self, sql: &str, id: &str) -> Result<u64, Error> {

@@ -1,10 +1,10 @@
 //! Items and what the platform says about them.
 
 use crate::access_tokens::News;
-use crate::queue::Mark;
-use crate::tx::{number, opt_parsed, opt_text, parsed};
-use crate::{Error, KeyRing, Tx};
-use domain::item::ItemState;
+use crate::tx::{built, number, opt_parsed, opt_text, opt_time, parsed};
+use crate::{Claim, Error, KeyRing, Tx};
+use domain::item::{Cause, ItemState};
+use domain::queue::Mark;
 use domain::work::{Block, Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, ItemId, Millis};
 use secrecy::ExposeSecret;
@@ -13,14 +13,13 @@ use sqlx::any::AnyRow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Why an Item is removed when the platform said so, as against Plaid's word.
-pub const REMOVED_BY_PLATFORM: &str = "removed by the platform";
-
 /// An Item as it is stored.
 #[derive(Debug, Clone)]
 pub struct ItemRow {
     pub id: ItemId,
     pub state: ItemState,
+    /// What decides; `state_why` is for people.
+    pub cause: Option<Cause>,
     pub state_why: Option<String>,
     pub state_since: Millis,
     pub business: Option<BusinessId>,
@@ -29,7 +28,8 @@ pub struct ItemRow {
     pub generation: i64,
     /// The Item that leaves when this one's tokens exist.
     pub replaces: Option<ItemId>,
-    pub created_at: Millis,
+    /// When Plaid said for the first time, not gainsaid since, that there is no such Item.
+    pub doubted_at: Option<Millis>,
 }
 
 /// What the push says about one account.
@@ -40,12 +40,28 @@ pub struct Assignment {
     pub business: Option<BusinessId>,
 }
 
-/// What the platform says about an Item besides its token. The whole of it replaces what it said before.
+/// Which accounts of an Item take part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Accounts {
+    /// The account filter.
+    Only(Vec<Assignment>),
+    All(All),
+}
+
+/// The word for all accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum All {
+    #[serde(rename = "all")]
+    All,
+}
+
+/// What the platform says about an Item besides its token. What it leaves out stays as it is, so that the everyday push
+/// of a new token can't widen, move or drop anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declaration {
     pub business: Option<BusinessId>,
-    /// The account filter: only these take part.
-    pub accounts: Option<Vec<Assignment>>,
+    pub accounts: Option<Accounts>,
     /// The Item that this one takes the place of.
     pub replaces: Option<ItemId>,
     /// A JSON object of what Layer needs to create the business.
@@ -53,6 +69,41 @@ pub struct Declaration {
 }
 
 impl Declaration {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// It says no more than what is in force already.
+    pub(crate) fn is_so_of(&self, item: &ItemRow) -> bool {
+        let Self { business, accounts, replaces, creation } = self;
+        let is_same = business.is_none() || *business == item.business;
+        is_same && accounts.is_none() && replaces.is_none() && creation.is_none()
+    }
+
+    /// This one, and of an earlier one what it leaves out.
+    #[must_use]
+    pub fn over(self, earlier: Self) -> Self {
+        Self {
+            business: self.business.or(earlier.business),
+            accounts: self.accounts.or(earlier.accounts),
+            replaces: self.replaces.or(earlier.replaces),
+            creation: self.creation.or(earlier.creation),
+        }
+    }
+
+    /// Every business that it names.
+    pub fn businesses(&self) -> BTreeSet<BusinessId> {
+        let named = self.only().iter().flat_map(|a| a.business.clone());
+        self.business.iter().cloned().chain(named).collect()
+    }
+
+    fn only(&self) -> &[Assignment] {
+        match &self.accounts {
+            Some(Accounts::Only(named)) => named,
+            Some(Accounts::All(_)) | None => &[],
+        }
+    }
+
     pub(crate) fn seal(&self, keys: &KeyRing, place: &str) -> Result<String, Error> {
         let text = serde_json::to_string(self).map_err(|e| Error::Corrupt(e.to_string()))?;
         keys.seal(place, &text)
@@ -79,7 +130,7 @@ pub struct Push {
 impl ItemRow {
     /// The platform took it off its books: no event, retry or sweep may cost a call.
     pub fn is_offboarded(&self) -> bool {
-        self.state == ItemState::Removed && self.state_why.as_deref() == Some(REMOVED_BY_PLATFORM)
+        self.state == ItemState::Removed && self.cause == Some(Cause::RemovedByPlatform)
     }
 }
 
@@ -106,21 +157,12 @@ impl Tx {
     /// proof, so that a push with a wrong token changes nothing. Returns the `wanted` it raised.
     pub async fn push(&mut self, push: &Push) -> Result<i64, Error> {
         // First of all, and it makes the row where there is none: everybody else waits here, holding nothing.
-        let wanted = self
-            .mark(&Mark {
-                kind: Kind::Item,
-                id: push.item.as_str(),
-                class: push.class,
-                reason: push.source,
-                wait: Duration::ZERO,
-                quiet: None,
-                unblocks: true,
-                traceparent: push.traceparent.as_deref(),
-            })
-            .await?;
+        let mark = Mark::new(Kind::Item, push.item.as_str(), push.class, push.source);
+        let wanted = self.mark(&Mark { unblocks: true, traceparent: push.traceparent.as_deref(), ..mark }).await?;
         let sql = "INSERT INTO items (item_id, state, state_since, only_listed, generation, created_at)
             VALUES ($1, 'awaiting_token', $2, 0, 0, $2)
             ON CONFLICT (item_id) DO UPDATE SET
+                cause = CASE WHEN items.state = 'removed' THEN NULL ELSE items.cause END,
                 state_why = CASE WHEN items.state = 'removed' THEN NULL ELSE items.state_why END";
         let item = push.item.as_str().to_owned();
         self.run(sqlx::query(sql).bind(item.clone()).bind(self.now().0)).await?;
@@ -128,11 +170,8 @@ impl Tx {
             Some(token) => self.add_candidate(&push.item, token, push.source, Some(&push.declaration)).await?,
             None => News::IsCurrent,
         };
-        if news == News::IsCurrent {
-            // The newest word: what an older push said must not be found to hold later.
-            let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1";
-            self.run(sqlx::query(sql).bind(item.clone())).await?;
-            self.declare(&push.item, &push.declaration).await?;
+        if news == News::IsCurrent && !push.declaration.is_empty() {
+            self.say_of_current(&push.item, &push.declaration).await?;
         }
         self.run(sqlx::query("DELETE FROM unknown_items WHERE item_id = $1").bind(item)).await?;
         Ok(wanted)
@@ -140,17 +179,22 @@ impl Tx {
 
     /// Puts a declaration in force. Accounts follow at the next look at the Item.
     pub(crate) async fn declare(&mut self, id: &ItemId, declaration: &Declaration) -> Result<(), Error> {
-        let sql = "UPDATE items SET business_id = $2, only_listed = $3, replaces = $4,
-            state = CASE WHEN state = 'removed' THEN 'awaiting_token' ELSE state END WHERE item_id = $1";
+        let sql = "UPDATE items SET business_id = COALESCE($2, business_id), only_listed = COALESCE($3, only_listed),
+            replaces = COALESCE($4, replaces), state = CASE WHEN state = 'removed' THEN 'awaiting_token' ELSE state END WHERE item_id = $1";
         let item = id.as_str().to_owned();
+        // It may leave a business in which nobody has read it yet.
+        self.touch_businesses_of(id).await?;
+        self.touch_item(id.as_str());
         let query = sqlx::query(sql)
             .bind(item.clone())
             .bind(declaration.business.as_ref().map(|b| b.as_str().to_owned()))
-            .bind(i64::from(declaration.accounts.is_some()))
+            .bind(declaration.accounts.as_ref().map(|a| i64::from(matches!(a, Accounts::Only(_)))))
             .bind(declaration.replaces.as_ref().map(|i| i.as_str().to_owned()));
         self.run(query).await?;
-        self.run(sqlx::query("DELETE FROM assignments WHERE item_id = $1").bind(item.clone())).await?;
-        let named = declaration.accounts.iter().flatten();
+        if declaration.accounts.is_some() {
+            self.run(sqlx::query("DELETE FROM assignments WHERE item_id = $1").bind(item.clone())).await?;
+        }
+        let named = declaration.only().iter();
         for assignment in named.clone() {
             let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
                 ON CONFLICT (item_id, account_id) DO UPDATE SET business_id = $3";
@@ -179,28 +223,79 @@ impl Tx {
         Ok(row.and_then(|r| r.blocked).is_some_and(|b| b.by == Block::Parked))
     }
 
-    pub async fn set_item_state(&mut self, id: &ItemId, state: ItemState, why: Option<&str>) -> Result<(), Error> {
-        let sql = "UPDATE items SET state_since = CASE WHEN state = $2 THEN state_since ELSE $4 END, state = $2, state_why = $3
-            WHERE item_id = $1";
+    /// `why` is for people, and says more than the cause where there is more to say.
+    pub async fn set_item_state(
+        &mut self,
+        id: &ItemId,
+        state: ItemState,
+        cause: Option<Cause>,
+        why: Option<&str>,
+    ) -> Result<(), Error> {
+        let sql = "UPDATE items SET state_since = CASE WHEN state = $2 THEN state_since ELSE $4 END, state = $2, state_why = $3,
+            cause = $5 WHERE item_id = $1";
         let query = sqlx::query(sql)
             .bind(id.as_str().to_owned())
             .bind(state.as_str())
-            .bind(why.map(str::to_owned))
-            .bind(self.now().0);
+            .bind(why.or(cause.map(Cause::sentence)).map(str::to_owned))
+            .bind(self.now().0)
+            .bind(cause.map(Cause::as_str));
         self.run(query).await?;
+        self.touch_item(id.as_str());
+        Ok(())
+    }
+
+    /// The first push of an Item was refused and nothing else is known of it: it leaves no Item behind. What stays for an
+    /// hour is the fingerprint and the reason, for whoever waits for them. False: something else is known.
+    pub async fn forget_unproved(&mut self, claim: &Claim, id: &ItemId) -> Result<bool, Error> {
+        let sql = "DELETE FROM items WHERE item_id = $1 AND generation = 0 AND business_id IS NULL AND only_listed = 0
+            AND NOT EXISTS (SELECT 1 FROM access_tokens t WHERE t.item_id = $1 AND t.standing <> 'rejected')
+            AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.item_id = $1)
+            AND NOT EXISTS (SELECT 1 FROM work w WHERE w.kind = 'item' AND w.id = $1 AND w.wanted > $2)";
+        let query = sqlx::query(sql).bind(id.as_str().to_owned()).bind(claim.wanted);
+        if self.run(query).await? == 0 {
+            return Ok(false);
+        }
+        for table in ["assignments", "hints"] {
+            let sql = format!("DELETE FROM {table} WHERE item_id = $1");
+            self.run(built(sql).bind(id.as_str().to_owned())).await?;
+        }
+        self.forget(claim).await?;
+        Ok(true)
+    }
+
+    /// Deletes what stayed of such pushes.
+    pub async fn forget_refused_pushes(&mut self, after: Duration) -> Result<u64, Error> {
+        let sql = "DELETE FROM access_tokens WHERE standing = 'rejected' AND judged_at < $1
+            AND NOT EXISTS (SELECT 1 FROM items i WHERE i.item_id = access_tokens.item_id)";
+        self.run(sqlx::query(sql).bind(self.now().minus(after).0)).await
+    }
+
+    /// Plaid says that there is no such Item. Returns since when it has said so without having shown it meanwhile.
+    pub async fn doubt_item(&mut self, id: &ItemId) -> Result<Millis, Error> {
+        let sql = "UPDATE items SET doubted_at = COALESCE(doubted_at, $2) WHERE item_id = $1 RETURNING doubted_at";
+        let row = self.row(sqlx::query(sql).bind(id.as_str().to_owned()).bind(self.now().0)).await?;
+        self.touch_item(id.as_str());
+        row.map_or(Ok(self.now()), |r| Ok(Millis(number(&r, "doubted_at")?)))
+    }
+
+    /// Its accounts were read.
+    pub async fn item_was_read(&mut self, id: &ItemId) -> Result<(), Error> {
+        let sql = "UPDATE items SET read_at = $2, doubted_at = NULL WHERE item_id = $1";
+        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(self.now().0)).await?;
+        self.touch_item(id.as_str());
         Ok(())
     }
 
     /// The platform removed the Item: its accounts leave every list by the platform's word, and its tokens are erased.
     /// Returns the businesses that are due for it.
-    pub async fn remove_item(&mut self, id: &ItemId, why: &str) -> Result<Vec<BusinessId>, Error> {
+    pub async fn remove_item(&mut self, id: &ItemId) -> Result<Vec<BusinessId>, Error> {
         let item = id.as_str().to_owned();
         // A removed Item is not looked at any more: no event, retry or sweep may cost a call.
         let sql = "UPDATE work SET due_at = NULL, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL,
             blocked_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL
             WHERE kind = 'item' AND id = $1";
         self.run(sqlx::query(sql).bind(item.clone())).await?;
-        self.set_item_state(id, ItemState::Removed, Some(why)).await?;
+        self.set_item_state(id, ItemState::Removed, Some(Cause::RemovedByPlatform), None).await?;
         // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
         let sql = "DELETE FROM access_tokens WHERE item_id = $1";
         self.run(sqlx::query(sql).bind(item.clone())).await?;
@@ -243,12 +338,13 @@ pub(crate) fn item_row(row: &AnyRow) -> Result<ItemRow, Error> {
     Ok(ItemRow {
         id: parsed(row, "item_id", ItemId::parse)?,
         state: parsed(row, "state", |w| ItemState::from_word(&w).ok_or_else(|| format!("unknown state {w}")))?,
+        cause: opt_parsed(row, "cause", |w| Cause::from_word(&w).ok_or_else(|| format!("unknown cause {w}")))?,
         state_why: opt_text(row, "state_why")?,
         state_since: Millis(number(row, "state_since")?),
         business: opt_parsed(row, "business_id", BusinessId::parse)?,
         only_listed: number(row, "only_listed")? == 1,
         generation: number(row, "generation")?,
         replaces: opt_parsed(row, "replaces", ItemId::parse)?,
-        created_at: Millis(number(row, "created_at")?),
+        doubted_at: opt_time(row, "doubted_at")?,
     })
 }

@@ -22,6 +22,8 @@ pub enum Saved {
     Live(Fingerprint),
     /// Another answer was saved first, or the lease was lost meanwhile.
     Orphan(Fingerprint),
+    /// It is the token of another account, and none of this one.
+    Taken(Fingerprint),
 }
 
 /// An account that belongs into a business's list, with its newest live token.
@@ -100,6 +102,13 @@ impl Tx {
     /// what it replaces is superseded, and erased because nothing may list it again.
     pub async fn save_minted(&mut self, intent: &Intent, token: &ProcessorToken) -> Result<Saved, Error> {
         let fingerprint = self.fingerprints.of_processor(token);
+        if self.is_of_another_account(&fingerprint, intent).await? {
+            let sql =
+                "UPDATE processor_tokens SET state = 'orphaned', settled_at = $2 WHERE id = $1 AND state = 'intended'";
+            let now = self.now().0;
+            self.run(sqlx::query(sql).bind(intent.id.clone()).bind(now)).await?;
+            return Ok(Saved::Taken(fingerprint));
+        }
         let sealed = self.keys.seal(&place(&intent.id), token.expose())?;
         let sql = "UPDATE processor_tokens SET state = 'live', fingerprint = $2, sealed = $3, settled_at = $4
             WHERE id = $1 AND state = 'intended'
@@ -122,6 +131,16 @@ impl Tx {
         }
         self.supersede_before(&intent.item, &intent.account, intent.generation).await?;
         Ok(Saved::Live(fingerprint))
+    }
+
+    async fn is_of_another_account(&mut self, fingerprint: &Fingerprint, intent: &Intent) -> Result<bool, Error> {
+        let sql = "SELECT 1 AS n FROM processor_tokens
+            WHERE fingerprint = $1 AND (item_id <> $2 OR account_id <> $3) AND state IN ('live', 'superseded') LIMIT 1";
+        let query = sqlx::query(sql)
+            .bind(fingerprint.to_string())
+            .bind(intent.item.as_str().to_owned())
+            .bind(intent.account.as_str().to_owned());
+        Ok(self.row(query).await?.is_some())
     }
 
     async fn supersede_before(&mut self, item: &ItemId, account: &AccountId, generation: i64) -> Result<(), Error> {
@@ -158,6 +177,7 @@ impl Tx {
             .bind(sealed)
             .bind(self.now().0);
         self.run(query).await?;
+        self.touch_item(item.as_str());
         Ok(())
     }
 

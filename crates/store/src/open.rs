@@ -1,12 +1,15 @@
-//! Opening a database: connection, migrations, the range of schemas this release runs on, the key check.
+//! Opening a database: the pool and what it does with each connection, why none can be had, the check of the keys.
 
-use crate::tx::{Dialect, Tx};
+use crate::migrate::{SCHEMA, too_new};
+use crate::session::{self, Distrust};
+use crate::tx::{BEGIN_TO_WRITE, Dialect, Tx};
 use crate::verified::{tls_hint, verified_url};
 use crate::{Error, KeyRing};
 use domain::Fingerprinter;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyPool, Connection as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,51 +17,19 @@ use std::time::Duration;
 /// Longest wait for the reason why a database is away.
 const DIAGNOSIS: Duration = Duration::from_secs(2);
 
+/// Longest wait for a sign that the database serves.
+const SERVING: Duration = Duration::from_secs(10);
+
 /// FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
-
-/// The newest schema this release knows.
-const SCHEMA: i64 = 3;
-/// Written into the database: the oldest schema a release must know to run on it. A migration that takes something
-/// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
-const OLDEST_COMPATIBLE: i64 = 1;
 
 /// Where the sealed value stands that tells whether our keys are the database's.
 pub(crate) const KEY_CHECK: &str = "meta/key_check";
 
 /// SQLite's primary result code, https://www.sqlite.org/rescode.html.
-fn sqlite_code(error: &sqlx::Error) -> Option<i64> {
+pub(crate) fn sqlite_code(error: &sqlx::Error) -> Option<i64> {
     let extended: i64 = error.as_database_error()?.code()?.parse().ok()?;
     Some(extended & 0xff)
-}
-
-/// SQLite: the disk refuses (read-only, I/O, full), and the schema is what it was.
-fn is_of_the_disk(error: &sqlx::Error) -> bool {
-    matches!(sqlite_code(error), Some(8 | 10 | 13))
-}
-
-/// PostgreSQL: insufficient privilege, or no schema that this role may see.
-fn lacks_rights(error: &sqlx::migrate::MigrateError) -> bool {
-    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
-    let (Execute(error) | ExecuteMigration(error, _)) = error else { return false };
-    let code = error.as_database_error().and_then(|e| e.code());
-    code.is_some_and(|c| c == "42501" || c == "3F000")
-}
-
-fn rights_needed() -> Error {
-    Error::Unusable(
-        "the role of database.url may not make or use its tables: GRANT USAGE, CREATE ON SCHEMA public to it, and let it \
-         own what is there already"
-            .into(),
-    )
-}
-
-fn too_new(oldest: i64) -> Error {
-    Error::Unusable(format!(
-        "the database needs a release that knows schema {oldest}, this one knows {SCHEMA}: run a newer release"
-    ))
 }
 
 /// How to reach the database.
@@ -69,6 +40,8 @@ pub struct Settings {
     pub connections: u32,
     /// Longest wait for a free connection.
     pub acquire_timeout: Duration,
+    /// The topic of outcomes.
+    pub outcomes: String,
 }
 
 /// A database that is open, migrated and readable with our keys.
@@ -78,6 +51,8 @@ pub struct Store {
     pub(crate) dialect: Dialect,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) fingerprints: Fingerprinter,
+    pub(crate) distrust: Distrust,
+    pub(crate) outcomes: Arc<str>,
 }
 
 impl std::fmt::Debug for Store {
@@ -96,8 +71,20 @@ impl Store {
 
     /// Migrates and checks the key ring; to be called before anything else, and again if the database was away.
     pub async fn prepare(&self) -> Result<(), Error> {
+        self.refuse_shared_sessions().await?;
         self.migrate().await?;
         self.check_keys().await
+    }
+
+    async fn refuse_shared_sessions(&self) -> Result<(), Error> {
+        if self.dialect == Dialect::Postgres && session::is_shared(&self.pool.connect_options()).await {
+            return Err(Error::Unusable(
+                "database.url leads to a pooler that shares sessions between transactions (PgBouncer's pool_mode \
+                 transaction or statement), and Rekey needs its own: set pool_mode = session, or name the server itself"
+                    .into(),
+            ));
+        }
+        Ok(())
     }
 
     /// Makes the pool without touching the database yet.
@@ -106,6 +93,7 @@ impl Store {
         let url = settings.url.expose_secret();
         let dialect = Dialect::of_url(url)
             .ok_or_else(|| Error::Unusable("database.url must begin with sqlite:// or postgres://".into()))?;
+        let distrust = Distrust::default();
         let options = AnyPoolOptions::new()
             .max_connections(settings.connections.max(1))
             .acquire_timeout(settings.acquire_timeout)
@@ -119,13 +107,28 @@ impl Store {
                 // SQLite rolls back by itself when the disk is full. sqlx then still counts a transaction on that
                 // connection, refuses every BEGIN and nests what only reads, so such a connection is closed.
                 .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) })),
-            Dialect::Postgres => options,
+            Dialect::Postgres => {
+                let distrust = distrust.clone();
+                // In place of the ping, which a server answers that can't be written any more: one that was demoted.
+                options.test_before_acquire(false).before_acquire(move |connection, meta| {
+                    let distrusted = distrust.is_of(meta.age);
+                    Box::pin(async move {
+                        if distrusted {
+                            return Ok(false);
+                        }
+                        let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN 1 ELSE 0 END";
+                        let recovering: i32 = sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await?;
+                        Ok(recovering == 0)
+                    })
+                })
+            }
         };
         // The URL may hold a password, so the parser's own message, which may quote it, is not passed on.
         let pool = options
             .connect_lazy(&dialect.complete_url(&verified_url(url)))
             .map_err(|_| Error::Unusable("database.url can't be read: check its form".into()))?;
-        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints })
+        let outcomes = Arc::from(settings.outcomes.as_str());
+        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes })
     }
 
     /// Why no connection can be had, or what one was refused, and where the database was looked for; for messages. The
@@ -138,7 +141,7 @@ impl Store {
     }
 
     /// Some(false): a connection was refused for a reason that waiting won't mend.
-    async fn try_to_connect(&self) -> (Option<bool>, String) {
+    pub(crate) async fn try_to_connect(&self) -> (Option<bool>, String) {
         let options = self.pool.connect_options();
         let url = &options.database_url;
         let place = match self.dialect {
@@ -162,7 +165,8 @@ impl Store {
                 // SQLSTATE 28: not this user; 3D: no such database; 14 of SQLite: no such directory.
                 let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default().into_owned();
                 let is_lasting = code.starts_with("28") || code.starts_with("3D") || code == "14";
-                (is_lasting.then_some(false), format!("{place} does not answer: {error}{}", self.hint(&error)))
+                let does = if is_lasting { "refuses us" } else { "does not answer" };
+                (is_lasting.then_some(false), format!("{place} {does}: {error}{}", self.hint(&error)))
             }
             Ok(Ok(())) => (Some(true), format!("{place} answers, but does not do everything yet")),
         }
@@ -178,62 +182,26 @@ impl Store {
         }
     }
 
-    /// Applies what is missing. PostgreSQL serialises concurrent migrators by an advisory lock; SQLite has none, so
-    /// the loser of a race tries again and finds the work done.
-    pub async fn migrate(&self) -> Result<(), Error> {
-        let mut tries = 0;
-        loop {
-            let mut migrator = sqlx::migrate::Migrator { ignore_missing: true, ..sqlx::migrate::Migrator::DEFAULT };
-            migrator.migrations = MIGRATIONS.migrations.clone();
-            match migrator.run(&self.pool).await {
-                Ok(()) => break,
-                Err(
-                    sqlx::migrate::MigrateError::Execute(error)
-                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
-                ) if tries < 5 && matches!(self.dialect, Dialect::Sqlite) && error.as_database_error().is_some() => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(50 * tries)).await;
-                }
-                Err(
-                    sqlx::migrate::MigrateError::Execute(error)
-                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
-                ) if error.as_database_error().is_none()
-                    || matches!(self.dialect, Dialect::Sqlite) && is_of_the_disk(&error) =>
-                {
-                    return Err(Error::Database(error));
-                }
-                Err(error) => {
-                    match self.try_to_connect().await {
-                        (Some(true), _) => {}
-                        (Some(false), why) => return Err(Error::Unusable(format!("{why}: check database.url"))),
-                        (None, _) => return Err(Error::Database(sqlx::Error::PoolTimedOut)),
-                    }
-                    if lacks_rights(&error) {
-                        return Err(rights_needed());
-                    }
-                    return Err(Error::Unusable(format!(
-                        "the database can't be migrated ({error}): restore the last backup or run the release that \
-                         changed it"
-                    )));
-                }
+    /// SQLite makes its files as the umask says, and everybody on the machine could read what stands in this one beside the
+    /// sealed secrets. Those that SQLite adds take the mode of the first.
+    pub(crate) fn make_private_file(&self) {
+        let options = self.pool.connect_options();
+        let url = &options.database_url;
+        // As sqlx reads it: what would be the host is the first part of a relative path.
+        let text = url.as_str().trim_start_matches("sqlite:").trim_start_matches("//");
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        // A path with escapes, or one that SQLite reads in its own way, is left to it; and so is a file that it may not make.
+        let is_plain = !path.is_empty() && !path.contains('%') && !path.contains(':');
+        if self.dialect != Dialect::Sqlite || !is_plain || !query.split('&').any(|q| q == "mode=rwc") {
+            return;
+        }
+        let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        match made {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                tracing::debug!(%error, path, "the database file can't be made; SQLite says why");
             }
+            _ => {}
         }
-        self.check_range().await
-    }
-
-    async fn check_range(&self) -> Result<(), Error> {
-        let mut tx = self.begin().await?;
-        let oldest: i64 = match tx.meta("oldest_compatible_schema").await? {
-            Some(text) => text.parse().unwrap_or(i64::MAX),
-            None => 0,
-        };
-        if oldest > SCHEMA {
-            return Err(too_new(oldest));
-        }
-        if oldest < OLDEST_COMPATIBLE {
-            tx.set_meta("oldest_compatible_schema", &OLDEST_COMPATIBLE.to_string()).await?;
-        }
-        tx.commit().await
     }
 
     /// A lost or mistyped key is found here, before anything is written under a wrong one.
@@ -276,13 +244,14 @@ impl Store {
                 Err(Error::Unusable(format!("the directory {place} of database.url does not exist: make it")))
             };
         }
+        self.refuse_shared_sessions().await?;
         self.ping().await?;
         let mut tx = self.begin().await?;
         let oldest = match tx.meta("oldest_compatible_schema").await {
             Ok(oldest) => oldest.and_then(|t| t.parse::<i64>().ok()).unwrap_or(0),
             // No such table yet, or none that this role may read.
             Err(_) => {
-                drop(tx);
+                tx.rollback().await?;
                 return self.may_migrate().await;
             }
         };
@@ -293,18 +262,15 @@ impl Store {
             Some(sealed) => self.opens(&sealed)?,
             None => return Ok(()),
         }
-        // Dropped without a commit, so that a check writes nothing.
-        tx.check_fingerprint_key(&self.fingerprints).await
+        // Not committed, so that a check writes nothing.
+        let checked = tx.check_fingerprint_key(&self.fingerprints).await;
+        tx.rollback().await?;
+        checked
     }
 
-    async fn may_migrate(&self) -> Result<(), Error> {
-        let Dialect::Postgres = self.dialect else { return Ok(()) };
-        let mut tx = self.begin().await?;
-        let asks = "SELECT CAST(COALESCE(has_schema_privilege(current_schema(), 'CREATE') AND NOT EXISTS (
-                SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'meta'
-                AND NOT has_table_privilege(quote_ident(schemaname) || '.meta', 'SELECT')), FALSE) AS INTEGER) AS may";
-        let may = tx.row(sqlx::query(asks)).await?.map_or(Ok(0), |row| crate::tx::number(&row, "may"))?;
-        if may == 1 { Ok(()) } else { Err(rights_needed()) }
+    /// Whether it is a file that nobody has made yet: to look into it would make it.
+    pub fn is_new_file(&self) -> bool {
+        self.directory_of_missing_file().is_some()
     }
 
     fn directory_of_missing_file(&self) -> Option<PathBuf> {
@@ -322,6 +288,20 @@ impl Store {
     /// Begins one that only reads, everything as of one moment; on SQLite it does not wait for the writer.
     pub async fn begin_read(&self) -> Result<Tx, Error> {
         Tx::begin(self, false).await
+    }
+
+    /// Whether what this release does can be done at this moment: a database that only reads answers pings as well. SQLite is
+    /// only asked to answer, for it has one writer, and that one is no fault.
+    pub async fn serves(&self) -> Result<(), Error> {
+        let asking = async {
+            match self.dialect {
+                // Not counted as work: an idle console would hide from the alert that no consumer's work is answered.
+                Dialect::Postgres => Ok(self.pool.begin_with(BEGIN_TO_WRITE).await?.rollback().await?),
+                Dialect::Sqlite => self.ping().await,
+            }
+        };
+        let answered = tokio::time::timeout(SERVING, asking).await;
+        answered.unwrap_or(Err(Error::Database(sqlx::Error::PoolTimedOut)))
     }
 
     /// Answers when the database does.

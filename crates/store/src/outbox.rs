@@ -1,15 +1,15 @@
 //! The outbox: what a committed change publishes is committed with it, and leaves at least once.
 
-use crate::tx::{number, opt_text, text};
+use crate::tx::{built, number, opt_text, text};
+use crate::verdict_facts::{SLICE, places};
 use crate::{Error, Tx};
 use domain::Millis;
 
-/// A record to publish.
+/// An outcome to publish.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
-    pub topic: &'a str,
     pub key: &'a str,
-    /// The CloudEvents type, such as `rekey.business.converged`.
+    /// The CloudEvents type, such as `rekey.business.verdict_changed`.
     pub kind: &'a str,
     pub subject: &'a str,
     pub payload: serde_json::Value,
@@ -35,7 +35,7 @@ impl Tx {
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
         let query = sqlx::query(sql)
             .bind(uuid::Uuid::now_v7().to_string())
-            .bind(record.topic.to_owned())
+            .bind(self.outcomes())
             .bind(record.key.to_owned())
             .bind(record.kind.to_owned())
             .bind(record.subject.to_owned())
@@ -67,8 +67,12 @@ impl Tx {
     }
 
     pub async fn published(&mut self, ids: &[String]) -> Result<(), Error> {
-        for id in ids {
-            self.run(sqlx::query("DELETE FROM outbox WHERE id = $1").bind(id.clone())).await?;
+        for some in ids.chunks(SLICE) {
+            let mut query = built(format!("DELETE FROM outbox WHERE id IN ({})", places(some.len())));
+            for id in some {
+                query = query.bind(id.clone());
+            }
+            self.run(query).await?;
         }
         Ok(())
     }

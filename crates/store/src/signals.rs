@@ -1,11 +1,12 @@
 //! What events leave in the store: a due Item, a hint, or a note that nobody knows the Item.
 
-use crate::queue::Mark;
 use crate::tx::{number, opt_text, parsed, text};
-use crate::{Error, Tx};
+use crate::{Error, ItemRow, Tx};
+use domain::queue::Mark;
 use domain::webhook::{Pace, Signal};
 use domain::work::{Class, HintKind, Kind};
 use domain::{AccountId, ItemId, Millis};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A claim of a webhook that a look has to prove or forget.
@@ -36,32 +37,38 @@ pub struct Intake<'a> {
     pub traceparent: Option<&'a str>,
 }
 
+impl Intake<'_> {
+    fn mark(&self) -> Mark<'_> {
+        Mark {
+            wait: self.debounce,
+            quiet: (self.signal.pace == Pace::Quiet).then_some(self.quiet),
+            unblocks: self.signal.unblocks,
+            traceparent: self.traceparent,
+            ..Mark::new(Kind::Item, self.item.as_str(), self.signal.class, self.reason)
+        }
+    }
+}
+
 impl Tx {
-    /// Takes an event. Returns false when nobody knows the Item: it is noted, and nothing is due.
-    pub async fn intake(&mut self, event: &Intake<'_>) -> Result<bool, Error> {
-        let Some(known) = self.item(event.item).await? else {
-            self.note_unknown(event.item).await?;
-            return Ok(false);
-        };
+    /// Takes events. False where nobody knows the Item: it is noted, and nothing is due.
+    pub async fn intake(&mut self, events: &[Intake<'_>]) -> Result<Vec<bool>, Error> {
+        let named: BTreeSet<String> = events.iter().map(|e| e.item.to_string()).collect();
+        let known = self.items(&named.into_iter().collect::<Vec<_>>()).await?;
+        let known: BTreeMap<&ItemId, &ItemRow> = known.iter().map(|row| (&row.id, row)).collect();
         // Webhooks still arrive for Items that the platform removed.
-        if known.is_offboarded() {
-            return Ok(true);
+        let is_ours = |e: &&Intake<'_>| known.get(e.item).is_some_and(|row| !row.is_offboarded());
+        let ours: Vec<&Intake<'_>> = events.iter().filter(is_ours).collect();
+        let marks: Vec<Mark<'_>> = ours.iter().map(|e| e.mark()).collect();
+        self.mark_each(&marks).await?;
+        for event in ours {
+            if let Some(kind) = event.signal.hint {
+                self.hint(event, kind).await?;
+            }
         }
-        self.mark(&Mark {
-            kind: Kind::Item,
-            id: event.item.as_str(),
-            class: event.signal.class,
-            reason: event.reason,
-            wait: event.debounce,
-            quiet: (event.signal.pace == Pace::Quiet).then_some(event.quiet),
-            unblocks: event.signal.unblocks,
-            traceparent: event.traceparent,
-        })
-        .await?;
-        if let Some(kind) = event.signal.hint {
-            self.hint(event, kind).await?;
+        for event in events.iter().filter(|e| !known.contains_key(e.item)) {
+            self.note_unknown(event.item).await?;
         }
-        Ok(true)
+        Ok(events.iter().map(|e| known.contains_key(e.item)).collect())
     }
 
     async fn note_unknown(&mut self, item: &ItemId) -> Result<(), Error> {
@@ -70,6 +77,15 @@ impl Tx {
         let now = self.now().0;
         self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(now)).await?;
         Ok(())
+    }
+
+    /// Bounds what is remembered of Items that nobody pushed: the newest stay.
+    pub async fn forget_unknown(&mut self, kept: Duration, most: u32) -> Result<u64, Error> {
+        let old = sqlx::query("DELETE FROM unknown_items WHERE last_seen < $1").bind(self.now().minus(kept).0);
+        let old = self.run(old).await?;
+        let sql = "DELETE FROM unknown_items
+            WHERE last_seen <= (SELECT last_seen FROM unknown_items ORDER BY last_seen DESC LIMIT 1 OFFSET $1)";
+        Ok(old + self.run(sqlx::query(sql).bind(i64::from(most))).await?)
     }
 
     /// A replayed topic must not revive what expired long ago, so the event's own time counts.
@@ -159,9 +175,10 @@ impl Tx {
             wait,
             quiet: None,
             unblocks: changed,
+            since: cause.and_then(|c| c.signal_at),
             traceparent: cause.and_then(|c| c.traceparent.as_deref()),
         };
-        self.mark_since(&mark, cause.and_then(|c| c.signal_at)).await
+        self.mark(&mark).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Is it the provider or the row? (I4) Refusals are collected; when enough unrelated rows agree, or a probe is refused
 //! as well, the provider is paused and nobody is parked for it.
 
-use crate::tx::{number, parsed, text};
+use crate::tx::{built, number, parsed, text};
 use crate::{Error, Tx};
 use domain::work::Kind;
 use domain::{Millis, Provider};
@@ -21,6 +21,8 @@ pub struct PauseRow {
 pub struct Suspicion {
     /// Different rows that were refused alike within the window and were in no earlier pause.
     pub rows: u64,
+    /// Those of an earlier pause included.
+    pub ever: u64,
     /// This one was counted in an earlier pause.
     pub spent: bool,
 }
@@ -46,7 +48,10 @@ impl Tx {
         let spent = self.row(query).await?.map_or(Ok(0), |r| number(&r, "spent"))? == 1;
         let since = self.now().minus(window).0;
         self.run(sqlx::query("DELETE FROM suspicions WHERE at <= $1").bind(since)).await?;
-        Ok(Suspicion { rows: self.suspects(provider, fault).await?, spent })
+        let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
+        let row = self.row(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned())).await?;
+        let ever = row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs();
+        Ok(Suspicion { rows: self.suspects(provider, fault).await?, ever, spent })
     }
 
     /// How many different rows are refused for this fault.
@@ -81,9 +86,11 @@ impl Tx {
             .bind(self.now().plus(probe_after).0);
         let new = self.run(query).await? == 1;
         let sql = "UPDATE work SET blocked_by = 'pause', due_at = $3 WHERE blocked_by = 'parked' AND EXISTS (
-            SELECT 1 FROM suspicions s WHERE s.provider = $1 AND s.fault = $2 AND s.kind = work.kind AND s.id = work.id)";
+            SELECT 1 FROM suspicions s WHERE s.provider = $1 AND s.fault = $2 AND s.kind = work.kind AND s.id = work.id)
+            RETURNING kind, id";
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned()).bind(now)).await?;
+        let wronged = self.rows(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned()).bind(now)).await?;
+        self.touch_rows(&wronged)?;
         Ok(new)
     }
 
@@ -108,16 +115,45 @@ impl Tx {
             Provider::Layer => Kind::Business,
         };
         let sql = "UPDATE work SET blocked_by = NULL, blocked_code = NULL, blocked_why = NULL, blocked_at = NULL,
-            attempts = 0, due_at = $2 WHERE kind = $1 AND (blocked_by = 'pause' OR blocked_by = 'parked' AND EXISTS (
-                SELECT 1 FROM suspicions s WHERE s.provider = $3 AND s.kind = work.kind AND s.id = work.id))";
+            attempts = 0, due_at = $2 WHERE kind = $1 AND $CONDITION";
         let now = self.now().0;
+        // A pause is no part of a row's own verdict, so these are not judged anew: they may be everybody.
+        let paused = built(sql.replace("$CONDITION", "blocked_by = 'pause'"));
+        self.run(paused.bind(kind.as_str()).bind(now)).await?;
         // Parked as well: a row whose look ended just before the others agreed was wronged like them.
-        self.run(sqlx::query(sql).bind(kind.as_str()).bind(now).bind(provider.as_str())).await?;
+        let parked = "blocked_by = 'parked' AND EXISTS (SELECT 1 FROM suspicions s
+            WHERE s.provider = $3 AND s.kind = work.kind AND s.id = work.id) RETURNING kind, id";
+        let parked = built(sql.replace("$CONDITION", parked));
+        let wronged = self.rows(parked.bind(kind.as_str()).bind(now).bind(provider.as_str())).await?;
+        self.touch_rows(&wronged)?;
+        // What they could not get minted is asked for at once, too. Work rows first, in their order.
+        let lock = self.dialect.for_update();
+        let suspects = built(format!(
+            "SELECT id FROM work WHERE kind = 'item' AND id IN (
+                SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0) ORDER BY id {lock}"
+        ));
+        self.rows(suspects.bind(provider.as_str())).await?;
+        let sql = "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN (
+            SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0)";
+        self.run(sqlx::query(sql).bind(provider.as_str())).await?;
+        let sql = "UPDATE work SET due_at = $2 WHERE kind = 'item' AND blocked_by IS NULL AND due_at > $2 AND id IN (
+            SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0)";
+        self.run(sqlx::query(sql).bind(provider.as_str()).bind(now)).await?;
         // They have had their say: a few rows that are refused for reasons of their own must not pause the provider again
         // and again.
         let sql = "UPDATE suspicions SET spent = 1 WHERE provider = $1";
         self.run(sqlx::query(sql).bind(provider.as_str())).await?;
         Ok(ended)
+    }
+}
+
+impl Tx {
+    fn touch_rows(&mut self, rows: &[sqlx::any::AnyRow]) -> Result<(), Error> {
+        for row in rows {
+            let kind = parsed(row, "kind", |w| Kind::from_word(&w).ok_or_else(|| format!("unknown kind {w}")))?;
+            self.touch(kind, &text(row, "id")?);
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! One transaction: the clock, the two differences between the databases, small helpers.
 
+use crate::session::Distrust;
+use crate::verdicts::Touched;
 use crate::{Error, KeyRing, Store};
 use domain::metric;
 use domain::{Fingerprinter, Millis};
@@ -48,6 +50,14 @@ impl Dialect {
         }
     }
 
+    /// Locks what is read; SQLite has one writer anyway.
+    pub(crate) fn for_update(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => "FOR UPDATE",
+        }
+    }
+
     /// Lets several claimers pass each other; SQLite has one writer anyway.
     pub(crate) fn skip_locked(self) -> &'static str {
         match self {
@@ -63,7 +73,12 @@ pub struct Tx {
     pub(crate) dialect: Dialect,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) fingerprints: Fingerprinter,
+    distrust: Distrust,
     now: Millis,
+    pub(crate) touched: Touched,
+    outcomes: Arc<str>,
+    /// The trace of the look that this transaction is part of.
+    pub(crate) traceparent: Option<String>,
     /// Taken before the clock was asked: what lasts from `now` ends here at the latest.
     pub(crate) began: Instant,
     /// Taken when the clock had answered: what is to happen a time after `now` does not happen earlier than that.
@@ -75,6 +90,10 @@ impl std::fmt::Debug for Tx {
         write!(f, "Tx({:?})", self.dialect)
     }
 }
+
+/// Named, because a database or a role may have another default, and a session may be one that can't write: then it fails here
+/// and not in the middle.
+pub(crate) const BEGIN_TO_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// The longest that one statement may take. A server that vanished without a word would otherwise be waited for as
 /// long as TCP likes.
@@ -94,6 +113,17 @@ pub(crate) type Query = sqlx::query::Query<'static, Any, sqlx::any::AnyArguments
 
 impl Tx {
     pub(crate) async fn begin(store: &Store, writes: bool) -> Result<Self, Error> {
+        match Self::try_begin(store, writes).await {
+            // The session had lost what it was; the next one is new.
+            Err(Error::Database(error @ sqlx::Error::Database(_))) if store.dialect == Dialect::Postgres => {
+                store.distrust.note(&error);
+                Self::try_begin(store, writes).await
+            }
+            begun => begun,
+        }
+    }
+
+    async fn try_begin(store: &Store, writes: bool) -> Result<Self, Error> {
         let mut inner = match (store.dialect, writes) {
             // IMMEDIATE: a transaction that reads first and writes later would fail, not wait, when another wrote.
             (Dialect::Sqlite, true) => in_time("begin", store.pool.begin_with("BEGIN IMMEDIATE")).await?,
@@ -101,7 +131,8 @@ impl Tx {
             (Dialect::Postgres, false) => {
                 in_time("begin", store.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?
             }
-            (Dialect::Sqlite, false) | (Dialect::Postgres, true) => in_time("begin", store.pool.begin()).await?,
+            (Dialect::Postgres, true) => in_time("begin", store.pool.begin_with(BEGIN_TO_WRITE)).await?,
+            (Dialect::Sqlite, false) => in_time("begin", store.pool.begin()).await?,
         };
         let began = Instant::now();
         let clock = sqlx::query(store.dialect.clock());
@@ -112,10 +143,19 @@ impl Tx {
             dialect: store.dialect,
             keys: Arc::clone(&store.keys),
             fingerprints: store.fingerprints.clone(),
+            distrust: store.distrust.clone(),
             now: Millis(now),
+            touched: Touched::default(),
+            outcomes: Arc::clone(&store.outcomes),
+            traceparent: None,
             began,
             told,
         })
+    }
+
+    /// The topic of outcomes.
+    pub(crate) fn outcomes(&self) -> String {
+        self.outcomes.to_string()
     }
 
     /// Database time at the beginning of this transaction.
@@ -123,18 +163,36 @@ impl Tx {
         self.now
     }
 
-    pub async fn commit(self) -> Result<(), Error> {
+    /// Judges anew what the transaction has changed facts of, and commits.
+    pub async fn commit(mut self) -> Result<(), Error> {
+        self.judge_touched().await?;
         in_time("commit", self.inner.commit()).await
     }
 
+    /// Undoes all of it, and returns once its locks are free. A drop leaves them to a task of the pool: for a moment `claim`
+    /// passes the rows by that they stand on, as if nothing were due.
+    pub async fn rollback(self) -> Result<(), Error> {
+        in_time("rollback", self.inner.rollback()).await
+    }
+
     pub(crate) async fn run(&mut self, query: Query) -> Result<u64, Error> {
-        Ok(in_time("statement", query.execute(&mut *self.inner)).await?.rows_affected())
+        let done = in_time("statement", query.execute(&mut *self.inner)).await;
+        Ok(self.noted(done)?.rows_affected())
     }
     pub(crate) async fn rows(&mut self, query: Query) -> Result<Vec<AnyRow>, Error> {
-        in_time("statement", query.fetch_all(&mut *self.inner)).await
+        let rows = in_time("statement", query.fetch_all(&mut *self.inner)).await;
+        self.noted(rows)
     }
     pub(crate) async fn row(&mut self, query: Query) -> Result<Option<AnyRow>, Error> {
-        in_time("statement", query.fetch_optional(&mut *self.inner)).await
+        let row = in_time("statement", query.fetch_optional(&mut *self.inner)).await;
+        self.noted(row)
+    }
+
+    fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Database(error)) = &outcome {
+            self.distrust.note(error);
+        }
+        outcome
     }
 
     pub(crate) async fn meta(&mut self, name: &str) -> Result<Option<String>, Error> {

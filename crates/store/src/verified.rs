@@ -1,15 +1,21 @@
 //! TLS to PostgreSQL: verified unless the URL itself says otherwise. The driver's own default, `prefer`, encrypts to
 //! anybody who answers, and not at all to one who says that it can't.
 
+use crate::database_url::known_alone;
 use sqlx::any::AnyConnectOptions;
 use std::net::IpAddr;
 
 /// What an `sslmode` is called in a URL.
 const MODE: [&str; 2] = ["sslmode", "ssl-mode"];
 
-/// The URL, with `sslmode=verify-full` if it names a PostgreSQL elsewhere and no mode. What can't be read stays as it is,
-/// for whoever opens it to complain.
+/// The URL, with `sslmode=verify-full` if it names a PostgreSQL elsewhere and no mode, and without what the driver does not
+/// know. What can't be read stays as it is, for whoever opens it to complain.
 pub fn verified_url(url: &str) -> String {
+    let (url, unknown) = known_alone(url);
+    if !unknown.is_empty() {
+        tracing::warn!(?unknown, "parameters of a database URL are left out, because the driver does not know them");
+    }
+    let url = url.as_str();
     let Some(options) = elsewhere(url).filter(|options| mode(options).is_none()) else { return url.to_owned() };
     let mut parsed = options.database_url;
     parsed.query_pairs_mut().append_pair("sslmode", "verify-full");
@@ -54,6 +60,9 @@ pub(crate) fn tls_hint(error: &sqlx::Error) -> &'static str {
     match error {
         sqlx::Error::Tls(cause) if cause.to_string().contains("does not support TLS") => {
             ": it has no TLS, so turn it on there, or say sslmode=disable in the URL if the network may see all of it"
+        }
+        sqlx::Error::Database(cause) if cause.message().contains("unsupported startup parameter") => {
+            ": that is PgBouncer, so set ignore_startup_parameters = extra_float_digits there"
         }
         sqlx::Error::Tls(_) => ": TLS failed, see sslmode and sslrootcert in the URL",
         sqlx::Error::Io(cause) if cause.to_string().contains("certificate") => {

@@ -2,9 +2,10 @@
 //! answer came: could the call have had an effect?
 
 use domain::{Provider, metric};
+use parking_lot::Mutex;
 use reqwest::{RequestBuilder, StatusCode, header};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Answers larger than this are not read to their end: no provider answer we know comes near.
@@ -53,18 +54,18 @@ pub struct Client {
     rest_until: Mutex<Option<Instant>>,
     /// Calls in a row that were not answered, or only by a failing server.
     dark: AtomicU32,
+    /// When a call of each endpoint succeeded last.
+    ok_at: Mutex<HashMap<&'static str, Instant>>,
 }
 
 impl Client {
     pub fn new(settings: &ClientSettings) -> Result<Self, reqwest::Error> {
         let roots = reqwest::Certificate::from_pem_bundle(settings.extra_roots.as_bytes())?;
-        let http = reqwest::Client::builder()
+        let http = outgoing()
             .tls_certs_merge(roots)
             .tls_info(true)
             .timeout(settings.timeout)
             .connect_timeout(settings.connect_timeout)
-            // A redirect would carry tokens to a place nobody configured.
-            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("rekey/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self {
@@ -73,6 +74,7 @@ impl Client {
             timeout: settings.timeout,
             rest_until: Mutex::default(),
             dark: AtomicU32::new(0),
+            ok_at: Mutex::default(),
         })
     }
 
@@ -97,8 +99,22 @@ impl Client {
         self.dark.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enough).is_ok()
     }
 
+    /// Whether a call of this endpoint succeeded within that time, and since [`Client::forget_successes`].
+    pub fn has_succeeded(&self, endpoint: &str, within: Duration) -> bool {
+        let ok_at = self.ok_at.lock();
+        ok_at.get(endpoint).is_some_and(|at| at.elapsed() < within)
+    }
+
+    /// The provider is paused: what succeeded before says nothing any more.
+    pub fn forget_successes(&self) {
+        self.ok_at.lock().clear();
+    }
+
     /// Notes what became of a call that began then. The result is one of a bounded set of words, see [`metric::ALL`].
     pub fn count(&self, endpoint: &'static str, result: &'static str, began: Instant) {
+        if result == "ok" {
+            self.ok_at.lock().insert(endpoint, Instant::now());
+        }
         let provider = self.provider.as_str();
         metrics::counter!(metric::PROVIDER_CALLS, "provider" => provider, "endpoint" => endpoint, "result" => result)
             .increment(1);
@@ -128,7 +144,7 @@ impl Client {
 
     async fn try_send(&self, request: RequestBuilder, end: Option<Instant>) -> Result<Answer, Unanswered> {
         let unanswered = |what, sent, source| Unanswered { what, sent, source };
-        let resting = *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let resting = *self.rest_until.lock();
         if let Some(until) = resting {
             if until > Instant::now() + self.timeout {
                 return Err(unanswered("the provider's rate headers ask to wait", false, None));
@@ -149,9 +165,9 @@ impl Client {
         })?;
         self.note_certificate(&response);
         let status = response.status();
-        let retry_after = retry_after(response.headers());
+        let retry_after = retry_after(response.headers(), SystemTime::now());
         if let Some(rest) = rest(response.headers(), SystemTime::now()) {
-            *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
+            *self.rest_until.lock() = Some(Instant::now() + rest);
         }
         let body = read_bounded(response).await.map_err(|e| unanswered("the answer broke off", true, e))?;
         Ok(Answer { status, retry_after, body })
@@ -161,6 +177,22 @@ impl Client {
         let shown = response.extensions().get::<reqwest::tls::TlsInfo>().and_then(|tls| tls.peer_certificate());
         if let Some(seconds) = shown.and_then(|certificate| good_for(certificate, SystemTime::now())) {
             metrics::gauge!(metric::CERTIFICATE_EXPIRES, "peer" => self.provider.as_str()).set(seconds);
+        }
+    }
+}
+
+/// The base of every client that leaves this process: no redirects, because one would carry tokens to a place nobody
+/// configured, and a proxy from the environment for `https` alone: to one for `http` and this machine's own addresses our
+/// tokens would be sent in clear.
+pub fn outgoing() -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+    let named = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].iter().find_map(|n| std::env::var(n).ok());
+    let Some(proxy) = named.filter(|p| !p.is_empty()) else { return builder };
+    match reqwest::Proxy::https(&proxy) {
+        Ok(proxy) => builder.proxy(proxy.no_proxy(reqwest::NoProxy::from_env())),
+        Err(_) => {
+            tracing::warn!("HTTPS_PROXY is no proxy's URL and is not used");
+            builder
         }
     }
 }
@@ -200,16 +232,48 @@ fn rest(headers: &header::HeaderMap, now: SystemTime) -> Option<Duration> {
     reset.duration_since(now).ok().map(|wait| wait.min(MAX_REST))
 }
 
-/// `Retry-After` in seconds. The form with a date is ignored: our own backoff is as good a guess.
-fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
-    let seconds: f64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    // A day is longer than any provider means, and keeps the arithmetic sane.
-    seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)))
+/// A day is longer than any provider means, and keeps the arithmetic sane.
+const LONGEST: f64 = 86_400.0;
+
+/// `Retry-After`, in seconds or as a date: <https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3>.
+fn retry_after(headers: &header::HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = match text.parse::<f64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let until = jiff::fmt::rfc2822::parse(text).map(|at| at.timestamp()).or_else(|_| text.parse()).ok()?;
+            let now = now.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+            until.as_millisecond() as f64 / 1000.0 - now
+        }
+    };
+    seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, LONGEST)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retry_after_is_taken_in_each_of_its_forms() {
+        // Sun, 29 Nov 2026 05:00:00 GMT
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_928_400);
+        let table = [
+            ("5", Some(5.0)),
+            ("0.5", Some(0.5)),
+            ("-3", Some(0.0)),
+            ("1e300", Some(LONGEST)),
+            ("Sun, 29 Nov 2026 05:00:05 GMT", Some(5.0)),
+            ("2026-11-29T05:00:07Z", Some(7.0)),
+            ("Sun, 29 Nov 2026 04:00:00 GMT", Some(0.0)),
+            ("soon", None),
+            ("NaN", None),
+        ];
+        for (text, expected) in table {
+            let mut headers = header::HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            assert_eq!(retry_after(&headers, now).map(|d| d.as_secs_f64()), expected, "{text}");
+        }
+    }
 
     #[test]
     fn an_empty_bucket_is_waited_for_and_nonsense_is_not() {

@@ -1,10 +1,11 @@
 //! What our HTTP servers and clients share: an accept loop with limits, the operations endpoints, paced outgoing calls.
 
 mod client;
-mod guests;
+mod connections;
+mod linger;
 mod ops;
 mod serve;
 
-pub use client::{Answer, Client, ClientSettings, Unanswered};
+pub use client::{Answer, Client, ClientSettings, Unanswered, outgoing};
 pub use ops::{Readiness, close_while_draining, ops_routes};
 pub use serve::{Limits, serve};

@@ -7,13 +7,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use domain::metric;
 use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Whether the process shall get work, and what it still waits for.
 ///
-/// Each part reports its name once it has started. A dependency that goes away later does not make the process
-/// unready: leaving the load balancer would not bring it back.
+/// Each part reports its name once it has started. A broker or a provider that goes away later does not make the process
+/// unready: leaving the load balancer would not bring it back. A group that refuses this member does, and so does the database
+/// of a process that does nothing without it.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     inner: Arc<Mutex<Parts>>,
@@ -28,7 +30,7 @@ struct Parts {
 
 impl Readiness {
     fn with<T>(&self, f: impl FnOnce(&mut Parts) -> T) -> T {
-        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.inner.lock())
     }
     /// Nothing is ready before [`Readiness::begun`]: a process that has not said yet what it waits for waits for more.
     pub fn begin(&self) {

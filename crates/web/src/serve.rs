@@ -1,6 +1,7 @@
 //! The accept loop of every server here: HTTP/1.1 with a bound on everything a caller could stretch.
 
-use crate::guests::{Guests, Seat};
+use crate::connections::{Connections, Slot};
+use crate::linger::linger;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use hyper::server::conn::http1;
@@ -27,33 +28,35 @@ pub struct Limits {
 
 /// Serves until `stop`, then lets requests in flight finish within [`Limits::drain`].
 pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: CancellationToken) {
-    let guests = Guests::new(limits.connections);
+    let routes = routes.layer(axum::middleware::from_fn(linger));
+    let connections = Connections::new(limits.connections);
     let graceful = GracefulShutdown::new();
     loop {
-        let Some((stream, peer, seat)) = next_connection(&listener, &guests, &stop).await else { break };
+        let Some((stream, peer, slot)) = next_connection(&listener, &connections, &stop).await else { break };
         let mut http = http1::Builder::new();
         // The header timer starts with the connection, so a silent one is closed as well.
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_read).max_buf_size(64 * 1024);
-        let (guest, routes) = (Arc::clone(&seat.guest), routes.clone());
+        let (connection, routes) = (Arc::clone(&slot.connection), routes.clone());
         let service = service_fn(move |request| {
-            let mut request = guest.watch(request);
+            let mut request = connection.watch(request);
             request.extensions_mut().insert(ConnectInfo(peer));
-            let (guest, answer) = (Arc::clone(&guest), routes.clone().oneshot(request));
+            request.extensions_mut().insert(Arc::clone(&connection));
+            let (connection, answer) = (Arc::clone(&connection), routes.clone().oneshot(request));
             async move {
                 let answer = answer.await;
-                guest.answered();
+                connection.answered();
                 answer
             }
         });
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let served = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             tokio::select! {
-                ended = connection => {
+                ended = served => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "connection ended early");
                     }
                 }
-                () = seat.guest.leaves() => tracing::debug!("a connection that waited for its caller made room"),
+                () = slot.connection.leaves() => tracing::debug!("a connection that waited for its caller made room"),
             }
         });
     }
@@ -63,12 +66,12 @@ pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: 
     }
 }
 
-/// Accepted first and seated then: who waits for a seat is one, the others wait in the kernel's queue and cost nothing.
+/// Accepted first, and given a slot then: one connection waits for a slot, the others wait in the kernel's queue and cost nothing.
 async fn next_connection(
     listener: &TcpListener,
-    guests: &Guests,
+    connections: &Connections,
     stop: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr, Seat)> {
+) -> Option<(TcpStream, SocketAddr, Slot)> {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return None,
@@ -78,11 +81,11 @@ async fn next_connection(
             Ok((stream, peer)) => {
                 // Answers are small; waiting to fill a packet would only delay them.
                 let _ = stream.set_nodelay(true);
-                let seat = tokio::select! {
+                let slot = tokio::select! {
                     () = stop.cancelled() => return None,
-                    seat = guests.seat() => seat?,
+                    slot = connections.slot() => slot?,
                 };
-                return Some((stream, peer, seat));
+                return Some((stream, peer, slot));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: give connections time to close instead of spinning.

@@ -43,6 +43,7 @@
   {{- $scaling := (get $v .).autoscaling -}}
   {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}{{- fail (printf "%s.autoscaling.minReplicas: must not exceed maxReplicas" .) -}}{{- end -}}
 {{- end -}}
+{{- if not $v.image.repository -}}{{- fail "image.repository: is empty: name the place that you pushed the image to" -}}{{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}{{- fail "ingress.hosts: is empty: name the host that Plaid calls" -}}{{- end -}}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) -}}{{- fail "httpRoute.parentRefs: is empty: name the Gateway" -}}{{- end -}}
 {{- end }}

@@ -18,6 +18,7 @@ async fn api(folder: &std::path::Path) -> (Router, String) {
         url: format!("sqlite://{}", folder.join("store.sqlite").display()).into(),
         connections: 2,
         acquire_timeout: Duration::from_secs(5),
+        outcomes: "outcomes".into(),
     };
     let keys = KeyRing::parse(&rekey::cli::sealing_key().into()).unwrap();
     let store = Store::open(&settings, keys, Fingerprinter::new(1, &[7; 32])).await.unwrap();

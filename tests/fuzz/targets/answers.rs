@@ -143,7 +143,7 @@ fn layer_answer() {
             let end = Instant::now() + Duration::from_secs(60);
             judge(code, client.put_tokens(&id, &tokens, end).await)?;
             judge(code, client.probe().await)?;
-            judge(code, client.list_plaid_accounts(&id).await)
+            judge(code, client.next_page(&id, &mut layer::PagedList::default()).await)
         })
     });
 }

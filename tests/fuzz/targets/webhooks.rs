@@ -1,11 +1,11 @@
 //! What anybody may send to the receiver, and what stands on Kafka.
 
-use super::{body, clean, head, runtime, tokens};
+use super::{body, clean, head, runtime};
 use crate::fuzz;
 use bus::{Delivery, Event, schema};
 use bytes::Bytes;
 use domain::Fingerprinter;
-use domain::redact::redact;
+use domain::redact::{redact, shows_any_token};
 use domain::webhook::{Webhook, signal};
 use plaid::{KeySettings, Keys, Verifier};
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
@@ -78,7 +78,7 @@ fn webhook_signature() {
             (Ok(_), None) => Err("I2: let in what was not signed here".into()),
             (Ok(verified), Some((_, header, claims))) => {
                 let hash = claims["request_body_sha256"].as_str().unwrap_or_default().to_ascii_lowercase();
-                let age = now - claims["iat"].as_i64().unwrap_or(i64::MIN / 2);
+                let age = now - claims["iat"].as_f64().map_or(i64::MIN / 2, |at| at.floor() as i64);
                 let right = header["alg"] == "ES256"
                     && header["kid"] == signer.kid.as_str()
                     && hash == sha256_hex(body)
@@ -90,33 +90,22 @@ fn webhook_signature() {
     });
 }
 
-const SECRET_FIELDS: [&str; 12] = [
-    "access_token",
-    "accesstoken",
-    "new_access_token",
-    "public_token",
-    "public_tokens",
-    "link_token",
-    "processor_token",
-    "plaid_processor_token",
-    "connection_external_id",
-    "client_secret",
-    "secret",
-    "authorization",
-];
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["token", "tokens", "secret", "secrets"].iter().any(|end| name.ends_with(end))
+        || ["connection_external_id", "authorization"].contains(&name.as_str())
+}
 
 /// What holds no secret passes untouched.
 fn passes(before: &Value, after: &Value) -> bool {
     match (before, after) {
         (Value::Object(old), Value::Object(new)) => old.iter().all(|(name, value)| {
-            SECRET_FIELDS.contains(&name.to_ascii_lowercase().as_str())
-                || !tokens(name).is_empty()
-                || new.get(name).is_some_and(|now| passes(value, now))
+            is_secret(name) || shows_any_token(name) || new.get(name).is_some_and(|now| passes(value, now))
         }),
         (Value::Array(old), Value::Array(new)) => {
             old.len() == new.len() && old.iter().zip(new).all(|(old, new)| passes(old, new))
         }
-        (Value::String(old), new) if !tokens(old).is_empty() => new.is_string(),
+        (Value::String(old), new) if shows_any_token(old) => new.is_string(),
         (old, new) => old == new,
     }
 }
@@ -134,21 +123,26 @@ fn webhook_body() {
         format!("[{}]", vec!["{\"access-sandbox-1\":1}"; 3_000].join(",")).into_bytes(),
     ];
     fuzz("webhook_body", built, |input| {
-        let Ok(before) = serde_json::from_slice::<Value>(input) else { return Ok(()) };
-        let mut after = before.clone();
-        redact(&mut after, &fingerprints);
-        let text = after.to_string();
+        let Ok(body) = std::str::from_utf8(input) else { return Ok(()) };
+        if serde_json::from_str::<&serde_json::value::RawValue>(body).is_err() {
+            return Ok(());
+        }
+        let text = redact(body, &fingerprints);
         clean("the record", &text)?;
-        if serde_json::from_str::<Value>(&text).is_err() {
+        if serde_json::from_str::<&serde_json::value::RawValue>(&text).is_err() {
             return Err("what is published is no JSON".into());
         }
-        // Two names that become one are not worth a rule here: the first one stands for both.
-        if !passes(&before, &after) {
-            return Err(format!("a field was lost or changed: {text}"));
+        // Trees of values hold neither every depth nor every number.
+        if let Ok(before) = serde_json::from_str::<Value>(body) {
+            let after = serde_json::from_str::<Value>(&text).map_err(|e| e.to_string())?;
+            // Two names that become one are not worth a rule here: the first one stands for both.
+            if !passes(&before, &after) {
+                return Err(format!("a field was lost or changed: {text}"));
+            }
         }
-        let Ok(webhook) = Webhook::read(&after) else { return Ok(()) };
+        let Ok(webhook) = Webhook::read(text.as_bytes()) else { return Ok(()) };
         signal(&webhook.webhook_type, &webhook.webhook_code, webhook.error_code.as_deref());
-        clean("the key", webhook.key(&after).unwrap_or_default())
+        clean("the key", webhook.key.as_deref().unwrap_or_default())
     });
 }
 

@@ -1,13 +1,18 @@
 //! A customer is forgotten, and nothing that is still needed is.
 
-use super::{LONG, Place, blocked, claim, done, dump, finish, item, limits, mark, open, push};
-use domain::accounts::{AccountState, Traits};
+use super::{LONG, Place, blocked, claim, done, dump, finish, item, limits, mark, open, push, save_account};
+use domain::queue::{Finish, Mark};
 use domain::work::{Block, Kind};
 use domain::{AccountId, BusinessId, ItemId, ProcessorToken};
-use store::{AccountUpdate, Claim, Declaration, Erasure, Error, Finish, Mark, Saved, Store};
+use std::time::Duration;
+use store::{Act, AuditFilter, Claim, Declaration, Erasure, Error, Page, Saved, Store, subject};
 use tests::Parts;
 
-stories!(what_is_erased_leaves_only_the_audit, an_item_that_nobody_pushed_is_erased_too);
+stories!(
+    what_is_erased_leaves_only_the_audit_under_a_pseudonym,
+    an_item_that_nobody_pushed_is_erased_too,
+    what_nobody_needs_any_more_is_forgotten,
+);
 
 /// A business with one Item, minted, listed and read back; then the platform removed it.
 struct Customer {
@@ -23,30 +28,25 @@ impl Customer {
     async fn new(parts: Parts) -> Self {
         let (store, place) = open(parts).await;
         let (id, business) = (item("item-gone"), BusinessId::parse("acme-gone").unwrap());
-        let account = AccountId::parse("acc-gone").unwrap();
+        let account = AccountId::parse("acc-item-gone").unwrap();
         let declaration = Declaration { business: Some(business.clone()), ..Declaration::default() };
         push(&store, id.as_str(), "token-1", declaration).await;
         let held = claim(&store, "one", LONG).await.remove(0);
         let mut tx = store.begin().await.unwrap();
         tx.promote(&id, &store.fingerprints().of("token-1")).await.unwrap();
-        let traits = Traits { kind: "depository".into(), ..Traits::default() };
-        let update = AccountUpdate {
-            item: &id,
-            id: &account,
-            traits: &traits,
-            state: AccountState::Active,
-            business: Some(&business),
-            missing_since: None,
-            proof: None,
-            outside: None,
-        };
-        tx.save_account(&update).await.unwrap();
+        tx.apply_word(&id, &store.fingerprints().of("token-1")).await.unwrap();
+        save_account(&mut tx, id.as_str(), business.as_str()).await;
         let intent = tx.intend(&held, &id, &account, 1).await.unwrap();
         let Saved::Live(token) = tx.save_minted(&intent, &ProcessorToken::new("p-1")).await.unwrap() else { panic!() };
         tx.record_accepted(&business, &[token]).await.unwrap();
-        tx.record_converged(&business, true, "changed").await.unwrap();
-        tx.audit("somebody", "item.sync", id.as_str(), "").await.unwrap();
-        tx.audit("somebody", "parked.release", &format!("item/{id}"), "").await.unwrap();
+        tx.record_converged(&business, true, &[], "changed").await.unwrap();
+        tx.audit(&act("item.sync", Kind::Item, id.as_str())).await.unwrap();
+        let became = Some(serde_json::json!({"business": business.as_str(), "replaces": id.as_str()}));
+        tx.audit(&Act { became, ..act("item.put", Kind::Item, "another") }).await.unwrap();
+        let accounts = [serde_json::json!({"account_id": account.as_str(), "business": business.as_str()})];
+        let became = Some(serde_json::json!({"accounts": accounts}));
+        tx.audit(&Act { became, ..act("item.put", Kind::Item, id.as_str()) }).await.unwrap();
+        tx.audit(&act("business.sync", Kind::Business, business.as_str())).await.unwrap();
         tx.count_removals(&business, 1, 10, LONG).await.unwrap();
         tx.finish(&held, &done()).await.unwrap();
         tx.commit().await.unwrap();
@@ -55,7 +55,7 @@ impl Customer {
 
     async fn remove(&self) {
         let mut tx = self.store.begin().await.unwrap();
-        tx.remove_item(&self.id, store::REMOVED_BY_PLATFORM).await.unwrap();
+        tx.remove_item(&self.id).await.unwrap();
         tx.mark(&Mark { kind: Kind::Business, id: self.business.as_str(), ..mark("") }).await.unwrap();
         tx.commit().await.unwrap();
     }
@@ -72,15 +72,21 @@ impl Customer {
     async fn converge(&self) {
         let mut tx = self.store.begin().await.unwrap();
         tx.record_accepted(&self.business, &[]).await.unwrap();
-        tx.record_converged(&self.business, true, "changed").await.unwrap();
+        tx.record_converged(&self.business, true, &[], "changed").await.unwrap();
         tx.commit().await.unwrap();
     }
 
     async fn item(&self, unconfirmed: bool) -> Erasure {
-        self.store.begin().await.unwrap().erase_item(&self.id, unconfirmed).await.unwrap()
+        let mut tx = self.store.begin().await.unwrap();
+        let erasure = tx.erase_item(&self.id, unconfirmed).await.unwrap();
+        tx.rollback().await.unwrap();
+        erasure
     }
     async fn business(&self, unconfirmed: bool) -> Erasure {
-        self.store.begin().await.unwrap().erase_business(&self.business, unconfirmed).await.unwrap()
+        let mut tx = self.store.begin().await.unwrap();
+        let erasure = tx.erase_business(&self.business, unconfirmed).await.unwrap();
+        tx.rollback().await.unwrap();
+        erasure
     }
 
     async fn item_waits_for(&self, what: &str) {
@@ -93,17 +99,21 @@ impl Customer {
     }
 
     /// What only time does.
-    async fn sql(&self, sql: &'static str) {
+    async fn sql(&self, sql: &str) {
         sqlx::any::install_default_drivers();
         let pool = sqlx::any::AnyPoolOptions::new().connect(&self.place.url).await.unwrap();
-        sqlx::query(sql).execute(&pool).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&pool).await.unwrap();
         pool.close().await;
     }
 }
 
-async fn what_is_erased_leaves_only_the_audit(parts: Parts) {
+async fn what_is_erased_leaves_only_the_audit_under_a_pseudonym(parts: Parts) {
     let customer = Customer::new(parts).await;
     customer.item_waits_for("remove it first").await;
+    // As an earlier release writes it, also beside this one.
+    customer
+        .sql("INSERT INTO audit (id, actor, action, subject, detail, at) VALUES ('00', 'somebody', 'item.sync', 'item-gone', '', 1)")
+        .await;
     customer.remove().await;
     customer.item_waits_for("try again in 15 minutes").await;
     assert!(matches!(customer.item(true).await, Erasure::Refused(_)), "whatever is not confirmed");
@@ -139,8 +149,23 @@ async fn what_is_erased_leaves_only_the_audit(parts: Parts) {
     assert_eq!(tx.erase_business(&customer.business, false).await.unwrap(), Erasure::Done);
     assert_eq!(tx.erase_business(&customer.business, false).await.unwrap(), Erasure::Unknown);
     tx.commit().await.unwrap();
+    // What was told of it leaves through the outbox, and is no memory.
+    customer.sql("DELETE FROM outbox").await;
     let dump = dump(&customer.place.url).await;
     assert!(!dump.contains("gone"), "{dump}");
+    // Whoever has the id finds what was done.
+    let mut tx = customer.store.begin_read().await.unwrap();
+    let of_item = ["item.put", "item.sync", "item.sync"];
+    for (of, actions) in [("item/item-gone", &of_item[..]), ("business/acme-gone", &["business.sync"])] {
+        let filter = AuditFilter { subject: Some(of.to_owned()), by: None };
+        let entries = tx.audit_page(&filter, &Page { after: None, limit: 9 }).await.unwrap();
+        assert_eq!(entries.iter().map(|e| e.action.as_str()).collect::<Vec<_>>(), actions, "{of}");
+    }
+    let filter = AuditFilter { subject: Some("item/another".to_owned()), by: None };
+    let mention = tx.audit_page(&filter, &Page { after: None, limit: 9 }).await.unwrap().remove(0).became.unwrap();
+    let named = |id: &str| customer.store.fingerprints().of(id).to_string();
+    assert!(mention.contains(&named("acme-gone")) && mention.contains(&named("item-gone")), "{mention}");
+    drop(tx);
 
     // A row of the same name is no row of before: what was claimed then is stale.
     let acme = Declaration { business: Some(customer.business.clone()), ..Declaration::default() };
@@ -150,12 +175,40 @@ async fn what_is_erased_leaves_only_the_audit(parts: Parts) {
     assert!(matches!(finish(&customer.store, &customer.held, &done()).await, Err(Error::Stale { .. })), "I7");
 }
 
+fn act<'a>(action: &'a str, kind: Kind, id: &str) -> Act<'a> {
+    Act { by: "somebody", from: None, action, subject: subject(kind, id), was: None, became: None }
+}
+
 async fn an_item_that_nobody_pushed_is_erased_too(parts: Parts) {
     let customer = Customer::new(parts).await;
-    customer.sql("INSERT INTO unknown_items (item_id, first_seen, last_seen, seen) VALUES ('nobody', 1, 1, 1)").await;
+    customer.sql("INSERT INTO unknown_items (item_id, first_seen, last_seen, seen) VALUES ('stranger', 1, 1, 1)").await;
     let mut tx = customer.store.begin().await.unwrap();
-    assert_eq!(tx.erase_item(&item("nobody"), false).await.unwrap(), Erasure::Done);
-    assert_eq!(tx.erase_item(&item("nobody"), false).await.unwrap(), Erasure::Unknown);
+    tx.audit(&act("item.erase", Kind::Item, "stranger")).await.unwrap();
+    assert_eq!(tx.erase_item(&item("stranger"), false).await.unwrap(), Erasure::Done);
+    assert_eq!(tx.erase_item(&item("stranger"), false).await.unwrap(), Erasure::Unknown);
     tx.commit().await.unwrap();
-    assert!(!dump(&customer.place.url).await.contains("nobody"));
+    assert!(!dump(&customer.place.url).await.contains("stranger"));
+}
+
+/// The audit by its age, Items that nobody pushed by age and number: neither grows for ever.
+async fn what_nobody_needs_any_more_is_forgotten(parts: Parts) {
+    let customer = Customer::new(parts).await;
+    let day = Duration::from_hours(24);
+    let mut tx = customer.store.begin().await.unwrap();
+    let now = tx.now().0;
+    assert_eq!(tx.forget_old_audit(day, 100).await.unwrap(), 0);
+    tx.commit().await.unwrap();
+    customer.sql("UPDATE audit SET at = at - 2 * 86400000 WHERE action = 'item.put'").await;
+    for (n, age) in [(1, 0), (2, 1000), (3, 2000), (4, 3 * 86_400_000)] {
+        let sql = format!("INSERT INTO unknown_items VALUES ('unknown-{n}', 1, {}, 1)", now - age);
+        customer.sql(&sql).await;
+    }
+    let mut tx = customer.store.begin().await.unwrap();
+    assert_eq!(tx.forget_old_audit(day, 100).await.unwrap(), 2);
+    assert_eq!(tx.forget_unknown(day, 100).await.unwrap(), 1, "by age");
+    assert_eq!(tx.forget_unknown(day, 3).await.unwrap(), 0);
+    assert_eq!(tx.forget_unknown(day, 2).await.unwrap(), 1, "by number");
+    let left = tx.list_unknown_items(&Page { after: None, limit: 9 }).await.unwrap();
+    assert_eq!(left.iter().map(|u| u.item.as_str()).collect::<Vec<_>>(), ["unknown-1", "unknown-2"], "the newest stay");
+    tx.commit().await.unwrap();
 }

@@ -4,13 +4,16 @@ mod erasing;
 mod opening;
 mod queue;
 mod tokens;
+mod verdicts;
 
+use domain::accounts::{AccountState, Traits};
 use domain::budget::Limits;
+use domain::queue::{Blocked, Finish, Mark};
 use domain::work::{Block, Class, Kind};
-use domain::{AccessToken, BusinessId, Fingerprinter, ItemId};
+use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId};
 use secrecy::SecretString;
 use std::time::Duration;
-use store::{Blocked, Claim, Declaration, Error, Finish, KeyRing, Mark, Push, Settings, Store};
+use store::{AccountUpdate, Claim, Declaration, Error, KeyRing, Push, Settings, Store, Tx};
 use tests::{Parts, fresh_database};
 
 struct Place {
@@ -35,6 +38,7 @@ async fn open_with(place: &Place, keys: &str, fingerprint: u8) -> Result<Store, 
         url: SecretString::from(place.url.clone()),
         connections: 8,
         acquire_timeout: Duration::from_secs(10),
+        outcomes: "outcomes".into(),
     };
     let ring = KeyRing::parse(&SecretString::from(keys)).unwrap();
     Store::open(&settings, ring, Fingerprinter::new(1, &[fingerprint; 32])).await
@@ -49,16 +53,7 @@ fn item(n: &str) -> ItemId {
     ItemId::parse(n).unwrap()
 }
 fn mark(id: &str) -> Mark<'_> {
-    Mark {
-        kind: Kind::Item,
-        id,
-        class: Class::Rotation,
-        reason: "test",
-        wait: Duration::ZERO,
-        quiet: None,
-        unblocks: false,
-        traceparent: None,
-    }
+    Mark::new(Kind::Item, id, Class::Rotation, "test")
 }
 async fn marked(store: &Store, mark: &Mark<'_>) -> i64 {
     let mut tx = store.begin().await.unwrap();
@@ -110,6 +105,23 @@ async fn push(store: &Store, id: &str, token: &str, source: Declaration) {
     tx.push(&push).await.unwrap();
     tx.commit().await.unwrap();
 }
+/// An account that takes part.
+async fn save_account(tx: &mut Tx, id: &str, business: &str) {
+    let (item, business) = (item(id), BusinessId::parse(business).unwrap());
+    let traits = Traits { kind: "depository".into(), ..Traits::default() };
+    let update = AccountUpdate {
+        item: &item,
+        id: &AccountId::parse(format!("acc-{id}")).unwrap(),
+        traits: &traits,
+        state: AccountState::Active,
+        business: Some(&business),
+        before: None,
+        missing_since: None,
+        proof: None,
+        outside: None,
+    };
+    tx.save_account(&update).await.unwrap();
+}
 fn acme() -> Declaration {
     Declaration { business: Some(BusinessId::parse("acme").unwrap()), ..Declaration::default() }
 }
@@ -133,6 +145,8 @@ async fn dump(url: &str) -> String {
         "unknown_items",
         "outbox",
         "audit",
+        "audit_mentions",
+        "verdicts",
         "meta",
     ];
     let mut text = String::new();

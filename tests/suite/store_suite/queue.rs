@@ -1,12 +1,13 @@
 //! Rows of work: due, claimed, held, blocked, and what is told about them.
 
-use super::{LONG, SWEEP, acme, blocked, claim, done, finish, item, limits, mark, marked, open, push};
+use super::{LONG, SWEEP, acme, blocked, claim, done, finish, item, limits, mark, marked, open, push, save_account};
 use domain::BusinessId;
 use domain::budget::Call;
 use domain::item::ItemState;
+use domain::queue::{Blocked, Finish, Mark};
 use domain::work::{Block, Class, Kind};
 use std::time::Duration;
-use store::{Blocked, Error, Finish, Mark, Page};
+use store::{Error, Page};
 use tests::Parts;
 
 stories!(
@@ -20,6 +21,7 @@ stories!(
     a_pause_stops_claims_and_frees_the_wronged,
     what_cannot_touch_a_token_is_no_signal,
     figures_tell_who_waits_and_for_what,
+    i10_a_sweep_is_owed_until_every_row_is_due,
 );
 
 async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts: Parts) {
@@ -32,7 +34,7 @@ async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts
     let mut tx = store.begin().await.unwrap();
     let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
     assert_eq!((row.wanted, row.done), (2, 1), "a waiter for the second event is not told that it is served");
-    drop(tx);
+    tx.rollback().await.unwrap();
     let second = claim(&store, "two", LONG).await.remove(0);
     assert_eq!((second.wanted, second.taken_over), (2, None));
     finish(&store, &second, &done()).await.unwrap();
@@ -69,13 +71,13 @@ async fn i7_a_lost_lease_writes_nothing(parts: Parts) {
     let mut tx = store.begin().await.unwrap();
     tx.ensure_business(&BusinessId::parse("ghost").unwrap(), None).await.unwrap();
     assert!(matches!(tx.finish(&lost, &done()).await, Err(Error::Stale { .. })));
-    drop(tx);
+    tx.rollback().await.unwrap();
     let mut tx = store.begin().await.unwrap();
     assert!(tx.business(&BusinessId::parse("ghost").unwrap()).await.unwrap().is_none(), "the whole look is undone");
     assert!(matches!(tx.renew(&mut lost, LONG).await, Err(Error::Stale { .. })));
     assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
     assert!(tx.check_lease(&held).await.is_ok());
-    drop(tx);
+    tx.rollback().await.unwrap();
     // The same process may claim a row again whose lease it lost: only the epoch tells the two looks apart.
     finish(&store, &held, &done()).await.unwrap();
     marked(&store, &mark("x")).await;
@@ -161,7 +163,7 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
         let mut tx = store.begin().await.unwrap();
         let row = tx.work(Kind::Item, &id).await.unwrap().unwrap();
         assert_eq!((row.blocked, row.attempts), (None, 0), "{by}");
-        drop(tx);
+        tx.rollback().await.unwrap();
         let again = claim(&store, "one", LONG).await.remove(0);
         finish(&store, &again, &done()).await.unwrap();
     }
@@ -229,9 +231,8 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
         let mut tx = store.begin_read().await.unwrap();
         let due: i64 = tx.due_rows(Kind::Item).await.unwrap().iter().map(|d| d.rows).sum();
         let claimable = tx.claimable_oldest(Kind::Item, |call| spent == Some(call)).await.unwrap();
-        let risk = tx.at_risk().await.unwrap();
-        assert_eq!(risk.businesses > 0, risk.oldest >= ms, "{risk:?}");
-        (due, claimable >= ms, risk.businesses)
+        let risk = tx.not_good(Kind::Business).await.unwrap();
+        (due, claimable >= ms, risk.iter().map(|r| r.rows).sum::<i64>())
     };
     assert_eq!(figures(None).await, (0, false, 0));
     push(&store, "x", "access-sandbox-1", acme()).await;
@@ -239,7 +240,8 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
     let mut tx = store.begin().await.unwrap();
     let pushed = tx.candidates(&item("x")).await.unwrap().remove(0);
     tx.promote(&item("x"), &pushed.fingerprint).await.unwrap();
-    tx.set_item_state(&item("x"), ItemState::Active, None).await.unwrap();
+    tx.apply_word(&item("x"), &pushed.fingerprint).await.unwrap();
+    tx.set_item_state(&item("x"), ItemState::Active, None, None).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(figures(None).await, (1, true, 1), "an Item whose accounts nobody has read yet");
     assert_eq!(figures(Some(Call::AccountsGet)).await, (1, false, 1), "more workers would not help");
@@ -263,6 +265,9 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
     tx.commit().await.unwrap();
     let held = claim(&store, "one", LONG).await.remove(0);
     finish(&store, &held, &done()).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.item_was_read(&item("x")).await.unwrap();
+    tx.commit().await.unwrap();
     assert_eq!(figures(None).await, (0, false, 0), "served");
 
     // What can't have touched a token puts nothing at risk, and is no beginning of a change that comes hours later.
@@ -273,9 +278,29 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
     assert!(held.signal_at.is_some());
     finish(&store, &held, &done()).await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    tx.set_item_state(&item("x"), ItemState::AwaitingToken, None).await.unwrap();
+    tx.set_item_state(&item("x"), ItemState::AwaitingToken, None, None).await.unwrap();
+    save_account(&mut tx, "x", "acme").await;
     tx.commit().await.unwrap();
     assert_eq!(figures(None).await, (0, false, 1), "rotated, and nobody told us the new token");
+}
+
+/// More rows than one transaction marks.
+async fn i10_a_sweep_is_owed_until_every_row_is_due(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let ids: Vec<String> = (0..2100).map(|n| format!("item-{n}")).collect();
+    let marks: Vec<Mark<'_>> = ids.iter().map(|id| Mark { wait: LONG * 60, ..mark(id) }).collect();
+    let mut tx = store.begin().await.unwrap();
+    tx.mark_each(&marks).await.unwrap();
+    assert!(!tx.owes_sweep().await.unwrap());
+    tx.owe_sweep().await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(store.begin_read().await.unwrap().owes_sweep().await.unwrap());
+    assert_eq!(store.mark_all(Kind::Business, Duration::ZERO, "test").await.unwrap(), 0);
+    assert!(store.begin_read().await.unwrap().owes_sweep().await.unwrap(), "Items were not marked");
+    assert_eq!(store.mark_all(Kind::Item, Duration::ZERO, "test").await.unwrap(), 2100);
+    let mut tx = store.begin_read().await.unwrap();
+    assert!(!tx.owes_sweep().await.unwrap());
+    assert_eq!(tx.due_rows(Kind::Item).await.unwrap().iter().map(|r| r.rows).sum::<i64>(), 2100);
 }
 
 /// An import that waits since yesterday is as urgent as a rotation by now. It must not stand before it, nor wait for ever.

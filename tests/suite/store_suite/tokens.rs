@@ -1,8 +1,8 @@
 //! Access tokens, minted tokens, and the accounts they are for.
 
-use super::{LONG, acme, claim, done, finish, item, limits, mark, marked, open, push};
+use super::{LONG, acme, claim, done, finish, item, limits, mark, marked, open, push, save_account};
 use domain::accounts::{AccountState, Traits};
-use domain::item::ItemState;
+use domain::item::{ItemState, TokenCause};
 use domain::work::{Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, ItemId, LayerId, ProcessorToken};
 use std::time::Duration;
@@ -14,6 +14,7 @@ stories!(
     what_is_read_together_is_of_one_moment,
     i5_candidates_are_stored_before_they_are_current,
     i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known,
+    i5_a_word_that_waits_goes_on_under_the_next_token,
     i6_the_first_saved_answer_wins,
     i6_a_removed_item_leaves_no_open_intent,
     i8_a_move_ordered_during_a_look_waits_for_the_next_one,
@@ -64,13 +65,15 @@ async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
     assert!(tx.current_token(&item("x")).await.unwrap().is_none(), "stored, not current");
     assert!(tx.item(&item("x")).await.unwrap().unwrap().business.is_none(), "what came with it waits for the proof");
     assert_eq!(tx.promote(&item("x"), &fingerprint("token-1")).await.unwrap(), 1);
+    assert!(tx.item(&item("x")).await.unwrap().unwrap().business.is_none(), "and then for its own judgement");
+    tx.apply_word(&item("x"), &fingerprint("token-1")).await.unwrap();
     assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business);
     assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().token.expose(), "token-1");
     tx.commit().await.unwrap();
     push(&store, "x", "token-2", acme()).await;
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().fingerprint, fingerprint("token-1"));
-    tx.reject(&item("x"), &fingerprint("token-2"), "not this Item's", false).await.unwrap();
+    tx.reject(&item("x"), &fingerprint("token-2"), TokenCause::OtherItem, "not this Item's", false).await.unwrap();
     let token = AccessToken::new("token-2");
     assert_eq!(tx.add_candidate(&item("x"), &token, "lookup", None).await.unwrap(), News::RefusedBefore { gone: None });
     assert_eq!(tx.add_candidate(&item("x"), &token, "push", Some(&acme())).await.unwrap(), News::Candidate);
@@ -95,7 +98,7 @@ async fn i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known(parts:
     let fingerprint = |t: &str| store.fingerprints().of(t);
     push(&store, "x", "token-1", acme()).await;
     let mut tx = store.begin().await.unwrap();
-    tx.reject(&item("x"), &fingerprint("token-1"), "dead", true).await.unwrap();
+    tx.reject(&item("x"), &fingerprint("token-1"), TokenCause::UnknownToPlaid, "dead", true).await.unwrap();
     tx.add_candidate(&item("x"), &AccessToken::new("token-2"), "lookup", None).await.unwrap();
     tx.promote(&item("x"), &fingerprint("token-2")).await.unwrap();
     assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business, "the Item belongs to somebody");
@@ -103,34 +106,40 @@ async fn i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known(parts:
     let globex = Declaration { business: Some(BusinessId::parse("globex").unwrap()), ..Declaration::default() };
     push(&store, "x", "token-3", globex).await;
     let mut tx = store.begin().await.unwrap();
-    tx.reject(&item("x"), &fingerprint("token-3"), "dead", true).await.unwrap();
+    tx.reject(&item("x"), &fingerprint("token-3"), TokenCause::UnknownToPlaid, "dead", true).await.unwrap();
     tx.add_candidate(&item("x"), &AccessToken::new("token-4"), "lookup", None).await.unwrap();
     tx.promote(&item("x"), &fingerprint("token-4")).await.unwrap();
     assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business, "a refused push changes nothing");
+}
+
+/// A look proves the pushed token and dies before it judges what came with it; then the Item is rotated again.
+async fn i5_a_word_that_waits_goes_on_under_the_next_token(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    push(&store, "x", "token-1", acme()).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.promote(&item("x"), &store.fingerprints().of("token-1")).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.add_candidate(&item("x"), &AccessToken::new("token-2"), "lookup", None).await.unwrap();
+    let second = store.fingerprints().of("token-2");
+    tx.promote(&item("x"), &second).await.unwrap();
+    assert_eq!(tx.word_of_current(&item("x")).await.unwrap(), Some((second.clone(), acme())));
+    tx.apply_word(&item("x"), &second).await.unwrap();
+    assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business);
+    tx.commit().await.unwrap();
 }
 
 async fn i6_the_first_saved_answer_wins(parts: Parts) {
     let (store, _place) = open(parts).await;
     push(&store, "x", "token-1", acme()).await;
     let held = claim(&store, "one", LONG).await.remove(0);
-    let account = AccountId::parse("acc").unwrap();
+    let account = AccountId::parse("acc-x").unwrap();
     let mut tx = store.begin().await.unwrap();
     tx.promote(&item("x"), &store.fingerprints().of("token-1")).await.unwrap();
     let acme = BusinessId::parse("acme").unwrap();
-    let traits = Traits { kind: "depository".into(), ..Traits::default() };
     let id = item("x");
-    let update = AccountUpdate {
-        item: &id,
-        id: &account,
-        traits: &traits,
-        state: AccountState::Active,
-        business: Some(&acme),
-        missing_since: None,
-        proof: None,
-        outside: None,
-    };
-    tx.save_account(&update).await.unwrap();
-    tx.set_item_state(&id, ItemState::Active, None).await.unwrap();
+    save_account(&mut tx, "x", "acme").await;
+    tx.set_item_state(&id, ItemState::Active, None, None).await.unwrap();
     let first = tx.intend(&held, &id, &account, 1).await.unwrap();
     let second = tx.intend(&held, &id, &account, 1).await.unwrap();
     let crashed = tx.intend(&held, &id, &account, 1).await.unwrap();
@@ -171,7 +180,7 @@ async fn i6_a_removed_item_leaves_no_open_intent(parts: Parts) {
         tx.intend(&held, &id, &account, 1).await.unwrap(),
         tx.intend(&held, &id, &account, 1).await.unwrap(),
     ];
-    tx.remove_item(&id, store::REMOVED_BY_PLATFORM).await.unwrap();
+    tx.remove_item(&id).await.unwrap();
     assert_eq!(tx.processor_token_counts(&id).await.unwrap(), [("orphaned".to_owned(), 3)]);
     assert!(matches!(tx.save_minted(&answered, &ProcessorToken::new("p-1")).await.unwrap(), Saved::Orphan(_)));
     tx.drop_intent(&refused).await.unwrap();
@@ -195,6 +204,7 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
         traits: &traits,
         state: AccountState::Active,
         business: Some(&acme),
+        before: None,
         missing_since: None,
         proof: None,
         outside: None,
@@ -207,7 +217,8 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     };
     let mut tx = store.begin().await.unwrap();
     tx.promote(&id, &store.fingerprints().of("token-1")).await.unwrap();
-    tx.set_item_state(&id, ItemState::Active, None).await.unwrap();
+    tx.apply_word(&id, &store.fingerprints().of("token-1")).await.unwrap();
+    tx.set_item_state(&id, ItemState::Active, None, None).await.unwrap();
     tx.set_layer_id(&acme, &LayerId::parse("at-layer").unwrap()).await.unwrap();
     tx.ensure_business(&globex, None).await.unwrap();
     tx.save_account(&in_acme).await.unwrap();

@@ -2,9 +2,9 @@
 
 use super::{Look, Stop};
 use domain::budget::Call;
-use domain::token_list::{Listed, OurAccount, RowStatus, UnknownPolicy, Wanted};
+use domain::token_list::{Listed, OurAccount, UnknownPolicy, Wanted};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, ProcessorToken};
-use layer::{ListedAccount, Meaning};
+use layer::{ListedAccount, Meaning, PagedList};
 use plaid::TokenHealth;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use store::TokenOwner;
@@ -45,12 +45,18 @@ pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Fa
 }
 
 /// The list at Layer, every page.
-pub(super) async fn list(look: &Look<'_>, layer_id: &LayerId) -> Result<Vec<ListedAccount>, Stop> {
-    let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
-    match traces::step(span, layer::Error::code, look.context.layer.list_plaid_accounts(layer_id)).await {
-        Ok(rows) => Ok(rows),
-        Err(error) if error.meaning() == Meaning::NoSuchBusiness => Err(look.unknown_to_layer().await?),
-        Err(error) => Err(look.refused(&error).await),
+pub(super) async fn list(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Vec<ListedAccount>, Stop> {
+    let mut list = PagedList::default();
+    loop {
+        // Every page is a call of the budget.
+        look.turn(Call::Layer).await?;
+        let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
+        match traces::step(span, layer::Error::code, look.context.layer.next_page(layer_id, &mut list)).await {
+            Ok(()) if list.has_more() => {}
+            Ok(()) => return Ok(list.into_rows()),
+            Err(error) if error.meaning() == Meaning::NoSuchBusiness => return Err(look.unknown_to_layer().await?),
+            Err(error) => return Err(look.refused(&error).await),
+        }
     }
 }
 
@@ -81,8 +87,9 @@ fn our_account(owner: &TokenOwner, here: &BusinessId, by_token: bool) -> Option<
         // Known, but it never took part here: as strange as any other.
         return None;
     }
-    let elsewhere = owner.business.as_ref() != Some(here) || owner.moving_from.is_some();
-    Some(OurAccount { account: owner.account.clone(), may_leave: owner.gone || elsewhere })
+    // Without a business and without a word that took it out, something of ours was lost: no proof.
+    let moved = owner.moving_from.is_some() || owner.business.as_ref().is_some_and(|b| b != here);
+    Some(OurAccount { account: owner.account.clone(), may_leave: owner.gone || moved || owner.outside })
 }
 
 /// Adopting means sending along what is alive; a dead stranger is an operator's question.
@@ -91,7 +98,7 @@ async fn refuse_dead_strangers(
     listed: &[Listed],
     tokens: &HashMap<Fingerprint, ProcessorToken>,
 ) -> Result<(), Stop> {
-    let strangers = listed.iter().filter(|r| r.ours.is_none() && !r.layer_owned && r.status == RowStatus::Active);
+    let strangers = listed.iter().filter(|r| r.ours.is_none() && !r.layer_owned && r.status.is_row());
     let strangers: Vec<&ProcessorToken> = strangers.filter_map(|r| tokens.get(r.token.as_ref()?)).collect();
     let mut dead = 0;
     for token in strangers {

@@ -16,14 +16,15 @@ use crate::{Context, Mode, budget};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
+use domain::queue::{Blocked, Finish, Mark};
 use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
 use domain::work::{Block, Class, Kind};
-use domain::{BusinessId, LayerId};
+use domain::{AccountId, BusinessId, Provider};
 use facts::Facts;
 use put::LIST_REFUSED;
 use serde_json::json;
 use std::time::Instant;
-use store::{Blocked, BusinessRow, Claim, Finish, Tx};
+use store::{BusinessRow, Claim, Tx};
 
 /// One look, while it lasts.
 pub(crate) struct Look<'a> {
@@ -103,19 +104,19 @@ impl Look<'_> {
             // Nothing is minted yet, so there is nothing to create the business with; the mint makes it due again.
             return Err(Stop::Row(done(self.context)));
         };
-        let facts = self.facts(&layer_id).await?;
+        let facts = facts::gather(self, &layer_id).await?;
         let policy = self.policy();
         let unminted = facts.wanted.iter().filter(|w| w.token.is_none()).count();
         if self.context.settings.mode == Mode::Observe && unminted > 0 {
             return self.observed(&format!("observe mode: would mint for {unminted} account(s), then PUT")).await;
         }
         match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.permit()) {
-            Plan::Converged { verified, left_out } => {
+            Plan::Converged { verified, left_out, archived } => {
                 metrics::counter!(metric::PUTS, "result" => "not_needed").increment(1);
                 if !left_out.is_empty() {
                     tracing::warn!(accounts = left_out.len(), "accounts wait outside the list for their new tokens");
                 }
-                self.converged(&facts, verified && left_out.is_empty(), None).await
+                self.converged(&facts, verified && left_out.is_empty(), &archived, None).await
             }
             Plan::Wait { left_out } => Err(Stop::Row(self.waits_for_tokens(left_out.len()))),
             Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
@@ -174,7 +175,13 @@ impl Look<'_> {
     }
 
     /// The list equals the truth, as far as Layer shows it.
-    async fn converged(&self, facts: &Facts, verified: bool, put: Option<&Put>) -> Result<(), Stop> {
+    async fn converged(
+        &self,
+        facts: &Facts,
+        verified: bool,
+        archived: &[AccountId],
+        put: Option<&Put>,
+    ) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
         tx.lock(&self.claim).await?;
         let older = facts.wanted.iter().any(|w| w.older_generation);
@@ -182,23 +189,23 @@ impl Look<'_> {
             tx.set_leave_out(&self.id, LeaveOut::Nothing).await?;
         }
         let outcome = match put {
-            Some(_) if verified => "converged after a PUT",
-            Some(_) => "accepted, unverified",
-            None => "converged, no PUT needed",
+            Some(_) if verified => "the list was sent and read back",
+            Some(_) => "the list was accepted, and Layer does not show enough to read it back",
+            None => "the list at Layer is the one to be sent: nothing was sent",
         };
         if put.is_none() {
             if let Some(unreported) = self.unreported(facts, verified) {
-                self.report_converged(&mut tx, &unreported, verified).await?;
+                self.report_accepted(&mut tx, &unreported, verified).await?;
             }
             if verified {
                 let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
                 tx.record_listed(&self.id, &shown).await?;
             }
         }
-        tx.record_converged(&self.id, verified, outcome).await?;
+        tx.record_converged(&self.id, verified, archived, outcome).await?;
         self.moves(&mut tx).await?;
         if let Some(put) = put {
-            self.report_converged(&mut tx, put, verified).await?;
+            self.report_accepted(&mut tx, put, verified).await?;
         }
         let mut finish = done(self.context);
         // The holder before may have been stopped with a PUT on its way: list again after the longest life that such a
@@ -251,13 +258,13 @@ impl Look<'_> {
         Ok(())
     }
 
-    async fn report_converged(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), Stop> {
+    async fn report_accepted(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), Stop> {
         let payload = json!({
             "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
             "removed": put.removed, "left_out": put.left_out,
         });
         let took_ms = self.claim.signal_at.map(|signal| tx.now().since(signal).as_millis());
-        outcome::about_business(tx, self.context, &self.claim, &self.id, kind::BUSINESS_CONVERGED, payload).await?;
+        outcome::about_business(tx, &self.claim, &self.id, kind::LIST_ACCEPTED, payload).await?;
         tracing::info!(
             listed = put.tokens.len(),
             added = put.added.len(),
@@ -266,7 +273,7 @@ impl Look<'_> {
             left_out = put.left_out.len(),
             verified,
             took_ms,
-            "business converged"
+            "Layer has the list"
         );
         Ok(())
     }
@@ -278,7 +285,7 @@ impl Look<'_> {
         let payload = json!({
             "would_list": put.tokens.len(), "added": put.added, "replaced": put.replaced, "removed": put.removed,
         });
-        outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind::WOULD, payload).await?;
+        outcome::about_business(&mut tx, &self.claim, &self.id, kind::WOULD, payload).await?;
         tx.commit().await?;
         tracing::info!(
             added = put.added.len(),
@@ -315,7 +322,7 @@ impl Look<'_> {
                 tracing::error!(code = blocked.code, why = blocked.why, "business parked");
             }
             if let Some(kind) = kind {
-                outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind, payload).await?;
+                outcome::about_business(&mut tx, &self.claim, &self.id, kind, payload).await?;
             }
         }
         tx.finish(&self.claim, &finish).await?;
@@ -342,7 +349,13 @@ impl Look<'_> {
         let id = &self.id;
         let why =
             format!("Layer does not show the business {id} any more (archived?): unarchive it there, then release");
-        Ok(self.parked(code, why))
+        self.alone_or_all("GET /v1/businesses/{id}/plaid/accounts", code, why).await
+    }
+
+    /// This business alone is refused, and waits for a person; or others are refused alike, and it is Layer's fault.
+    async fn alone_or_all(&self, endpoint: &'static str, code: &str, why: String) -> Result<Stop, Stop> {
+        let refusal = Refusal::of_row(Provider::Layer, endpoint, code, why);
+        Ok(Stop::Row(conclude(self.context, &self.claim, &refusal).await?))
     }
 
     /// Layer does not take the list as it is. A token in it may be dead because its Item changed and nobody said so:
@@ -351,19 +364,12 @@ impl Look<'_> {
     /// Not under the lease: a look too many does no harm, and the Items' rows are locked before the business's.
     async fn doubt_items(&self, facts: &Facts) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
+        let mut marks = Vec::new();
         for item in facts.items.keys() {
-            let mark = store::Mark {
-                kind: Kind::Item,
-                id: item.as_str(),
-                class: Class::Rotation,
-                reason: "Layer does not take the list",
-                wait: std::time::Duration::ZERO,
-                quiet: None,
-                unblocks: false,
-                traceparent: self.claim.traceparent.as_deref(),
-            };
-            tx.mark(&mark).await?;
+            let mark = Mark::new(Kind::Item, item.as_str(), Class::Rotation, "Layer does not take the list");
+            marks.push(Mark { traceparent: self.claim.traceparent.as_deref(), ..mark });
         }
+        tx.mark_each(&marks).await?;
         tx.commit().await?;
         self.context.items_due.notify_one();
         Ok(())
@@ -400,10 +406,5 @@ impl Look<'_> {
     /// Waits until this call may be made; fails if the lease was lost.
     async fn turn(&mut self, call: Call) -> Result<(), Stop> {
         budget::turn(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
-    }
-
-    async fn facts(&mut self, layer_id: &LayerId) -> Result<Facts, Stop> {
-        self.turn(Call::Layer).await?;
-        facts::gather(self, layer_id).await
     }
 }

@@ -7,14 +7,14 @@ use crate::outcome::{self, kind};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
-use domain::token_list::{Hold, LeaveOut, Listed, Put, RowStatus, Verification, Wanted, strangers_after, verify};
+use domain::queue::{Blocked, Finish};
+use domain::token_list::{Hold, LeaveOut, Listed, Put, Verification, Wanted, strangers_after, verify};
 use domain::work::{Block, Class};
 use domain::{Fingerprint, LayerId, ProcessorToken};
 use layer::Meaning;
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-use store::{Blocked, Finish};
 use tracing::field::Empty;
 
 /// The code of a business whose list Layer read and refused.
@@ -50,7 +50,9 @@ impl Look<'_> {
                 return Err(self.refused(&error).await);
             }
         }
-        metrics::counter!(metric::PUTS, "result" => "accepted").increment(1);
+        // A list that could not be read back is sent again by each sweep, by design; that is told apart (I9).
+        let result = if self.policy().resend { "resent" } else { "accepted" };
+        metrics::counter!(metric::PUTS, "result" => result).increment(1);
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.record_accepted(&self.id, &put.tokens).await?;
@@ -104,7 +106,8 @@ impl Look<'_> {
                 tracing::warn!(error = chain(error), "the list is refused: its Items are looked at first");
                 return Ok(Stop::Row(backoff(self.context, &self.claim, None, LIST_REFUSED, why)));
             }
-            return Ok(self.parked(
+            return self.alone_or_all(
+                error.endpoint(),
                 LIST_REFUSED,
                 format!(
                     "Layer refuses the token list ({}): one of its {} tokens is not accepted; look at the business there, \
@@ -112,7 +115,8 @@ impl Look<'_> {
                     error.code(),
                     put.tokens.len()
                 ),
-            ));
+            )
+            .await;
         }
         tracing::warn!(
             older,
@@ -135,7 +139,6 @@ impl Look<'_> {
         let (timeout, interval) = (settings.verify_timeout, settings.verify_interval);
         let began = Instant::now();
         loop {
-            self.turn(Call::Layer).await?;
             let rows = list(self, layer_id).await?;
             let mut tx = self.context.store.begin_read().await?;
             let after = recognise(self, &mut tx, &rows).await?;
@@ -143,8 +146,8 @@ impl Look<'_> {
             self.watch_layers_own(&facts.listed, &after);
             let late = began.elapsed() >= timeout;
             match verify(&put, &facts.listed, &after) {
-                Verification::Applied => return self.converged(facts, true, Some(&put)).await,
-                Verification::Unverifiable => return self.converged(facts, false, Some(&put)).await,
+                Verification::Applied => return self.converged(facts, true, &put.archived, Some(&put)).await,
+                Verification::Unverifiable => return self.converged(facts, false, &put.archived, Some(&put)).await,
                 Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
                     return self.skipped(facts, put, &after).await;
                 }
@@ -166,7 +169,7 @@ impl Look<'_> {
 
     /// Layer took the list and skipped tokens of older generations, which it can't read with.
     fn only_older_skipped(&self, facts: &Facts, put: &Put, after: &[Listed]) -> bool {
-        let active = after.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned);
+        let active = after.iter().filter(|r| r.status.is_row() && !r.layer_owned);
         let shown: HashSet<&Fingerprint> = active.filter_map(|r| r.token.as_ref()).collect();
         let sent: HashSet<&Fingerprint> = put.tokens.iter().collect();
         let older = |t: &Fingerprint| facts.wanted.iter().any(|w| w.older_generation && w.token.as_ref() == Some(t));
@@ -178,10 +181,10 @@ impl Look<'_> {
         tx.check_lease(&self.claim).await?;
         tx.set_leave_out(&self.id, LeaveOut::Skipped).await?;
         tx.commit().await?;
-        let shown = |w: &Wanted| after.iter().any(|r| r.status == RowStatus::Active && r.token == w.token);
+        let shown = |w: &Wanted| after.iter().any(|r| r.status.is_row() && r.token == w.token);
         let skipped = facts.wanted.iter().filter(|w| w.older_generation && !shown(w));
         put.left_out.extend(skipped.map(|w| w.account.clone()));
-        self.converged(facts, true, Some(&put)).await
+        self.converged(facts, true, &put.archived, Some(&put)).await
     }
 
     /// Neither the list before nor ours. With strangers in it another writer is at work, and to write on would be a fight:
@@ -197,7 +200,7 @@ impl Look<'_> {
         tracing::warn!(strangers, why, "a third list");
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        outcome::about_business(&mut tx, self.context, &self.claim, &self.id, kind::DRIFT, json!({"why": why})).await?;
+        outcome::about_business(&mut tx, &self.claim, &self.id, kind::DRIFT, json!({"why": why})).await?;
         tx.commit().await?;
         Ok(stop)
     }

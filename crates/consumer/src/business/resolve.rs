@@ -5,15 +5,12 @@ use crate::{Context, Mode};
 use domain::budget::Call;
 use domain::ids::BusinessRef;
 use domain::{BusinessId, LayerId, ProcessorToken};
-use layer::{Found, Meaning};
+use layer::Meaning;
 
 /// Layer's id of a business. None: Layer does not have it.
 pub(crate) async fn layer_id_of(context: &Context, business: &BusinessId) -> Result<Option<LayerId>, layer::Error> {
     match business.reference() {
-        BusinessRef::External(external_id) => match context.layer.find_business(external_id).await? {
-            Found::One(id) => Ok(Some(id)),
-            Found::None => Ok(None),
-        },
+        BusinessRef::External(external_id) => context.layer.find_business(external_id).await,
         BusinessRef::Layer(id) => {
             let Ok(id) = LayerId::parse(id) else { return Ok(None) };
             Ok(context.layer.business_exists(&id).await?.then_some(id))

@@ -7,8 +7,8 @@ use crate::business::resolve;
 use crate::faults::{Refusal, conclude};
 use domain::budget::Call;
 use domain::token_list::RowStatus;
-use domain::{AccountId, BusinessId};
-use layer::ListedAccount;
+use domain::{AccountId, BusinessId, LayerId};
+use layer::{ListedAccount, PagedList};
 use plaid::TokenHealth;
 use std::collections::BTreeMap;
 
@@ -45,10 +45,7 @@ impl Look<'_> {
     async fn list(&mut self, business: &BusinessId) -> Result<Vec<ListedAccount>, Stop> {
         self.turn(Call::Layer).await?;
         let rows = match resolve::layer_id_of(self.context, business).await {
-            Ok(Some(id)) => {
-                self.turn(Call::Layer).await?;
-                self.context.layer.list_plaid_accounts(&id).await
-            }
+            Ok(Some(id)) => self.pages(&id).await?,
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
@@ -56,6 +53,17 @@ impl Look<'_> {
             Ok(rows) => Ok(rows),
             Err(error) => Err(Stop::Row(conclude(self.context, &self.claim, &Refusal::from(&error)).await?)),
         }
+    }
+
+    async fn pages(&mut self, id: &LayerId) -> Result<Result<Vec<ListedAccount>, layer::Error>, Stop> {
+        let mut list = PagedList::default();
+        while list.has_more() {
+            self.turn(Call::Layer).await?;
+            if let Err(error) = self.context.layer.next_page(id, &mut list).await {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(list.into_rows()))
     }
 
     async fn adopt(&mut self, account: &AccountId, rows: &[ListedAccount]) -> Result<bool, Stop> {

@@ -1,19 +1,20 @@
 //! Everything a look found, in one transaction with its end.
 
-use super::{Found, Look};
+use super::{Fault, Found, Look, NewState};
 use crate::Mode;
 use crate::faults::{Interrupted, backoff, done};
 use crate::outcome::{self, kind};
-use domain::accounts::{AccountState, Change, Proof};
-use domain::item::ItemState;
+use domain::accounts::{AccountState, Change, Outside, Proof};
+use domain::item::{Cause, ItemState};
 use domain::metric;
+use domain::queue::Finish;
 use domain::token_list::LeaveOut;
-use domain::work::{Block, Class, HintKind};
+use domain::work::{Block, Class, HintKind, Kind};
 use domain::{AccountId, BusinessId, Millis};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use store::{AccountUpdate, Finish, Tx};
+use store::{AccountUpdate, Act, MintFault, Tx, subject};
 
 impl Look<'_> {
     pub(super) async fn commit(&self, mut found: Found) -> Result<(), Interrupted> {
@@ -29,6 +30,9 @@ impl Look<'_> {
             if !self.waits_for_heir(change, &found, &tokenless) {
                 self.save_account(&mut tx, change, &mut touched).await?;
             }
+        }
+        if found.read {
+            tx.item_was_read(&self.item.id).await?;
         }
         for account in found.minted.iter().chain(&found.adopted) {
             tx.set_mint_fault(&self.item.id, account, None).await?;
@@ -104,8 +108,8 @@ impl Look<'_> {
 
     /// A hint is judged when its account is gone, or when Plaid still shows what it denied a while after it was said.
     async fn settle_hints(&self, tx: &mut Tx, found: &Found) -> Result<(), Interrupted> {
-        if !matches!(found.state, Some((ItemState::Active | ItemState::LoginRequired, _))) || found.accounts.is_empty()
-        {
+        let is_there = |s: &NewState| matches!(s.state, ItemState::Active | ItemState::LoginRequired);
+        if !found.state.as_ref().is_some_and(is_there) || found.accounts.is_empty() {
             return Ok(());
         }
         for hint in tx.hints(&self.item.id).await? {
@@ -122,15 +126,16 @@ impl Look<'_> {
 
     /// Returns whether the state changed, and whether it is one in which everything leaves.
     async fn save_state(&self, tx: &mut Tx, found: &Found) -> Result<(bool, bool), Interrupted> {
-        let Some((state, why)) = &found.state else { return Ok((false, false)) };
+        let Some(NewState { state, cause, why }) = &found.state else { return Ok((false, false)) };
         let item = &self.item;
-        tx.set_item_state(&item.id, *state, why.as_deref()).await?;
+        let why = why.as_deref().or(cause.map(Cause::sentence));
+        tx.set_item_state(&item.id, *state, *cause, why).await?;
         if *state == item.state {
             return Ok((false, false));
         }
         let businesses = tx.businesses_of_item(&item.id).await?;
         let payload = json!({"from": item.state, "to": state, "why": why});
-        outcome::about_item(tx, self.context, &self.claim, &item.id, &businesses, kind::ITEM_STATE, payload).await?;
+        outcome::about_item(tx, &self.claim, &item.id, &businesses, kind::ITEM_STATE, payload).await?;
         match state {
             ItemState::Active => tracing::info!(from = %item.state, "item is active"),
             _ => tracing::warn!(from = %item.state, to = %state, why, "item changed its state"),
@@ -151,13 +156,8 @@ impl Look<'_> {
             Change::Outside(why) => (AccountState::Active, None, None, Some(*why)),
             Change::Missing { since, .. } => (AccountState::Active, Some(*since), None, None),
             Change::Gone { state, proof } => {
-                let before = known.filter(|k| k.state != AccountState::Active).and_then(|k| k.proof.clone());
-                (
-                    *state,
-                    known.and_then(|k| k.missing_since),
-                    Some(before.unwrap_or_else(|| proof.as_str().into())),
-                    None,
-                )
+                let before = known.filter(|k| k.state != AccountState::Active).and_then(|k| k.proof);
+                (*state, known.and_then(|k| k.missing_since), Some(before.unwrap_or(*proof)), None)
             }
         };
         let update = AccountUpdate {
@@ -167,7 +167,8 @@ impl Look<'_> {
             state,
             business: change.business.as_ref(),
             missing_since,
-            proof: proof.as_deref(),
+            before: known.and_then(|k| k.business.as_ref()),
+            proof,
             outside,
         };
         tx.save_account(&update).await?;
@@ -183,23 +184,42 @@ impl Look<'_> {
         if changed && takes_part {
             touched.extend(before.iter().cloned().chain(change.business.clone()));
             let word = word(&settled.change);
-            let payload = json!({"account_id": change.id, "change": word, "proof": proof, "why": outside});
+            let why = outside.map(Outside::sentence);
+            let payload = json!({"account_id": change.id, "change": word, "proof": proof, "why": why});
             let concerned: Vec<BusinessId> =
                 before.into_iter().chain(change.business.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-            outcome::about_item(tx, self.context, &self.claim, &self.item.id, &concerned, kind::ACCOUNT, payload)
-                .await?;
+            outcome::about_item(tx, &self.claim, &self.item.id, &concerned, kind::ACCOUNT, payload).await?;
+            let proof = proof.map(Proof::as_str);
             tracing::info!(account = %change.id, change = word, proof, "account changed");
         }
         Ok(())
     }
 
     async fn save_faults(&self, tx: &mut Tx, found: &Found) -> Result<(), Interrupted> {
-        for (account, why) in &found.faults {
-            tx.set_mint_fault(&self.item.id, account, Some((why, self.item.generation))).await?;
+        let generation = self.item.generation;
+        let live = tx.live_generations(&self.item.id).await?;
+        let is_live = |id: &AccountId| live.iter().any(|(a, g)| a == id && *g >= generation);
+        // Minted by a look that died before it could say so.
+        for account in self.known.iter().filter(|a| a.mint_fault.is_some() && is_live(&a.id)) {
+            tx.set_mint_fault(&self.item.id, &account.id, None).await?;
+        }
+        for Fault { account, refused, code, why } in &found.faults {
+            let before = self.known.iter().find(|a| a.id == *account).and_then(|a| a.mint_fault.as_ref());
+            let same = before.filter(|f| f.generation == generation && f.code == *code);
+            let tries = same.map_or(0, |f| f.tries).saturating_add(1);
+            let again_at = tx.now().plus(self.context.slow_backoff(tries));
+            let (refused, code, why) = (*refused, code.clone(), why.clone());
+            let fault = MintFault { refused, code, why, generation, tries, again_at };
+            tx.set_mint_fault(&self.item.id, account, Some(&fault)).await?;
+            if same.is_some() {
+                // Said when it began.
+                continue;
+            }
             let businesses = tx.businesses_of_item(&self.item.id).await?;
-            let payload = json!({"account_id": account, "change": "not_minted", "why": why});
-            outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind::ACCOUNT, payload)
-                .await?;
+            let payload = json!({
+                "account_id": account, "change": "not_minted", "code": fault.code, "why": fault.why, "again_at": again_at.rfc3339(),
+            });
+            outcome::about_item(tx, &self.claim, &self.item.id, &businesses, kind::ACCOUNT, payload).await?;
         }
         Ok(())
     }
@@ -213,13 +233,21 @@ impl Look<'_> {
     ) -> Result<(), Interrupted> {
         let Some(old) = &self.item.replaces else { return Ok(()) };
         let read = !found.accounts.is_empty() && found.finish.is_none() && found.faults.is_empty();
-        if !read || self.context.settings.mode == Mode::Observe || !matches!(found.state, Some((ItemState::Active, _)))
-        {
+        let is_active = found.state.as_ref().is_some_and(|s| s.state == ItemState::Active);
+        if !read || self.context.settings.mode == Mode::Observe || !is_active {
             return Ok(());
         }
-        touched.extend(tx.remove_item(old, store::REMOVED_BY_PLATFORM).await?);
+        touched.extend(tx.remove_item(old).await?);
         tx.replaced(&self.item.id).await?;
-        tx.audit("rekey", "item.replaced", old.as_str(), &format!("by {}", self.item.id)).await?;
+        tx.audit(&Act {
+            by: "rekey",
+            from: None,
+            action: "item.replaced",
+            subject: subject(Kind::Item, old.as_str()),
+            was: None,
+            became: Some(json!({"replaced_by": self.item.id.as_str()})),
+        })
+        .await?;
         tracing::info!(old = %old, "the replaced item leaves with the arrival of this one");
         Ok(())
     }
@@ -231,7 +259,7 @@ impl Look<'_> {
             let businesses = tx.businesses_of_item(&self.item.id).await?;
             let payload = json!({"kind": hint.kind, "ends_at": hint.detail});
             let kind = kind::ITEM_ENDS;
-            outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind, payload).await?;
+            outcome::about_item(tx, &self.claim, &self.item.id, &businesses, kind, payload).await?;
             tx.hint_reported(&self.item.id, &hint).await?;
             tracing::warn!(ends_at = hint.detail, "Plaid announced the end of access to this item");
         }
@@ -244,7 +272,7 @@ impl Look<'_> {
         }
         let businesses = tx.businesses_of_item(&self.item.id).await?;
         let payload = json!({"would_mint": found.would_mint});
-        outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind::WOULD, payload).await?;
+        outcome::about_item(tx, &self.claim, &self.item.id, &businesses, kind::WOULD, payload).await?;
         tracing::info!(accounts = found.would_mint.len(), "observe mode: would mint for these accounts");
         Ok(())
     }
@@ -256,10 +284,15 @@ impl Look<'_> {
         touched: &BTreeSet<BusinessId>,
     ) -> Result<(), Interrupted> {
         let Some(blocked) = finish.blocked.as_ref().filter(|b| b.by == Block::Parked) else { return Ok(()) };
+        let before = tx.work(self.claim.kind, &self.claim.id).await?.and_then(|w| w.blocked);
+        if before.is_some_and(|b| b.by == Block::Parked && b.code == blocked.code) {
+            // The sweep found it as it was: said once is enough.
+            return Ok(());
+        }
         tracing::error!(code = blocked.code, why = blocked.why, "item parked");
         let payload = json!({"kind": "item", "code": blocked.code, "why": blocked.why});
         let businesses: Vec<BusinessId> = touched.iter().cloned().collect();
-        outcome::about_item(tx, self.context, &self.claim, &self.item.id, &businesses, kind::PARKED, payload).await?;
+        outcome::about_item(tx, &self.claim, &self.item.id, &businesses, kind::PARKED, payload).await?;
         Ok(())
     }
 
@@ -270,17 +303,18 @@ impl Look<'_> {
         }
         let settings = &self.context.settings;
         let mut finish = done(self.context);
-        if matches!(found.state, Some((ItemState::AwaitingToken, _))) && self.can_look_up() {
+        let awaits = found.state.as_ref().is_some_and(|s| s.state == ItemState::AwaitingToken);
+        if awaits && self.can_look_up() {
             // The platform's database is asked again until it names the new token, ever more slowly.
             let why = "waiting for the platform's database to name the new access token".to_owned();
             finish = backoff(self.context, &self.claim, None, "awaiting_token", why);
             finish.again_after = finish.again_after.min(settings.awaiting_token_poll);
         }
-        if found.faults.iter().any(|(_, why)| why.starts_with(super::read::UNKNOWN_TO_PLAID)) {
-            let why = "Plaid listed an account and then did not know it: the accounts are read again".to_owned();
-            finish = backoff(self.context, &self.claim, None, "account_list_lags", why);
-        }
-        if let Some(at) = self.next_proof(tx, found).await? {
+        let proof = self.next_proof(tx, found).await?;
+        let mint = self.next_refused(tx, found).await?;
+        // A mint that is still refused says no good word for its provider, asked for in this look or not.
+        finish.suspicious = found.suspicious || mint.is_some();
+        if let Some(at) = proof.into_iter().chain(mint).min() {
             let wait = at.since(tx.now());
             if wait < finish.again_after {
                 finish = Finish { again_after: wait, class: Class::Retry, ..finish };
@@ -291,6 +325,23 @@ impl Look<'_> {
 
     fn can_look_up(&self) -> bool {
         !matches!(self.context.source, crate::TokenSource::PushOnly)
+    }
+
+    /// When a mint that Plaid refuses is asked for again.
+    async fn next_refused(&self, tx: &mut Tx, found: &Found) -> Result<Option<Millis>, Interrupted> {
+        if found.faults.is_empty() && self.known.iter().all(|a| a.mint_fault.is_none()) {
+            return Ok(None);
+        }
+        let accounts = tx.accounts(&self.item.id).await?.into_iter();
+        let waiting = accounts.filter(|a| a.business.is_some() && a.state == AccountState::Active);
+        let faults = waiting.filter_map(|a| a.mint_fault).filter(|f| f.generation == self.item.generation);
+        let now = tx.now();
+        // This look could not ask for it, though it was time: at once again would be for ever.
+        let next = |f: MintFault| match f.again_at > now {
+            true => f.again_at,
+            false => now.plus(self.context.slow_backoff(f.tries.max(1))),
+        };
+        Ok(faults.map(next).min())
     }
 
     /// The moment at which a missing account may be proved gone, or a revocation that Plaid's cached list does not
@@ -307,7 +358,7 @@ impl Look<'_> {
             };
             unproved(h.kind) && !found.accounts.iter().any(gone)
         });
-        let gone_item = matches!(&found.state, Some((state, _)) if state.is_gone());
+        let gone_item = found.state.as_ref().is_some_and(|s| s.state.is_gone());
         let hinted = (open && !gone_item).then(|| tx.now().plus(self.context.settings.gone_after));
         Ok(missing.chain(hinted).min())
     }

@@ -1,15 +1,13 @@
 //! One live processor token per account and generation (I6): the intent is stored before the call.
 
-use super::{Found, Look, Stop};
+use super::{Fault, Found, Look, Stop};
 use crate::Mode;
-use crate::faults::{Refusal, conclude};
-use domain::accounts::Change;
+use crate::faults::refused_by_all;
+use domain::accounts::{Change, MintRefused};
 use domain::budget::Call;
 use domain::fault::chain;
-use domain::item::ItemState;
 use domain::metric;
-use domain::work::Class;
-use domain::{AccountId, Next};
+use domain::{AccountId, Millis, Next};
 use plaid::Meaning;
 use store::{CurrentToken, Intent, Saved};
 use tracing::field::Empty;
@@ -32,18 +30,19 @@ impl Look<'_> {
     async fn missing(&self, found: &Found) -> Result<Vec<AccountId>, Stop> {
         let mut tx = self.context.store.begin_read().await?;
         let live = tx.live_generations(&self.item.id).await?;
+        let now = tx.now();
         let has = |id: &AccountId| live.iter().any(|(a, g)| a == id && *g >= self.item.generation);
         let takes_part =
             |change: &Change| matches!(change, Change::Joined { .. } | Change::Present | Change::Moved { .. });
         let accounts = found.accounts.iter().filter(|a| a.business.is_some() && takes_part(&a.settled.change));
-        Ok(accounts.filter(|a| !has(&a.id) && !self.is_given_up(&a.id)).map(|a| a.id.clone()).collect())
+        Ok(accounts.filter(|a| !has(&a.id) && !self.waits_to_be_asked(&a.id, now)).map(|a| a.id.clone()).collect())
     }
 
-    /// Refused under this very generation, for a reason of its own: tried again by the sweep and for a person only.
-    fn is_given_up(&self, id: &AccountId) -> bool {
-        let patient = !matches!(self.claim.class, Class::Sweep | Class::Person);
+    /// Refused under this very generation: it is asked for ever more slowly. Whatever could have changed Plaid's mind sets
+    /// the time to now.
+    fn waits_to_be_asked(&self, id: &AccountId, now: Millis) -> bool {
         let fault = self.known.iter().find(|a| a.id == *id).and_then(|a| a.mint_fault.as_ref());
-        patient && fault.is_some_and(|(_, generation)| *generation == self.item.generation)
+        fault.is_some_and(|f| f.generation == self.item.generation && f.again_at > now)
     }
 
     async fn mint(&mut self, current: &CurrentToken, account: &AccountId, found: &mut Found) -> Result<(), Stop> {
@@ -81,6 +80,19 @@ impl Look<'_> {
                 found.minted.push(account.clone());
                 Ok(())
             }
+            Saved::Taken(token) => {
+                metrics::counter!(metric::MINTS, "result" => "failed").increment(1);
+                metrics::counter!(metric::ORPHANED_TOKENS).increment(1);
+                let why = "Plaid answered with the processor token of another account: it is not used".to_owned();
+                tracing::error!(account = %account, token = %token, why, "no processor token for this account");
+                found.faults.push(Fault {
+                    account: account.clone(),
+                    refused: MintRefused::NoToken,
+                    code: "token_of_another_account".into(),
+                    why,
+                });
+                Ok(())
+            }
             // Somebody else works on this Item by now; the end of the look will find that out.
             Saved::Orphan(token) => {
                 metrics::counter!(metric::MINTS, "result" => "orphan").increment(1);
@@ -107,29 +119,29 @@ impl Look<'_> {
     async fn not_minted(&mut self, account: &AccountId, error: &plaid::Error, found: &mut Found) -> Result<(), Stop> {
         metrics::counter!(metric::MINTS, "result" => "failed").increment(1);
         tracing::warn!(account = %account, error = chain(error), "no processor token for this account");
-        let mut alone = |why: String| {
-            found.faults.push((account.clone(), why));
-            Ok(())
+        let refused = match error.meaning() {
+            Meaning::AccountNotSupported => MintRefused::NotSupported,
+            // Plaid listed it a moment ago: the accounts are read again.
+            Meaning::UnknownAccount | Meaning::NoAccounts => MintRefused::UnknownAccount,
+            Meaning::NotReady => MintRefused::NotReady,
+            Meaning::Unknown => MintRefused::Other,
+            Meaning::Other(Next::Suspect) => match refused_by_all(self.context, &self.claim, error).await? {
+                Some(finish) => return Err(Stop::Row(finish)),
+                None => {
+                    found.suspicious = true;
+                    MintRefused::Other
+                }
+            },
+            Meaning::UnknownToken
+            | Meaning::UserMustAct
+            | Meaning::ItemGone { .. }
+            | Meaning::InstitutionGone
+            | Meaning::UnknownProcessorToken
+            | Meaning::UnknownKey
+            | Meaning::Other(_) => return Err(self.unreadable(error).await?),
         };
-        match error.meaning() {
-            Meaning::AccountNotSupported | Meaning::UnknownAccount | Meaning::Other(Next::Park) => {
-                alone(format!("{}: {}", error.code(), chain(error)))
-            }
-            Meaning::UnknownToken => Err(Stop::State(
-                ItemState::AwaitingToken,
-                "Plaid does not know the access token any more: it was rotated elsewhere, push the new one".into(),
-            )),
-            Meaning::LoginRequired => {
-                Err(Stop::State(ItemState::LoginRequired, "Plaid says that the user must log in again".into()))
-            }
-            Meaning::ItemGone { revoked } => Err(Stop::State(
-                if revoked { ItemState::Revoked } else { ItemState::Removed },
-                "Plaid said so when a token was to be minted".into(),
-            )),
-            Meaning::UnknownProcessorToken | Meaning::UnknownKey | Meaning::Other(_) => {
-                let finish = conclude(self.context, &self.claim, &Refusal::from(error)).await?;
-                Err(Stop::Row(finish))
-            }
-        }
+        let (account, code) = (account.clone(), error.code().to_owned());
+        found.faults.push(Fault { account, refused, code, why: chain(error) });
+        Ok(())
     }
 }

@@ -11,15 +11,19 @@ mod commit;
 mod mint;
 mod read;
 mod token;
+mod word;
 
 use crate::faults::{self, Interrupted};
-use crate::{Context, budget};
+use crate::{Context, ItemGoneProof, budget};
+use domain::accounts::MintRefused;
 use domain::budget::Call;
-use domain::item::ItemState;
+use domain::item::{Cause, ItemState};
 use domain::metric;
+use domain::queue::Finish;
+use domain::work::HintKind;
 use domain::{AccountId, BusinessId, Fingerprint, ItemId};
 use std::time::Instant;
-use store::{AccountRow, Claim, CurrentToken, Finish, ItemRow};
+use store::{AccountRow, Claim, CurrentToken, ItemRow};
 
 /// One look, while it lasts.
 pub(crate) struct Look<'a> {
@@ -39,9 +43,11 @@ pub(crate) struct Look<'a> {
 /// How far a look came before it must stop.
 enum Stop {
     /// The Item is in this state and nothing more can be done now.
-    State(ItemState, String),
+    State(NewState),
     /// The row waits, backs off or is parked; what was found until now is kept.
     Row(Finish),
+    /// The first push of the Item was refused, and nothing is left of it.
+    Forgotten,
     Interrupted(Interrupted),
 }
 
@@ -56,16 +62,52 @@ impl From<Interrupted> for Stop {
     }
 }
 
+/// The state that a look found an Item in.
+struct NewState {
+    state: ItemState,
+    cause: Option<Cause>,
+    /// For people, where it says more than the cause.
+    why: Option<String>,
+}
+
+impl NewState {
+    fn active() -> Self {
+        Self { state: ItemState::Active, cause: None, why: None }
+    }
+
+    fn of(state: ItemState, cause: Cause) -> Self {
+        Self { state, cause: Some(cause), why: None }
+    }
+
+    /// Plaid's code says what the user has to do, in Plaid's words.
+    fn user_must_act(code: &str) -> Self {
+        let why = format!("{} ({code}): send the user through Link's update mode", Cause::UserMustAct.sentence());
+        Self { why: Some(why), ..Self::of(ItemState::LoginRequired, Cause::UserMustAct) }
+    }
+}
+
+/// Why one account got no token.
+struct Fault {
+    account: AccountId,
+    refused: MintRefused,
+    code: String,
+    why: String,
+}
+
 /// What a look changed, for the commit.
 #[derive(Default)]
 struct Found {
-    state: Option<(ItemState, Option<String>)>,
+    state: Option<NewState>,
+    /// The accounts were read; there may be none.
+    read: bool,
     accounts: Vec<AccountChange>,
     /// Accounts that got a token in this look.
     minted: Vec<AccountId>,
     adopted: Vec<AccountId>,
     /// Accounts that could get none, each for a reason of its own.
-    faults: Vec<(AccountId, String)>,
+    faults: Vec<Fault>,
+    /// A mint was refused in a way that speaks against the provider: it is not forgotten with the end of this look.
+    suspicious: bool,
     would_mint: Vec<AccountId>,
     finish: Option<Finish>,
 }
@@ -129,8 +171,9 @@ impl Look<'_> {
         let mut found = Found::default();
         match self.reconcile(&mut found).await {
             Ok(()) => {}
-            Err(Stop::State(state, why)) => found.state = Some((state, Some(why))),
+            Err(Stop::State(state)) => found.state = Some(state),
             Err(Stop::Row(finish)) => found.finish = Some(finish),
+            Err(Stop::Forgotten) => return Ok(()),
             Err(Stop::Interrupted(error)) => return Err(error),
         }
         self.commit(found).await
@@ -139,6 +182,7 @@ impl Look<'_> {
     async fn reconcile(&mut self, found: &mut Found) -> Result<(), Stop> {
         self.look_up_token().await?;
         self.judge_candidates().await?;
+        self.judge_word(None).await?;
         let current = self.current_token().await?;
         self.read_accounts(&current, found).await?;
         self.mint_missing(&current, found).await
@@ -146,28 +190,65 @@ impl Look<'_> {
 
     async fn current_token(&self) -> Result<CurrentToken, Stop> {
         let mut tx = self.context.store.begin_read().await?;
-        let waiting = || match self.item.state {
+        let current = tx.current_token(&self.item.id).await?;
+        drop(tx);
+        match current {
+            Some(current) => Ok(current),
             // A push with a wrong token does not bring a removed Item back.
-            ItemState::Removed => Stop::State(ItemState::Removed, store::REMOVED_BY_PLATFORM.into()),
-            _ => self.token_unknown("no access token has been proved yet"),
-        };
-        tx.current_token(&self.item.id).await?.ok_or_else(waiting)
+            None if self.item.state == ItemState::Removed => {
+                Err(Stop::State(NewState::of(ItemState::Removed, self.item.cause.unwrap_or(Cause::RemovedByPlatform))))
+            }
+            None => Err(self.token_unknown(Cause::NoTokenProved).await?),
+        }
     }
 
     /// The token we hold is no token of the Item. Usually a new one is about to reach us; but an Item that was rotated
     /// and then revoked has none any more, and Plaid says so only under the last one.
-    fn token_unknown(&self, why: &str) -> Stop {
-        match (self.gone_elsewhere, self.item.state) {
-            (Some(true), _) => Stop::State(ItemState::Revoked, "Plaid says that the user withdrew consent".into()),
-            (Some(false), _) => {
-                Stop::State(ItemState::Removed, "Plaid says that the Item does not exist any more".into())
-            }
+    async fn token_unknown(&self, cause: Cause) -> Result<Stop, Stop> {
+        let gone = match self.gone_elsewhere {
+            Some(revoked) => Some(revoked),
+            None => self.context.store.begin_read().await?.gone_under_newest(&self.item.id).await?,
+        };
+        match (gone, self.item.state) {
+            (Some(revoked), _) => self.gone(revoked).await,
             // Said once, and the token under which it was said is not asked about again.
             (None, state) if state.is_gone() => {
-                Stop::State(state, self.item.state_why.clone().unwrap_or_else(|| why.to_owned()))
+                let (cause, why) = (self.item.cause, self.item.state_why.clone());
+                Ok(Stop::State(NewState { state, cause, why }))
             }
-            (None, _) => Stop::State(ItemState::AwaitingToken, why.to_owned()),
+            (None, _) => Ok(Stop::State(NewState::of(ItemState::AwaitingToken, cause))),
         }
+    }
+
+    /// Plaid says that the Item is gone. That a user withdrew consent is explicit; that there is no such Item has also been
+    /// said by mishap, and takes every account off its list: it is believed when it is said twice, set apart, or when a
+    /// webhook says it as well.
+    async fn gone(&self, revoked: bool) -> Result<Stop, Stop> {
+        if revoked {
+            return Ok(Stop::State(NewState::of(ItemState::Revoked, Cause::ConsentWithdrawn)));
+        }
+        let settings = &self.context.settings;
+        let removed = || Stop::State(NewState::of(ItemState::Removed, Cause::GoneAtPlaid));
+        if self.item.state == ItemState::Removed || settings.item_gone_proof == ItemGoneProof::OneAnswer {
+            return Ok(removed());
+        }
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        let since = tx.doubt_item(&self.item.id).await?;
+        let hinted = tx.hints(&self.item.id).await?.iter().any(|h| h.kind == HintKind::PermissionRevoked);
+        let now = tx.now();
+        tx.commit().await?;
+        let believed_at = since.plus(settings.gone_after);
+        if hinted || now >= believed_at {
+            return Ok(removed());
+        }
+        let why = format!(
+            "Plaid says that there is no such Item: it is asked again at {}, and believed then; until then nothing leaves a list",
+            believed_at.rfc3339()
+        );
+        tracing::warn!(why, "an Item is said to be gone");
+        let finish = faults::backoff(self.context, &self.claim, None, "item_not_found", why);
+        Ok(Stop::Row(Finish { again_after: believed_at.since(now), ..finish }))
     }
 
     /// Waits until this call may be made; fails if the lease was lost.

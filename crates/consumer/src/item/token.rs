@@ -7,7 +7,7 @@ use crate::outcome::{self, kind};
 use domain::Millis;
 use domain::budget::Call;
 use domain::fault::chain;
-use domain::item::{Judgement, OwnerAnswer, judge, word_may_hold};
+use domain::item::{Judgement, OwnerAnswer, TokenCause, judge, word_may_hold};
 use domain::metric;
 use domain::work::Class;
 use plaid::Meaning;
@@ -69,6 +69,14 @@ impl Look<'_> {
             {
                 self.gone_elsewhere = Some(revoked);
             }
+            // Said once under the newest token of a linked Item, it may be a mishap: that token is kept and asked about again,
+            // for once it was rejected nobody could ask a second time.
+            if matches!(answer, OwnerAnswer::Gone { revoked: false })
+                && proved_at.is_some()
+                && let wait @ Stop::Row(_) = self.gone(false).await?
+            {
+                return Err(wait);
+            }
             let holds = word_may_hold(&self.item.id, &answer, environment);
             let overtaken = promoted || proved_at.is_some_and(|at| at >= candidate.seen_at);
             match judge(&self.item.id, &answer, environment) {
@@ -79,11 +87,11 @@ impl Look<'_> {
                         return Ok(());
                     }
                 }
-                Judgement::Promote | Judgement::Reject(_) if holds && overtaken && candidate.declares => {
+                Judgement::Promote | Judgement::Reject { .. } if holds && overtaken && candidate.declares => {
                     return self.adopt_word(&candidate).await;
                 }
                 Judgement::Promote => {}
-                Judgement::Reject(why) => self.reject(&candidate, &why, holds).await?,
+                Judgement::Reject { cause, why } => self.reject(&candidate, cause, &why, holds).await?,
                 Judgement::Later => match refusal {
                     // The user must log in first: the candidate waits for the repair like the Item does.
                     None => return Ok(()),
@@ -117,7 +125,7 @@ impl Look<'_> {
             Err(error) => match error.meaning() {
                 Meaning::UnknownToken => (OwnerAnswer::UnknownToken, None),
                 Meaning::ItemGone { revoked } => (OwnerAnswer::Gone { revoked }, None),
-                Meaning::LoginRequired => (OwnerAnswer::Unanswered, None),
+                Meaning::UserMustAct => (OwnerAnswer::Unanswered, None),
                 _ => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
             },
         }
@@ -131,7 +139,7 @@ impl Look<'_> {
             self.item = item;
         }
         tx.commit().await?;
-        tracing::info!(token = %candidate.fingerprint, source = candidate.source, "{}", store::WORD_HOLDS);
+        tracing::info!(token = %candidate.fingerprint, source = candidate.source, "{}", TokenCause::WordHolds.sentence());
         Ok(())
     }
 
@@ -146,7 +154,7 @@ impl Look<'_> {
         let payload = json!({
             "generation": generation, "fingerprint": candidate.fingerprint, "source": candidate.source,
         });
-        outcome::about_item(&mut tx, self.context, &self.claim, &item, &businesses, kind::ITEM_TOKEN, payload).await?;
+        outcome::about_item(&mut tx, &self.claim, &item, &businesses, kind::ITEM_TOKEN, payload).await?;
         // What came with the token is in force now.
         if let Some(item) = tx.item(&item).await? {
             self.item = item;
@@ -160,18 +168,20 @@ impl Look<'_> {
         Ok(proved_at)
     }
 
-    async fn reject(&self, candidate: &Candidate, why: &str, keep_word: bool) -> Result<(), Stop> {
+    async fn reject(&self, candidate: &Candidate, cause: TokenCause, why: &str, keep_word: bool) -> Result<(), Stop> {
         let item = &self.item.id;
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        tx.reject(item, &candidate.fingerprint, why, keep_word).await?;
+        tx.reject(item, &candidate.fingerprint, cause, why, keep_word).await?;
         let businesses = tx.businesses_of_item(item).await?;
         let payload = json!({"fingerprint": candidate.fingerprint, "source": candidate.source, "why": why});
         let kind = kind::ITEM_TOKEN_REJECTED;
-        outcome::about_item(&mut tx, self.context, &self.claim, item, &businesses, kind, payload).await?;
+        outcome::about_item(&mut tx, &self.claim, item, &businesses, kind, payload).await?;
+        // The platform's database may name another token for it.
+        let forgotten = self.looked_up.is_none() && tx.forget_unproved(&self.claim, item).await?;
         tx.commit().await?;
         tracing::warn!(token = %candidate.fingerprint, source = candidate.source, why, "access token rejected, the current one stays");
-        Ok(())
+        if forgotten { Err(Stop::Forgotten) } else { Ok(()) }
     }
 }
 

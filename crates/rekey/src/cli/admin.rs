@@ -1,8 +1,9 @@
 //! Commands that call the admin API.
 
 use super::{Ended, Usage, complain, say};
-use crate::config::{BadSetting, Config, http_url};
+use crate::config::{BadSetting, Config, provider_url};
 use clap::{Args, Subcommand};
+use domain::verdict::State;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -29,8 +30,8 @@ pub(super) enum ItemCommand {
     Put(PutItem),
     /// Show one Item.
     Show { item: String },
-    /// List Items.
-    List(PageArgs),
+    /// List Items, all of them or those that stand so.
+    List(ListArgs),
     /// Tell Rekey that the platform removed the Item: its accounts leave every list.
     Remove { item: String },
     /// Delete every row about a removed Item, once the lists that it was in were read back without it.
@@ -51,12 +52,16 @@ pub(super) enum ItemCommand {
 #[derive(Args)]
 pub(super) struct PutItem {
     item: String,
-    /// The business its accounts belong to.
+    /// The business its accounts belong to. An Item that is known keeps its own when this is left out.
     #[arg(long)]
-    business: String,
-    /// Only this account takes part; may be repeated. ACCOUNT or ACCOUNT=BUSINESS.
-    #[arg(long = "account", value_name = "ACCOUNT[=BUSINESS]")]
+    business: Option<String>,
+    /// Only this account takes part; may be repeated. ACCOUNT or ACCOUNT=BUSINESS. The filter stays as it is when this is
+    /// left out.
+    #[arg(long = "account", value_name = "ACCOUNT[=BUSINESS]", conflicts_with = "all_accounts")]
     accounts: Vec<String>,
+    /// Every account takes part: takes the account filter away.
+    #[arg(long)]
+    all_accounts: bool,
     /// The file with the access token; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
@@ -72,8 +77,8 @@ pub(super) struct PutItem {
 pub(super) enum BusinessCommand {
     /// Show one business: its list, what differs, what it waits for.
     Show { business: String },
-    /// List businesses.
-    List(PageArgs),
+    /// List businesses, all of them or those that stand so.
+    List(ListArgs),
     /// Delete every row about a business that no Item names any more.
     Erase {
         business: String,
@@ -106,6 +111,27 @@ pub(super) struct PageArgs {
     limit: u32,
 }
 
+#[derive(Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    page: PageArgs,
+    /// Only those whose verdict is this.
+    #[arg(long, value_name = "STATE", value_parser = clap::builder::PossibleValuesParser::new(State::WORDS))]
+    verdict: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct AuditArgs {
+    #[command(flatten)]
+    page: PageArgs,
+    /// Only what was done to this. That of an erased one is found by its id.
+    #[arg(long, value_name = "item/ID|business/ID|key/ID")]
+    subject: Option<String>,
+    /// Only what this admin token did.
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
 impl Admin {
     pub(super) fn new(config: &Config, json: bool) -> anyhow::Result<Self> {
         if config.admin.token.expose_secret().is_empty() {
@@ -115,7 +141,8 @@ impl Admin {
             )
             .into());
         }
-        http_url("admin.url", &config.admin.url)?;
+        // The admin token goes there, and access tokens: in the clear to this machine at most.
+        provider_url("admin.url", &config.admin.url, &config.tls.plain_http)?;
         if !config.admin.token.expose_secret().chars().all(|c| c.is_ascii_graphic()) {
             return Err(BadSetting::new(
                 "admin.token (or admin.token_file)",
@@ -124,7 +151,7 @@ impl Admin {
             .into());
         }
         let roots = reqwest::Certificate::from_pem_bundle(config.extra_roots()?.as_bytes())?;
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).tls_certs_merge(roots).build()?;
+        let http = web::outgoing().timeout(Duration::from_secs(90)).tls_certs_merge(roots).build()?;
         let url = config.admin.url.trim_end_matches('/').to_owned();
         Ok(Self { url, token: config.admin.token.clone(), http, json })
     }
@@ -143,6 +170,12 @@ impl Admin {
             )
         })?;
         let status = answer.status().as_u16();
+        anyhow::ensure!(
+            !answer.status().is_redirection(),
+            "the admin API at {} points elsewhere ({status}), and the admin token is sent nowhere else: set admin.url to the \
+             address itself",
+            self.url
+        );
         let text = answer.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
         Ok(Answer { status, body })
@@ -207,6 +240,11 @@ fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
     Ok(format!("{path}?limit={}{}", args.limit, after.map_or(String::new(), |a| format!("&after={a}"))))
 }
 
+fn list(path: &str, args: &ListArgs) -> anyhow::Result<String> {
+    let page = page(path, &args.page)?;
+    Ok(args.verdict.as_ref().map_or(page.clone(), |verdict| format!("{page}&verdict={verdict}")))
+}
+
 fn show(body: &Value) {
     say(&serde_json::to_string_pretty(body).unwrap_or_default());
 }
@@ -236,8 +274,13 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
             Ok(admin.finish(&answer, show))
         }
         ItemCommand::List(args) => {
-            let answer = admin.call(Method::GET, &page("/v1/items", &args)?, None).await?;
-            Ok(admin.finish(&answer, |b| table(b, &["item_id", "state", "business", "generation", "since"])))
+            let answer = admin.call(Method::GET, &list("/v1/items", &args)?, None).await?;
+            Ok(admin.finish(&answer, |b| {
+                table(
+                    b,
+                    &["item_id", "state", "business", "verdict/state", "verdict/since", "verdict/next", "verdict/why"],
+                );
+            }))
         }
         ItemCommand::Remove { item } => {
             admin
@@ -277,7 +320,13 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
         std::fs::read_to_string(&put.token_file)
             .map_err(|e| Usage(format!("the token file {name} can't be read: {e}")))?
     };
-    let mut body = json!({"access_token": token.trim(), "business": put.business});
+    let mut body = json!({"access_token": token.trim()});
+    if let Some(business) = put.business {
+        body["business"] = business.into();
+    }
+    if put.all_accounts {
+        body["accounts"] = "all".into();
+    }
     if !put.accounts.is_empty() {
         let named = put.accounts.iter().map(|a| match a.split_once('=') {
             Some((account, business)) => json!({"account_id": account, "business": business}),
@@ -310,8 +359,10 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
             Ok(admin.finish(&answer, show))
         }
         BusinessCommand::List(args) => {
-            let answer = admin.call(Method::GET, &page("/v1/businesses", &args)?, None).await?;
-            Ok(admin.finish(&answer, |b| table(b, &["business_id", "converged_at", "verified", "last_outcome"])))
+            let answer = admin.call(Method::GET, &list("/v1/businesses", &args)?, None).await?;
+            Ok(admin.finish(&answer, |b| {
+                table(b, &["business_id", "verdict/state", "verdict/since", "verdict/next", "verdict/why"]);
+            }))
         }
         BusinessCommand::Erase { business, unconfirmed } => {
             admin.erase(&format!("/v1/businesses/{}", segment(&business)?), unconfirmed).await
@@ -327,7 +378,7 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
         ParkedCommand::List(args) => {
             let answer = admin.call(Method::GET, &page("/v1/parked", &args)?, None).await?;
             Ok(admin.finish(&answer, |b| {
-                table(b, &["kind", "id", "work/blocked/by", "work/blocked/code", "work/blocked/why"]);
+                table(b, &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "verdict/why"]);
             }))
         }
         ParkedCommand::Release { kind, id } => {
@@ -335,6 +386,17 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
             admin.simple(Method::POST, &path, "released: it is due").await
         }
     }
+}
+
+pub(super) async fn audit(admin: &Admin, args: &AuditArgs) -> anyhow::Result<Ended> {
+    let mut path = page("/v1/audit", &args.page)?;
+    for (name, wanted) in [("subject", &args.subject), ("by", &args.by)] {
+        if let Some(wanted) = wanted {
+            path = format!("{path}&{name}={}", segment(wanted)?);
+        }
+    }
+    let answer = admin.call(Method::GET, &path, None).await?;
+    Ok(admin.finish(&answer, |b| table(b, &["at", "by", "from", "action", "subject", "was", "became"])))
 }
 
 pub(super) async fn budget(admin: &Admin) -> anyhow::Result<Ended> {

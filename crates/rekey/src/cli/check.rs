@@ -4,6 +4,7 @@ use super::{Ended, Usage, say};
 use crate::config::{BadSetting, Config, fingerprinter};
 use anyhow::Context;
 use clap::ValueEnum;
+use domain::fault::chain;
 use std::time::Duration;
 use store::{KeyRing, Store};
 
@@ -57,8 +58,15 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
     checks.check("consumer", &[Consumer], set(config.consumer().map(drop))).await;
     checks.check("console", &[Console], set(config.console().map(drop))).await;
     checks.check("trace", every, trace(config)).await;
+    let mut warned = config.unverified();
+    let wanted = |role: Role| roles.is_empty() || roles.contains(&role);
+    warned.extend(config.console_in_the_clear().filter(|_| wanted(Console)));
     checks.check("database", &[Consumer, Console], database(config)).await;
-    checks.check("kafka", &[Receiver, Consumer], kafka(config, roles)).await;
+    if wanted(Consumer) {
+        warned.extend(slow_sweep(config).await);
+        warned.extend(shared_database(config).await);
+    }
+    checks.check("kafka", &[Receiver, Consumer], kafka(config, roles, &mut warned)).await;
     checks.check("plaid", &[Receiver, Consumer], plaid(config)).await;
     checks.check("layer", &[Consumer], layer(config)).await;
     checks.check("token_source", &[Consumer], source(config)).await;
@@ -69,7 +77,7 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
             .iter()
             .map(|f| serde_json::json!({"check": f.what, "ok": f.fault.is_none(), "fault": f.fault}))
             .collect();
-        say(&serde_json::json!({"ok": sound, "checks": checks, "unverified": config.unverified()}).to_string());
+        say(&serde_json::json!({"ok": sound, "checks": checks, "warnings": warned}).to_string());
     } else {
         for one in &all {
             match &one.fault {
@@ -80,7 +88,7 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
         if no_file {
             say("WARN  no configuration file was given (--config or REKEY_CONFIG), only the environment was read");
         }
-        config.unverified().iter().for_each(|told| say(&format!("WARN  {told}")));
+        warned.iter().for_each(|told| say(&format!("WARN  {told}")));
     }
     Ok(if sound { Ended::Well } else { Ended::Failed })
 }
@@ -106,15 +114,59 @@ async fn database(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-async fn kafka(config: &Config, roles: &[Role]) -> anyhow::Result<()> {
+/// Whether another release works on this database.
+async fn shared_database(config: &Config) -> Option<String> {
+    let store = connect(config).ok().filter(|store| !store.is_new_file())?;
+    let asking = async {
+        store.begin_read().await.ok()?.others_at_work(&config.kafka.group, consumer::AT_WORK_WITHIN).await.ok()
+    };
+    let others = tokio::time::timeout(PATIENCE, asking).await.ok()??;
+    (!others.is_empty()).then(|| {
+        let others = others.join(", ");
+        format!("another release works on this database (kafka.group {others}): give each a database of its own")
+    })
+}
+
+/// Whether the sweep will take longer than the settings say, with the rows that there are.
+async fn slow_sweep(config: &Config) -> Option<String> {
+    let (settings, store) = (config.consumer().ok()?, connect(config).ok()?);
+    if store.is_new_file() {
+        return None;
+    }
+    let counting = async {
+        let mut tx = store.begin_read().await.ok()?;
+        Some((tx.count_items().await.ok()?, tx.count_businesses().await.ok()?))
+    };
+    // What keeps it from being counted the check of the database has told.
+    let (items, businesses) = tokio::time::timeout(PATIENCE, counting).await.ok()??;
+    let takes = settings.sweep_period_for(items, businesses);
+    (takes > settings.sweep_period).then(|| {
+        let (wanted, takes) = (settings.sweep_period.as_secs_f64() / 3600.0, takes.as_secs_f64() / 3600.0);
+        format!(
+            "{items} Items and {businesses} businesses: the sweep takes {takes:.1} h and not consumer.sweep_period, {wanted:.1} h; \
+             raise consumer.sweep_share, or the limits if the providers gave you more"
+        )
+    })
+}
+
+async fn kafka(config: &Config, roles: &[Role], warned: &mut Vec<String>) -> anyhow::Result<()> {
+    config.check_properties()?;
+    let asked = |role| roles.is_empty() || roles.contains(&role);
+    let (receives, consumes) = (asked(Role::Receiver), asked(Role::Consumer));
     if config.is_embedded() {
-        let asked = |role| roles.is_empty() || roles.contains(&role);
-        return Ok(config.broker_serves(asked(Role::Receiver), asked(Role::Consumer))?);
+        return Ok(config.broker_serves(receives, consumes)?);
     }
     let (connection, topics) = (config.connection(), config.topics());
     let mut faults = bus::check(&connection, &topics).await.context("check kafka.bootstrap and kafka.properties")?;
     faults.extend(bus::compare(&connection, &topics, &config.topic_plan()).await?);
-    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let mut faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    match bus::rights(&connection, &topics, &config.needs(receives, consumes)).await {
+        Ok(rights) => {
+            warned.extend(rights.unknown);
+            faults.extend(rights.missing);
+        }
+        Err(error) => faults.push(chain(&error)),
+    }
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(())
 }

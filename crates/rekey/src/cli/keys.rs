@@ -13,7 +13,7 @@ fn random_key() -> String {
 
 /// A key id that sorts by day and is not used twice.
 fn key_id() -> String {
-    let day = jiff::Zoned::now().strftime("%Y%m%d").to_string();
+    let day = jiff::ZonedDateTime::now().strftime("%Y%m%d").to_string();
     format!("k{day}{:04x}", rand::rng().random::<u16>())
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Keeps Layer's view of bank accounts alive when Plaid access tokens change.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 token rejected, 5 not answered yet.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 push refused, 5 not answered yet.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -110,9 +110,11 @@ enum Command {
     /// What waits for a person.
     #[command(subcommand)]
     Parked(admin::ParkedCommand),
+    /// What was done through the admin API: by whom, from where, what was so before and after; the newest first.
+    Audit(admin::AuditArgs),
     /// The providers' limits, and what is booked of them.
     Budget,
-    /// Every metric: what it counts, its labels, the question it answers; as the table of README, or in JSON.
+    /// Every metric: what it counts, its labels, the question it answers; as the table of deploy/README.md, or in JSON.
     Metrics,
     /// Push many Items from a file of JSON lines, each `{"item_id": …, "access_token": …, "business": …}`.
     Import(import::Import),
@@ -164,7 +166,7 @@ pub fn run() -> ExitCode {
             let is_configuration = error.is::<Usage>()
                 || error.is::<BadSetting>()
                 || error.is::<store::BadKeyRing>()
-                || error.is::<consumer::ImpossibleSweep>();
+                || error.downcast_ref::<bus::Error>().is_some_and(|e| matches!(e, bus::Error::Config(_)));
             if is_configuration && no_file {
                 complain("no configuration file was given (--config or REKEY_CONFIG), only the environment was read");
             }
@@ -220,6 +222,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Item(command) => admin::item(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::Audit(args) => admin::audit(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Budget => admin::budget(&admin::Admin::new(&config, cli.json)?).await,
         Command::Metrics => metrics(cli.json),
         Command::Import(import) => import.run(admin::Admin::new(&config, cli.json)?).await,

@@ -104,6 +104,7 @@ impl Config {
             replication: topics.replication,
             min_insync: topics.min_insync,
             retention: topics.retention.0,
+            max_body: self.receiver.max_body,
         }
     }
 
@@ -121,6 +122,31 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Properties of librdkafka that Rekey can't work with, whoever means well with them.
+    pub fn check_properties(&self) -> Result<(), BadSetting> {
+        const REFUSED: [(&str, &str); 4] = [
+            (
+                "group.instance.id",
+                "would be the same in every process that reads this configuration, and each would throw the others out of the \
+                 group: leave it out",
+            ),
+            (
+                "transactional.id",
+                "would make every record wait for a transaction that Rekey never begins: leave it out",
+            ),
+            (
+                "auto.offset.reset",
+                "is earliest: with latest, events that came before the first start would be skipped: leave it out",
+            ),
+            (
+                "enable.auto.offset.store",
+                "is false: an offset is stored once its event is in the database: leave it out",
+            ),
+        ];
+        let set = REFUSED.iter().find(|(name, _)| self.kafka.properties.contains_key(*name));
+        set.map_or(Ok(()), |(name, why)| Err(BadSetting::new("kafka.properties", format!("has {name}, which {why}"))))
     }
 
     pub fn connection(&self) -> bus::Connection {
@@ -146,16 +172,31 @@ impl Config {
         }
     }
 
+    /// What these roles do at the brokers.
+    pub fn needs(&self, receives: bool, consumes: bool) -> bus::Needs {
+        let topics = self.topics();
+        let received = [&topics.item_events, &topics.other_events, &topics.dead_letters];
+        let told = [&topics.outcomes, &topics.dead_letters];
+        let writes = received.into_iter().filter(|_| receives).chain(told.into_iter().filter(|_| consumes));
+        let bus::IntakeSettings { group, topics: reads, .. } = self.intake();
+        let reads = if consumes { reads } else { Vec::new() };
+        bus::Needs { writes: writes.cloned().collect(), reads, group }
+    }
+
     pub fn store(&self) -> Result<store::Settings, BadSetting> {
         let url = self.database.url.expose_secret();
         need("database.url", url)?;
         if !store::is_database_url(url) {
             return Err(BadSetting::new("database.url", "must begin with sqlite:// or postgres://"));
         }
+        if let Some(fault) = store::url_fault(url) {
+            return Err(BadSetting::new("database.url", fault));
+        }
         Ok(store::Settings {
             url: self.database.url.clone(),
             connections: self.database.connections,
             acquire_timeout: self.database.acquire_timeout.0,
+            outcomes: self.kafka.topics.outcomes.clone(),
         })
     }
 
@@ -235,6 +276,9 @@ impl Config {
         if source.url.expose_secret().is_empty() {
             return Ok(consumer::TokenSource::PushOnly);
         }
+        if let Some(fault) = store::url_fault(source.url.expose_secret()) {
+            return Err(BadSetting::new("token_source.url", fault));
+        }
         let url = store::verified_url(source.url.expose_secret()).into();
         consumer::TokenSource::sql(&url, source.sql.clone(), source.connections, source.timeout.0)
             .map_err(|e| BadSetting::new("token_source.url", e.to_string()))
@@ -300,10 +344,13 @@ impl Config {
         }
         Ok(consumer::Settings {
             mode: consumer.mode,
+            group: self.kafka.group.clone(),
             workers: consumer.workers,
             poll: consumer.poll.0,
             lease: consumer.lease.0,
             backoff: Curve { first: consumer.backoff_first.0, cap: consumer.backoff_cap.0 },
+            refused_cap: consumer.refused_cap.0,
+            item_gone_proof: consumer.item_gone_proof,
             debounce: consumer.debounce.0,
             quiet: consumer.quiet.0,
             hint_ttl: consumer.hint_ttl.0,
@@ -311,6 +358,9 @@ impl Config {
             sweep_share: consumer.sweep_share,
             awaiting_token_poll: consumer.awaiting_token_poll.0,
             gone_after: consumer.gone_after.0,
+            audit_kept: consumer.audit_kept.0,
+            unknown_items_kept: consumer.unknown_items_kept.0,
+            max_unknown_items: consumer.max_unknown_items,
             new_accounts_join: consumer.new_accounts_join,
             account_types: self.account_types()?,
             first_contact: consumer.first_contact,

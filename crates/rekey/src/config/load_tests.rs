@@ -36,6 +36,24 @@ fn a_value_of_the_wrong_form_is_named_with_its_line_and_not_quoted() {
 }
 
 #[test]
+fn librdkafka_wants_texts_and_takes_what_people_write() {
+    let config =
+        with("[kafka.properties]\n\"session.timeout.ms\" = 45000\n\"socket.keepalive.enable\" = true\n").unwrap();
+    let set = |name: &str| config.connection().properties.get(name).cloned().unwrap_or_default();
+    assert_eq!((set("session.timeout.ms").as_str(), set("socket.keepalive.enable").as_str()), ("45000", "true"));
+    assert!(refused("[kafka.properties]\n\"session.timeout.ms\" = [1]\n").contains("kafka.properties"));
+}
+
+#[test]
+fn a_property_that_would_break_rekey_is_refused_with_the_reason() {
+    for name in ["group.instance.id", "transactional.id", "auto.offset.reset", "enable.auto.offset.store"] {
+        let refused = with(&format!("[kafka.properties]\n\"{name}\" = \"x\"\n")).unwrap().check_properties();
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains(name) && told.contains("leave it out"), "{told}");
+    }
+}
+
+#[test]
 fn broken_toml_is_named_with_its_line() {
     assert!(refused("[kafka]\nx = = 1\n").starts_with("my.toml line 2: this is not TOML"));
 }

@@ -6,11 +6,11 @@ mod secrets;
 mod trust;
 
 pub use convert::BadSetting;
-pub(crate) use convert::http_url;
 pub use load::{ConfigError, EXAMPLE, load, load_text};
 pub use secrets::fingerprinter;
+pub(crate) use trust::provider_url;
 
-use consumer::{FirstContact, Mode};
+use consumer::{FirstContact, ItemGoneProof, Mode};
 use domain::token_list::{ArchivedPolicy, ListedTokens, UnknownPolicy};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
@@ -100,9 +100,30 @@ pub struct Kafka {
     pub queue_kbytes: u32,
     pub linger: Span,
     pub probe_interval: Span,
+    #[serde(deserialize_with = "as_texts")]
     pub properties: BTreeMap<String, SecretString>,
     pub property_files: BTreeMap<String, PathBuf>,
     pub topics: Topics,
+}
+
+/// librdkafka takes texts; whoever writes a number or a switch as one in TOML means the same.
+fn as_texts<'de, D: serde::Deserializer<'de>>(table: D) -> Result<BTreeMap<String, SecretString>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text, a number, true or false")]
+    enum Scalar {
+        Text(String),
+        Switch(bool),
+        Integer(i64),
+        Number(f64),
+    }
+    let scalars = BTreeMap::<String, Scalar>::deserialize(table)?.into_iter();
+    let text = |scalar| match scalar {
+        Scalar::Text(text) => text,
+        Scalar::Switch(switch) => switch.to_string(),
+        Scalar::Integer(number) => number.to_string(),
+        Scalar::Number(number) => number.to_string(),
+    };
+    Ok(scalars.map(|(name, scalar)| (name, SecretString::from(text(scalar)))).collect())
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -225,6 +246,7 @@ pub struct Consumer {
     pub lease: Span,
     pub backoff_first: Span,
     pub backoff_cap: Span,
+    pub refused_cap: Span,
     pub debounce: Span,
     pub quiet: Span,
     pub hint_ttl: Span,
@@ -233,6 +255,10 @@ pub struct Consumer {
     pub sweep_at_start: bool,
     pub awaiting_token_poll: Span,
     pub gone_after: Span,
+    pub audit_kept: Span,
+    pub unknown_items_kept: Span,
+    pub max_unknown_items: u32,
+    pub item_gone_proof: ItemGoneProof,
     pub new_accounts_join: bool,
     pub first_contact: FirstContact,
     pub agree: u64,

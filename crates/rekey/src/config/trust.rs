@@ -5,7 +5,7 @@ use super::convert::{BadSetting, http_url};
 use secrecy::ExposeSecret;
 
 /// What is sent there is secret, so it goes in the clear to this machine at most, and to hosts that `tls.plain_http` names.
-pub(super) fn provider_url(key: &'static str, text: &str, plain_http: &[String]) -> Result<(), BadSetting> {
+pub(crate) fn provider_url(key: &'static str, text: &str, plain_http: &[String]) -> Result<(), BadSetting> {
     http_url(key, text)?;
     let clear = reqwest::Url::parse(text).ok().filter(|url| url.scheme() == "http");
     let host = clear.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| "localhost".into());
@@ -27,6 +27,17 @@ impl Config {
         Ok(pem.clone())
     }
 
+    /// The console speaks plain HTTP, and admin tokens and access tokens come to it.
+    pub fn console_in_the_clear(&self) -> Option<String> {
+        let at = self.console.listen;
+        (!at.ip().is_loopback()).then(|| {
+            format!(
+                "console.listen is {at}: access tokens and admin tokens come there in the clear, so let only what encrypts on \
+                 the way reach it (a mesh, a proxy on the same machine), and nobody else"
+            )
+        })
+    }
+
     /// What the configuration leaves unproved on purpose: written by an operator, so allowed, and said aloud.
     pub fn unverified(&self) -> Vec<String> {
         let property = |name: &str| self.kafka.properties.get(name).map(|v| v.expose_secret().to_ascii_lowercase());
@@ -36,7 +47,9 @@ impl Config {
                 "tls.plain_http lets credentials and tokens go to {host} in the clear: for a sandbox only"
             ));
         }
-        if property("enable.ssl.certificate.verification").as_deref() == Some("false") {
+        // librdkafka's spellings.
+        let off = |name: &str| property(name).is_some_and(|v| matches!(v.trim(), "false" | "f" | "0" | "no" | "off"));
+        if off("enable.ssl.certificate.verification") {
             told.push(
                 "kafka.properties switches enable.ssl.certificate.verification off: anybody can be the broker".into(),
             );
@@ -51,6 +64,31 @@ impl Config {
         if property("sasl.password").is_some() && property("security.protocol").is_none_or(|p| p != "sasl_ssl") {
             told.push(
                 "kafka.properties has a sasl.password without security.protocol = sasl_ssl: it goes in the clear"
+                    .into(),
+            );
+        }
+        let elsewhere = |broker: &str| {
+            let host = broker.trim().rsplit_once("://").map_or(broker.trim(), |(_, rest)| rest);
+            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+            !matches!(host, "localhost" | "127.0.0.1" | "[::1]" | "::1" | "embedded")
+        };
+        let plaintext = property("security.protocol").is_none_or(|p| p == "plaintext");
+        if plaintext && self.kafka.bootstrap.split(',').any(elsewhere) {
+            told.push(
+                "kafka.properties has no security.protocol: anybody on the way can be the broker, and read and write events"
+                    .into(),
+            );
+        }
+        if property("sasl.oauthbearer.token.endpoint.url").is_some_and(|url| url.starts_with("http://")) {
+            told.push(
+                "kafka.properties fetches OAUTHBEARER tokens over http://: the client's secret goes in the clear"
+                    .into(),
+            );
+        }
+        if property("group.protocol").as_deref() == Some("consumer") {
+            told.push(
+                "kafka.properties sets group.protocol to consumer, which the librdkafka of this release does not do well: leave \
+                 it out"
                     .into(),
             );
         }
@@ -119,6 +157,21 @@ mod tests {
         let told = told(loose);
         assert_eq!(told.len(), 6, "{told:?}");
         assert!(!told.join(" ").contains("marked"), "{told:?}");
+    }
+
+    #[test]
+    fn a_console_beyond_this_machine_is_told() {
+        let told = |listen: &str| {
+            load_text("t", &format!("[console]\nlisten = \"{listen}\"\n"), &BTreeMap::new())
+                .unwrap()
+                .console_in_the_clear()
+        };
+        for near in ["127.0.0.1:8081", "127.9.9.9:1", "[::1]:8081"] {
+            assert_eq!(told(near), None, "{near}");
+        }
+        for far in ["0.0.0.0:8081", "[::]:8081", "10.0.0.7:1"] {
+            assert!(told(far).is_some_and(|t| t.contains(far)), "{far}");
+        }
     }
 
     #[test]

@@ -12,9 +12,10 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::http::Request;
 use domain::metric;
 use hyper::body::{Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -26,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The connections that are open, at most so many.
 #[derive(Clone)]
-pub(crate) struct Guests {
+pub(crate) struct Connections {
     places: Arc<Semaphore>,
     known: Arc<Mutex<Known>>,
 }
@@ -34,68 +35,68 @@ pub(crate) struct Guests {
 #[derive(Default)]
 struct Known {
     next: u64,
-    guests: HashMap<u64, Arc<Guest>>,
+    connections: HashMap<u64, Arc<Connection>>,
 }
 
 /// One connection.
-pub(crate) struct Guest {
+pub(crate) struct Connection {
     /// Since when it waits for its caller; None while a request that has arrived is worked on.
     waits: Mutex<Option<Instant>>,
     leave: Notify,
 }
 
 /// Its place, given back when dropped.
-pub(crate) struct Seat {
-    pub(crate) guest: Arc<Guest>,
+pub(crate) struct Slot {
+    pub(crate) connection: Arc<Connection>,
     number: u64,
     known: Arc<Mutex<Known>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Guests {
+impl Connections {
     pub(crate) fn new(most: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(most.max(1))), known: Arc::default() }
     }
 
     /// A place, as soon as there is one or somebody can be made to leave.
-    pub(crate) async fn seat(&self) -> Option<Seat> {
+    pub(crate) async fn slot(&self) -> Option<Slot> {
         loop {
             let place = Arc::clone(&self.places).acquire_owned();
             if self.places.available_permits() == 0 {
                 self.make_room();
             }
             match tokio::time::timeout(LOOK_AGAIN, place).await {
-                Ok(place) => return Some(self.welcome(place.ok()?)),
+                Ok(place) => return Some(self.admit(place.ok()?)),
                 Err(_) => continue,
             }
         }
     }
 
-    fn welcome(&self, place: OwnedSemaphorePermit) -> Seat {
-        let guest = Arc::new(Guest { waits: Mutex::new(Some(Instant::now())), leave: Notify::new() });
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn admit(&self, place: OwnedSemaphorePermit) -> Slot {
+        let connection = Arc::new(Connection { waits: Mutex::new(Some(Instant::now())), leave: Notify::new() });
+        let mut known = self.known.lock();
         let number = known.next;
         known.next += 1;
-        known.guests.insert(number, Arc::clone(&guest));
-        Seat { guest, number, known: Arc::clone(&self.known), _place: place }
+        known.connections.insert(number, Arc::clone(&connection));
+        Slot { connection, number, known: Arc::clone(&self.known), _place: place }
     }
 
     fn make_room(&self) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let longest = known.guests.values().filter_map(|g| Some((g.waits()?, g))).min_by_key(|(since, _)| *since);
-        if let Some((_, guest)) = longest.filter(|(since, _)| since.elapsed() >= GRACE) {
+        let known = self.known.lock();
+        let longest = known.connections.values().filter_map(|g| Some((g.waits()?, g))).min_by_key(|(since, _)| *since);
+        if let Some((_, connection)) = longest.filter(|(since, _)| since.elapsed() >= GRACE) {
             metrics::counter!(metric::CONNECTIONS_EVICTED).increment(1);
-            guest.leave.notify_one();
+            connection.leave.notify_one();
         }
     }
 }
 
-impl Guest {
+impl Connection {
     fn waits(&self) -> Option<Instant> {
-        *self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.waits.lock()
     }
     fn set(&self, waits: Option<Instant>) {
-        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = waits;
+        *self.waits.lock() = waits;
     }
     /// Resolves when it has to make room.
     pub(crate) async fn leaves(&self) {
@@ -105,28 +106,32 @@ impl Guest {
     pub(crate) fn answered(&self) {
         self.set(Some(Instant::now()));
     }
+    /// The request has arrived, or nobody wants the rest of it: it is worked on.
+    pub(crate) fn arrived(&self) {
+        self.set(None);
+    }
     /// The request, whose body tells when it has arrived or nobody wants the rest of it.
     pub(crate) fn watch(self: &Arc<Self>, request: Request<Incoming>) -> Request<Body> {
-        // Its headers are here: it is not the old silence that it is judged by.
+        // Its headers are here: from now on it is judged by how long its body takes.
         self.set(Some(Instant::now()));
-        request.map(|body| Body::new(Watched { body, guest: Arc::clone(self) }))
+        request.map(|body| Body::new(Watched { body, connection: Arc::clone(self) }))
     }
 }
 
-impl Drop for Seat {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).guests.remove(&self.number);
+        self.known.lock().connections.remove(&self.number);
     }
 }
 
 struct Watched {
     body: Incoming,
-    guest: Arc<Guest>,
+    connection: Arc<Connection>,
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.guest.set(None);
+        self.connection.arrived();
     }
 }
 

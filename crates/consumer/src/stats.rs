@@ -1,19 +1,37 @@
 //! What metrics tell of the store. Each consumer shows the same, so that none of them has to be alive for it.
 
 use crate::Context;
+use domain::accounts::MintRefused;
 use domain::budget::{Booked, Call};
+use domain::verdict::State;
 use domain::work::{Block, Class, Kind};
 use domain::{Provider, metric};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::Tx;
 
+/// How old a sign of life of another group may be.
+pub const AT_WORK_WITHIN: Duration = Duration::from_mins(3);
+
+async fn show_others(context: &Context, tx: &mut Tx) -> Result<(), store::Error> {
+    let others = tx.others_at_work(&context.settings.group, AT_WORK_WITHIN).await?;
+    metrics::gauge!(metric::FOREIGN_GROUPS).set(others.len() as f64);
+    if !others.is_empty() && context.shared_database.failed(Instant::now()).is_some() {
+        tracing::error!(
+            groups = others.join(", "),
+            ours = context.settings.group,
+            "another release works on this database: give each a database of its own, or the same kafka.group"
+        );
+    }
+    Ok(())
+}
+
 /// Series whose last row went away are set to nothing once more, instead of standing at their last value for ever.
-pub(crate) struct Figures {
+pub(crate) struct Stats {
     blocked: BTreeSet<[&'static str; 3]>,
 }
 
-impl Figures {
+impl Stats {
     /// Where nothing is blocked, zeros say so: no series at all could as well be no consumer.
     pub(crate) fn new() -> Self {
         let each = |kind: &'static str| Block::WORDS.iter().map(move |by| [kind, *by, metric::OTHER]);
@@ -29,9 +47,7 @@ impl Figures {
             let age = tx.looked_oldest(*kind).await?;
             metrics::gauge!(metric::LOOKED_OLDEST, "kind" => kind.as_str()).set(age.as_secs_f64());
         }
-        let risk = tx.at_risk().await?;
-        metrics::gauge!(metric::UNCONVERGED_BUSINESSES).set(risk.businesses as f64);
-        metrics::gauge!(metric::UNCONVERGED_OLDEST).set(risk.oldest.as_secs_f64());
+        show_not_good(&mut tx).await?;
         metrics::gauge!(metric::OUTBOX).set(tx.outbox_length().await? as f64);
         metrics::gauge!(metric::ORPHANS).set(tx.count_orphans().await? as f64);
         let paused = tx.pauses().await?;
@@ -40,7 +56,9 @@ impl Figures {
             metrics::gauge!(metric::PROVIDER_PAUSED, "provider" => provider.as_str())
                 .set(f64::from(u8::from(is_paused)));
         }
-        metrics::gauge!(metric::SWEEP_PERIOD).set(context.settings.sweep_period.as_secs_f64());
+        show_others(context, &mut tx).await?;
+        metrics::gauge!(metric::SWEEP_PERIOD).set(context.sweep_period().as_secs_f64());
+        metrics::gauge!(metric::SWEEP_PERIOD_SET).set(context.settings.sweep_period.as_secs_f64());
         Ok(())
     }
 
@@ -57,6 +75,35 @@ impl Figures {
         }
         Ok(())
     }
+}
+
+/// Whose books are not right, by how they stand.
+async fn show_not_good(tx: &mut Tx) -> Result<(), store::Error> {
+    let now = tx.now();
+    for kind in Kind::ALL {
+        let found = tx.not_good(*kind).await?;
+        for state in State::NOT_GOOD {
+            let of = found.iter().find(|f| f.state == *state);
+            let (rows, oldest) = of.map_or((0, Duration::ZERO), |f| (f.rows, now.since(f.oldest)));
+            let (rows, oldest, state) = (rows as f64, oldest.as_secs_f64(), state.as_str());
+            match kind {
+                Kind::Business => {
+                    metrics::gauge!(metric::UNCONVERGED_BUSINESSES, "state" => state).set(rows);
+                    metrics::gauge!(metric::UNCONVERGED_OLDEST, "state" => state).set(oldest);
+                }
+                Kind::Item => {
+                    metrics::gauge!(metric::UNCONVERGED_ITEMS, "state" => state).set(rows);
+                    metrics::gauge!(metric::UNCONVERGED_ITEMS_OLDEST, "state" => state).set(oldest);
+                }
+            }
+        }
+    }
+    let refused = tx.refused_mints().await?;
+    for reason in MintRefused::ALL {
+        let accounts = refused.iter().find(|(r, _)| r == reason).map_or(0, |(_, n)| *n);
+        metrics::gauge!(metric::REFUSED_MINTS, "reason" => reason.as_str()).set(accounts as f64);
+    }
+    Ok(())
 }
 
 /// Returns the calls for which there is no budget at the moment.

@@ -1,11 +1,12 @@
 //! What metrics show of the store. Asked every few seconds by each consumer, so every count stands on an index.
 
-use crate::queue::provider_of;
-use crate::tx::{number, opt_parsed, opt_time, parsed, text};
+use crate::queue::blocked;
+use crate::tx::{number, opt_parsed, opt_time, text};
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::budget::Call;
 use domain::work::{Block, Class, Kind};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Rows of one urgency that are due and that nobody works on.
@@ -13,14 +14,6 @@ use std::time::Duration;
 pub struct DueRows {
     pub class: Class,
     pub rows: i64,
-    pub oldest: Duration,
-}
-
-/// Businesses whose list at Layer may not be what it should be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AtRisk {
-    pub businesses: i64,
-    /// For how long, the one that waits longest.
     pub oldest: Duration,
 }
 
@@ -45,7 +38,7 @@ impl Tx {
                 AND (next_look IS NULL OR next_look <= $2) AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $3)
             GROUP BY needs";
         let now = self.now();
-        let query = sqlx::query(sql).bind(kind.as_str()).bind(now.0).bind(provider_of(kind).as_str());
+        let query = sqlx::query(sql).bind(kind.as_str()).bind(now.0).bind(kind.provider().as_str());
         let first = match kind {
             Kind::Item => Call::AccountsGet,
             Kind::Business => Call::Layer,
@@ -64,44 +57,18 @@ impl Tx {
 
     /// Blocked rows by block and code.
     pub async fn blocked_counts(&mut self, kind: Kind) -> Result<Vec<(Block, String, i64)>, Error> {
-        let sql = "SELECT blocked_by, COALESCE(blocked_code, '') AS code, COUNT(*) AS n FROM work
-            WHERE kind = $1 AND blocked_by IN ('backoff', 'pause', 'hold', 'parked') GROUP BY blocked_by, blocked_code";
-        let word = |w: String| Block::from_word(&w).ok_or_else(|| format!("unknown block {w}"));
-        let rows = self.rows(sqlx::query(sql).bind(kind.as_str())).await?;
-        rows.iter().map(|r| Ok((parsed(r, "blocked_by", word)?, text(r, "code")?, number(r, "n")?))).collect()
-    }
-
-    /// A change that has not reached the list yet, in the business's own row or in that of an Item of it; a row that does
-    /// not go on; an Item whose new access token nobody has told us; a business that never converged at all.
-    pub async fn at_risk(&mut self) -> Result<AtRisk, Error> {
-        // Each part stands on an index; one that joins two conditions by OR would read the whole table.
-        let sql = "WITH waiting AS (
-                SELECT id, signal_at AS since FROM work WHERE kind = 'item' AND signal_at IS NOT NULL
-              UNION ALL
-                SELECT id, COALESCE(signal_at, blocked_at) FROM work
-                WHERE kind = 'item' AND blocked_by IN ('pause', 'hold', 'parked')
-              UNION ALL
-                SELECT item_id, state_since FROM items WHERE state = 'awaiting_token')
-            SELECT COUNT(DISTINCT business) AS n, MIN(since) AS oldest FROM (
-                SELECT id AS business, signal_at AS since FROM work WHERE kind = 'business' AND signal_at IS NOT NULL
-              UNION ALL
-                SELECT id, COALESCE(signal_at, blocked_at) FROM work
-                WHERE kind = 'business' AND blocked_by IN ('backoff', 'pause', 'hold', 'parked')
-              UNION ALL
-                SELECT a.business_id, w.since FROM waiting w
-                JOIN accounts a ON a.item_id = w.id AND a.business_id IS NOT NULL
-              UNION ALL
-                -- Nobody has read its accounts yet.
-                SELECT i.business_id, w.since FROM waiting w
-                JOIN items i ON i.item_id = w.id AND i.business_id IS NOT NULL
-              UNION ALL
-                SELECT b.business_id, b.created_at FROM businesses b
-                WHERE b.converged_at IS NULL
-                  AND EXISTS (SELECT 1 FROM accounts a WHERE a.business_id = b.business_id AND a.state = 'active')
-            ) AS risks";
-        let Some(row) = self.row(sqlx::query(sql)).await? else { return Ok(AtRisk::default()) };
-        let oldest = opt_time(&row, "oldest")?.map_or(Duration::ZERO, |since| self.now().since(since));
-        Ok(AtRisk { businesses: number(&row, "n")?, oldest })
+        // Without the kind as a condition: SQLite would read all rows of a kind for it, by another index.
+        let sql = "SELECT kind, blocked_by, blocked_code, NULL AS blocked_why, COUNT(*) AS n FROM work
+            WHERE blocked_by > '' GROUP BY kind, blocked_by, blocked_code";
+        let mut counts: BTreeMap<(Block, String), i64> = BTreeMap::new();
+        for row in self.rows(sqlx::query(sql)).await? {
+            if text(&row, "kind")? == kind.as_str()
+                && let Some(blocked) = blocked(&row)?
+            {
+                *counts.entry((blocked.by, blocked.code)).or_default() += number(&row, "n")?;
+            }
+        }
+        Ok(counts.into_iter().map(|((by, code), n)| (by, code, n)).collect())
     }
 
     /// How long ago the row was looked at that has waited longest for its next look.

@@ -26,15 +26,23 @@ pub(crate) fn of_producer(statistics: &Statistics) {
 pub(crate) fn of_intake(statistics: &Statistics, topics: &[String]) {
     for name in topics {
         let topic = statistics.topics.get(name);
-        let lag: i64 = topic.map_or(0, |t| t.partitions.values().filter(|p| p.desired).map(lag).sum());
-        metrics::gauge!(metric::INTAKE_LAG, "topic" => name.clone()).set(lag as f64);
+        let ours = || topic.into_iter().flat_map(|t| t.partitions.values().filter(|p| p.desired && p.partition >= 0));
+        metrics::gauge!(metric::INTAKE_PARTITIONS, "topic" => name.clone()).set(ours().count() as f64);
+        // A lag that nobody can know yet is not nought: the figure stands where it stood, or is not there at all.
+        let lags: Option<Vec<i64>> = ours().map(lag).collect();
+        if let Some(lags) = lags {
+            metrics::gauge!(metric::INTAKE_LAG, "topic" => name.clone()).set(lags.iter().sum::<i64>() as f64);
+        }
     }
 }
 
 /// From what is settled, not from what was fetched; -1001 and the like stand for unknown offsets.
-fn lag(partition: &Partition) -> i64 {
+fn lag(partition: &Partition) -> Option<i64> {
+    if partition.hi_offset < 0 {
+        return None;
+    }
     let settled = partition.stored_offset.max(partition.committed_offset).max(partition.lo_offset);
-    (partition.hi_offset - settled.max(0)).max(0)
+    Some((partition.hi_offset - settled.max(0)).max(0))
 }
 
 /// librdkafka reports each of its many codes; these are the ones that ask for different remedies.
@@ -46,7 +54,10 @@ pub(crate) fn count_error(error: &KafkaError) {
         Some(Code::MessageTimedOut | Code::RequestTimedOut | Code::OperationTimedOut) => "timed_out",
         Some(Code::SSL) => "tls",
         Some(Code::Authentication | Code::SaslAuthenticationFailed) => "sasl",
-        Some(Code::Fatal) => "fatal",
+        Some(Code::GroupAuthorizationFailed) => "group_authorization",
+        Some(Code::TopicAuthorizationFailed) => "topic_authorization",
+        Some(Code::InconsistentGroupProtocol) => "group_protocol",
+        Some(Code::FencedInstanceId | Code::Fenced | Code::UnreleasedInstanceId) => "fenced",
         _ => "other",
     };
     metrics::counter!(metric::KAFKA_ERRORS, "kind" => kind).increment(1);
@@ -68,8 +79,8 @@ mod tests {
         for (claim, stored_offset, committed_offset, lo_offset, expected) in table {
             let partition =
                 Partition { hi_offset: 10, lo_offset, stored_offset, committed_offset, ..Partition::default() };
-            assert_eq!(lag(&partition), expected, "{claim}");
+            assert_eq!(lag(&partition), Some(expected), "{claim}");
         }
-        assert_eq!(lag(&Partition { hi_offset: -1001, ..Partition::default() }), 0, "the broker was not asked yet");
+        assert_eq!(lag(&Partition { hi_offset: -1001, ..Partition::default() }), None, "the broker was not asked yet");
     }
 }

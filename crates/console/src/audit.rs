@@ -1,0 +1,92 @@
+//! The audit trail, for whoever asks what was done.
+
+use crate::Console;
+use crate::error::{ApiError, ErrorBody};
+use crate::view::{PageQuery, Paged, not_a_cursor};
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use store::{AuditEntry, AuditFilter};
+use utoipa::{IntoParams, ToSchema};
+
+/// Something that somebody did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Entry {
+    id: String,
+    at: String,
+    /// The name of the admin token; `rekey` did what follows from something else.
+    by: String,
+    /// The address that the call came from; null where none did.
+    from: Option<String>,
+    /// Such as `item.put`, `item.remove`, `parked.release`.
+    action: String,
+    /// `item/ID`, `business/ID` or `key/ID`. Of an erased one the fingerprint stands in place of the id; asking for the id
+    /// finds it.
+    subject: String,
+    /// What was so before, where the act changes something.
+    #[schema(value_type = Option<Object>)]
+    was: Option<Value>,
+    /// What the act said or made: of a push only what it said, the rest stays as it was.
+    #[schema(value_type = Option<Object>)]
+    became: Option<Value>,
+    /// What releases before this form wrote.
+    detail: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AuditQuery {
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// At most this many entries, 1 to 500; 100 when not given.
+    limit: Option<u32>,
+    /// Only what was done to this: `item/ID`, `business/ID` or `key/ID`.
+    subject: Option<String>,
+    /// Only what this admin token did.
+    by: Option<String>,
+}
+
+impl From<AuditEntry> for Entry {
+    fn from(entry: AuditEntry) -> Self {
+        let json = |text: Option<String>| text.map(|t| serde_json::from_str(&t).unwrap_or(Value::String(t)));
+        Self {
+            id: entry.id,
+            at: entry.at.rfc3339(),
+            by: entry.by,
+            from: entry.from,
+            action: entry.action,
+            subject: entry.subject,
+            was: json(entry.was),
+            became: json(entry.became),
+            detail: Some(entry.detail).filter(|d| !d.is_empty()),
+        }
+    }
+}
+
+/// What was done, by whom and from where, the newest first.
+#[utoipa::path(get, path = "/v1/audit", params(AuditQuery),
+    responses((status = 200, body = Paged<Entry>), (status = 400, body = ErrorBody)))]
+pub(crate) async fn list(
+    State(console): State<Console>,
+    Query(query): Query<AuditQuery>,
+) -> Result<Json<Paged<Entry>>, ApiError> {
+    let AuditQuery { after, limit, subject, by } = query;
+    let kinds = ["item/", "business/", "key/"];
+    if subject.as_ref().is_some_and(|s| !kinds.iter().any(|k| s.starts_with(k))) {
+        return Err(ApiError::bad_request("`subject` is `item/ID`, `business/ID` or `key/ID`"));
+    }
+    if [&subject, &by].into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(ApiError::bad_request("`subject` and `by` can't hold a NUL"));
+    }
+    // An entry's id. Anything else would be compared with ids all the same, and answer some page.
+    let is_id = |a: &String| a.len() == 36 && a.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    if after.as_ref().is_some_and(|a| !is_id(a)) {
+        return Err(not_a_cursor());
+    }
+    let pages = PageQuery { after, limit };
+    let mut tx = console.store.begin_read().await?;
+    let entries = tx.audit_page(&AuditFilter { subject, by }, &pages.page()?).await?;
+    Ok(Json(Paged::new(entries.into_iter().map(Entry::from).collect(), &pages, |e: &Entry| e.id.clone())))
+}

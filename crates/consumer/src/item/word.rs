@@ -1,0 +1,94 @@
+//! What the platform said with an access token: which business, which accounts. It is in force once it is judged.
+
+use super::{Look, Stop};
+use crate::business::resolve;
+use crate::faults::{Refusal, conclude};
+use crate::outcome::{self, kind};
+use domain::accounts::Read;
+use domain::budget::Call;
+use domain::item::TokenCause;
+use domain::{AccountId, BusinessId};
+use serde_json::json;
+use store::{Accounts, Declaration};
+
+impl Look<'_> {
+    /// Judges what waits under the current token. `shown`: the accounts that Plaid shows now; without them only a word that
+    /// can take nothing off a list is judged.
+    pub(super) async fn judge_word(&mut self, shown: Option<&[Read]>) -> Result<(), Stop> {
+        let word = self.context.store.begin_read().await?.word_of_current(&self.item.id).await?;
+        let Some((token, word)) = word else { return Ok(()) };
+        let is_listed = self.known.iter().any(|a| a.business.is_some());
+        let refused = match (is_listed, shown) {
+            (false, _) => None,
+            (true, None) => return Ok(()),
+            (true, Some(shown)) => match self.strangers_named(&word, shown) {
+                Some(refused) => Some(refused),
+                None => self.unknown_target(&word).await?,
+            },
+        };
+        let item = self.item.id.clone();
+        let mut tx = self.context.store.begin().await?;
+        tx.check_lease(&self.claim).await?;
+        if let Some((cause, why)) = &refused {
+            tx.refuse_word(&item, &token, *cause, why).await?;
+            let businesses = tx.businesses_of_item(&item).await?;
+            let payload = json!({"fingerprint": token, "code": cause, "why": why});
+            outcome::about_item(&mut tx, &self.claim, &item, &businesses, kind::PUSH_REFUSED, payload).await?;
+            tracing::warn!(token = %token, code = %cause, why, "what was pushed is refused");
+        } else {
+            tx.apply_word(&item, &token).await?;
+        }
+        if let Some(item) = tx.item(&item).await? {
+            self.item = item;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A push that names an account that Plaid has never shown for this Item, and leaves out one that takes part, looks
+    /// like a mistake: to follow it would drop the account that was meant.
+    fn strangers_named(&self, word: &Declaration, shown: &[Read]) -> Option<(TokenCause, String)> {
+        let Some(Accounts::Only(named)) = &word.accounts else { return None };
+        let is_stranger =
+            |id: &AccountId| !shown.iter().any(|a| a.id == *id) && !self.known.iter().any(|a| a.id == *id);
+        let strangers: Vec<&str> =
+            named.iter().map(|a| &a.account).filter(|id| is_stranger(id)).map(AccountId::as_str).collect();
+        let is_named = |id: &AccountId| named.iter().any(|a| a.account == *id);
+        let drops =
+            self.known.iter().any(|a| a.business.is_some() && !is_named(&a.id) && shown.iter().any(|s| s.id == a.id));
+        let why = format!(
+            "the push names accounts that Plaid does not show for this Item ({}): push it again with the right ids; nothing \
+             but the access token was taken",
+            strangers.join(", ")
+        );
+        (drops && !strangers.is_empty()).then_some((TokenCause::AccountUnknown, why))
+    }
+
+    /// Accounts leave a list for another business only once that business is found at Layer: a typo in a name would
+    /// otherwise empty a good list.
+    async fn unknown_target(&mut self, word: &Declaration) -> Result<Option<(TokenCause, String)>, Stop> {
+        let current = |b: &BusinessId| self.known.iter().any(|a| a.business.as_ref() == Some(b));
+        let targets: Vec<BusinessId> = word.businesses().into_iter().filter(|b| !current(b)).collect();
+        for target in targets {
+            let known = self.context.store.begin_read().await?.business(&target).await?;
+            if known.is_some_and(|b| b.layer_id.is_some()) {
+                continue;
+            }
+            self.turn(Call::Layer).await?;
+            match resolve::layer_id_of(self.context, &target).await {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let why = format!(
+                        "Layer has no active business {target}, so no account leaves its list for it: create the business \
+                         there, or push again with the right name; nothing but the access token was taken"
+                    );
+                    return Ok(Some((TokenCause::BusinessUnknown, why)));
+                }
+                Err(error) => {
+                    return Err(Stop::Row(conclude(self.context, &self.claim, &Refusal::from(&error)).await?));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,276 @@
+//! The audit trail: who did what to what, from where, and what was so before and after. An entry is never changed, but that
+//! an erased id in it becomes a pseudonym, and goes by age alone.
+
+use crate::tx::{built, number, opt_text, text};
+use crate::{Accounts, Declaration, Error, Page, Push, Tx};
+use domain::redact::shows_any_token;
+use domain::work::Kind;
+use domain::{Fingerprint, ItemId, Millis};
+use serde_json::{Value, json};
+use sqlx::any::AnyRow;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Something that somebody does. Recorded in the transaction that does it.
+#[derive(Debug, Clone)]
+pub struct Act<'a> {
+    /// The name of an admin token, or `rekey`.
+    pub by: &'a str,
+    /// Where the call came from; none when nobody called.
+    pub from: Option<IpAddr>,
+    /// Such as `item.put`.
+    pub action: &'a str,
+    /// `item/ID`, `business/ID` or `key/ID`.
+    pub subject: String,
+    pub was: Option<Value>,
+    pub became: Option<Value>,
+}
+
+/// An act as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    pub id: String,
+    pub at: Millis,
+    pub by: String,
+    pub from: Option<String>,
+    pub action: String,
+    /// `item/ID`, `business/ID` or `key/ID`; of an erased one, its fingerprint in place of the id. An earlier release wrote the
+    /// bare id.
+    pub subject: String,
+    /// What earlier releases wrote.
+    pub detail: String,
+    /// JSON.
+    pub was: Option<String>,
+    pub became: Option<String>,
+}
+
+/// Which entries; those that are not given do not narrow.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    pub subject: Option<String>,
+    pub by: Option<String>,
+}
+
+/// The subject of an act.
+pub fn subject(kind: Kind, id: &str) -> String {
+    format!("{kind}/{id}")
+}
+
+/// What a push says, with the fingerprint of its token. Of the data for a new business only the names: they are a
+/// customer's.
+pub fn said(push: &Push, token: Option<&Fingerprint>) -> Value {
+    let Declaration { business, accounts, replaces, creation } = &push.declaration;
+    let mut said = json!({});
+    if let Some(token) = token {
+        said["token"] = token.to_string().into();
+    }
+    if let Some(business) = business {
+        said["business"] = business.as_str().into();
+    }
+    if let Some(accounts) = accounts {
+        said["accounts"] = filter_of(match accounts {
+            Accounts::All(_) => None,
+            Accounts::Only(named) => Some(named),
+        });
+    }
+    if let Some(replaces) = replaces {
+        said["replaces"] = replaces.as_str().into();
+    }
+    if let Some(creation) = creation {
+        let named: Option<serde_json::Map<String, Value>> = serde_json::from_str(creation).ok();
+        // A token in the wrong place stays out of the trail.
+        let shown = |name: String| if shows_any_token(&name) { "?".to_owned() } else { name };
+        said["create"] = named.into_iter().flatten().map(|(name, _)| shown(name)).collect();
+    }
+    said
+}
+
+fn filter_of(only: Option<&Vec<crate::Assignment>>) -> Value {
+    let Some(only) = only else { return "all".into() };
+    only.iter()
+        .map(|a| json!({"account_id": a.account.as_str(), "business": a.business.as_ref().map(|b| b.as_str())}))
+        .collect()
+}
+
+/// Earlier releases wrote the bare id.
+const OF_SUBJECT: &str = " AND subject IN ($3, $4, $5) AND (subject <> $5 OR action LIKE $6)";
+
+/// The kind of what stands under this key of `was` or `became`.
+fn kind_named(key: &str) -> Option<Kind> {
+    match key {
+        "business" => Some(Kind::Business),
+        "replaces" | "replaced_by" => Some(Kind::Item),
+        _ => None,
+    }
+}
+
+/// Every text in it, with its key.
+fn each_named(value: &mut Value, with: &mut impl FnMut(&str, &mut String)) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                match field {
+                    Value::String(text) => with(key, text),
+                    other => each_named(other, with),
+                }
+            }
+        }
+        Value::Array(entries) => entries.iter_mut().for_each(|entry| each_named(entry, with)),
+        _ => {}
+    }
+}
+
+impl Tx {
+    pub async fn audit(&mut self, act: &Act<'_>) -> Result<(), Error> {
+        let sql = "INSERT INTO audit (id, actor, remote, action, subject, detail, was, became, at)
+            VALUES ($1, $2, $3, $4, $5, '', $6, $7, $8)";
+        let id = uuid::Uuid::now_v7().to_string();
+        let query = sqlx::query(sql)
+            .bind(id.clone())
+            .bind(act.by.to_owned())
+            .bind(act.from.map(|ip| ip.to_string()))
+            .bind(act.action.to_owned())
+            .bind(act.subject.clone())
+            .bind(act.was.as_ref().map(Value::to_string))
+            .bind(act.became.as_ref().map(Value::to_string))
+            .bind(self.now().0);
+        self.run(query).await?;
+        let mut named = BTreeSet::new();
+        for mut value in act.was.iter().chain(&act.became).cloned() {
+            each_named(&mut value, &mut |key, id| named.extend(kind_named(key).map(|kind| subject(kind, id))));
+        }
+        for mentioned in named {
+            let sql = "INSERT INTO audit_mentions (subject, audit_id) VALUES ($1, $2)";
+            self.run(sqlx::query(sql).bind(mentioned).bind(id.clone())).await?;
+        }
+        Ok(())
+    }
+
+    /// What is in force about an Item, as a push would say it.
+    pub async fn in_force(&mut self, id: &ItemId) -> Result<Option<Value>, Error> {
+        let Some(item) = self.item(id).await? else { return Ok(None) };
+        let only = if item.only_listed { Some(self.assignments(id).await?) } else { None };
+        // Not opened: a token that can't be read must not keep a push from replacing it.
+        let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
+        let token = self.row(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        let token = token.map(|r| text(&r, "fingerprint")).transpose()?;
+        Ok(Some(json!({
+            "state": item.state.as_str(),
+            "token": token,
+            "business": item.business.as_ref().map(|b| b.as_str()),
+            "accounts": filter_of(only.as_ref()),
+            "replaces": item.replaces.as_ref().map(|r| r.as_str()),
+        })))
+    }
+
+    /// Entries, the newest first; the cursor is an entry's id. An erased subject is found by its id.
+    pub async fn audit_page(&mut self, filter: &AuditFilter, page: &Page) -> Result<Vec<AuditEntry>, Error> {
+        let (subject, by) = match (&filter.subject, &filter.by) {
+            (None, None) => ("", ""),
+            (None, Some(_)) => ("", " AND actor = $3"),
+            (Some(_), None) => (OF_SUBJECT, ""),
+            (Some(_), Some(_)) => (OF_SUBJECT, " AND actor = $7"),
+        };
+        let sql = format!("SELECT * FROM audit WHERE id < $1{subject}{by} ORDER BY id DESC LIMIT $2");
+        // Ids are hexadecimal.
+        let before = page.after.clone().unwrap_or_else(|| "g".into());
+        let mut query = built(sql).bind(before).bind(i64::from(page.limit));
+        if let Some(subject) = &filter.subject {
+            let (kind, id) = subject.split_once('/').unwrap_or(("", subject));
+            let pseudonym = self.pseudonym_of(kind, id);
+            query = query.bind(subject.clone()).bind(pseudonym).bind(id.to_owned()).bind(format!("{kind}%.%"));
+        }
+        if let Some(by) = &filter.by {
+            query = query.bind(by.clone());
+        }
+        let rows = self.rows(query).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(AuditEntry {
+                    id: text(r, "id")?,
+                    at: Millis(number(r, "at")?),
+                    by: text(r, "actor")?,
+                    from: opt_text(r, "remote")?,
+                    action: text(r, "action")?,
+                    subject: text(r, "subject")?,
+                    detail: text(r, "detail")?,
+                    was: opt_text(r, "was")?,
+                    became: opt_text(r, "became")?,
+                })
+            })
+            .collect()
+    }
+
+    /// A subject whose id stands as its fingerprint: whoever has the id finds it, nobody reads it from there.
+    fn pseudonym_of(&self, kind: &str, id: &str) -> String {
+        format!("{kind}/{}", self.fingerprints.of(id))
+    }
+
+    /// The customer is forgotten, and what was done is not: the id becomes a pseudonym, in its own entries and in those that name
+    /// it, and so do the ids of its accounts.
+    pub(crate) async fn pseudonymise(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
+        let (whole, bare, acts) = (subject(kind, id), id.to_owned(), format!("{kind}.%"));
+        let own = "FROM audit WHERE subject IN ($1, $2) AND (subject = $1 OR action LIKE $3)";
+        // In one order before any is read: two who are erased at once may name each other, and what one of them cloaked must
+        // not be written back by the other.
+        let lock = self.dialect.for_update();
+        let locked = built(format!(
+            "SELECT id FROM audit WHERE id IN (SELECT id {own} UNION SELECT audit_id FROM audit_mentions WHERE subject = $1)
+            ORDER BY id {lock}"
+        ));
+        self.rows(locked.bind(whole.clone()).bind(bare.clone()).bind(acts.clone())).await?;
+        let own = built(format!("SELECT id, was, became {own}")).bind(whole).bind(bare).bind(acts);
+        let rows = self.rows(own).await?;
+        let pseudonym = self.pseudonym_of(kind.as_str(), id);
+        self.cloak(&rows, Some(&pseudonym), &|key, _| key == "account_id").await?;
+        let naming =
+            "SELECT a.id, a.was, a.became FROM audit_mentions m JOIN audit a ON a.id = m.audit_id WHERE m.subject = $1";
+        let rows = self.rows(sqlx::query(naming).bind(subject(kind, id))).await?;
+        self.cloak(&rows, None, &|key, named| kind_named(key) == Some(kind) && named == id).await?;
+        let forgotten = sqlx::query("DELETE FROM audit_mentions WHERE subject = $1").bind(subject(kind, id));
+        self.run(forgotten).await?;
+        Ok(())
+    }
+
+    /// Puts fingerprints in the place of the ids that `hides` chooses by their key.
+    async fn cloak(
+        &mut self,
+        rows: &[AnyRow],
+        subject: Option<&str>,
+        hides: &(dyn Fn(&str, &str) -> bool + Sync),
+    ) -> Result<(), Error> {
+        for row in rows {
+            let cloaked = |column: &str| -> Result<Option<String>, Error> {
+                let Some(text) = opt_text(row, column)? else { return Ok(None) };
+                let mut value: Value = serde_json::from_str(&text).unwrap_or_default();
+                each_named(&mut value, &mut |key, named| {
+                    if hides(key, named) {
+                        *named = self.fingerprints.of(named).to_string();
+                    }
+                });
+                Ok(Some(value.to_string()))
+            };
+            let sql = "UPDATE audit SET subject = COALESCE($2, subject), was = $3, became = $4 WHERE id = $1";
+            let query = sqlx::query(sql)
+                .bind(text(row, "id")?)
+                .bind(subject.map(str::to_owned))
+                .bind(cloaked("was")?)
+                .bind(cloaked("became")?);
+            self.run(query).await?;
+        }
+        Ok(())
+    }
+
+    /// Some of the entries that are older than `kept`; returns how many went.
+    pub async fn forget_old_audit(&mut self, kept: Duration, limit: u32) -> Result<u64, Error> {
+        let sql = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)";
+        let gone = self.run(sqlx::query(sql).bind(self.now().minus(kept).0).bind(i64::from(limit))).await?;
+        if gone > 0 {
+            // Their ids are in the order of their times.
+            let sql = "DELETE FROM audit_mentions WHERE audit_id < COALESCE((SELECT MIN(id) FROM audit), 'g')";
+            self.run(sqlx::query(sql)).await?;
+        }
+        Ok(gone)
+    }
+}

@@ -1,0 +1,143 @@
+//! The schema: migrations, the range of schemas that this release runs on, the rights that they need.
+
+use crate::open::sqlite_code;
+use crate::tx::{Dialect, number};
+use crate::{Error, Store};
+use sqlx::Row as _;
+use std::time::Duration;
+
+/// Longest wait for a migration, and for the lock of one that another process works on.
+const MIGRATION: Duration = Duration::from_hours(1);
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// The newest schema this release knows.
+pub(crate) const SCHEMA: i64 = 5;
+/// Written into the database: the oldest schema a release must know to run on it. A migration that takes something
+/// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
+const OLDEST_COMPATIBLE: i64 = 1;
+
+/// SQLite: the disk refuses (read-only, I/O, full), and the schema is what it was.
+fn is_of_the_disk(error: &sqlx::Error) -> bool {
+    matches!(sqlite_code(error), Some(8 | 10 | 13))
+}
+
+/// PostgreSQL: insufficient privilege, or no schema that this role may see.
+fn lacks_rights(error: &sqlx::migrate::MigrateError) -> bool {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    let (Execute(error) | ExecuteMigration(error, _)) = error else { return false };
+    let code = error.as_database_error().and_then(|e| e.code());
+    code.is_some_and(|c| c == "42501" || c == "3F000")
+}
+
+fn rights_needed() -> Error {
+    Error::Unusable(
+        "the role of database.url may not make or use its tables: GRANT USAGE, CREATE ON SCHEMA public to it, and let it \
+         own what is there already"
+            .into(),
+    )
+}
+
+pub(crate) fn too_new(oldest: i64) -> Error {
+    Error::Unusable(format!(
+        "the database needs a release that knows schema {oldest}, this one knows {SCHEMA}: run a newer release"
+    ))
+}
+
+impl Store {
+    /// Applies what is missing. PostgreSQL serialises concurrent migrators by an advisory lock; SQLite has none, so
+    /// the loser of a race tries again and finds the work done.
+    ///
+    /// A schema that is current is left alone, so that a role which may only read and write rows can run.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        self.make_private_file();
+        if self.is_current().await {
+            return self.check_range().await;
+        }
+        match tokio::time::timeout(MIGRATION, self.migrate_what_is_missing()).await {
+            Ok(ended) => ended,
+            // Passing: whoever holds the lock of the migration ends, or its session does.
+            Err(_) => Err(Error::Database(sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    async fn is_current(&self) -> bool {
+        let sql = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
+        let Ok(rows) = sqlx::query(sql).fetch_all(&self.pool).await else { return false };
+        let applied = |version: i64, checksum: &[u8]| {
+            rows.iter().any(|row| {
+                row.try_get::<i64, _>(0).is_ok_and(|v| v == version)
+                    && row.try_get::<Vec<u8>, _>(1).is_ok_and(|c| c == checksum)
+            })
+        };
+        MIGRATIONS.iter().all(|m| applied(m.version, &m.checksum))
+    }
+
+    async fn migrate_what_is_missing(&self) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            let mut migrator = sqlx::migrate::Migrator { ignore_missing: true, ..sqlx::migrate::Migrator::DEFAULT };
+            migrator.migrations = MIGRATIONS.migrations.clone();
+            match migrator.run(&self.pool).await {
+                Ok(()) => break,
+                Err(
+                    sqlx::migrate::MigrateError::Execute(error)
+                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
+                ) if tries < 5 && matches!(self.dialect, Dialect::Sqlite) && error.as_database_error().is_some() => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(50 * tries)).await;
+                }
+                Err(
+                    sqlx::migrate::MigrateError::Execute(error)
+                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
+                ) if error.as_database_error().is_none()
+                    || matches!(self.dialect, Dialect::Sqlite) && is_of_the_disk(&error) =>
+                {
+                    return Err(Error::Database(error));
+                }
+                Err(error) => {
+                    match self.try_to_connect().await {
+                        (Some(true), _) => {}
+                        (Some(false), why) => return Err(Error::Unusable(format!("{why}: check database.url"))),
+                        (None, _) => return Err(Error::Database(sqlx::Error::PoolTimedOut)),
+                    }
+                    if lacks_rights(&error) {
+                        return Err(rights_needed());
+                    }
+                    return Err(Error::Unusable(format!(
+                        "the database can't be migrated ({error}): restore the last backup or run the release that \
+                         changed it"
+                    )));
+                }
+            }
+        }
+        self.check_range().await
+    }
+
+    async fn check_range(&self) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        let oldest: i64 = match tx.meta("oldest_compatible_schema").await? {
+            Some(text) => text.parse().unwrap_or(i64::MAX),
+            None => 0,
+        };
+        if oldest > SCHEMA {
+            return Err(too_new(oldest));
+        }
+        if oldest < OLDEST_COMPATIBLE {
+            tx.set_meta("oldest_compatible_schema", &OLDEST_COMPATIBLE.to_string()).await?;
+        }
+        tx.commit().await
+    }
+
+    /// The role of database.url may make this release's tables.
+    pub(crate) async fn may_migrate(&self) -> Result<(), Error> {
+        let Dialect::Postgres = self.dialect else { return Ok(()) };
+        let mut tx = self.begin().await?;
+        let asks = "SELECT CAST(COALESCE(has_schema_privilege(current_schema(), 'CREATE') AND NOT EXISTS (
+                SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'meta'
+                AND NOT has_table_privilege(quote_ident(schemaname) || '.meta', 'SELECT')), FALSE) AS INTEGER) AS may";
+        let may = tx.row(sqlx::query(asks)).await?.map_or(Ok(0), |row| number(&row, "may"))?;
+        tx.rollback().await?;
+        if may == 1 { Ok(()) } else { Err(rights_needed()) }
+    }
+}

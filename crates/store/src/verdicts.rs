@@ -1,0 +1,362 @@
+//! Verdicts (I11): loaded as facts, judged by `domain::verdict`, kept beside the rows so that lists can be filtered by
+//! them and counts stand on an index.
+//!
+//! Whatever changes a fact names its subject ([`Tx::touch_item`], [`Tx::touch_business`]), and the end of the transaction
+//! judges those subjects anew. So nobody can forget it, and what is stored is never older than the facts. The rows of
+//! `verdicts` are locked last of all, in order, and before the facts are read: of two transactions that change facts of one
+//! business, the second one judges what both did.
+
+use crate::tx::{built, number, opt_text, parsed, text};
+use crate::verdict_facts::{SLICE, places, places_from};
+use crate::{Error, Page, Record, Tx};
+use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
+use domain::work::Kind;
+use domain::{ItemId, Millis, Provider};
+use serde_json::json;
+use sqlx::any::AnyRow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a transaction has changed facts of.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    items: BTreeSet<String>,
+    businesses: BTreeSet<String>,
+}
+
+/// A verdict and since when its state is what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    pub id: String,
+    pub verdict: Verdict,
+    pub since: Millis,
+}
+
+/// Rows of a kind that stand alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StandAlike {
+    pub state: State,
+    pub rows: i64,
+    /// Since when the first of them does.
+    pub oldest: Millis,
+}
+
+/// A row that has a verdict.
+type Subject = (Kind, String);
+
+/// Accounts that an outcome names at most, so that it stays a small record; the others are counted.
+const MOST_TOLD: usize = 100;
+
+/// A verdict as it is kept.
+struct Stored {
+    state: State,
+    waits_on: WaitsOn,
+    /// The state that an outcome told of last.
+    told: Option<State>,
+}
+
+impl Stored {
+    fn of(row: &AnyRow) -> Result<Self, Error> {
+        let told = opt_text(row, "told")?.and_then(|w| State::from_word(&w));
+        Ok(Self { state: state_of(row)?, waits_on: waits_on_of(row)?, told })
+    }
+
+    fn says(&self, verdict: &Verdict) -> bool {
+        (self.state, self.waits_on) == (verdict.state, verdict.waits_on)
+    }
+}
+
+/// Work under way is no news: each look of the sweep would be two records.
+fn is_news(told: Option<State>, state: State) -> bool {
+    !matches!(state, State::Converging | State::Unknown) && told != Some(state)
+}
+
+impl Tx {
+    pub(crate) fn touch_item(&mut self, id: &str) {
+        self.touched.items.insert(id.to_owned());
+    }
+    pub(crate) fn touch_business(&mut self, id: &str) {
+        self.touched.businesses.insert(id.to_owned());
+    }
+
+    /// The businesses that it concerns by now: a change that follows may take it out of one.
+    pub(crate) async fn touch_businesses_of(&mut self, item: &ItemId) -> Result<(), Error> {
+        let businesses = self.businesses_of(&[item.to_string()]).await?;
+        self.touched.businesses.extend(businesses);
+        Ok(())
+    }
+
+    /// The last thing that a transaction does before it commits.
+    pub(crate) async fn judge_touched(&mut self) -> Result<(), Error> {
+        let Touched { items, mut businesses } = std::mem::take(&mut self.touched);
+        if items.is_empty() && businesses.is_empty() {
+            return Ok(());
+        }
+        let items: Vec<String> = items.into_iter().collect();
+        businesses.extend(self.businesses_of(&items).await?);
+        let businesses: Vec<String> = businesses.into_iter().collect();
+        // Locked first, in one order: businesses before Items, each in the order of their ids.
+        let mut slices: Vec<(&[String], &[String])> = businesses.chunks(SLICE).map(|b| (b, &[][..])).collect();
+        match slices.last_mut().filter(|_| items.len() <= SLICE) {
+            Some(last) => last.1 = &items,
+            None => slices.extend(items.chunks(SLICE).map(|i| (&[][..], i))),
+        }
+        for (businesses, items) in slices {
+            self.judge_slice(businesses, items).await?;
+        }
+        Ok(())
+    }
+
+    async fn judge_slice(&mut self, businesses: &[String], items: &[String]) -> Result<(), Error> {
+        let lock = self.dialect.for_update();
+        let mut stored = self.stored_verdicts(businesses, items, lock).await?;
+        let mut judged = self.judge(businesses, items).await?;
+        let new: Vec<Subject> = judged.keys().filter(|s| !stored.contains_key(*s)).cloned().collect();
+        if !new.is_empty() {
+            self.make_verdicts(&new).await?;
+            let of = |kind| new.iter().filter(|s| s.0 == kind).map(|s| s.1.clone()).collect::<Vec<_>>();
+            let (businesses, items) = (of(Kind::Business), of(Kind::Item));
+            stored.extend(self.stored_verdicts(&businesses, &items, lock).await?);
+            // Judged before they were locked.
+            judged.extend(self.judge(&businesses, &items).await?);
+        }
+        for subject in stored.keys().filter(|s| !judged.contains_key(*s)) {
+            let query = sqlx::query("DELETE FROM verdicts WHERE kind = $1 AND id = $2");
+            self.run(query.bind(subject.0.as_str()).bind(subject.1.clone())).await?;
+        }
+        for (subject, verdict) in &judged {
+            let Some(stored) = stored.get(subject).filter(|s| !s.says(verdict)) else { continue };
+            let tells = subject.0 == Kind::Business && is_news(stored.told, verdict.state);
+            let sql =
+                "UPDATE verdicts SET since = CASE WHEN state = $3 THEN since ELSE $5 END, state = $3, waits_on = $4,
+                    told = COALESCE($6, told), told_times = told_times + CASE WHEN $6 IS NULL THEN 0 ELSE 1 END
+                WHERE kind = $1 AND id = $2 RETURNING told_times";
+            let query = sqlx::query(sql)
+                .bind(subject.0.as_str())
+                .bind(subject.1.clone())
+                .bind(verdict.state.as_str())
+                .bind(verdict.waits_on.as_str())
+                .bind(self.now().0)
+                .bind(tells.then(|| verdict.state.as_str()));
+            let row = self.row(query).await?;
+            if let Some(row) = row.filter(|_| tells) {
+                self.tell(&subject.1, number(&row, "told_times")?, stored.told, verdict).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The outcome of a verdict that became another one.
+    async fn tell(&mut self, business: &str, number: i64, was: Option<State>, verdict: &Verdict) -> Result<(), Error> {
+        let wrong = verdict.wrong.iter().take(MOST_TOLD);
+        let wrong: Vec<_> = wrong
+            .map(|w| {
+                let account = w.account.as_ref().map(domain::AccountId::as_str);
+                json!({"item_id": w.item.as_str(), "account_id": account, "problem": w.problem, "code": w.code})
+            })
+            .collect();
+        let payload = json!({
+            "business_id": business, "number": number, "was": was, "state": verdict.state, "why": verdict.sentence(), "next": verdict.next,
+            "accounts": verdict.accounts, "right": verdict.right, "wrong": wrong,
+        });
+        let traceparent = self.traceparent.clone();
+        let (kind, traceparent) = ("rekey.business.verdict_changed", traceparent.as_deref());
+        self.publish(&Record { key: business, kind, subject: business, payload, traceparent }).await
+    }
+
+    async fn stored_verdicts(
+        &mut self,
+        businesses: &[String],
+        items: &[String],
+        lock: &str,
+    ) -> Result<BTreeMap<Subject, Stored>, Error> {
+        let mut parts = Vec::new();
+        let mut from = 0;
+        for (kind, ids) in [(Kind::Business, businesses), (Kind::Item, items)] {
+            if !ids.is_empty() {
+                parts.push(format!("kind = '{kind}' AND id IN ({})", places_from(from, ids.len())));
+                from += ids.len();
+            }
+        }
+        if parts.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let condition = parts.join(" OR ");
+        let sql =
+            format!("SELECT kind, id, state, waits_on, told FROM verdicts WHERE {condition} ORDER BY kind, id {lock}");
+        let mut query = built(sql);
+        for id in businesses.iter().chain(items) {
+            query = query.bind(id.clone());
+        }
+        let kind = |w: String| Kind::from_word(&w).ok_or_else(|| format!("unknown kind {w}"));
+        let rows = self.rows(query).await?;
+        rows.iter().map(|r| Ok(((parsed(r, "kind", kind)?, text(r, "id")?), Stored::of(r)?))).collect()
+    }
+
+    async fn make_verdicts(&mut self, subjects: &[Subject]) -> Result<(), Error> {
+        let row = |n: usize| format!("(${}, ${}, 'unknown', 'nobody', $1)", 2 * n + 2, 2 * n + 3);
+        let rows = (0..subjects.len()).map(row).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "INSERT INTO verdicts (kind, id, state, waits_on, since) VALUES {rows} ON CONFLICT (kind, id) DO NOTHING"
+        );
+        let mut query = built(sql).bind(self.now().0);
+        for (kind, id) in subjects {
+            query = query.bind(kind.as_str()).bind(id.clone());
+        }
+        self.run(query).await?;
+        Ok(())
+    }
+
+    /// Judges these rows by the facts of now; those that do not exist are left away.
+    async fn judge(&mut self, businesses: &[String], items: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
+        let mut all: BTreeSet<String> = items.iter().cloned().collect();
+        if !businesses.is_empty() {
+            all.extend(self.items_of(businesses).await?);
+        }
+        let all: Vec<String> = all.into_iter().collect();
+        let facts = self.item_facts(&all).await?;
+        let mut judged = BTreeMap::new();
+        for business in self.business_facts(businesses, &facts).await? {
+            judged.insert((Kind::Business, business.id.to_string()), of_business(&business));
+        }
+        for item in facts.iter().filter(|i| items.iter().any(|id| id == i.id.as_str())) {
+            judged.insert((Kind::Item, item.id.to_string()), of_item(item));
+        }
+        Ok(judged)
+    }
+
+    async fn judge_kind(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<String, Verdict>, Error> {
+        let judged = match kind {
+            Kind::Item => self.judge(&[], ids).await?,
+            Kind::Business => self.judge(ids, &[]).await?,
+        };
+        Ok(judged.into_iter().map(|((_, id), verdict)| (id, verdict)).collect())
+    }
+
+    /// How these rows stand, in the order of their ids, pauses included.
+    pub async fn verdicts(&mut self, kind: Kind, ids: &[String]) -> Result<Vec<Judged>, Error> {
+        let paused: Vec<Provider> = self.pauses().await?.into_iter().map(|p| p.provider).collect();
+        let mut found = Vec::with_capacity(ids.len());
+        for slice in ids.chunks(SLICE) {
+            let judged = self.judge_kind(kind, slice).await?;
+            let mut query = built(format!(
+                "SELECT id, since FROM verdicts WHERE id IN ({}) AND kind = ${}",
+                places(slice.len()),
+                slice.len() + 1
+            ));
+            for id in slice {
+                query = query.bind(id.clone());
+            }
+            let rows = self.rows(query.bind(kind.as_str())).await?;
+            let since: BTreeMap<String, i64> =
+                rows.iter().map(|r| Ok((text(r, "id")?, number(r, "since")?))).collect::<Result<_, Error>>()?;
+            found.extend(judged.into_iter().map(|(id, verdict)| {
+                let since = since.get(&id).copied().map_or(self.now(), Millis);
+                Judged { id, verdict: verdict.under(&paused), since }
+            }));
+        }
+        Ok(found)
+    }
+
+    /// How one row stands; none if there is none.
+    pub async fn verdict(&mut self, kind: Kind, id: &str) -> Result<Option<Judged>, Error> {
+        Ok(self.verdicts(kind, &[id.to_owned()]).await?.pop())
+    }
+
+    /// A page of the ids of rows that stand so.
+    pub async fn list_by_state(&mut self, kind: Kind, state: State, page: &Page) -> Result<Vec<String>, Error> {
+        let paused: Vec<Provider> = self.pauses().await?.into_iter().map(|p| p.provider).collect();
+        let waits = |paused_alone: bool| {
+            let of = |w: &WaitsOn| paused.iter().any(|p| w.includes(*p)) == paused_alone;
+            WaitsOn::ALL.iter().filter(|w| of(w)).map(|w| format!("'{w}'")).collect::<Vec<_>>().join(", ")
+        };
+        let condition = match state {
+            State::ProviderPaused => format!("state = 'converging' AND waits_on IN ({})", waits(true)),
+            State::Converging => format!("state = 'converging' AND waits_on IN ({})", waits(false)),
+            state => format!("state = '{state}'"),
+        };
+        if state == State::ProviderPaused && paused.is_empty() {
+            return Ok(Vec::new());
+        }
+        let query =
+            built(format!("SELECT id FROM verdicts WHERE kind = $1 AND {condition} AND id > $2 ORDER BY id LIMIT $3"));
+        let query = query.bind(kind.as_str()).bind(page.after.clone().unwrap_or_default()).bind(i64::from(page.limit));
+        self.rows(query).await?.iter().map(|r| text(r, "id")).collect()
+    }
+
+    /// How many rows stand in each state that is not good, and since when.
+    pub async fn not_good(&mut self, kind: Kind) -> Result<Vec<StandAlike>, Error> {
+        let paused: Vec<Provider> = self.pauses().await?.into_iter().map(|p| p.provider).collect();
+        let sql = "SELECT state, waits_on, COUNT(*) AS n, MIN(since) AS oldest FROM verdicts
+            WHERE kind = $1 AND state NOT IN ('converged', 'empty', 'gone') GROUP BY state, waits_on";
+        let mut found: BTreeMap<State, StandAlike> = BTreeMap::new();
+        for row in self.rows(sqlx::query(sql).bind(kind.as_str())).await? {
+            let state = state_of(&row)?.under(waits_on_of(&row)?, &paused);
+            let (rows, oldest) = (number(&row, "n")?, Millis(number(&row, "oldest")?));
+            let of = found.entry(state).or_insert(StandAlike { state, rows: 0, oldest });
+            of.rows += rows;
+            of.oldest = of.oldest.min(oldest);
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Judges rows that an earlier release wrote, some at a time and behind the first `skipped`. Returns how many there were.
+    pub async fn judge_unknown(&mut self, limit: u32, skipped: u32) -> Result<usize, Error> {
+        let sql = "SELECT kind, id FROM verdicts WHERE kind = $1 AND state = 'unknown' ORDER BY id LIMIT $2 OFFSET $3";
+        let mut count = 0;
+        for kind in Kind::ALL {
+            let query = sqlx::query(sql).bind(kind.as_str()).bind(i64::from(limit)).bind(i64::from(skipped));
+            let rows = self.rows(query).await?;
+            for row in &rows {
+                match kind {
+                    Kind::Item => self.touched.items.insert(text(row, "id")?),
+                    Kind::Business => self.touched.businesses.insert(text(row, "id")?),
+                };
+            }
+            count += rows.len();
+        }
+        Ok(count)
+    }
+
+    /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A look may leave one
+    /// behind, on the bad side, until it ends.
+    pub async fn stale_verdicts(&mut self) -> Result<Vec<String>, Error> {
+        let held = self.row(sqlx::query("SELECT COUNT(*) AS n FROM work WHERE held = 1")).await?;
+        let leased = held.map_or(Ok(0), |r| number(&r, "n"))? > 0;
+        let mut stale = Vec::new();
+        for (kind, known) in [
+            (Kind::Item, "SELECT item_id AS id FROM items"),
+            (Kind::Business, "SELECT business_id AS id FROM businesses"),
+        ] {
+            let ids =
+                self.rows(sqlx::query(known)).await?.iter().map(|r| text(r, "id")).collect::<Result<Vec<_>, _>>()?;
+            let rows = self.rows(sqlx::query("SELECT * FROM verdicts WHERE kind = $1").bind(kind.as_str())).await?;
+            let stored: BTreeMap<String, (State, WaitsOn)> = rows
+                .iter()
+                .map(|r| Ok((text(r, "id")?, (state_of(r)?, waits_on_of(r)?))))
+                .collect::<Result<_, Error>>()?;
+            let mut judged = BTreeMap::new();
+            for slice in ids.chunks(SLICE) {
+                judged.extend(self.judge_kind(kind, slice).await?);
+            }
+            let so: BTreeMap<String, (State, WaitsOn)> =
+                judged.into_iter().map(|(id, v)| (id, (v.state, v.waits_on))).collect();
+            for id in so.keys().chain(stored.keys()).collect::<BTreeSet<_>>() {
+                let behind = |s: &&(State, WaitsOn)| leased && !s.0.is_good();
+                if so.get(id) != stored.get(id) && stored.get(id).filter(behind).is_none() {
+                    stale.push(format!("{kind} {id}: stored {:?}, is {:?}", stored.get(id), so.get(id)));
+                }
+            }
+        }
+        Ok(stale)
+    }
+}
+
+/// A word that a newer release left before a rollback is unknown here, and judged anew: it must not keep the row from being
+/// worked on.
+fn state_of(row: &AnyRow) -> Result<State, Error> {
+    Ok(State::from_word(&text(row, "state")?).unwrap_or(State::Unknown))
+}
+
+fn waits_on_of(row: &AnyRow) -> Result<WaitsOn, Error> {
+    Ok(WaitsOn::from_word(&text(row, "waits_on")?).unwrap_or(WaitsOn::Nobody))
+}

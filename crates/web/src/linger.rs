@@ -1,0 +1,141 @@
+//! An answer that comes before the whole request did. To close a connection on which bytes still arrive resets it, and the
+//! caller never reads why it was refused (<https://www.rfc-editor.org/rfc/rfc9112#section-9.6>): so the rest is read and
+//! thrown away behind the answer, for a short time.
+
+use crate::connections::Connection;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How long the rest is read at most, and how much of it.
+const TIME: Duration = Duration::from_secs(2);
+const BYTES: usize = 16 * 1024 * 1024;
+
+/// A request's body that can still be read when the handler has dropped it. None once it has arrived: whoever watches the
+/// connection sees that by its being dropped.
+#[derive(Clone)]
+struct Rest(Arc<Mutex<Option<Body>>>);
+
+impl Rest {
+    fn of(body: Body) -> Self {
+        Self(Arc::new(Mutex::new((!body.is_end_stream()).then_some(body))))
+    }
+    fn body(&self) -> MutexGuard<'_, Option<Body>> {
+        self.0.lock()
+    }
+}
+
+/// What the handler gets of it. When it drops that, the request is worked on and no more waited for.
+struct Handed {
+    rest: Rest,
+    connection: Option<Arc<Connection>>,
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            connection.arrived();
+        }
+    }
+}
+
+impl HttpBody for Handed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.rest).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.rest.size_hint()
+    }
+}
+
+impl HttpBody for Rest {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut body = self.body();
+        let Some(coming) = body.as_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *coming).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) || coming.is_end_stream() {
+            *body = None;
+        }
+        polled
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body().is_none()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body().as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+/// The body of such an answer: when all of it was sent, the rest of the request is read before the connection closes.
+struct Lingering {
+    answer: Body,
+    reading: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl HttpBody for Lingering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match Pin::new(&mut self.answer).poll_frame(cx) {
+            Poll::Ready(None) => {}
+            more => return more,
+        }
+        if let Some(reading) = &mut self.reading {
+            std::task::ready!(reading.as_mut().poll(cx));
+            self.reading = None;
+        }
+        Poll::Ready(None)
+    }
+}
+
+/// Lets a caller who was refused early read the answer.
+pub(crate) async fn linger(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let rest = Rest::of(body);
+    let connection = head.extensions.get::<Arc<Connection>>().cloned();
+    // Who asks before sending has not begun to send.
+    let asks_first = head.headers.contains_key(header::EXPECT);
+    let answer = next.run(Request::from_parts(head, Body::new(Handed { rest: rest.clone(), connection }))).await;
+    let is_refused = answer.status().is_client_error() || answer.status().is_server_error();
+    if rest.is_end_stream() || !is_refused || asks_first {
+        return answer;
+    }
+    let (mut head, answer) = answer.into_parts();
+    // Without a length, for the end is what is put off.
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let reading = async move {
+        drop(tokio::time::timeout(TIME, throw_away(rest)).await);
+    };
+    Response::from_parts(head, Body::new(Lingering { answer, reading: Some(Box::pin(reading)) }))
+}
+
+async fn throw_away(mut rest: Rest) {
+    let mut read = 0;
+    while let Some(Ok(frame)) = rest.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > BYTES {
+            return;
+        }
+    }
+}
