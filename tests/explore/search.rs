@@ -5,6 +5,7 @@ use crate::scene::{Cast, HERE, Scene, THERE, happen};
 use crate::state::{Books, Queued};
 use domain::work::Kind;
 use rekey::local::{Ground, Local};
+use rekey::wiring::{layer_client, plaid_client};
 use sandbox::{Announce, Moment, NewAccount, NewBusiness, NewItem, Sandbox};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -128,14 +129,15 @@ impl Explorer {
         let config = local.config("").unwrap();
         let keys = KeyRing::parse(&config.secrets.keys).unwrap();
         let store = Store::open(
-            &config.store().unwrap(),
+            config.store().unwrap(),
+            &config.kafka.topics.outcomes,
             keys,
             rekey::config::fingerprinter(&config.secrets.fingerprint_key).unwrap(),
         )
         .await
         .unwrap();
         let producer =
-            bus::Producer::new(&local.broker.as_ref().unwrap().connection().unwrap(), config.producer()).unwrap();
+            bus::Producer::new(&local.broker.as_ref().unwrap().connection().unwrap(), &config.kafka).unwrap();
         let mut workers = Vec::new();
         for worker in 0..WORKERS {
             for key in ["REKEY_PLAID__BASE_URL", "REKEY_LAYER__BASE_URL"] {
@@ -144,13 +146,12 @@ impl Explorer {
             let config = local.config("").unwrap();
             workers.push(Arc::new(consumer::Context::new(
                 store.clone(),
-                plaid::Client::new(config.plaid().unwrap()).unwrap(),
-                layer::Client::new(config.layer().unwrap()).unwrap(),
+                plaid_client(&config, config.plaid.timeout).unwrap(),
+                layer_client(&config).unwrap(),
                 producer.clone(),
-                config.topics(),
+                &config.kafka,
                 consumer::TokenSource::PushOnly,
-                config.consumer().unwrap(),
-                1,
+                consumer::Settings { seed: 1, ..config.consumer },
             )));
         }
         for external_id in [HERE, THERE] {
@@ -192,7 +193,7 @@ impl Explorer {
         self.books.make_due(row, late).await;
         let kind = Kind::from_word(&row.kind).unwrap();
         let context = &self.workers[worker];
-        let (lease, limits) = (context.settings.lease, &context.settings.limits);
+        let (lease, limits) = (context.settings.lease, &context.limits);
         self.store.claim(kind, &context.owner, lease, 1, limits).await.unwrap().pop().unwrap()
     }
 

@@ -178,7 +178,8 @@ impl World {
             let config = local.config("").unwrap();
             let refused = Mutex::new(None);
             let made = || async {
-                let applied = bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await;
+                let applied =
+                    bus::apply(&config.kafka.connection(), &config.kafka.topics, config.receiver.max_body).await;
                 *refused.lock().unwrap() = applied.err();
                 refused.lock().unwrap().is_none()
             };
@@ -215,8 +216,9 @@ impl World {
         self.sandbox.create_business(&new);
     }
 
-    /// Links an Item with that many accounts and pushes it.
+    /// Links an Item with that many accounts and pushes it, to a business that Layer knows.
     pub async fn link(&self, business: &str, accounts: usize) -> String {
+        self.business(business);
         self.link_as(business, accounts, Announce::Push).await
     }
 
@@ -272,6 +274,21 @@ impl World {
         tx.commit().await.unwrap();
     }
 
+    /// PUTs that Layer has taken.
+    pub fn puts(&self) -> u64 {
+        self.sandbox.verdict().counts.puts
+    }
+
+    /// The Item as the admin API shows it.
+    pub async fn item(&self, item: &str) -> Value {
+        self.admin("GET", &format!("/v1/items/{item}"), None).await.1
+    }
+
+    /// The business as the admin API shows it.
+    pub async fn business_at(&self, business: &str) -> Value {
+        self.admin("GET", &format!("/v1/businesses/{business}"), None).await.1
+    }
+
     /// Calls the admin API; the status and the body.
     pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         self.sandbox.admin_call(method.parse().unwrap(), path, body).await.unwrap()
@@ -295,14 +312,14 @@ impl World {
             data: json!({"item_id": item}).to_string().into_bytes(),
         };
         let config = local.config("").unwrap();
-        let topics = config.topics();
-        let producer = bus::Producer::new(&connection(local), config.producer()).unwrap();
+        let topics = &config.kafka.topics;
+        let producer = bus::Producer::new(&connection(local), &config.kafka).unwrap();
         let published = || async { producer.publish(&topics.notices, Some(item), &event).await.is_ok() };
         assert!(holds(published).await, "the notice was not published");
     }
 
     pub fn producer(&self) -> bus::Producer {
-        bus::Producer::new(&self.connection(), self.local.config("").unwrap().producer()).unwrap()
+        bus::Producer::new(&self.connection(), &self.local.config("").unwrap().kafka).unwrap()
     }
 
     pub fn connection(&self) -> bus::Connection {
@@ -379,7 +396,7 @@ impl World {
 fn connection(local: &Local) -> bus::Connection {
     match &local.broker {
         Some(broker) => broker.connection().unwrap(),
-        None => local.config("").unwrap().connection(),
+        None => local.config("").unwrap().kafka.connection(),
     }
 }
 

@@ -67,7 +67,7 @@ impl Platform {
             pushed: Mutex::default(),
             fingerprints: rekey::config::fingerprinter(&config.secrets.fingerprint_key).unwrap(),
             producer: producer(brokers),
-            notice_topic: config.topics().notices,
+            notice_topic: config.kafka.topics.notices,
             over: AtomicBool::new(false),
         }
     }

@@ -313,9 +313,14 @@ impl Storm {
         self.say(&Kind::FillDisk.word(), lasts);
         let (before, began) = (self.stage.out_of_space(), Instant::now());
         let mut felt = 0;
-        // There may be room inside the files for a while. The first time is waited for, so that there is one.
-        let patience = if before == 0 { Duration::from_secs(20) } else { lasts };
+        // The first time is waited for, so that there is one: whoever writes may be stopped just now.
+        let patience = if before == 0 { Duration::from_secs(30) } else { lasts };
+        let mut squeezed = false;
         while began.elapsed() < lasts || felt == 0 && began.elapsed() < patience {
+            if !squeezed {
+                disk.free();
+                squeezed = self.stage.squeeze().await;
+            }
             disk.fill();
             tokio::time::sleep(Duration::from_millis(100)).await;
             felt = self.stage.out_of_space() - before;

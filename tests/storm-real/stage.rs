@@ -2,6 +2,7 @@
 
 use parking_lot::{Mutex, MutexGuard};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 use tests::World;
 use tests::disk::{NOBODY, SmallDisk};
@@ -200,6 +201,21 @@ impl Stage {
             Some(postgres) => postgres.out_of_space(),
             None => self.fleet.iter().map(|m| times_full(&log_of(m))).sum(),
         }
+    }
+
+    /// Takes the room inside SQLite's log away, so that whoever writes next has to ask the disk for more: SQLite uses its
+    /// log again, and at a slow storm's pace needs nothing new for minutes. PostgreSQL asks by itself. False: not this time.
+    pub(crate) async fn squeeze(&self) -> bool {
+        if self.ground == Ground::Postgres {
+            return true;
+        }
+        let squeezed = async {
+            let options: sqlx::any::AnyConnectOptions = self.store_url.parse().ok()?;
+            let mut store = sqlx::ConnectOptions::connect(&options).await.ok()?;
+            let busy = sqlx::query_scalar::<_, i64>("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut store).await;
+            (busy.ok()? == 0).then_some(())
+        };
+        tokio::time::timeout(Duration::from_secs(2), squeezed).await.is_ok_and(|done| done.is_some())
     }
 
     /// Whether every topic has all its replicas.

@@ -8,22 +8,21 @@ stories!(
     i8_a_push_that_names_an_account_nobody_knows_changes_nothing,
     a_new_account_appears,
     i8_an_account_closed_at_the_bank_is_proved_by_two_reads,
-    i8_an_account_that_only_flickers_never_leaves,
-    i8_a_revoked_account_is_believed_when_plaid_agrees,
-    a_renumbered_account_leaves_and_enters_in_one_put,
-    i8_a_renumbered_account_keeps_its_place_under_a_filter,
+    i8_an_account_that_only_flickers_never_leaves in "[consumer]\ngone_after = \"700ms\"\n",
+    i8_a_revoked_account_is_believed_when_plaid_agrees in "[consumer]\ngone_after = \"1h\"\n",
+    a_renumbered_account_leaves_and_enters_in_one_put in "[consumer]\ngone_after = \"1h\"\n",
+    i8_a_renumbered_account_keeps_its_place_under_a_filter in "[consumer]\ngone_after = \"1h\"\n",
     i6_one_account_refuses_to_mint_while_the_others_go_on,
-    i6_a_push_during_the_look_that_is_refused_asks_at_once,
     i6_a_lost_answer_is_an_orphan_and_never_listed,
     one_item_serves_two_businesses,
     i8_an_account_moves_between_businesses,
     an_account_filter_leaves_the_others_out,
 );
 
+on_both_parts!(i6_a_push_during_the_look_that_is_refused_asks_at_once,);
+
 /// A mistyped account in the filter would drop the one that was meant.
-async fn i8_a_push_that_names_an_account_nobody_knows_changes_nothing(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i8_a_push_that_names_an_account_nobody_knows_changes_nothing(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let mistyped = json!([{"account_id": "nope"}]);
@@ -33,24 +32,18 @@ async fn i8_a_push_that_names_an_account_nobody_knows_changes_nothing(parts: Par
     assert!(world.sandbox.verdict().exact, "the list is as it was");
     world.sandbox.push(&item, &json!({})).await.unwrap();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn a_new_account_appears(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn a_new_account_appears(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.add_account(&item, &NewAccount::checking("7777")).unwrap();
     world.webhook(&item, "NEW_ACCOUNTS_AVAILABLE", &json!({}));
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
-    world.end().await;
 }
 
-async fn i8_an_account_closed_at_the_bank_is_proved_by_two_reads(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i8_an_account_closed_at_the_bank_is_proved_by_two_reads(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let account = world.accounts(&item).remove(0);
@@ -59,16 +52,13 @@ async fn i8_an_account_closed_at_the_bank_is_proved_by_two_reads(parts: Parts) {
     world.sync_item(&item).await;
     world.until_exact().await;
     assert!(world.sandbox.calls("/accounts/get") >= reads + 2, "I8: one read alone proves nothing");
-    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let body = world.item(&item).await;
     let closed =
         body["accounts"].as_array().unwrap().iter().find(|a| a["account_id"] == account.as_str()).unwrap().clone();
     assert_eq!((closed["state"].as_str(), closed["proof"].as_str()), (Some("closed"), Some("two_reads")));
-    world.end().await;
 }
 
-async fn i8_an_account_that_only_flickers_never_leaves(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ngone_after = \"700ms\"\n").await;
-    world.business("acme");
+async fn i8_an_account_that_only_flickers_never_leaves(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let account = world.accounts(&item).remove(0);
@@ -80,13 +70,10 @@ async fn i8_an_account_that_only_flickers_never_leaves(parts: Parts) {
     let reads = world.sandbox.calls("/accounts/get");
     world.until("it was looked for again", || world.sandbox.calls("/accounts/get") > reads).await;
     world.until_exact().await;
-    assert_eq!(world.sandbox.verdict().counts.puts, 1, "it never left the list");
-    world.end().await;
+    assert_eq!(world.puts(), 1, "it never left the list");
 }
 
-async fn i8_a_revoked_account_is_believed_when_plaid_agrees(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ngone_after = \"1h\"\n").await;
-    world.business("acme");
+async fn i8_a_revoked_account_is_believed_when_plaid_agrees(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let accounts = world.accounts(&item);
@@ -101,24 +88,19 @@ async fn i8_a_revoked_account_is_believed_when_plaid_agrees(parts: Parts) {
     world.sync_item(&item).await;
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 1);
-    world.end().await;
 }
 
-async fn a_renumbered_account_leaves_and_enters_in_one_put(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ngone_after = \"1h\"\n").await;
-    world.business("acme");
+async fn a_renumbered_account_leaves_and_enters_in_one_put(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
-    let puts = world.sandbox.verdict().counts.puts;
+    let puts = world.puts();
     world.sandbox.renumber_account(&world.accounts(&item)[0]).unwrap();
     world.sync_item(&item).await;
     world.until_exact().await;
-    assert_eq!(world.sandbox.verdict().counts.puts - puts, 1);
-    world.end().await;
+    assert_eq!(world.puts() - puts, 1);
 }
 
-async fn i8_a_renumbered_account_keeps_its_place_under_a_filter(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ngone_after = \"1h\"\n").await;
+async fn i8_a_renumbered_account_keeps_its_place_under_a_filter(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
     let named: Vec<_> = world.accounts(&item).iter().map(|a| json!({"account_id": a})).collect();
@@ -130,11 +112,9 @@ async fn i8_a_renumbered_account_keeps_its_place_under_a_filter(parts: Parts) {
         world.until_exact().await;
     }
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
-    world.end().await;
 }
 
-async fn i6_one_account_refuses_to_mint_while_the_others_go_on(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i6_one_account_refuses_to_mint_while_the_others_go_on(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 3, Announce::Silent).await;
     let stubborn = world.accounts(&item).remove(1);
@@ -142,7 +122,7 @@ async fn i6_one_account_refuses_to_mint_while_the_others_go_on(parts: Parts) {
     world.sandbox.announce(&item, Announce::Push).await.unwrap();
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
-    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let body = world.item(&item).await;
     let parked: Vec<_> = body["accounts"].as_array().unwrap().iter().filter(|a| !a["not_minted"].is_null()).collect();
     assert_eq!(parked.len(), 1, "{body}");
     assert!(parked[0]["not_minted"].as_str().unwrap().contains("ITEM_NOT_SUPPORTED"));
@@ -150,7 +130,6 @@ async fn i6_one_account_refuses_to_mint_while_the_others_go_on(parts: Parts) {
     world.sandbox.refuse_account(&stubborn, false).unwrap();
     world.sync_item(&item).await;
     world.until_exact().await;
-    world.end().await;
 }
 
 async fn i6_a_push_during_the_look_that_is_refused_asks_at_once(parts: Parts) {
@@ -174,21 +153,18 @@ async fn i6_a_push_during_the_look_that_is_refused_asks_at_once(parts: Parts) {
     world.end().await;
 }
 
-async fn i6_a_lost_answer_is_an_orphan_and_never_listed(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i6_a_lost_answer_is_an_orphan_and_never_listed(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
     world.sandbox.fault(Fault::times("/processor/token/create", 1, FaultKind::LoseAnswer));
     world.sandbox.announce(&item, Announce::Push).await.unwrap();
     world.until_exact().await;
-    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let body = world.item(&item).await;
     assert_eq!(body["processor_tokens"], json!({"live": 2, "orphaned": 1}));
     assert_eq!(world.sandbox.verdict().counts.mints, 3);
-    world.end().await;
 }
 
-async fn one_item_serves_two_businesses(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn one_item_serves_two_businesses(world: &World) {
     world.business("acme");
     world.business("globex");
     let accounts = vec![
@@ -201,12 +177,9 @@ async fn one_item_serves_two_businesses(parts: Parts) {
     assert_eq!((world.sandbox.listed_tokens("acme").len(), world.sandbox.listed_tokens("globex").len()), (1, 1));
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i8_an_account_moves_between_businesses(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i8_an_account_moves_between_businesses(world: &World) {
     world.business("globex");
     let item = world.link("acme", 2).await;
     world.until_exact().await;
@@ -223,11 +196,9 @@ async fn i8_an_account_moves_between_businesses(parts: Parts) {
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("globex").len(), 1);
     assert_eq!(world.sandbox.verdict().counts.mints, 2, "a move mints nothing");
-    world.end().await;
 }
 
-async fn an_account_filter_leaves_the_others_out(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn an_account_filter_leaves_the_others_out(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 3, Announce::Silent).await;
     let accounts = world.accounts(&item);
@@ -245,5 +216,4 @@ async fn an_account_filter_leaves_the_others_out(parts: Parts) {
     world.sandbox.push(&item, &json!({})).await.unwrap();
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 1);
-    world.end().await;
 }

@@ -11,13 +11,12 @@ stories!(
     i3_a_token_goes_in_and_never_comes_out,
     a_person_waits_until_layer_accepted_it,
     the_command_line_acts_through_the_admin_api,
-    a_customer_is_erased_from_the_command_line,
     an_import_is_resumable,
-    guesses_at_the_admin_token_are_limited_and_stop_nobody,
 );
 
-async fn every_list_is_paginated(parts: Parts) {
-    let world = World::start(parts, "").await;
+on_both_parts!(a_customer_is_erased_from_the_command_line, guesses_at_the_admin_token_are_limited_and_stop_nobody,);
+
+async fn every_list_is_paginated(world: &World) {
     for n in 0..5 {
         world.business(&format!("b{n}"));
         world.link(&format!("b{n}"), 1).await;
@@ -36,13 +35,10 @@ async fn every_list_is_paginated(parts: Parts) {
         }
         assert_eq!(seen, 5, "{path}");
     }
-    world.end().await;
 }
 
 /// Moving an account to another business must not read like a no-op, and nobody can take an entry out.
-async fn each_act_is_told_with_who_from_where_and_what_changed(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn each_act_is_told_with_who_from_where_and_what_changed(world: &World) {
     world.business("globex");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
@@ -77,14 +73,11 @@ async fn each_act_is_told_with_who_from_where_and_what_changed(parts: Parts) {
     assert_eq!(none["data"], json!([]));
     let (status, refused) = world.admin("GET", "/v1/audit?subject=acme", None).await;
     assert_eq!(status, 400, "{refused}");
-    let printed = text(&cli(&world, &["audit", "--subject", &format!("item/{item}"), "--limit", "1"], None));
+    let printed = text(&cli(world, &["audit", "--subject", &format!("item/{item}"), "--limit", "1"], None));
     assert!(printed.contains("item.put") && printed.contains("globex") && printed.contains("127.0.0.1"), "{printed}");
-    world.end().await;
 }
 
-async fn i3_a_token_goes_in_and_never_comes_out(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i3_a_token_goes_in_and_never_comes_out(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let mut secrets = vec![world.sandbox.access_token(&item).unwrap(), world.local.admin_token.clone()];
@@ -110,11 +103,9 @@ async fn i3_a_token_goes_in_and_never_comes_out(parts: Parts) {
         }
         assert!(!answer.contains("access-sandbox-"), "I3: {answer}");
     }
-    world.end().await;
 }
 
-async fn a_person_waits_until_layer_accepted_it(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn a_person_waits_until_layer_accepted_it(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, sandbox::Announce::Silent).await;
     let body = world.sandbox.push_body(&item, &json!({})).unwrap();
@@ -122,7 +113,6 @@ async fn a_person_waits_until_layer_accepted_it(parts: Parts) {
         world.admin("PUT", &format!("/v1/items/{item}?wait=converged&timeout=20"), Some(&body)).await;
     assert_eq!((status, answer["converged"].as_bool()), (200, Some(true)), "{answer}");
     assert!(world.sandbox.business_verdict("acme").exact, "it is true at the moment of the answer");
-    world.end().await;
 }
 
 fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Output {
@@ -146,12 +136,11 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-async fn the_command_line_acts_through_the_admin_api(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn the_command_line_acts_through_the_admin_api(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 1, sandbox::Announce::Silent).await;
     let token = world.sandbox.access_token(&item).unwrap();
-    let run = |arguments: &[&str], input: Option<&str>| cli(&world, arguments, input);
+    let run = |arguments: &[&str], input: Option<&str>| cli(world, arguments, input);
     let put = ["item", "put", &item, "--business", "acme", "--token-file", "-", "--wait"];
     let output = tokio::task::block_in_place(|| run(&put, Some(&token)));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
@@ -180,12 +169,10 @@ async fn the_command_line_acts_through_the_admin_api(parts: Parts) {
     world.sandbox.offboard(&item, false).await.unwrap();
     let output = tokio::task::block_in_place(|| run(&["item", "remove", &item], None));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    world.end().await;
 }
 
 async fn a_customer_is_erased_from_the_command_line(parts: Parts) {
     let world = World::start(parts, "").await;
-    world.business("acme");
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let steps = |steps: &[(&[&str], i32)]| {
@@ -225,8 +212,7 @@ async fn a_customer_is_erased_from_the_command_line(parts: Parts) {
     world.local.stop().await;
 }
 
-async fn an_import_is_resumable(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn an_import_is_resumable(world: &World) {
     let mut lines = Vec::new();
     for n in 0..6 {
         let business = format!("b{n}");
@@ -239,19 +225,18 @@ async fn an_import_is_resumable(parts: Parts) {
     let file = world.local.directory.path().join("items.jsonl");
     let path = file.display().to_string();
     std::fs::write(&file, format!("{}\nnot json\n", lines[..3].join("\n"))).unwrap();
-    let output = tokio::task::block_in_place(|| cli(&world, &["import", &path], None));
+    let output = tokio::task::block_in_place(|| cli(world, &["import", &path], None));
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("line 4") && text(&output).contains("nothing was sent"), "{}", text(&output));
     assert_eq!(world.sandbox.calls("/item/get"), 0);
     std::fs::write(&file, lines[..3].join("\n")).unwrap();
-    let output = tokio::task::block_in_place(|| cli(&world, &["import", &path], None));
+    let output = tokio::task::block_in_place(|| cli(world, &["import", &path], None));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     std::fs::write(&file, lines.join("\n")).unwrap();
-    let output = tokio::task::block_in_place(|| cli(&world, &["import", &path], None));
+    let output = tokio::task::block_in_place(|| cli(world, &["import", &path], None));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     world.until_exact().await;
     assert_eq!(world.sandbox.calls("/item/get"), 6, "the second run went on where the first one ended");
-    world.end().await;
 }
 
 /// From one address: guesses end, whoever was right there goes on, and another address is not concerned.

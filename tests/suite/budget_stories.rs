@@ -7,10 +7,13 @@ use std::time::Duration;
 use tests::{PATIENCE, Parts, World, holds};
 
 stories!(
+    i4_a_provider_that_goes_dark_is_probed_instead_of_asked in "[consumer]\ndark_after = 5\n",
+);
+
+on_both_parts!(
     i9_a_storm_stays_within_the_limits_and_a_person_overtakes_it,
     i9_looks_at_one_item_stay_within_its_own_limit,
     a_limit_lower_than_documented_slows_everybody,
-    i4_a_provider_that_goes_dark_is_probed_instead_of_asked,
 );
 
 const MINT: &str = "/processor/token/create";
@@ -85,7 +88,8 @@ async fn i9_a_storm_stays_within_the_limits_and_a_person_overtakes_it(parts: Par
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i10_a_slow_database_slows_calls_and_stops_none() {
     let world = World::start(Parts::Real, "").await;
-    let limits = world.local.config("").unwrap().consumer().unwrap().limits;
+    let config = world.local.config("").unwrap();
+    let limits = config.consumer.budget(&config.plaid.limits, &config.layer.limits);
     let slow: Vec<_> = (0..3)
         .map(|_| {
             let (store, limits) = (world.store(), limits.clone());
@@ -98,7 +102,6 @@ async fn i10_a_slow_database_slows_calls_and_stops_none() {
             })
         })
         .collect();
-    world.business("acme");
     world.link("acme", 1).await;
     world.until_exact().await;
     slow.iter().for_each(tokio::task::JoinHandle::abort);
@@ -109,7 +112,6 @@ async fn i10_a_slow_database_slows_calls_and_stops_none() {
 async fn i9_looks_at_one_item_stay_within_its_own_limit(parts: Parts) {
     let world = World::start(parts, "[plaid.limits]\nper_item = 15\n").await;
     world.sandbox.switch(sandbox::Switches::limit_as_documented);
-    world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let before = world.sandbox.calls("/accounts/get");
@@ -154,8 +156,7 @@ async fn a_limit_lower_than_documented_slows_everybody(parts: Parts) {
     world.end().await;
 }
 
-async fn i4_a_provider_that_goes_dark_is_probed_instead_of_asked(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ndark_after = 5\n").await;
+async fn i4_a_provider_that_goes_dark_is_probed_instead_of_asked(world: &World) {
     let mut items = Vec::new();
     for n in 0..12 {
         world.business(&format!("b{n}"));
@@ -181,5 +182,4 @@ async fn i4_a_provider_that_goes_dark_is_probed_instead_of_asked(parts: Parts) {
     assert!(world.parked().await.is_empty(), "I4: {:?}", world.parked().await);
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }

@@ -6,32 +6,32 @@ use serde_json::{Value, json};
 use tests::{Parts, World};
 
 stories!(
-    i8_an_unknown_token_holds_until_an_operator_decides,
-    i8_unknown_tokens_are_kept_when_told_so,
+    i8_an_unknown_token_holds_until_an_operator_decides on likely ending parked,
+    i8_unknown_tokens_are_kept_when_told_so on likely ending parked in "[layer]\nunknown_tokens = \"keep\"\n",
     i8_a_foreign_token_of_our_account_is_replaced,
-    i8_another_writer_at_work_holds_the_business,
-    i8_accounts_that_layer_connected_itself_are_not_touched,
-    i8_removals_over_the_whole_fleet_are_held,
+    i8_another_writer_at_work_holds_the_business on likely ending parked in "[layer]\ntimeout = \"20s\"\n[consumer]\nlease = \"60s\"\n",
+    i8_accounts_that_layer_connected_itself_are_not_touched on likely,
+    i8_removals_over_the_whole_fleet_are_held in "[layer]\nmax_fleet_removals = 2\n",
     i8_a_list_that_layer_refuses_is_parked_once,
     i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_arrive,
     i4_a_business_that_layer_forgets_for_a_moment_is_asked_for_again,
     i4_a_refused_creation_is_tried_again_with_what_is_pushed_next,
-    i4_a_refused_list_waits_for_the_looks_at_its_items,
-    i10_a_list_that_waits_for_its_tokens_is_looked_at_again,
-    i10_drift_is_found_by_the_sweep,
+    i4_a_refused_list_waits_for_the_looks_at_its_items on likely,
+    i10_a_list_that_waits_for_its_tokens_is_looked_at_again on likely,
+    i10_drift_is_found_by_the_sweep in "[consumer]\nsweep_period = \"900ms\"\n",
     i9_a_put_that_is_not_applied_is_sent_again,
     a_business_unknown_to_layer_is_parked_and_goes_on_by_itself,
     a_business_is_created_with_its_tokens,
     the_phone_number_trap_is_caught,
-    a_business_by_layers_own_id,
-    first_contact_replaces,
-    first_contact_adopts_what_is_alive,
-    an_account_archived_at_layer_stays_out,
-    observe_mode_writes_nothing,
+    a_business_by_layers_own_id ending parked,
+    first_contact_replaces on likely,
+    first_contact_adopts_what_is_alive on likely in "[consumer]\nfirst_contact = \"adopt\"\n",
+    an_account_archived_at_layer_stays_out ending parked,
 );
 
-async fn i8_an_unknown_token_holds_until_an_operator_decides(parts: Parts) {
-    let world = World::likely(parts, "").await;
+on_both_parts!(observe_mode_writes_nothing);
+
+async fn i8_an_unknown_token_holds_until_an_operator_decides(world: &World) {
     world.business("acme");
     let stranger = world.sandbox.foreign_token("acme", None).unwrap();
     world.link("acme", 1).await;
@@ -45,11 +45,9 @@ async fn i8_an_unknown_token_holds_until_an_operator_decides(parts: Parts) {
     assert_eq!(status, 202);
     world.until("both are listed", || world.sandbox.listed_tokens("acme").len() == 2).await;
     assert!(world.sandbox.listed_tokens("acme").contains(&stranger), "released means kept, not dropped");
-    world.end_with_parked().await;
 }
 
-async fn i8_unknown_tokens_are_kept_when_told_so(parts: Parts) {
-    let world = World::likely(parts, "[layer]\nunknown_tokens = \"keep\"\n").await;
+async fn i8_unknown_tokens_are_kept_when_told_so(world: &World) {
     world.business("acme");
     let stranger = world.sandbox.foreign_token("acme", None).unwrap();
     // The sandbox would refuse a list with a token it can't read; this stranger lives elsewhere.
@@ -59,51 +57,43 @@ async fn i8_unknown_tokens_are_kept_when_told_so(parts: Parts) {
     world.rotate(&item, Announce::Push).await;
     world.until("the new token is listed", || world.sandbox.business_verdict("acme").dead.is_empty()).await;
     assert!(world.sandbox.listed_tokens("acme").contains(&stranger));
-    world.end_with_parked().await;
 }
 
-async fn i8_a_foreign_token_of_our_account_is_replaced(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i8_a_foreign_token_of_our_account_is_replaced(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let foreign = world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
     world.sync_business("acme").await;
     world.until_exact().await;
     assert!(!world.sandbox.listed_tokens("acme").contains(&foreign), "never doubled");
-    world.end().await;
 }
 
 /// Somebody adds a token to the list between our PUT and the list that verifies it.
-async fn i8_another_writer_at_work_holds_the_business(parts: Parts) {
-    let world = World::likely(parts, "[layer]\ntimeout = \"20s\"\n[consumer]\nlease = \"60s\"\n").await;
-    world.business("acme");
+async fn i8_another_writer_at_work_holds_the_business(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     // The PUT is answered a while later, so that there is a between.
     world.sandbox.fault(Fault::new("PUT /v1/businesses/{id}", FaultKind::HangAfter));
-    let puts = world.sandbox.verdict().counts.puts;
+    let puts = world.puts();
     world.rotate(&item, Announce::Push).await;
-    world.until("the list is sent", || world.sandbox.verdict().counts.puts > puts).await;
+    world.until("the list is sent", || world.puts() > puts).await;
     let stranger = world.sandbox.foreign_token("acme", None).unwrap();
     world.sandbox.heal();
     world.until_blocked("business", "acme", "foreign_writer").await;
-    let sent = world.sandbox.verdict().counts.puts;
+    let sent = world.puts();
     world.rotate(&item, Announce::Push).await;
     world.until("the new token is minted", || world.sandbox.verdict().counts.mints == 3).await;
     // The end of the look that minted it frees the business once more.
     world.until_quiet().await;
     world.until_blocked("business", "acme", "unknown_tokens").await;
-    assert_eq!(world.sandbox.verdict().counts.puts, sent, "nobody fights");
+    assert_eq!(world.puts(), sent, "nobody fights");
     // Released, it goes on from the list as it is now.
     assert_eq!(world.admin("POST", "/v1/parked/business/acme/release", None).await.0, 202);
     world.until("the new token is listed", || world.sandbox.business_verdict("acme").dead.is_empty()).await;
     assert!(world.sandbox.listed_tokens("acme").contains(&stranger), "released means kept");
-    world.end_with_parked().await;
 }
 
-async fn i8_accounts_that_layer_connected_itself_are_not_touched(parts: Parts) {
-    let world = World::likely(parts, "").await;
+async fn i8_accounts_that_layer_connected_itself_are_not_touched(world: &World) {
     world.business("acme");
     world.sandbox.layer_connects("acme").unwrap();
     let item = world.link("acme", 2).await;
@@ -111,11 +101,9 @@ async fn i8_accounts_that_layer_connected_itself_are_not_touched(parts: Parts) {
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
     assert_eq!(world.sandbox.layer_rows("acme"), 3);
-    world.end().await;
 }
 
-async fn i8_removals_over_the_whole_fleet_are_held(parts: Parts) {
-    let world = World::start(parts, "[layer]\nmax_fleet_removals = 2\n").await;
+async fn i8_removals_over_the_whole_fleet_are_held(world: &World) {
     let mut items = Vec::new();
     for name in ["one", "two"] {
         world.business(name);
@@ -138,12 +126,9 @@ async fn i8_removals_over_the_whole_fleet_are_held(parts: Parts) {
     assert_eq!(world.sandbox.listed_tokens("two").len(), 2, "held");
     world.admin("POST", "/v1/parked/business/two/release", None).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i8_a_list_that_layer_refuses_is_parked_once(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i8_a_list_that_layer_refuses_is_parked_once(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     // Layer can't read one token, for a reason of its own, although it is of the current generation.
@@ -167,12 +152,10 @@ async fn i8_a_list_that_layer_refuses_is_parked_once(parts: Parts) {
     world.sandbox.heal();
     world.admin("POST", "/v1/parked/business/acme/release", None).await;
     world.until_exact().await;
-    world.end().await;
 }
 
 /// Nobody knows whether a request that was not answered is still on its way. Layer has no conditional PUT.
-async fn i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_arrive(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_arrive(world: &World) {
     world.business("acme");
     world.sandbox.fault(Fault::times("PUT /v1/businesses/{id}", 1, FaultKind::LoseAnswer));
     world.link("acme", 1).await;
@@ -180,13 +163,10 @@ async fn i7_a_put_that_was_not_answered_is_looked_after_once_it_can_no_longer_ar
     let list = "GET /v1/businesses/{id}/plaid/accounts";
     // Before the PUT, after it, and when a late one would have arrived.
     world.until("the list is read a third time", || world.sandbox.calls(list) >= 3).await;
-    world.end().await;
 }
 
 /// What Layer forgets for a moment, it knows again after some tries, and nobody is called.
-async fn i4_a_business_that_layer_forgets_for_a_moment_is_asked_for_again(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i4_a_business_that_layer_forgets_for_a_moment_is_asked_for_again(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let forgotten = |call: &str| {
@@ -202,12 +182,10 @@ async fn i4_a_business_that_layer_forgets_for_a_moment_is_asked_for_again(parts:
     forgotten("PUT /v1/businesses/{id}");
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
-    world.end().await;
 }
 
 /// Whoever was told what is wrong with `create`, and pushes it put right, need not release the business as well.
-async fn i4_a_refused_creation_is_tried_again_with_what_is_pushed_next(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i4_a_refused_creation_is_tried_again_with_what_is_pushed_next(world: &World) {
     world.sandbox.create_business(&NewBusiness {
         external_id: "acme".into(),
         at_layer: false,
@@ -223,13 +201,10 @@ async fn i4_a_refused_creation_is_tried_again_with_what_is_pushed_next(parts: Pa
     world.until_blocked("business", "acme", "creation_refused").await;
     push(json!({"legal_name": "New Inc", "us_state": "CA", "entity_type": "LLC"})).await;
     world.until_exact().await;
-    world.end().await;
 }
 
 /// Layer notices a rotation first, and Plaid can't be asked for a while: nobody is called for what heals by itself.
-async fn i4_a_refused_list_waits_for_the_looks_at_its_items(parts: Parts) {
-    let world = World::likely(parts, "").await;
-    world.business("acme");
+async fn i4_a_refused_list_waits_for_the_looks_at_its_items(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     for read in ["/accounts/get", "/item/get"] {
@@ -245,14 +220,11 @@ async fn i4_a_refused_list_waits_for_the_looks_at_its_items(parts: Parts) {
     assert!(world.parked().await.is_empty(), "I4: {:?}", world.parked().await);
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }
 
 /// Layer refuses the only token there is, and its successor can't be minted yet. Whoever mints it may die before saying so:
 /// the business is looked at again by itself, long before the sweep.
-async fn i10_a_list_that_waits_for_its_tokens_is_looked_at_again(parts: Parts) {
-    let world = World::likely(parts, "").await;
-    world.business("acme");
+async fn i10_a_list_that_waits_for_its_tokens_is_looked_at_again(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.fault(Fault::new("/processor/token/create", FaultKind::CutBefore));
@@ -266,12 +238,9 @@ async fn i10_a_list_that_waits_for_its_tokens_is_looked_at_again(parts: Parts) {
     world.until("it is looked at again", || world.sandbox.calls(list) > looks + 2).await;
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i10_drift_is_found_by_the_sweep(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nsweep_period = \"900ms\"\n").await;
-    world.business("acme");
+async fn i10_drift_is_found_by_the_sweep(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     // A process that was stopped wakes and sends its old list: Layer has no conditional PUT.
@@ -280,27 +249,23 @@ async fn i10_drift_is_found_by_the_sweep(parts: Parts) {
     world.sandbox.foreign_token("acme", Some(&account)).unwrap();
     assert!(!world.sandbox.verdict().exact);
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i9_a_put_that_is_not_applied_is_sent_again(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i9_a_put_that_is_not_applied_is_sent_again(world: &World) {
     world.business("acme");
     world.sandbox.fault(Fault::times("PUT /v1/businesses/{id}", 2, FaultKind::NotApplied));
     world.link("acme", 1).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn a_business_unknown_to_layer_is_parked_and_goes_on_by_itself(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn a_business_unknown_to_layer_is_parked_and_goes_on_by_itself(world: &World) {
     world.sandbox.create_business(&NewBusiness {
         external_id: "later".into(),
         at_layer: false,
         phone: None,
         archived: false,
     });
-    world.link("later", 1).await;
+    world.link_as("later", 1, Announce::Push).await;
     world.until_blocked("business", "later", "business_unknown_to_layer").await;
     let looks = world.sandbox.calls("GET /v1/businesses");
     world.until_quiet().await;
@@ -308,15 +273,13 @@ async fn a_business_unknown_to_layer_is_parked_and_goes_on_by_itself(parts: Part
     world.business("later");
     world.admin("POST", "/v1/parked/business/later/release", None).await;
     world.until_exact().await;
-    world.end().await;
 }
 
 fn creation(phone: &str) -> Value {
     json!({"create": {"legal_name": "New Inc", "us_state": "CA", "entity_type": "LLC", "phone_number": phone}})
 }
 
-async fn a_business_is_created_with_its_tokens(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn a_business_is_created_with_its_tokens(world: &World) {
     world.sandbox.create_business(&NewBusiness {
         external_id: "new".into(),
         at_layer: false,
@@ -328,14 +291,12 @@ async fn a_business_is_created_with_its_tokens(parts: Parts) {
     assert_eq!(status, 200, "{body}");
     world.until_exact().await;
     assert_eq!(world.sandbox.calls("POST /v1/businesses"), 1);
-    assert_eq!(world.sandbox.verdict().counts.puts, 0, "created with its tokens, so no PUT was needed");
+    assert_eq!(world.puts(), 0, "created with its tokens, so no PUT was needed");
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn the_phone_number_trap_is_caught(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn the_phone_number_trap_is_caught(world: &World) {
     world.sandbox.create_business(&NewBusiness {
         external_id: "somebody-else".into(),
         at_layer: true,
@@ -356,11 +317,9 @@ async fn the_phone_number_trap_is_caught(parts: Parts) {
     world.sandbox.push(&item, &creation("+15550003")).await.unwrap();
     world.admin("POST", "/v1/parked/business/new/release", None).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn a_business_by_layers_own_id(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn a_business_by_layers_own_id(world: &World) {
     world.business("acme");
     let id = format!("layer:{}", world.sandbox.layer_id("acme").unwrap());
     let item = world.link_as("acme", 1, Announce::Silent).await;
@@ -372,22 +331,18 @@ async fn a_business_by_layers_own_id(parts: Parts) {
     world.until_blocked("business", "acme", "named_twice").await;
     world.sandbox.push(&other, &json!({"business": id})).await.unwrap();
     world.until("both are listed", || world.sandbox.business_verdict("acme").exact).await;
-    world.end_with_parked().await;
 }
 
-async fn first_contact_replaces(parts: Parts) {
-    let world = World::likely(parts, "").await;
+async fn first_contact_replaces(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 1, Announce::Silent).await;
     let before = world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
     world.sandbox.announce(&item, Announce::Push).await.unwrap();
     world.until_exact().await;
     world.until("replaced", || !world.sandbox.listed_tokens("acme").contains(&before)).await;
-    world.end().await;
 }
 
-async fn first_contact_adopts_what_is_alive(parts: Parts) {
-    let world = World::likely(parts, "[consumer]\nfirst_contact = \"adopt\"\n").await;
+async fn first_contact_adopts_what_is_alive(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
     let accounts = world.accounts(&item);
@@ -401,27 +356,23 @@ async fn first_contact_adopts_what_is_alive(parts: Parts) {
     assert_eq!(world.sandbox.verdict().counts.mints, 1, "only the dead one was minted anew");
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn an_account_archived_at_layer_stays_out(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn an_account_archived_at_layer_stays_out(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     world.sandbox.archive_row("acme", &world.accounts(&item)[0]).unwrap();
-    let puts = world.sandbox.verdict().counts.puts;
+    let puts = world.puts();
     world.sync_business("acme").await;
     world.until_quiet().await;
-    assert_eq!(world.sandbox.verdict().counts.puts, puts, "nobody fights the person who archived it");
-    world.end_with_parked().await;
+    assert_eq!(world.puts(), puts, "nobody fights the person who archived it");
 }
 
 async fn observe_mode_writes_nothing(parts: Parts) {
     let world = World::start(parts, "[consumer]\nmode = \"observe\"\n").await;
     world.business("acme");
     world.link("acme", 2).await;
-    let topic = world.local.config("").unwrap().topics().outcomes;
+    let topic = world.local.config("").unwrap().kafka.topics.outcomes;
     let told =
         |seen: &[bus::Delivery]| seen.iter().any(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.plan"));
     world.read_topic(&topic, bus::schema::OUTCOME, told).await;

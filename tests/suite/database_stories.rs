@@ -19,7 +19,6 @@ async fn sql(url: &str, sql: String) -> Vec<sqlx::any::AnyRow> {
 
 /// Two linked and one of them rotated: everything that Rekey does with its database.
 async fn serves(world: World) {
-    world.business("acme");
     let item = world.link("acme", 2).await;
     world.link("acme", 1).await;
     world.until_exact().await;
@@ -129,7 +128,6 @@ async fn i11_two_releases_on_one_database_are_noticed() {
     let text = check().await;
     assert!(text.contains("another release works on this database (kafka.group other-release)"), "{text}");
     other.stop().await;
-    world.business("acme");
     world.link("acme", 1).await;
     world.end().await;
 }

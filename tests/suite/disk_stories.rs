@@ -19,7 +19,6 @@ async fn i10_the_disk_under_sqlite_is_full_and_has_room_again() {
     let url = format!("sqlite://{}", disk.path().join("rekey.sqlite").display());
     world.local.environment.insert("REKEY_DATABASE__URL".into(), url);
     world.start_rekey(Roles::ALL, "").await;
-    world.business("acme");
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     disk.fill();
@@ -57,7 +56,6 @@ async fn i10_a_start_on_a_full_disk_waits_and_says_why() {
     let process = Process::start(&world, "all").await;
     let token = world.local.admin_token.clone().into();
     world.sandbox.set_admin(sandbox::Admin { url: format!("http://{}", process.console), token });
-    world.business("acme");
     world.link("acme", 1).await;
     let exact = || async { world.sandbox.verdict().exact };
     assert!(holds(exact).await, "{:?}", world.sandbox.verdict());

@@ -11,21 +11,21 @@ stories!(
     i4_refused_credentials_pause_the_provider_and_park_nothing,
     i4_one_row_and_a_refused_probe_pause_the_provider,
     i4_one_refused_item_is_parked_alone,
-    i4_several_rows_that_agree_pause_the_provider,
+    i4_several_rows_that_agree_pause_the_provider in "[consumer]\nprobe_interval = \"2s\"\n",
     i4_layer_refusing_everybody_pauses_and_resumes,
     retry_after_is_honoured,
     server_errors_are_waited_out,
     a_bearer_token_revoked_early_costs_one_retry,
-    i7_a_lost_put_answer_is_found_by_listing,
-    two_consumers_share_the_work,
+    i7_a_lost_put_answer_is_found_by_listing on likely,
     i11_a_word_nobody_knows_costs_one_row,
 );
+
+on_both_parts!(two_consumers_share_the_work,);
 
 /// A row whose sealed token was changed behind Rekey's back can't be opened: it alone waits for a person.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i4_a_row_that_cannot_be_read_is_parked_alone() {
     let world = World::start(Parts::Embedded, "").await;
-    world.business("acme");
     let (broken, sound) = (world.link("acme", 1).await, world.link("acme", 1).await);
     world.until_exact().await;
     let mut database = sqlx::AnyConnection::connect(&world.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
@@ -42,9 +42,7 @@ async fn i4_a_row_that_cannot_be_read_is_parked_alone() {
 }
 
 /// A word that this release does not know, as a newer one leaves it before a rollback.
-async fn i11_a_word_nobody_knows_costs_one_row(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i11_a_word_nobody_knows_costs_one_row(world: &World) {
     let (odd, sound) = (world.link("acme", 1).await, world.link("acme", 1).await);
     world.until_exact().await;
     sqlx::any::install_default_drivers();
@@ -65,7 +63,6 @@ async fn i11_a_word_nobody_knows_costs_one_row(parts: Parts) {
     let (status, body) = world.admin("POST", &format!("/v1/parked/item/{odd}/release"), None).await;
     assert_eq!(status, 202, "{body}");
     world.until_state(&format!("/v1/items/{odd}"), "converged").await;
-    world.end().await;
 }
 
 /// A provider that can't be reached at the start: not ready, and ready by itself when it can.
@@ -89,7 +86,6 @@ async fn an_unreachable_provider_keeps_the_process_unready() {
     world.sandbox.heal();
     assert!(tests::holds(says(200, "layer: ready")).await);
     world.rekeys.push(running);
-    world.business("acme");
     world.link("acme", 1).await;
     world.end().await;
 }
@@ -101,8 +97,7 @@ fn answer(call: &str, status: u16, error_type: &str, error_code: &str) -> Fault 
     )
 }
 
-async fn i4_refused_credentials_pause_the_provider_and_park_nothing(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i4_refused_credentials_pause_the_provider_and_park_nothing(world: &World) {
     for n in 0..5 {
         world.business(&format!("b{n}"));
     }
@@ -123,11 +118,9 @@ async fn i4_refused_credentials_pause_the_provider_and_park_nothing(parts: Parts
     world.sandbox.heal();
     world.until_exact().await;
     assert_eq!(world.admin("GET", "/v1/pauses", None).await.1, json!([]));
-    world.end().await;
 }
 
-async fn i4_one_row_and_a_refused_probe_pause_the_provider(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i4_one_row_and_a_refused_probe_pause_the_provider(world: &World) {
     world.business("acme");
     for call in ["/item/get", "/webhook_verification_key/get"] {
         world.sandbox.fault(answer(call, 400, "INVALID_INPUT", "INVALID_API_KEYS"));
@@ -140,11 +133,9 @@ async fn i4_one_row_and_a_refused_probe_pause_the_provider(parts: Parts) {
     assert!(world.parked().await.is_empty(), "I4: {:?}", world.parked().await);
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i4_one_refused_item_is_parked_alone(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i4_one_refused_item_is_parked_alone(world: &World) {
     world.business("acme");
     world.business("globex");
     let broken = world.link_as("acme", 1, Announce::Silent).await;
@@ -163,11 +154,9 @@ async fn i4_one_refused_item_is_parked_alone(parts: Parts) {
     world.sandbox.heal();
     world.admin("POST", &format!("/v1/parked/item/{broken}/release"), None).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i4_several_rows_that_agree_pause_the_provider(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nprobe_interval = \"2s\"\n").await;
+async fn i4_several_rows_that_agree_pause_the_provider(world: &World) {
     // The integration is not enabled in Plaid's dashboard: a probe can't see that, the rows can.
     world.sandbox.fault(answer("/processor/token/create", 400, "INVALID_INPUT", "INVALID_PRODUCT"));
     for n in 0..4 {
@@ -181,11 +170,9 @@ async fn i4_several_rows_that_agree_pause_the_provider(parts: Parts) {
     assert!(tests::holds(paused).await);
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i4_layer_refusing_everybody_pauses_and_resumes(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i4_layer_refusing_everybody_pauses_and_resumes(world: &World) {
     let calls =
         ["GET /v1/businesses", "GET /v1/businesses/{id}/plaid/accounts", "PUT /v1/businesses/{id}", "GET /whoami"];
     for call in calls {
@@ -200,12 +187,9 @@ async fn i4_layer_refusing_everybody_pauses_and_resumes(parts: Parts) {
     assert!(world.parked().await.is_empty());
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn retry_after_is_honoured(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn retry_after_is_honoured(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let limited = FaultKind::Answer {
@@ -220,11 +204,9 @@ async fn retry_after_is_honoured(parts: Parts) {
     world.sync_item(&item).await;
     world.until("it was tried again", || world.sandbox.calls("/accounts/get") >= calls + 2).await;
     assert!(began.elapsed() >= Duration::from_secs(2), "tried again after {:?}", began.elapsed());
-    world.end().await;
 }
 
-async fn server_errors_are_waited_out(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn server_errors_are_waited_out(world: &World) {
     world.business("acme");
     for (call, kind) in [
         ("/accounts/get", FaultKind::CutBefore),
@@ -239,40 +221,33 @@ async fn server_errors_are_waited_out(parts: Parts) {
     }
     world.link("acme", 2).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn a_bearer_token_revoked_early_costs_one_retry(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn a_bearer_token_revoked_early_costs_one_retry(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.revoke_bearers();
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
-    let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+    let body = world.business_at("acme").await;
     assert_eq!(body["work"]["failures_in_a_row"], 0);
-    world.end().await;
 }
 
-async fn i7_a_lost_put_answer_is_found_by_listing(parts: Parts) {
-    let world = World::likely(parts, "").await;
-    world.business("acme");
+async fn i7_a_lost_put_answer_is_found_by_listing(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.fault(Fault::times("PUT /v1/businesses/{id}", 1, FaultKind::LoseAnswer));
-    let puts = world.sandbox.verdict().counts.puts;
+    let puts = world.puts();
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
-    assert_eq!(world.sandbox.verdict().counts.puts - puts, 1, "the list shows that it was applied, so no second PUT");
+    assert_eq!(world.puts() - puts, 1, "the list shows that it was applied, so no second PUT");
     // The change has its outcome all the same: one for the link, one for the rotation.
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let both = |seen: &[bus::Delivery]| {
         let converged = |d: &&bus::Delivery| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.list_accepted");
         seen.iter().filter(converged).count() == 2
     };
     world.read_topic(&topics.outcomes, bus::schema::OUTCOME, both).await;
-    world.end().await;
 }
 
 async fn two_consumers_share_the_work(parts: Parts) {

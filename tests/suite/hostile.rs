@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-stories!(good_webhooks_pass_through_floods_of_bad_ones, good_webhooks_pass_while_all_connections_are_held);
+on_both_parts!(good_webhooks_pass_through_floods_of_bad_ones, good_webhooks_pass_while_all_connections_are_held,);
 
 const RECEIVER: Roles = Roles { receiver: true, consumer: false, console: false, sandbox: false };
 /// Few connections, so that a test can take them all; and patience that would show.
@@ -187,7 +187,7 @@ async fn withstand(parts: Parts, attacks: &[(&str, Attack)]) {
         assert!(flood.try_join_next().is_none(), "{what}: the attackers gave up");
         flood.shutdown().await;
     }
-    let topic = world.local.config("").unwrap().topics().item_events;
+    let topic = world.local.config("").unwrap().kafka.topics.item_events;
     let records = world.read_topic(&topic, bus::schema::WEBHOOK, |seen| seen.len() >= sent.len()).await;
     let on_kafka: HashSet<String> = records.iter().filter_map(|r| r.event.as_ref().unwrap().subject.clone()).collect();
     assert_eq!(on_kafka, sent, "exactly the good ones are on Kafka");

@@ -37,11 +37,12 @@ async fn i11_what_kafka_forbids_is_named_by_check_readiness_and_metric() {
     let mut world = world_over(&settings).await;
     let config = world.local.config("").unwrap();
     let missing = || async {
-        let rights = bus::rights(&config.connection(), &config.topics(), &config.needs(true, true)).await.unwrap();
+        let rights =
+            bus::rights(&config.kafka.connection(), &config.kafka.topics, &config.needs(true, true)).await.unwrap();
         assert_eq!(rights.unknown, Vec::<String>::new());
         rights.missing
     };
-    let names = config.topics().names().map(str::to_owned);
+    let names = config.kafka.topics.names().map(str::to_owned);
     let (events, group) = (names[0].clone(), config.kafka.group.clone());
     assert_eq!(missing().await, Vec::<String>::new());
 
@@ -73,7 +74,7 @@ async fn i11_what_kafka_forbids_is_named_by_check_readiness_and_metric() {
     // Not even seen, which is not the same as not there.
     cluster.acl(&["--add", "--allow-principal", "User:somebody", "--operation", "Describe", "--topic", &events]);
     let hidden = || async {
-        let faults = bus::check(&config.connection(), &config.topics()).await.unwrap();
+        let faults = bus::check(&config.kafka.connection(), &config.kafka.topics).await.unwrap();
         faults == [bus::TopicFault::Hidden(events.clone())]
     };
     assert!(holds(hidden).await);

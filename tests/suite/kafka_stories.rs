@@ -16,17 +16,17 @@ stories!(
     a_record_nobody_can_read_becomes_a_dead_letter,
     a_notice_is_what_any_tool_can_write,
     i3_outcomes_are_complete_and_hold_no_secret,
-    i9_webhooks_that_cannot_touch_tokens_cause_one_look,
-    a_replayed_topic_does_not_revive_hints,
-    i1_partitions_given_up_during_a_pause_are_read_again_when_they_come_back,
+    i9_webhooks_that_cannot_touch_tokens_cause_one_look ending parked,
+    a_replayed_topic_does_not_revive_hints in "[consumer]\nhint_ttl = \"1s\"\n",
 );
+
+on_both_parts!(i1_partitions_given_up_during_a_pause_are_read_again_when_they_come_back,);
 
 /// Kafka goes away under a running consumer: pushed rotations need none, outcomes wait in the outbox, and what was
 /// published before and after is taken in when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i10_kafka_gone_and_back() {
     let world = World::start(Parts::Embedded, "[kafka]\npublish_timeout = \"500ms\"\n").await;
-    world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let broker = world.local.broker.clone().unwrap();
@@ -52,7 +52,6 @@ async fn i10_kafka_gone_and_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i4_an_event_that_the_database_refuses_does_not_take_the_others_along() {
     let mut world = World::start(Parts::Real, "").await;
-    world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let pool = sqlx::PgPool::connect(&world.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
@@ -65,7 +64,7 @@ async fn i4_an_event_that_the_database_refuses_does_not_take_the_others_along() 
     // All of it waits on one partition when the consumer comes back, so that it is read as one batch.
     world.rekeys.remove(0).stop().await;
     world.rotate(&item, Announce::Database).await;
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let producer = world.producer();
     for about in ["nobody", "poison", &item] {
         let event = bus::Event {
@@ -90,9 +89,7 @@ async fn i4_an_event_that_the_database_refuses_does_not_take_the_others_along() 
     world.end().await;
 }
 
-async fn i9_the_same_webhook_a_thousand_times(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i9_the_same_webhook_a_thousand_times(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let reads = world.sandbox.calls("/accounts/get");
@@ -111,18 +108,15 @@ async fn i9_the_same_webhook_a_thousand_times(parts: Parts) {
         done.unwrap();
     }
     let events = |seen: &[bus::Delivery]| seen.len() >= 1000;
-    let topic = world.local.config("").unwrap().topics().item_events;
+    let topic = world.local.config("").unwrap().kafka.topics.item_events;
     world.read_topic(&topic, bus::schema::WEBHOOK, events).await;
     world.until_exact().await;
     let looks = world.sandbox.calls("/accounts/get") - reads;
     assert!(looks < 250, "I9: {looks} reads for 1000 equal events");
-    assert_eq!(world.sandbox.verdict().counts.puts, 1, "I9: nothing changed, no PUT");
-    world.end().await;
+    assert_eq!(world.puts(), 1, "I9: nothing changed, no PUT");
 }
 
-async fn webhooks_out_of_order(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn webhooks_out_of_order(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     // The repair arrives before the error, and a revocation of an account that is open again comes last.
@@ -132,16 +126,13 @@ async fn webhooks_out_of_order(parts: Parts) {
     world.until("all were sent", || world.sandbox.verdict().counts.webhooks_answered_200 == 3).await;
     world.until_exact().await;
     world.until_item(&item, "active").await;
-    assert_eq!(world.sandbox.verdict().counts.puts, 1, "what to do follows from the facts, not from the events");
-    world.end().await;
+    assert_eq!(world.puts(), 1, "what to do follows from the facts, not from the events");
 }
 
-async fn a_record_nobody_can_read_becomes_a_dead_letter(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn a_record_nobody_can_read_becomes_a_dead_letter(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let event = |schema: &str, data: &str| bus::Event {
         id: "1".into(),
         kind: "com.plaid.ITEM.ERROR".into(),
@@ -174,13 +165,10 @@ async fn a_record_nobody_can_read_becomes_a_dead_letter(parts: Parts) {
     }
     let reasons: Vec<String> = dead.iter().map(|d| String::from_utf8_lossy(&d.raw).into_owned()).collect();
     assert!(reasons.iter().any(|r| r.contains("newer version")), "{reasons:?}");
-    world.end().await;
 }
 
 /// `kcat -P` writes no headers.
-async fn a_notice_is_what_any_tool_can_write(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn a_notice_is_what_any_tool_can_write(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.rotate(&item, Announce::Database).await;
@@ -188,12 +176,11 @@ async fn a_notice_is_what_any_tool_can_write(parts: Parts) {
     let mut config = rdkafka::ClientConfig::new();
     config.set("bootstrap.servers", &connection.bootstrap);
     let kcat: rdkafka::producer::FutureProducer = config.create().unwrap();
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let notice = format!("{{\"item_id\": \"{item}\"}}");
     let record = rdkafka::producer::FutureRecord::<(), _>::to(&topics.notices).payload(&notice);
     kcat.send(record, tests::PATIENCE).await.unwrap();
     world.until_exact().await;
-    world.end().await;
 }
 
 /// The same bytes will never fit, so Plaid's sending them again would help nobody.
@@ -203,7 +190,6 @@ async fn i1_a_webhook_that_its_topic_never_takes_is_a_dead_letter() {
     tests::topics::make(&tests::kafka_address(), &small, &[("max.message.bytes", "2048")]).await;
     let mut world = World::without_rekey(Parts::Real, "").await;
     world.start_rekey(Roles::ALL, &format!("[kafka.topics]\nitem_events = \"{small}\"\n")).await;
-    world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     // Such that no compression makes it fit.
@@ -213,7 +199,7 @@ async fn i1_a_webhook_that_its_topic_never_takes_is_a_dead_letter() {
         .fire(&item, "TRANSACTIONS", "TRANSACTIONS_REMOVED", &json!({"removed_transactions": removed}))
         .unwrap();
     world.until("it is answered 200", || world.sandbox.verdict().counts.webhooks_answered_200 == 1).await;
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let dead = world.read_topic(&topics.dead_letters, bus::schema::DEAD_LETTER, |seen| !seen.is_empty()).await;
     let text = String::from_utf8_lossy(&dead[0].raw).into_owned();
     assert!(text.contains(&small) && text.contains("does not take the record"), "{text}");
@@ -224,10 +210,9 @@ async fn i1_a_webhook_that_its_topic_never_takes_is_a_dead_letter() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i10_what_was_lost_while_nobody_read_is_noticed() {
     let mut world = World::start(Parts::Real, "").await;
-    world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     // Something is committed of the partition that the notices go to.
     let looks = world.sandbox.calls("/accounts/get");
     world.notice(&item).await;
@@ -261,7 +246,7 @@ async fn i10_a_gap_soon_after_another_is_not_forgotten() {
     let looks = world.sandbox.calls("/accounts/get");
     world.notice(&item).await;
     world.until("it was read", || world.sandbox.calls("/accounts/get") > looks).await;
-    let notices = world.local.config("").unwrap().topics().notices;
+    let notices = world.local.config("").unwrap().kafka.topics.notices;
     for _ in 0..2 {
         world.until_exact().await;
         consumer.freeze();
@@ -279,15 +264,13 @@ async fn i10_a_gap_soon_after_another_is_not_forgotten() {
     world.end().await;
 }
 
-async fn i3_outcomes_are_complete_and_hold_no_secret(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i3_outcomes_are_complete_and_hold_no_secret(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     world.rotate(&item, Announce::Push).await;
     world.until_exact().await;
     world.webhook(&item, "ERROR", &json!({"error": {"error_code": "X", "error_message": format!("saw {}", world.sandbox.access_token(&item).unwrap())}}));
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let converged = |seen: &[bus::Delivery]| {
         seen.iter().filter(|d| d.event.as_ref().is_ok_and(|e| e.kind == "rekey.business.list_accepted")).count() >= 2
     };
@@ -306,12 +289,9 @@ async fn i3_outcomes_are_complete_and_hold_no_secret(parts: Parts) {
         }
     }
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i9_webhooks_that_cannot_touch_tokens_cause_one_look(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i9_webhooks_that_cannot_touch_tokens_cause_one_look(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let reads = world.sandbox.calls("/accounts/get");
@@ -321,15 +301,12 @@ async fn i9_webhooks_that_cannot_touch_tokens_cause_one_look(parts: Parts) {
     world.until("all were answered", || world.sandbox.verdict().counts.webhooks_answered_200 == 20).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(world.sandbox.calls("/accounts/get") <= reads + 1, "I9: within the quiet time one look is enough");
-    world.end_with_parked().await;
 }
 
-async fn a_replayed_topic_does_not_revive_hints(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nhint_ttl = \"1s\"\n").await;
-    world.business("acme");
+async fn a_replayed_topic_does_not_revive_hints(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let account = world.accounts(&item).remove(0);
     let old = bus::Event {
         id: "old".into(),
@@ -348,14 +325,13 @@ async fn a_replayed_topic_does_not_revive_hints(parts: Parts) {
     let hints = tx.hints(&domain::ItemId::parse(item).unwrap()).await.unwrap();
     drop(tx);
     assert!(hints.is_empty(), "{hints:?}");
-    world.end().await;
 }
 
 /// The store is away, so the partitions pause; another consumer comes, takes some of them and goes again.
 async fn i1_partitions_given_up_during_a_pause_are_read_again_when_they_come_back(parts: Parts) {
     let mut world = World::start(parts, "").await;
     world.rekeys.remove(0).stop().await;
-    let topic = world.local.config("").unwrap().topics().notices;
+    let topic = world.local.config("").unwrap().kafka.topics.notices;
     let producer = world.producer();
     let publish = |round: &'static str| {
         let (topic, producer) = (&topic, &producer);

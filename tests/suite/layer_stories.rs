@@ -2,12 +2,12 @@
 
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::json;
-use tests::{Parts, World, holds};
+use tests::{World, holds};
 
 stories!(
-    i4_a_mishap_of_layers_as_a_whole_parks_nobody,
+    i4_a_mishap_of_layers_as_a_whole_parks_nobody in "[consumer]\nagree = 3\n",
     i8_a_list_that_may_be_incomplete_is_no_basis_for_a_put,
-    i8_a_masked_token_is_never_sent_back,
+    i8_a_masked_token_is_never_sent_back on likely in "[layer]\nunknown_tokens = \"keep\"\n",
 );
 
 fn raw(status: u16, kind: &str, body: &str) -> FaultKind {
@@ -15,8 +15,7 @@ fn raw(status: u16, kind: &str, body: &str) -> FaultKind {
     FaultKind::Raw { status, headers, body: body.into() }
 }
 
-async fn i4_a_mishap_of_layers_as_a_whole_parks_nobody(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nagree = 3\n").await;
+async fn i4_a_mishap_of_layers_as_a_whole_parks_nobody(world: &World) {
     let mut items = Vec::new();
     for n in 0..5 {
         world.business(&format!("b{n}"));
@@ -59,12 +58,9 @@ async fn i4_a_mishap_of_layers_as_a_whole_parks_nobody(parts: Parts) {
         world.until_exact().await;
         world.forget_suspicions().await;
     }
-    world.end().await;
 }
 
-async fn i8_a_list_that_may_be_incomplete_is_no_basis_for_a_put(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i8_a_list_that_may_be_incomplete_is_no_basis_for_a_put(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let pages = [
@@ -72,22 +68,19 @@ async fn i8_a_list_that_may_be_incomplete_is_no_basis_for_a_put(parts: Parts) {
         json!({"data": [], "meta": {"pagination": {"has_more": true, "cursor": "same"}}}),
     ];
     for page in pages {
-        let puts = world.sandbox.verdict().counts.puts;
+        let puts = world.puts();
         let page = raw(200, "application/json", &page.to_string());
         world.sandbox.fault(Fault::new("GET /v1/businesses/{id}/plaid/accounts", page));
         world.rotate(&item, Announce::Push).await;
         world.until_blocked("business", "acme", "malformed").await;
-        assert_eq!(world.sandbox.verdict().counts.puts, puts, "nothing is put on such a list");
+        assert_eq!(world.puts(), puts, "nothing is put on such a list");
         world.sandbox.heal();
         world.until_exact().await;
     }
-    world.end().await;
 }
 
 /// Whatever `layer.listed_tokens` says: what Layer crosses out is no token.
-async fn i8_a_masked_token_is_never_sent_back(parts: Parts) {
-    let world = World::likely(parts, "[layer]\nunknown_tokens = \"keep\"\n").await;
-    world.business("acme");
+async fn i8_a_masked_token_is_never_sent_back(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let account = world.accounts(&item).remove(0);
@@ -108,5 +101,4 @@ async fn i8_a_masked_token_is_never_sent_back(parts: Parts) {
         world.sync_business("acme").await;
         world.until_exact().await;
     }
-    world.end().await;
 }

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
-/// Makes two tests of each story: one on embedded parts, one on Apache Kafka and PostgreSQL.
-macro_rules! stories {
+/// Makes two tests of each function: one on embedded parts, one on Apache Kafka and PostgreSQL.
+macro_rules! on_both_parts {
     ($($name:ident),+ $(,)?) => {
         $(mod $name {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -16,6 +16,34 @@ macro_rules! stories {
             }
         })+
     };
+}
+
+/// Makes two tests of each story, with a world in which Rekey runs in every role, and ends that world: every list exact, no
+/// invariant violated, nothing left waiting. For a story that is about the likely answers of the providers, `on likely`; for one
+/// after which somebody still has to look, `ending parked`; with settings of its own, `in "…"`.
+macro_rules! stories {
+    ($($name:ident $(on $likely:ident)? $(ending $parked:ident)? $(in $settings:literal)?),+ $(,)?) => {
+        $(mod $name {
+            async fn on(parts: tests::Parts) {
+                let settings = concat!("", $($settings)?);
+                let world = stories!(@start parts, settings $(, $likely)?);
+                super::$name(&world).await;
+                stories!(@end world $(, $parked)?);
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn embedded() {
+                on(tests::Parts::Embedded).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn real() {
+                on(tests::Parts::Real).await;
+            }
+        })+
+    };
+    (@start $parts:expr, $settings:expr) => {tests::World::start($parts, $settings).await};
+    (@start $parts:expr, $settings:expr, likely) => {tests::World::likely($parts, $settings).await};
+    (@end $world:expr) => {$world.end().await};
+    (@end $world:expr, parked) => {$world.end_with_parked().await};
 }
 
 mod account_stories;

@@ -9,7 +9,7 @@ use tests::metrics::{Sample, read, scrape, total};
 use tests::process::Process;
 use tests::{Parts, World, holds};
 
-stories!(what_a_running_system_shows_is_the_registry);
+on_both_parts!(what_a_running_system_shows_is_the_registry,);
 
 /// What the story below does not bring about, and why.
 const NOT_COUNTED: [(&str, &str); 7] = [

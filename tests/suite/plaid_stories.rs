@@ -8,18 +8,19 @@ stories!(
     what_the_user_must_mend_waits_for_the_user,
     i4_an_item_locked_on_mint_is_minted_after_login_repaired,
     i4_what_is_not_ready_is_asked_for_again,
-    i8_no_accounts_is_an_empty_list_of_them,
     i4_a_bank_that_is_no_longer_supported_is_said_once,
-    i4_a_processor_that_plaid_retired_parks_nothing,
+    i4_a_processor_that_plaid_retired_parks_nothing in "[consumer]\nagree = 3\n",
     i4_what_nobody_understands_is_tried_again_and_shown,
-    i8_one_item_not_found_takes_nothing_off,
-    i8_one_item_not_found_under_the_new_token_takes_nothing_off,
-    i9_a_refused_mint_that_cannot_be_asked_for_waits,
+    i8_one_item_not_found_takes_nothing_off in "[consumer]\ngone_after = \"2s\"\n",
+    i8_one_item_not_found_under_the_new_token_takes_nothing_off in "[consumer]\ngone_after = \"2s\"\n",
+    i9_a_refused_mint_that_cannot_be_asked_for_waits in "[consumer]\nbackoff_first = \"2s\"\nbackoff_cap = \"4s\"\n",
     one_odd_field_costs_one_account,
     i6_what_is_no_new_token_is_never_listed,
     an_account_that_comes_with_the_first_transactions_is_listed,
-    names_never_decide,
+    names_never_decide in "[consumer]\ngone_after = \"1h\"\nnew_accounts_join = false\n",
 );
+
+on_both_parts!(i8_no_accounts_is_an_empty_list_of_them,);
 
 fn refusal(error_type: &str, error_code: &str) -> FaultKind {
     FaultKind::Answer { status: 400, error_type: error_type.into(), error_code: error_code.into(), retry_after: None }
@@ -29,9 +30,7 @@ fn raw(body: impl Into<String>) -> FaultKind {
     FaultKind::Raw { status: 200, headers: vec![("content-type".into(), "application/json".into())], body: body.into() }
 }
 
-async fn what_the_user_must_mend_waits_for_the_user(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn what_the_user_must_mend_waits_for_the_user(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let codes = [
@@ -49,7 +48,7 @@ async fn what_the_user_must_mend_waits_for_the_user(parts: Parts) {
         world.sandbox.fault(Fault::new("/accounts/get", refusal(error_type, code)));
         world.sync_item(&item).await;
         world.until_item(&item, "login_required").await;
-        let (_, shown) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+        let shown = world.item(&item).await;
         assert!(shown["why"].as_str().unwrap().contains(code), "{shown}");
         assert!(shown["work"]["blocked"].is_null(), "nobody is called for it: {shown}");
         world.until_state("/v1/businesses/acme", "waiting_for_user").await;
@@ -58,11 +57,9 @@ async fn what_the_user_must_mend_waits_for_the_user(parts: Parts) {
         world.until_item(&item, "active").await;
         world.until_state("/v1/businesses/acme", "converged").await;
     }
-    world.end().await;
 }
 
-async fn i4_an_item_locked_on_mint_is_minted_after_login_repaired(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i4_an_item_locked_on_mint_is_minted_after_login_repaired(world: &World) {
     world.business("acme");
     world.sandbox.fault(Fault::new("/processor/token/create", refusal("ITEM_ERROR", "ITEM_LOCKED")));
     let item = world.link("acme", 2).await;
@@ -70,11 +67,9 @@ async fn i4_an_item_locked_on_mint_is_minted_after_login_repaired(parts: Parts) 
     world.sandbox.heal();
     world.webhook(&item, "LOGIN_REPAIRED", &json!({}));
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i4_what_is_not_ready_is_asked_for_again(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i4_what_is_not_ready_is_asked_for_again(world: &World) {
     world.business("acme");
     for endpoint in ["/processor/token/create", "/accounts/get", "/item/get"] {
         world.sandbox.fault(Fault::times(endpoint, 2, refusal("ITEM_ERROR", "PRODUCT_NOT_READY")));
@@ -84,13 +79,11 @@ async fn i4_what_is_not_ready_is_asked_for_again(parts: Parts) {
         assert!(world.parked().await.is_empty(), "{endpoint}");
         world.until_state(&format!("/v1/items/{item}"), "converged").await;
     }
-    world.end().await;
 }
 
 async fn i8_no_accounts_is_an_empty_list_of_them(parts: Parts) {
     // The webhook is the proof here; without one two reads are.
     let world = World::start(parts, "[consumer]\ngone_after = \"1h\"\n").await;
-    world.business("acme");
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let account = world.accounts(&item).remove(0);
@@ -101,15 +94,13 @@ async fn i8_no_accounts_is_an_empty_list_of_them(parts: Parts) {
     world.sandbox.close_account(&account).unwrap();
     world.webhook(&item, "USER_ACCOUNT_REVOKED", &json!({"account_id": account}));
     world.until("it left", || world.sandbox.listed_tokens("acme").is_empty()).await;
-    let (_, shown) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let shown = world.item(&item).await;
     assert_eq!(shown["accounts"][0]["state"], "revoked", "{shown}");
     world.sandbox.heal();
     world.end().await;
 }
 
-async fn i4_a_bank_that_is_no_longer_supported_is_said_once(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i4_a_bank_that_is_no_longer_supported_is_said_once(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let code = "INSTITUTION_NO_LONGER_SUPPORTED";
@@ -126,16 +117,14 @@ async fn i4_a_bank_that_is_no_longer_supported_is_said_once(parts: Parts) {
     world.sandbox.heal();
     world.sync_item(&item).await;
     world.until_state("/v1/businesses/acme", "converged").await;
-    let topic = world.local.config("").unwrap().topics().outcomes;
+    let topic = world.local.config("").unwrap().kafka.topics.outcomes;
     let is = |d: &bus::Delivery, kind: &str| d.event.as_ref().is_ok_and(|e| e.kind == kind);
     let again = |seen: &[bus::Delivery]| seen.iter().any(|d| is(d, "rekey.parked"));
     let seen = world.read_topic(&topic, bus::schema::OUTCOME, again).await;
     assert_eq!(seen.iter().filter(|d| is(d, "rekey.parked")).count(), 1, "said once");
-    world.end().await;
 }
 
-async fn i4_a_processor_that_plaid_retired_parks_nothing(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nagree = 3\n").await;
+async fn i4_a_processor_that_plaid_retired_parks_nothing(world: &World) {
     for n in 0..5 {
         world.business(&format!("b{n}"));
     }
@@ -159,12 +148,9 @@ async fn i4_a_processor_that_plaid_retired_parks_nothing(parts: Parts) {
         world.until_exact().await;
         world.until_quiet().await;
     }
-    world.end().await;
 }
 
-async fn i4_what_nobody_understands_is_tried_again_and_shown(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i4_what_nobody_understands_is_tried_again_and_shown(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.fault(Fault::times("/accounts/get", 4, refusal("ITEM_ERROR", "A_CODE_OF_2031")));
@@ -172,12 +158,9 @@ async fn i4_what_nobody_understands_is_tried_again_and_shown(parts: Parts) {
     world.until_blocked("item", &item, "A_CODE_OF_2031").await;
     assert_ne!(world.verdict("/v1/businesses/acme").await["state"], "converged");
     world.until_state("/v1/businesses/acme", "converged").await;
-    world.end().await;
 }
 
-async fn i8_one_item_not_found_takes_nothing_off(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ngone_after = \"2s\"\n").await;
-    world.business("acme");
+async fn i8_one_item_not_found_takes_nothing_off(world: &World) {
     world.business("globex");
     let item = world.link("acme", 2).await;
     let other = world.link("globex", 1).await;
@@ -199,14 +182,11 @@ async fn i8_one_item_not_found_takes_nothing_off(parts: Parts) {
     let error = json!({"error": {"error_type": "ITEM_ERROR", "error_code": "ITEM_NOT_FOUND"}});
     world.webhook(&other, "ERROR", &error);
     world.until("its account left", || world.sandbox.listed_tokens("globex").is_empty()).await;
-    world.end().await;
 }
 
 /// The old token is dead, and of the new one Plaid says once that there is no such Item. What was said once counts once,
 /// however often it is remembered.
-async fn i8_one_item_not_found_under_the_new_token_takes_nothing_off(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ngone_after = \"2s\"\n").await;
-    world.business("acme");
+async fn i8_one_item_not_found_under_the_new_token_takes_nothing_off(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     world.sandbox.fault(Fault::times("/item/get", 1, refusal("ITEM_ERROR", "ITEM_NOT_FOUND")));
@@ -218,12 +198,10 @@ async fn i8_one_item_not_found_under_the_new_token_takes_nothing_off(parts: Part
     tokio::join!(world.rotate(&item, Announce::Push), doubted);
     world.until_exact().await;
     world.until_item(&item, "active").await;
-    world.end().await;
 }
 
 /// The user must log in before the mint can be asked for again: its time comes and goes, and nothing spins.
-async fn i9_a_refused_mint_that_cannot_be_asked_for_waits(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nbackoff_first = \"2s\"\nbackoff_cap = \"4s\"\n").await;
+async fn i9_a_refused_mint_that_cannot_be_asked_for_waits(world: &World) {
     world.business("acme");
     world.sandbox.fault(Fault::new("/processor/token/create", refusal("ITEM_ERROR", "A_CODE_OF_2031")));
     let item = world.link_as("acme", 1, Announce::Push).await;
@@ -242,12 +220,10 @@ async fn i9_a_refused_mint_that_cannot_be_asked_for_waits(parts: Parts) {
     world.sandbox.heal();
     world.webhook(&item, "LOGIN_REPAIRED", &json!({}));
     world.until_exact().await;
-    world.end().await;
 }
 
 /// `accounts-*.json` of the field: the odd one alone is left out or shown as it can be, and its sibling is listed.
-async fn one_odd_field_costs_one_account(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn one_odd_field_costs_one_account(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
     let ids = world.accounts(&item);
@@ -311,13 +287,10 @@ async fn one_odd_field_costs_one_account(parts: Parts) {
     world.sandbox.assign_account(&ids[1], Some("acme")).unwrap();
     world.sandbox.push(&item, &json!({"accounts": "all"})).await.unwrap();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i6_what_is_no_new_token_is_never_listed(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i6_what_is_no_new_token_is_never_listed(world: &World) {
     world.business("acme");
-    world.business("globex");
     world.link("globex", 1).await;
     world.until_exact().await;
     let of_another = world.sandbox.listed_tokens("globex").remove(0);
@@ -329,26 +302,20 @@ async fn i6_what_is_no_new_token_is_never_listed(parts: Parts) {
         assert!(!world.sandbox.listed_tokens("acme").iter().any(|t| t == token), "{token}");
     }
     world.until_quiet().await;
-    world.end().await;
 }
 
 /// monetr#2645: update mode adds an account, and NEW_ACCOUNTS_AVAILABLE never comes.
-async fn an_account_that_comes_with_the_first_transactions_is_listed(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn an_account_that_comes_with_the_first_transactions_is_listed(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.add_account(&item, &NewAccount::checking("9999")).unwrap();
     world.sandbox.fire(&item, "TRANSACTIONS", "INITIAL_UPDATE", &json!({"new_transactions": 3})).unwrap();
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
-    world.end().await;
 }
 
 /// temple-stuart#1647: a new id, the same mask and type, and a name that the bank writes in another way.
-async fn names_never_decide(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ngone_after = \"1h\"\nnew_accounts_join = false\n").await;
-    world.business("acme");
+async fn names_never_decide(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let account = world.accounts(&item).remove(0);
@@ -356,9 +323,8 @@ async fn names_never_decide(parts: Parts) {
     world.sandbox.rename_account(&renamed, "BROKERAGE ...2518").unwrap();
     world.sync_item(&item).await;
     world.until_exact().await;
-    let (_, shown) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let shown = world.item(&item).await;
     let old =
         shown["accounts"].as_array().unwrap().iter().find(|a| a["account_id"] == account.as_str()).unwrap().clone();
     assert_eq!(old["proof"], "renumbered", "moved, not one gone and one new: {shown}");
-    world.end().await;
 }

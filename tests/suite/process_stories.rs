@@ -152,7 +152,6 @@ async fn i10_postgresql_gone_and_back() {
     let proxy = Proxy::to_postgres(&url).await;
     world.local.environment.insert("REKEY_DATABASE__URL".into(), proxy.url(&url));
     world.start_rekey(Roles::ALL, "").await;
-    world.business("acme");
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     proxy.cut();
@@ -300,7 +299,7 @@ async fn check_says_what_to_fix() {
     let good = run(&[], vec![]).await.unwrap();
     let text = String::from_utf8_lossy(&good.stdout).into_owned();
     assert_eq!(good.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&good.stderr));
-    let odd = format!("{}-odd", world.local.config("").unwrap().topics().outcomes);
+    let odd = format!("{}-odd", world.local.config("").unwrap().kafka.topics.outcomes);
     tests::topics::make(&tests::kafka_address(), &odd, &[("cleanup.policy", "compact"), ("max.message.bytes", "9999")])
         .await;
     let wrong = vec![
@@ -357,7 +356,6 @@ async fn i1_i10_apache_kafka_killed_and_back() {
     let mut kafka = Cluster::start(1);
     let mut world = World::on(Some(kafka.address()), "[kafka]\npublish_timeout = \"500ms\"\n").await;
     world.start_rekey(Roles::ALL, "").await;
-    world.business("acme");
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let url = world.receiver_url();

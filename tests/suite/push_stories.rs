@@ -7,10 +7,13 @@ use tests::{Parts, World};
 stories!(
     a_new_token_needs_nothing_but_the_token,
     the_filter_is_taken_away_by_its_word_alone,
-    i8_a_typo_in_the_business_empties_no_list,
+    i8_a_typo_in_the_business_empties_no_list ending parked,
     a_refused_push_leaves_no_item_behind,
-    i10_a_pushed_token_of_a_revoked_item_tells,
     i11_what_can_not_be_judged_now_is_not_waited_for,
+);
+
+on_both_parts!(
+    i10_a_pushed_token_of_a_revoked_item_tells,
     i8_a_list_that_would_shrink_without_proof_is_held,
     i8_a_list_that_would_become_empty_without_proof_is_held,
 );
@@ -28,10 +31,9 @@ async fn with_a_private_account(world: &World) -> (String, Vec<String>) {
     (item, accounts)
 }
 
-async fn a_new_token_needs_nothing_but_the_token(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn a_new_token_needs_nothing_but_the_token(world: &World) {
     world.business("acme");
-    let (item, _) = with_a_private_account(&world).await;
+    let (item, _) = with_a_private_account(world).await;
     world.rotate(&item, Announce::Silent).await;
     let (status, body) = world.sandbox.push_token(&item).await.unwrap();
     assert_eq!((status, body["token"].as_str()), (200, Some("accepted")), "{body}");
@@ -48,13 +50,11 @@ async fn a_new_token_needs_nothing_but_the_token(parts: Parts) {
     assert_eq!(status, 400, "{body}");
     assert!(body["message"].as_str().unwrap().contains("business"), "{body}");
     assert_eq!(world.admin("GET", path, None).await.0, 404);
-    world.end().await;
 }
 
-async fn the_filter_is_taken_away_by_its_word_alone(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn the_filter_is_taken_away_by_its_word_alone(world: &World) {
     world.business("acme");
-    let (item, accounts) = with_a_private_account(&world).await;
+    let (item, accounts) = with_a_private_account(world).await;
     let path = format!("/v1/items/{item}");
     let (status, body) = world.admin("PUT", &path, Some(&json!({"accounts": "some"}))).await;
     assert_eq!(status, 400, "{body}");
@@ -63,12 +63,9 @@ async fn the_filter_is_taken_away_by_its_word_alone(parts: Parts) {
     assert_eq!(status, 200, "{body}");
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
-    world.end().await;
 }
 
-async fn i8_a_typo_in_the_business_empties_no_list(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i8_a_typo_in_the_business_empties_no_list(world: &World) {
     world.business("globex");
     let item = world.link("acme", 2).await;
     world.until_exact().await;
@@ -96,12 +93,9 @@ async fn i8_a_typo_in_the_business_empties_no_list(parts: Parts) {
     world.until("both moved", || world.sandbox.listed_tokens("globex").len() == 2).await;
     world.until("both left", || world.sandbox.listed_tokens("acme").is_empty()).await;
     world.until_quiet().await;
-    world.end_with_parked().await;
 }
 
-async fn a_refused_push_leaves_no_item_behind(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn a_refused_push_leaves_no_item_behind(world: &World) {
     let other = world.link("acme", 1).await;
     world.until_exact().await;
     let of_other = world.sandbox.push_body(&other, &json!({})).unwrap()["access_token"].clone();
@@ -115,14 +109,12 @@ async fn a_refused_push_leaves_no_item_behind(parts: Parts) {
     }
     let (_, items) = world.admin("GET", "/v1/items", None).await;
     assert_eq!(items["data"].as_array().unwrap().len(), 1, "{items}");
-    world.end().await;
 }
 
 /// Rotated and then revoked: the newest token that was pushed is the only one under which Plaid says so.
 async fn i10_a_pushed_token_of_a_revoked_item_tells(parts: Parts) {
     // No database of the platform's: what is known, was pushed.
     let world = World::start(parts, "[token_source]\nurl = \"\"\nsql = \"\"\n").await;
-    world.business("acme");
     world.business("globex");
     let item = world.link("acme", 2).await;
     world.link("globex", 1).await;
@@ -138,9 +130,7 @@ async fn i10_a_pushed_token_of_a_revoked_item_tells(parts: Parts) {
 }
 
 /// The token is known and what comes with it can't be judged: nobody knows until when, so the caller is told at once.
-async fn i11_what_can_not_be_judged_now_is_not_waited_for(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i11_what_can_not_be_judged_now_is_not_waited_for(world: &World) {
     let (revoked, locked) = (world.link("acme", 1).await, world.link("acme", 1).await);
     world.until_exact().await;
     world.sandbox.switch(|s| s.login_required_reads = LoginRequiredReads::Fail);
@@ -168,7 +158,6 @@ async fn i11_what_can_not_be_judged_now_is_not_waited_for(parts: Parts) {
     world.sandbox.repair(&locked).unwrap();
     world.webhook(&locked, "LOGIN_REPAIRED", &json!({}));
     world.until_exact().await;
-    world.end().await;
 }
 
 /// An assignment that vanishes from the store without a word of anybody's is no reason to drop accounts.
@@ -187,7 +176,6 @@ async fn guarded(parts: Parts, accounts: usize, lost: usize, guard: &str) {
         &format!("[layer]\nmax_unproved_removals = {}\n", if guard == "shrink_guard" { 1 } else { 9 }),
     )
     .await;
-    world.business("acme");
     let item = world.link("acme", accounts).await;
     world.until_exact().await;
     let ids: Vec<String> = world.accounts(&item).into_iter().take(lost).collect();
@@ -195,7 +183,7 @@ async fn guarded(parts: Parts, accounts: usize, lost: usize, guard: &str) {
     world.sync_business("acme").await;
     world.until_blocked("business", "acme", guard).await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), accounts, "nothing left");
-    let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+    let body = world.business_at("acme").await;
     assert_eq!((&body["verdict"]["state"], &body["verdict"]["next"]), (&json!("held"), &json!("operator")), "{body}");
     // The Item's next look finds them again, and nobody has to release anything.
     world.sync_item(&item).await;

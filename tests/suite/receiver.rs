@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const RECEIVER: Roles = Roles { receiver: true, consumer: false, console: false, sandbox: false };
 
-stories!(
+on_both_parts!(
     i1_i3_a_verified_webhook_is_on_kafka_redacted_before_200,
     i2_what_is_not_plaids_is_refused_and_not_published,
     a_verified_body_that_is_no_webhook_becomes_a_dead_letter,
@@ -79,7 +79,7 @@ async fn i1_i3_a_verified_webhook_is_on_kafka_redacted_before_200(parts: Parts) 
         &json!({"link_session_id": "s-1", "public_tokens": ["public-sandbox-1"]}),
     );
     assert_eq!(world.sandbox.send_once(&world.receiver_url(), &link).await, 200);
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let records = world.read_topic(&topics.item_events, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
     let event = records[0].event.as_ref().unwrap();
     assert_eq!((event.kind.as_str(), event.subject.as_deref()), ("com.plaid.ITEM.CODE_OF_2031", Some("item-1")));
@@ -141,7 +141,7 @@ async fn i2_what_is_not_plaids_is_refused_and_not_published(parts: Parts) {
     );
     // Four minutes old is within Plaid's rule, and the real one passes at last.
     assert_eq!(post(&world, &signed(now() - 240), &body).await, 200);
-    let topic = world.local.config("").unwrap().topics().item_events;
+    let topic = world.local.config("").unwrap().kafka.topics.item_events;
     let records = world.read_topic(&topic, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
     assert_eq!(records.len(), 1, "only the verified one is on Kafka");
     world.end_with_parked().await;
@@ -208,7 +208,7 @@ fn base64url(text: &str) -> Vec<u8> {
 /// `webhook-*.json` of the field, and their like.
 async fn odd_webhooks_of_the_field_are_taken_and_their_items_found(parts: Parts) {
     let world = receiver(parts, "").await;
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let deep = format!("{}{}", "[".repeat(2_000), "]".repeat(2_000));
     let odd = |field: &str| {
         format!(r#"{{"webhook_type":"ITEM","webhook_code":"LOGIN_REPAIRED","later":{field},"item_id":"item-odd"}}"#)
@@ -245,7 +245,7 @@ async fn a_verified_body_that_is_no_webhook_becomes_a_dead_letter(parts: Parts) 
     for body in [&b"not json, marked"[..], b"[1, 2]", b"{\"webhook_type\": \"ITEM\"}"] {
         assert_eq!(world.sandbox.send_once(&world.receiver_url(), body).await, 200);
     }
-    let topic = world.local.config("").unwrap().topics().dead_letters;
+    let topic = world.local.config("").unwrap().kafka.topics.dead_letters;
     let dead = world.read_topic(&topic, bus::schema::DEAD_LETTER, |seen| seen.len() >= 3).await;
     assert!(dead.iter().all(|d| !String::from_utf8_lossy(&d.raw).contains("marked")));
     world.end_with_parked().await;

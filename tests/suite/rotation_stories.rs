@@ -3,24 +3,24 @@
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::json;
 use std::time::Duration;
-use tests::{Parts, World};
+use tests::World;
 
 stories!(
     first_link,
     rotation_pushed,
     i10_rotation_found_by_a_dead_token,
-    i10_rotation_found_by_the_sweep,
+    i10_rotation_found_by_the_sweep in "[consumer]\nsweep_period = \"1s\"\n",
     rotation_announced_by_a_notice,
-    i9_two_items_of_one_business_rotate_together,
+    i9_two_items_of_one_business_rotate_together in "[consumer]\ndebounce = \"200ms\"\n",
     i5_a_late_push_of_an_old_token_changes_nothing,
     i5_a_push_with_a_token_of_another_item_is_rejected,
-    i5_a_push_is_kept_while_plaid_cannot_answer,
+    i5_a_push_is_kept_while_plaid_cannot_answer in "[console]\npush_wait = \"300ms\"\n",
     i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one,
     i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other,
-    i9_items_that_change_one_after_the_other_become_one_put,
-    i9_a_burst_of_events_is_one_look,
-    i10_an_event_during_a_look_is_served_by_the_next_one,
-    i8_a_dead_token_makes_layer_refuse_the_list,
+    i9_items_that_change_one_after_the_other_become_one_put in "[consumer]\ndebounce = \"800ms\"\n",
+    i9_a_burst_of_events_is_one_look in "[consumer]\ndebounce = \"4s\"\n",
+    i10_an_event_during_a_look_is_served_by_the_next_one in "[plaid]\ntimeout = \"1400ms\"\n",
+    i8_a_dead_token_makes_layer_refuse_the_list on likely,
     i5_pushing_the_dead_current_token_is_rejected,
     a_rotation_that_follows_a_rotation,
     i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs,
@@ -28,8 +28,7 @@ stories!(
 
 /// Found by a storm: the pushed token dies before Plaid can prove it, the new one comes from the lookup and says nothing
 /// of businesses.
-async fn i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Database).await;
     let body = world.sandbox.push_body(&item, &json!({})).unwrap();
@@ -47,29 +46,23 @@ async fn i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs(par
     let (status, answer) = world.sandbox.push(&stray, &json!({})).await.unwrap();
     assert!(matches!(status, 200 | 202), "{status} {answer}");
     world.until_exact().await;
-    let (_, shown) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let shown = world.item(&item).await;
     assert_eq!((shown["business"].as_str(), shown["generation"].as_i64()), (Some("acme"), Some(1)), "{shown}");
-    world.end().await;
 }
 
-async fn first_link(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn first_link(world: &World) {
     let item = world.link("acme", 3).await;
     world.until_exact().await;
-    let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+    let body = world.business_at("acme").await;
     assert_eq!(body["accounts"].as_array().unwrap().len(), 3);
     assert_eq!(body["differs"], json!([]));
-    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let body = world.item(&item).await;
     assert_eq!((body["state"].as_str(), body["generation"].as_i64()), (Some("active"), Some(1)));
     assert_eq!(world.sandbox.verdict().counts.mints, 3, "I6: one mint an account");
-    assert_eq!(world.sandbox.verdict().counts.puts, 1, "I9: one PUT");
-    world.end().await;
+    assert_eq!(world.puts(), 1, "I9: one PUT");
 }
 
-async fn rotation_pushed(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn rotation_pushed(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let before = world.sandbox.listed_tokens("acme");
@@ -78,12 +71,9 @@ async fn rotation_pushed(parts: Parts) {
     assert!(world.sandbox.listed_tokens("acme").iter().all(|t| !before.contains(t)), "every token is new");
     let verdict = world.sandbox.verdict();
     assert_eq!((verdict.counts.mints, verdict.counts.puts), (4, 2));
-    world.end().await;
 }
 
-async fn i10_rotation_found_by_a_dead_token(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i10_rotation_found_by_a_dead_token(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     world.rotate(&item, Announce::Silent).await;
@@ -93,33 +83,24 @@ async fn i10_rotation_found_by_a_dead_token(parts: Parts) {
     world.sandbox.announce(&item, Announce::Database).await.unwrap();
     world.until_exact().await;
     world.until_item(&item, "active").await;
-    world.end().await;
 }
 
-async fn i10_rotation_found_by_the_sweep(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nsweep_period = \"1s\"\n").await;
-    world.business("acme");
+async fn i10_rotation_found_by_the_sweep(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     world.rotate(&item, Announce::Database).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn rotation_announced_by_a_notice(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn rotation_announced_by_a_notice(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.rotate(&item, Announce::Database).await;
     world.notice(&item).await;
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i9_two_items_of_one_business_rotate_together(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ndebounce = \"200ms\"\n").await;
-    world.business("acme");
+async fn i9_two_items_of_one_business_rotate_together(world: &World) {
     let (one, two) = (world.link("acme", 2).await, world.link("acme", 2).await);
     world.until_exact().await;
     let accepted = || {
@@ -135,18 +116,16 @@ async fn i9_two_items_of_one_business_rotate_together(parts: Parts) {
     world.until_quiet().await;
     let puts = accepted() - before;
     assert!((1..=2).contains(&puts), "I9: {puts} PUTs for one business");
-    world.end().await;
 }
 
-async fn i9_items_that_change_one_after_the_other_become_one_put(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ndebounce = \"800ms\"\n").await;
+async fn i9_items_that_change_one_after_the_other_become_one_put(world: &World) {
     world.business("acme");
     let mut items = Vec::new();
     for _ in 0..4 {
         items.push(world.link("acme", 1).await);
     }
     world.until_exact().await;
-    let before = world.sandbox.verdict().counts.puts;
+    let before = world.puts();
     for item in &items {
         world.rotate(item, Announce::Database).await;
     }
@@ -155,14 +134,11 @@ async fn i9_items_that_change_one_after_the_other_become_one_put(parts: Parts) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.until_exact().await;
-    let puts = world.sandbox.verdict().counts.puts - before;
+    let puts = world.puts() - before;
     assert!((1..=2).contains(&puts), "I9: {puts} PUTs for one business");
-    world.end().await;
 }
 
-async fn i9_a_burst_of_events_is_one_look(parts: Parts) {
-    let world = World::start(parts, "[consumer]\ndebounce = \"4s\"\n").await;
-    world.business("acme");
+async fn i9_a_burst_of_events_is_one_look(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let reads = world.sandbox.calls("/accounts/get");
@@ -177,12 +153,9 @@ async fn i9_a_burst_of_events_is_one_look(parts: Parts) {
     world.until_exact().await;
     let looks = world.sandbox.calls("/accounts/get") - reads;
     assert!(looks <= 2, "I9: {looks} reads for one burst");
-    world.end().await;
 }
 
-async fn i5_a_late_push_of_an_old_token_changes_nothing(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i5_a_late_push_of_an_old_token_changes_nothing(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let old = world.sandbox.access_token(&item).unwrap();
@@ -197,16 +170,13 @@ async fn i5_a_late_push_of_an_old_token_changes_nothing(parts: Parts) {
     world.until_exact().await;
     let after = world.sandbox.verdict().counts;
     assert_eq!((after.mints, after.puts), (counts.mints, counts.puts), "nothing was minted or sent");
-    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let body = world.item(&item).await;
     let standings: Vec<&str> =
         body["access_tokens"].as_array().unwrap().iter().filter_map(|t| t["standing"].as_str()).collect();
     assert!(standings.contains(&"rejected") && standings.contains(&"current"), "{standings:?}");
-    world.end().await;
 }
 
-async fn i5_a_push_with_a_token_of_another_item_is_rejected(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i5_a_push_with_a_token_of_another_item_is_rejected(world: &World) {
     world.business("globex");
     let (ours, theirs) = (world.link("acme", 1).await, world.link("globex", 1).await);
     world.until_exact().await;
@@ -222,14 +192,11 @@ async fn i5_a_push_with_a_token_of_another_item_is_rejected(parts: Parts) {
     let (status, _) = world.sandbox.push(&ours, &json!({"access_token": "has spaces in it"})).await.unwrap();
     assert_eq!(status, 422);
     // A rejected push changes nothing, the business that it named included.
-    let (_, body) = world.admin("GET", &format!("/v1/items/{ours}"), None).await;
+    let body = world.item(&ours).await;
     assert_eq!(body["business"], "acme");
-    world.end().await;
 }
 
-async fn i5_a_push_is_kept_while_plaid_cannot_answer(parts: Parts) {
-    let world = World::start(parts, "[console]\npush_wait = \"300ms\"\n").await;
-    world.business("acme");
+async fn i5_a_push_is_kept_while_plaid_cannot_answer(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.fault(Fault::new(
@@ -246,12 +213,9 @@ async fn i5_a_push_is_kept_while_plaid_cannot_answer(parts: Parts) {
     assert_eq!((status, body["token"].as_str()), (202, Some("pending")), "{body}");
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     // The push carries the new token, while the database still holds the old one.
@@ -267,12 +231,9 @@ async fn i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one(parts: Par
     assert!(world.sandbox.calls("/item/get") <= gets + 1, "a token refused once is not tried at every look");
     world.until_item(&item, "active").await;
     assert_eq!(world.sandbox.verdict().counts.mints, 2, "I6: looks mint nothing for an account that has its token");
-    world.end().await;
 }
 
-async fn i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     // The database holds a token that Rekey has never seen and that is dead by now; the push carries the living one.
@@ -281,14 +242,11 @@ async fn i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other(part
     let (status, body) = world.sandbox.push(&item, &json!({})).await.unwrap();
     assert_eq!(status, 200, "{body}");
     world.until_exact().await;
-    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let body = world.item(&item).await;
     assert_eq!((body["state"].as_str(), body["generation"].as_i64()), (Some("active"), Some(2)), "{body}");
-    world.end().await;
 }
 
-async fn i10_an_event_during_a_look_is_served_by_the_next_one(parts: Parts) {
-    let world = World::start(parts, "[plaid]\ntimeout = \"1400ms\"\n").await;
-    world.business("acme");
+async fn i10_an_event_during_a_look_is_served_by_the_next_one(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let call = "/accounts/get";
@@ -301,12 +259,9 @@ async fn i10_an_event_during_a_look_is_served_by_the_next_one(parts: Parts) {
     tokio::time::sleep(Duration::from_millis(50)).await;
     world.sandbox.heal();
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i8_a_dead_token_makes_layer_refuse_the_list(parts: Parts) {
-    let world = World::likely(parts, "").await;
-    world.business("acme");
+async fn i8_a_dead_token_makes_layer_refuse_the_list(world: &World) {
     let (silent, loud) = (world.link("acme", 1).await, world.link("acme", 1).await);
     world.until_exact().await;
     // One Item's token is rotated and unknown to us: its account keeps the previous token, which is dead.
@@ -328,12 +283,9 @@ async fn i8_a_dead_token_makes_layer_refuse_the_list(parts: Parts) {
     let (status, _) = world.sandbox.push(&silent, &json!({})).await.unwrap();
     assert_eq!(status, 200);
     world.until_exact().await;
-    world.end().await;
 }
 
-async fn i5_pushing_the_dead_current_token_is_rejected(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i5_pushing_the_dead_current_token_is_rejected(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     let old = world.sandbox.access_token(&item).unwrap();
@@ -344,18 +296,14 @@ async fn i5_pushing_the_dead_current_token_is_rejected(parts: Parts) {
     }
     let (status, _) = world.sandbox.push(&item, &json!({})).await.unwrap();
     assert_eq!(status, 200);
-    world.end().await;
 }
 
-async fn a_rotation_that_follows_a_rotation(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn a_rotation_that_follows_a_rotation(world: &World) {
     let item = world.link("acme", 2).await;
     for _ in 0..5 {
         world.rotate(&item, Announce::Push).await;
     }
     world.until_exact().await;
-    let (_, body) = world.admin("GET", &format!("/v1/items/{item}"), None).await;
+    let body = world.item(&item).await;
     assert_eq!(body["generation"], 6);
-    world.end().await;
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use tests::process::{Process, binary};
 use tests::{Parts, World, holds, kafka_address, topics};
 
-stories!(i3_the_key_ring_is_rotated_while_everything_runs);
+on_both_parts!(i3_the_key_ring_is_rotated_while_everything_runs,);
 
 const KEYS: &str = "REKEY_SECRETS__KEYS";
 
@@ -138,7 +138,7 @@ async fn i3_a_storm_leaves_no_secret_anywhere() {
 }
 
 fn topics_of(world: &World) -> [(&'static str, String); 5] {
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     [
         ("item-events", topics.item_events),
         ("other-events", topics.other_events),

@@ -8,7 +8,6 @@ use tests::{Parts, World};
 /// Link, rotate by push and by lookup, lose an account, need a login, off-board: the lists are exact all along.
 async fn journey(answer: &str) {
     let world = World::answering(Answer::named(answer), Parts::Embedded).await;
-    world.business("acme");
     let (one, two) = (world.link("acme", 2).await, world.link("acme", 1).await);
     world.until_exact().await;
     world.rotate(&one, Announce::Push).await;
@@ -69,10 +68,9 @@ async fn a_list_that_cannot_be_verified_is_sent_again_by_the_sweep() {
     let settings = "[layer]\nlisted_tokens = \"omitted\"\n[consumer]\nsweep_period = \"600ms\"\n";
     let world = World::start(Parts::Embedded, settings).await;
     world.sandbox.switch(|s| s.list_shows = Shows::Omitted);
-    world.business("acme");
     world.link("acme", 1).await;
-    world.until("it was sent again", || world.sandbox.verdict().counts.puts >= 3).await;
-    let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+    world.until("it was sent again", || world.puts() >= 3).await;
+    let body = world.business_at("acme").await;
     assert_eq!(body["verified"], json!(false), "{body}");
     for rekey in world.rekeys {
         rekey.stop().await;

@@ -4,7 +4,7 @@
 use domain::fault::chain;
 use domain::{Provider, metric};
 use rekey::config::{Config, load_text};
-use rekey::wiring::Roles;
+use rekey::wiring::{Roles, layer_client, plaid_client};
 use sandbox::Sandbox;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -29,8 +29,8 @@ async fn providers(base: &str, ca: &str) -> [Result<(), String>; 2] {
         "[tls]\nca = '''{ca}'''\n[plaid]\nbase_url = \"{base}\"\nclient_id = \"c\"\nsecret = \"s\"\n\
          [layer]\nbase_url = \"{base}\"\ntoken_url = \"{base}/oauth2/token\"\nclient_id = \"c\"\nclient_secret = \"s\"\n"
     ));
-    let plaid = plaid::Client::new(config.plaid().unwrap()).unwrap().probe().await;
-    let layer = layer::Client::new(config.layer().unwrap()).unwrap().probe().await;
+    let plaid = plaid_client(&config, config.plaid.timeout).unwrap().probe().await;
+    let layer = layer_client(&config).unwrap().probe().await;
     [plaid.map_err(|e| chain(&e)), layer.map_err(|e| chain(&e))]
 }
 
@@ -97,14 +97,10 @@ impl Files {
 }
 
 async fn open(url: String) -> Result<(), String> {
-    let settings = store::Settings {
-        url: url.into(),
-        connections: 2,
-        acquire_timeout: std::time::Duration::from_secs(5),
-        outcomes: "outcomes".into(),
-    };
+    let settings =
+        store::Settings { url: url.into(), connections: 2, acquire_timeout: std::time::Duration::from_secs(5) };
     let keys = KeyRing::parse(&rekey::cli::sealing_key().into()).unwrap();
-    let store = Store::connect(&settings, keys, domain::Fingerprinter::new(1, &[1; 32])).unwrap();
+    let store = Store::connect(&settings, "outcomes", keys, domain::Fingerprinter::new(1, &[1; 32])).unwrap();
     match store.prepare().await {
         Ok(()) => Ok(()),
         Err(error) => Err(format!("{} {}", chain(&error), store.diagnose(None).await)),
@@ -147,7 +143,7 @@ pub(crate) fn with_kafka(port: u16, properties: &[(&str, &str)]) -> String {
 /// Why the topics can't be seen. None: they can, or are only missing.
 pub(crate) async fn refusal(settings: &str) -> Option<String> {
     let config = config(settings);
-    bus::check(&config.connection(), &config.topics()).await.err().map(|e| chain(&e))
+    bus::check(&config.kafka.connection(), &config.kafka.topics).await.err().map(|e| chain(&e))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,7 +202,7 @@ pub(crate) async fn world_over(kafka: &str) -> World {
     world.local.environment.remove("REKEY_KAFKA__BOOTSTRAP");
     world.local.broker = None;
     let config = world.local.config("").unwrap();
-    bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await.unwrap();
+    bus::apply(&config.kafka.connection(), &config.kafka.topics, config.receiver.max_body).await.unwrap();
     world
 }
 
@@ -217,7 +213,8 @@ async fn a_webhook_arrives_over(kafka: &str) {
     world.start_rekey(Roles { receiver: true, ..Roles::default() }, "").await;
     let body = Sandbox::webhook_body("ITEM", "ERROR", Some("item-1"), &json!({}));
     assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body).await, 200);
-    let records = world.read_topic(&config.topics().item_events, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
+    let records =
+        world.read_topic(&config.kafka.topics.item_events, bus::schema::WEBHOOK, |seen| !seen.is_empty()).await;
     assert_eq!(records[0].event.as_ref().unwrap().subject.as_deref(), Some("item-1"));
     world.end_with_parked().await;
 }

@@ -2,10 +2,10 @@
 
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::{Value, json};
-use tests::{Parts, World, holds};
+use tests::{World, holds};
 
 stories!(
-    i11_four_of_five_is_partly_and_names_the_fifth,
+    i11_four_of_five_is_partly_and_names_the_fifth in "[consumer]\nrefused_cap = \"1h\"\nbackoff_first = \"20min\"\n",
     i11_a_business_awaits_its_token_with_its_item,
     i11_a_paused_provider_shows_on_whoever_waits_for_it,
     i11_a_waiting_push_says_what_it_waits_for,
@@ -26,9 +26,7 @@ async fn listed(world: &World, path: &str) -> Vec<String> {
 }
 
 /// external-secrets#3879: each surface says the same, and that is so.
-async fn i11_four_of_five_is_partly_and_names_the_fifth(parts: Parts) {
-    let world = World::start(parts, "[consumer]\nrefused_cap = \"1h\"\nbackoff_first = \"20min\"\n").await;
-    world.business("acme");
+async fn i11_four_of_five_is_partly_and_names_the_fifth(world: &World) {
     let item = world.link("acme", 5).await;
     world.until_exact().await;
     world.until_state("/v1/businesses/acme", "converged").await;
@@ -48,13 +46,13 @@ async fn i11_four_of_five_is_partly_and_names_the_fifth(parts: Parts) {
         assert_eq!((wrong["account_id"].as_str(), wrong["code"].as_str()), (Some(&*fifth), Some(code)), "{verdict}");
         assert_eq!((wrong["problem"].as_str(), verdict["next"].as_str()), (Some("mint_refused"), Some("rekey")));
         assert!(wrong["again_at"].is_string(), "{verdict}");
-        let body = show(&world, "/v1/businesses/acme").await;
+        let body = show(world, "/v1/businesses/acme").await;
         assert_eq!(body["verified"], false, "{body}");
-        let partly = || async { listed(&world, "/v1/businesses?verdict=partly").await == ["acme"] };
+        let partly = || async { listed(world, "/v1/businesses?verdict=partly").await == ["acme"] };
         assert!(holds(partly).await, "the look has ended");
-        assert!(listed(&world, "/v1/businesses?verdict=converged").await.is_empty());
-        assert_eq!(listed(&world, "/v1/items?verdict=partly").await, std::slice::from_ref(&item));
-        let parked = show(&world, "/v1/parked").await;
+        assert!(listed(world, "/v1/businesses?verdict=converged").await.is_empty());
+        assert_eq!(listed(world, "/v1/items?verdict=partly").await, std::slice::from_ref(&item));
+        let parked = show(world, "/v1/parked").await;
         assert_eq!(parked["data"][0]["id"], item.as_str(), "{parked}");
         // The user repairs the Item: it is asked for at once, and not in twenty minutes.
         world.sandbox.heal();
@@ -63,7 +61,7 @@ async fn i11_four_of_five_is_partly_and_names_the_fifth(parts: Parts) {
         world.until_state("/v1/businesses/acme", "converged").await;
     }
     // And so do the outcomes: what the platform reads there is the same story, told once.
-    let topics = world.local.config("").unwrap().topics();
+    let topics = world.local.config("").unwrap().kafka.topics;
     let told = |seen: &[bus::Delivery]| verdicts_told(seen).len() >= 5;
     let seen = world.read_topic(&topics.outcomes, bus::schema::OUTCOME, told).await;
     let told = verdicts_told(&seen);
@@ -75,7 +73,6 @@ async fn i11_four_of_five_is_partly_and_names_the_fifth(parts: Parts) {
     assert_eq!(told[1]["wrong"], wrong, "{told:?}");
     let numbers: Vec<i64> = told.iter().map(|v| v["number"].as_i64().unwrap()).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 5]);
-    world.end().await;
 }
 
 fn verdicts_told(seen: &[bus::Delivery]) -> Vec<Value> {
@@ -84,9 +81,7 @@ fn verdicts_told(seen: &[bus::Delivery]) -> Vec<Value> {
     told.map(|e| serde_json::from_slice(&e.data).unwrap()).collect()
 }
 
-async fn i11_a_business_awaits_its_token_with_its_item(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i11_a_business_awaits_its_token_with_its_item(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     world.rotate(&item, Announce::Silent).await;
@@ -101,12 +96,9 @@ async fn i11_a_business_awaits_its_token_with_its_item(parts: Parts) {
     world.sandbox.announce(&item, Announce::Push).await.unwrap();
     world.until_exact().await;
     world.until_state("/v1/businesses/acme", "converged").await;
-    world.end().await;
 }
 
-async fn i11_a_paused_provider_shows_on_whoever_waits_for_it(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i11_a_paused_provider_shows_on_whoever_waits_for_it(world: &World) {
     world.business("globex");
     let item = world.link("acme", 1).await;
     world.link("globex", 1).await;
@@ -123,18 +115,16 @@ async fn i11_a_paused_provider_shows_on_whoever_waits_for_it(parts: Parts) {
     let verdict = world.until_state("/v1/businesses/acme", "provider_paused").await;
     assert_eq!(verdict["next"], "rekey", "{verdict}");
     world.until_state(&format!("/v1/items/{item}"), "provider_paused").await;
-    assert_eq!(listed(&world, "/v1/businesses?verdict=provider_paused").await, ["acme"]);
-    assert!(listed(&world, "/v1/businesses?verdict=converging").await.is_empty());
+    assert_eq!(listed(world, "/v1/businesses?verdict=provider_paused").await, ["acme"]);
+    assert!(listed(world, "/v1/businesses?verdict=converging").await.is_empty());
     world.until_state("/v1/businesses/globex", "converged").await;
     world.sandbox.heal();
     world.sandbox.announce(&item, Announce::Push).await.unwrap();
     world.until_exact().await;
     world.until_state("/v1/businesses/acme", "converged").await;
-    world.end().await;
 }
 
-async fn i11_a_waiting_push_says_what_it_waits_for(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i11_a_waiting_push_says_what_it_waits_for(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
     let stubborn = world.accounts(&item).remove(0);
@@ -149,11 +139,9 @@ async fn i11_a_waiting_push_says_what_it_waits_for(parts: Parts) {
     world.sandbox.refuse_account(&stubborn, false).unwrap();
     let (status, answer) = world.admin("PUT", &path, Some(&body)).await;
     assert_eq!((status, &answer["converged"]), (200, &json!(true)), "{answer}");
-    world.end().await;
 }
 
-async fn i11_an_account_that_belongs_nowhere_is_told(parts: Parts) {
-    let world = World::start(parts, "").await;
+async fn i11_an_account_that_belongs_nowhere_is_told(world: &World) {
     world.business("acme");
     let item = world.link_as("acme", 2, Announce::Silent).await;
     let ids = world.accounts(&item);
@@ -171,12 +159,9 @@ async fn i11_an_account_that_belongs_nowhere_is_told(parts: Parts) {
     world.admin("PUT", &path, Some(&json!({"business": "acme"}))).await;
     world.until_exact().await;
     world.until_state(&path, "converged").await;
-    world.end().await;
 }
 
-async fn i11_a_user_who_must_act_is_no_good_state(parts: Parts) {
-    let world = World::start(parts, "").await;
-    world.business("acme");
+async fn i11_a_user_who_must_act_is_no_good_state(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.require_login(&item).unwrap();
@@ -188,5 +173,4 @@ async fn i11_a_user_who_must_act_is_no_good_state(parts: Parts) {
     let (status, _) = world.sandbox.push_token(&item).await.unwrap();
     assert_eq!(status, 200);
     world.until_state("/v1/businesses/acme", "converged").await;
-    world.end().await;
 }

@@ -5,6 +5,7 @@ mod embedded;
 mod event;
 mod producer;
 mod rights;
+mod settings;
 mod stats;
 mod topics;
 mod trouble;
@@ -12,9 +13,10 @@ mod trouble;
 pub use consumer::{Delivery, Intake, IntakeHealth, IntakeSettings};
 pub use embedded::EmbeddedBroker;
 pub use event::{DecodeError, Event, schema};
-pub use producer::{Producer, ProducerSettings, PublishError};
+pub use producer::{Producer, PublishError};
 pub use rights::{Needs, Rights, rights};
-pub use topics::{TopicFault, TopicPlan, Topics, apply, check, compare, watch_topics};
+pub use settings::Settings;
+pub use topics::{TopicFault, Topics, apply, check, compare, watch_topics};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -113,14 +115,9 @@ mod tests {
     #[test]
     fn i1_a_property_under_its_other_name_takes_the_place_of_none_of_ours() {
         let properties = OTHER_NAMES.map(|(other, _)| (other.to_owned(), "1".to_owned())).into();
-        let settings = ProducerSettings {
-            queue_records: 10,
-            queue_kbytes: 1024,
-            timeout: Duration::from_secs(5),
-            linger: Duration::ZERO,
-            probe_interval: Duration::from_secs(1),
-        };
-        let config = producer::config(&Connection { bootstrap: "kafka:9092".into(), properties }, &settings);
+        let (timeout, linger) = (Duration::from_secs(5), Duration::ZERO);
+        let bounds = producer::Bounds { queue_records: 10, queue_kbytes: 1024, timeout, linger };
+        let config = producer::config(&Connection { bootstrap: "kafka:9092".into(), properties }, &bounds);
         assert_eq!((config.get("acks"), config.get("linger.ms")), (Some("all"), Some("0")));
         for (other, _) in OTHER_NAMES {
             assert_eq!(config.get(other), None, "{other} stands beside Rekey's own");

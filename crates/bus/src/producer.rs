@@ -1,8 +1,9 @@
 //! The producer: acknowledged by all in-sync replicas, or an error within a bound.
 
 use crate::trouble::Trouble;
-use crate::{Connection, Error, Event, METADATA_TIMEOUT, TopicFault, Topics, stats};
+use crate::{Connection, Error, Event, METADATA_TIMEOUT, Settings, TopicFault, Topics, stats};
 use domain::metric;
+use domain::webhook::NotTaken;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::statistics::Statistics;
@@ -12,18 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Bounds of the producer.
+/// How much may wait to be sent, and for how long.
 #[derive(Debug, Clone)]
-pub struct ProducerSettings {
-    /// Records that may wait for an acknowledgement.
-    pub queue_records: u32,
-    pub queue_kbytes: u32,
-    /// From publishing to the acknowledgement, retries included.
-    pub timeout: Duration,
-    /// How long a record may wait for others to share its request.
-    pub linger: Duration,
-    /// While the brokers are away, how often their return is looked for.
-    pub probe_interval: Duration,
+pub(crate) struct Bounds {
+    pub(crate) queue_records: u32,
+    pub(crate) queue_kbytes: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) linger: Duration,
 }
 
 /// Why a record is not known to be in Kafka. It may be there all the same: whoever repeats it makes a duplicate.
@@ -50,17 +46,17 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// The word for metrics.
-    pub fn word(&self) -> &'static str {
+    /// The reason that a webhook has for it.
+    pub fn reason(&self) -> NotTaken {
         match self {
-            Self::Away => "broker_away",
-            Self::QueueFull => "queue_full",
-            Self::TimedOut => "timed_out",
-            Self::Nowhere => "nowhere",
-            Self::TooLarge => "too_large",
-            Self::Unfit(_) => "unfit",
-            Self::Forbidden(_) => "not_authorized",
-            Self::Refused(_) => "refused",
+            Self::Away => NotTaken::BrokerAway,
+            Self::QueueFull => NotTaken::QueueFull,
+            Self::TimedOut => NotTaken::TimedOut,
+            Self::Nowhere => NotTaken::Nowhere,
+            Self::TooLarge => NotTaken::TooLarge,
+            Self::Unfit(_) => NotTaken::Unfit,
+            Self::Forbidden(_) => NotTaken::NotAuthorized,
+            Self::Refused(_) => NotTaken::Refused,
         }
     }
 
@@ -97,17 +93,17 @@ impl ClientContext for Health {
     }
 }
 
-pub(crate) fn config(connection: &Connection, settings: &ProducerSettings) -> ClientConfig {
+pub(crate) fn config(connection: &Connection, bounds: &Bounds) -> ClientConfig {
     let mut config = connection.config();
     config
         .set(stats::INTERVAL.0, stats::INTERVAL.1)
         .set("acks", "all")
         .set("enable.idempotence", "true")
-        .set("queue.buffering.max.messages", settings.queue_records.to_string())
-        .set("queue.buffering.max.kbytes", settings.queue_kbytes.to_string())
-        .set("message.timeout.ms", settings.timeout.as_millis().max(10).to_string())
-        .set("request.timeout.ms", settings.timeout.as_millis().max(10).to_string())
-        .set("linger.ms", settings.linger.as_millis().to_string());
+        .set("queue.buffering.max.messages", bounds.queue_records.to_string())
+        .set("queue.buffering.max.kbytes", bounds.queue_kbytes.to_string())
+        .set("message.timeout.ms", bounds.timeout.as_millis().max(10).to_string())
+        .set("request.timeout.ms", bounds.timeout.as_millis().max(10).to_string())
+        .set("linger.ms", bounds.linger.as_millis().to_string());
     config
 }
 
@@ -116,7 +112,8 @@ pub(crate) fn config(connection: &Connection, settings: &ProducerSettings) -> Cl
 pub struct Producer {
     inner: FutureProducer<Health>,
     health: Health,
-    settings: ProducerSettings,
+    timeout: Duration,
+    probe_interval: Duration,
 }
 
 impl std::fmt::Debug for Producer {
@@ -126,10 +123,17 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    pub fn new(connection: &Connection, settings: ProducerSettings) -> Result<Self, Error> {
+    pub fn new(connection: &Connection, settings: &Settings) -> Result<Self, Error> {
         let health = Health::default();
-        let inner = config(connection, &settings).create_with_context(health.clone()).map_err(Error::config)?;
-        Ok(Self { inner, health, settings })
+        let bounds = Bounds {
+            queue_records: settings.queue_records,
+            queue_kbytes: settings.queue_kbytes,
+            timeout: settings.publish_timeout,
+            linger: settings.linger,
+        };
+        let inner = config(connection, &bounds).create_with_context(health.clone()).map_err(Error::config)?;
+        let probe_interval = settings.probe_interval.max(Duration::from_millis(10));
+        Ok(Self { inner, health, timeout: bounds.timeout, probe_interval })
     }
 
     /// Publishes and waits for the acknowledgement (I1). While the brokers are known to be away it answers at once.
@@ -143,7 +147,7 @@ impl Producer {
         }
         let delivery = self.inner.send_result(record).map_err(|(error, _)| reading(&error))?;
         // librdkafka bounds this by message.timeout.ms; the second bound is for a callback that never comes.
-        match tokio::time::timeout(self.settings.timeout + Duration::from_millis(500), delivery).await {
+        match tokio::time::timeout(self.timeout + Duration::from_millis(500), delivery).await {
             // A sequence number that is taken, says the broker, and librdkafka takes that for a retry of its own that
             // arrived before. After time-outs it may be another record that stands there, and this one nowhere
             // (a remark in rd_kafka_handle_Produce_error admits it). A duplicate is cheaper than a loss.
@@ -186,7 +190,7 @@ impl Producer {
     /// Looks for the return of the brokers while they are away, until `stop`. Without it [`Producer::publish`] would
     /// never try again.
     pub async fn watch(&self, topics: &Topics, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(self.settings.probe_interval);
+        let mut tick = tokio::time::interval(self.probe_interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -6,9 +6,10 @@
 //! - WRITE: a record that is larger than the topic takes.
 //! - READ, of the group and of a topic: a commit for a partition that does not exist.
 
+use crate::producer::{self, Bounds};
 use crate::topics::made;
 use crate::trouble::Trouble;
-use crate::{Connection, Error, METADATA_TIMEOUT, ProducerSettings, Topics, producer};
+use crate::{Connection, Error, Topics};
 use rand::RngExt;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -96,14 +97,13 @@ enum Tried {
 
 async fn cannot_write(connection: &Connection, topic: &str, most: usize) -> Result<Tried, Error> {
     let size = most.saturating_add(1);
-    let settings = ProducerSettings {
+    let bounds = Bounds {
         queue_records: 10,
         queue_kbytes: u32::try_from(size / 512).unwrap_or(u32::MAX).max(4096),
         timeout: WRITE_ANSWERS,
         linger: Duration::ZERO,
-        probe_interval: METADATA_TIMEOUT,
     };
-    let mut config = producer::config(connection, &settings);
+    let mut config = producer::config(connection, &bounds);
     config.set("compression.type", "none").set("message.max.bytes", size.saturating_mul(2).max(1_000_000).to_string());
     let producer: FutureProducer = config.create().map_err(Error::config)?;
     // Of chance, so that nothing on the way can make it fit.

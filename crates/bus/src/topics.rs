@@ -4,6 +4,7 @@ use crate::trouble::Trouble;
 use crate::{Connection, Error, METADATA_TIMEOUT};
 use domain::fault::chain;
 use domain::metric;
+use domain::setting::Span;
 use rdkafka::admin::{
     AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
 };
@@ -11,11 +12,13 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Names of the topics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The topics: their names, and how those that are missing are created.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct Topics {
     /// Verified webhooks about an Item, keyed by `item_id`.
     pub item_events: String,
@@ -26,6 +29,15 @@ pub struct Topics {
     /// What changed, keyed by business.
     pub outcomes: String,
     pub dead_letters: String,
+    #[schemars(range(min = 1))]
+    pub partitions: i32,
+    #[schemars(range(min = 1))]
+    pub replication: i32,
+    /// `min.insync.replicas`; with `acks=all` this is what an acknowledged webhook rests on.
+    #[schemars(range(min = 1))]
+    pub min_insync: i32,
+    #[serde(with = "Span")]
+    pub retention: Duration,
 }
 
 impl Topics {
@@ -34,28 +46,14 @@ impl Topics {
     }
 }
 
-/// How to create missing topics.
-#[derive(Debug, Clone)]
-pub struct TopicPlan {
-    pub partitions: i32,
-    pub replication: i32,
-    /// `min.insync.replicas`; with `acks=all` this is what an acknowledged webhook rests on.
-    pub min_insync: i32,
-    pub retention: Duration,
-    /// Bytes of the largest body that the receiver takes.
-    pub max_body: usize,
-}
-
 /// What headers and key add to a body, generously.
 const AROUND_BODY: usize = 64 * 1024;
 /// Kafka's own default of `max.message.bytes`.
 const USUAL_RECORD: usize = 1_048_588;
 
-impl TopicPlan {
-    /// Bytes of the largest record.
-    fn record(&self) -> usize {
-        self.max_body.saturating_add(AROUND_BODY)
-    }
+/// Bytes of the largest record, where the receiver takes bodies of that size.
+fn record_of(max_body: usize) -> usize {
+    max_body.saturating_add(AROUND_BODY)
 }
 
 /// What is wrong with a topic.
@@ -135,16 +133,16 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
     looked.await.unwrap_or_else(|_| Ok(Vec::new()))
 }
 
-/// Compares the topics that exist with the plan: fewer replicas than planned are how acknowledged webhooks get lost. More of
+/// Compares the topics that exist with what the settings say: fewer replicas than planned are how acknowledged webhooks get lost. More of
 /// anything is fine.
-pub async fn compare(connection: &Connection, topics: &Topics, plan: &TopicPlan) -> Result<Vec<TopicFault>, Error> {
+pub async fn compare(connection: &Connection, topics: &Topics, max_body: usize) -> Result<Vec<TopicFault>, Error> {
     let mut faults = Vec::new();
     for topic in made(connection, topics).await? {
         let mut less = Vec::new();
         let settings = [
-            ("partitions", "partitions", Some(topic.partitions), plan.partitions),
-            ("replicas", "replication", Some(topic.replicas), plan.replication),
-            ("min.insync.replicas", "min_insync", topic.min_insync, plan.min_insync),
+            ("partitions", "partitions", Some(topic.partitions), topics.partitions),
+            ("replicas", "replication", Some(topic.replicas), topics.replication),
+            ("min.insync.replicas", "min_insync", topic.min_insync, topics.min_insync),
         ];
         for (of, setting, has, says) in settings {
             let says = usize::try_from(says).unwrap_or_default();
@@ -153,8 +151,8 @@ pub async fn compare(connection: &Connection, topics: &Topics, plan: &TopicPlan)
                 less.push(format!("{has} {of} (kafka.topics.{setting} says {says})"));
             }
         }
-        if let Some(has) = topic.max_message.filter(|has| *has < plan.record()) {
-            let needs = plan.record();
+        if let Some(has) = topic.max_message.filter(|has| *has < record_of(max_body)) {
+            let needs = record_of(max_body);
             less.push(format!("max.message.bytes {has} (a webhook of receiver.max_body needs {needs})"));
         }
         if topic.is_compacted {
@@ -180,18 +178,18 @@ pub(crate) struct Made {
 }
 
 /// Creates the topics that are missing and leaves the others as they are. Returns the names it created.
-pub async fn apply(connection: &Connection, topics: &Topics, plan: &TopicPlan) -> Result<Vec<String>, Error> {
+pub async fn apply(connection: &Connection, topics: &Topics, max_body: usize) -> Result<Vec<String>, Error> {
     // Tells why no broker answers, which the call below would not.
     check(connection, topics).await?;
     let client: AdminClient<DefaultClientContext> = connection.config().create().map_err(Error::config)?;
-    let retention = plan.retention.as_millis().to_string();
-    let min_insync = plan.min_insync.to_string();
-    let max_message = plan.record().max(USUAL_RECORD).to_string();
+    let retention = topics.retention.as_millis().to_string();
+    let min_insync = topics.min_insync.to_string();
+    let max_message = record_of(max_body).max(USUAL_RECORD).to_string();
     let wanted: Vec<NewTopic<'_>> = topics
         .names()
         .into_iter()
         .map(|name| {
-            NewTopic::new(name, plan.partitions, TopicReplication::Fixed(plan.replication))
+            NewTopic::new(name, topics.partitions, TopicReplication::Fixed(topics.replication))
                 .set("retention.ms", &retention)
                 .set("min.insync.replicas", &min_insync)
                 // Named, because a cluster may compact by default.

@@ -19,6 +19,11 @@ pub use auth::{AdminToken, AdminTokens, BadToken, Role, hash_token, new_token};
 use auth::BearerScheme;
 use axum::Router;
 use axum::routing::get;
+use domain::setting::{Interval, Span};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
@@ -47,14 +52,24 @@ impl Console {
     }
 }
 
-#[derive(Debug, Clone)]
+/// The settings of the section `console`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Settings {
+    #[schemars(skip)]
+    pub listen: SocketAddr,
+    /// `name:role:sha256` each.
+    #[schemars(inner(regex(pattern = r"^[^:]+:(read|operate):[0-9a-f]{64}$")))]
+    pub tokens: Vec<String>,
     /// How long a push waits for Plaid's verdict on its token before it answers 202.
+    #[serde(with = "Span")]
     pub push_wait: Duration,
     /// The longest a caller may ask to wait.
+    #[serde(with = "Span")]
     pub max_wait: Duration,
     /// How often a waiting call looks.
+    #[serde(with = "Interval")]
     pub wait_poll: Duration,
+    pub max_connections: NonZeroUsize,
 }
 
 #[derive(OpenApi)]

@@ -26,7 +26,7 @@ pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Re
         let booking = match claim.prepaid(call) {
             Some(at) => Booking::At(at),
             // The wait is part of the lease, so it may take a part of it only.
-            None => tx.book(&context.settings.limits, call, horizon(claim.urgency).min(lease / 4), lead).await?,
+            None => tx.book(&context.limits, call, horizon(claim.urgency).min(lease / 4), lead).await?,
         };
         tx.commit().await?;
         let at = match booking {

@@ -3,6 +3,7 @@
 use crate::{Settings, TokenSource};
 use bus::{Producer, Topics};
 use domain::Provider;
+use domain::budget::Limits;
 use domain::fault::chain;
 use domain::outage::Outage;
 use domain::retry::Curve;
@@ -32,6 +33,10 @@ pub struct Context {
     pub topics: Topics,
     pub source: TokenSource,
     pub settings: Settings,
+    /// The consumer group that this process belongs to: its release's name, for whoever shares the database.
+    pub group: String,
+    /// The fleet's part of the providers' limits.
+    pub limits: Limits,
     /// Names this process in leases.
     pub owner: String,
     /// For jitter; seeded, so that a run can be repeated.
@@ -50,23 +55,24 @@ pub struct Context {
 }
 
 impl Context {
-    #[allow(clippy::too_many_arguments, reason = "one constructor for what the wiring puts together once")]
     pub fn new(
         store: Store,
         plaid: plaid::Client,
         layer: layer::Client,
         producer: Producer,
-        topics: Topics,
+        kafka: &bus::Settings,
         source: TokenSource,
         settings: Settings,
-        seed: u64,
     ) -> Self {
+        let seed = if settings.seed == 0 { rand::random() } else { settings.seed };
         Self {
+            limits: settings.budget(&plaid.settings().limits, &layer.settings().limits),
             store,
             plaid,
             layer,
             producer,
-            topics,
+            topics: kafka.topics.clone(),
+            group: kafka.group.clone(),
             source,
             settings,
             owner: format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()),
@@ -99,13 +105,13 @@ impl Context {
 
     pub(crate) fn backoff(&self, failures: u32) -> Duration {
         let mut rng = self.rng.lock();
-        self.settings.backoff.wait(failures, &mut *rng)
+        self.settings.backoff().wait(failures, &mut *rng)
     }
 
     /// The wait before what nobody understands, or what Plaid refuses to mint, is tried again: up to hours.
     pub(crate) fn slow_backoff(&self, failures: u32) -> Duration {
         let mut rng = self.rng.lock();
-        let curve = Curve { cap: self.settings.refused_cap, ..self.settings.backoff };
+        let curve = Curve { cap: self.settings.refused_cap, ..self.settings.backoff() };
         curve.wait(failures, &mut *rng)
     }
 
@@ -117,7 +123,7 @@ impl Context {
     /// Takes the number of rows into account.
     pub(crate) fn fit_sweep(&self, items: i64, businesses: i64) {
         let (wanted, before) = (self.settings.sweep_period, self.sweep_period());
-        let period = self.settings.sweep_period_for(items, businesses);
+        let period = self.settings.sweep_period_for(&self.limits, items, businesses);
         self.sweep_ms.store(u64::try_from(period.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if period > wanted && before <= wanted {
             tracing::warn!(

@@ -5,8 +5,8 @@ use domain::budget::Call;
 use domain::fault::{chain, provider_is_at_fault};
 use domain::metric;
 use domain::queue::{Blocked, Finish, Mark};
-use domain::work::{Block, Class};
-use domain::{Next, Provider};
+use domain::work::{Block, Class, Code};
+use domain::{Endpoint, Next, Provider};
 use std::time::Duration;
 use store::{Claim, Suspicion};
 
@@ -26,7 +26,7 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// Nothing came back from the provider, or only a failing server's word.
     outage: bool,
-    endpoint: &'static str,
+    endpoint: Endpoint,
 }
 
 impl From<&plaid::Error> for Refusal {
@@ -65,21 +65,27 @@ impl From<&layer::Error> for Refusal {
 
 impl Refusal {
     /// What looks like this row's own trouble, and may be everybody's.
-    pub(crate) fn of_row(provider: Provider, endpoint: &'static str, code: &str, message: String) -> Self {
-        Self { provider, next: Next::Suspect, code: code.to_owned(), message, outage: false, endpoint }
+    pub(crate) fn of_row(provider: Provider, endpoint: Endpoint, code: Code, message: String) -> Self {
+        Self { provider, next: Next::Suspect, code: code.to_string(), message, outage: false, endpoint }
     }
 }
 
-pub(crate) fn backoff(context: &Context, claim: &Claim, at_least: Option<Duration>, code: &str, why: String) -> Finish {
+pub(crate) fn backoff(
+    context: &Context,
+    claim: &Claim,
+    at_least: Option<Duration>,
+    code: impl AsRef<str>,
+    why: String,
+) -> Finish {
     let failures = claim.attempts.saturating_add(1);
     let wait = context.backoff(failures).max(at_least.unwrap_or_default());
-    let blocked = Blocked { by: Block::Backoff, code: code.to_owned(), why };
+    let blocked = Blocked { by: Block::Backoff, code: code.as_ref().to_owned(), why };
     Finish::blocked(wait, claim.class.after(failures), blocked)
 }
 
 /// Parked rows are tried again by the sweep: a cause that goes away by itself must not need a person.
-pub(crate) fn parked(context: &Context, code: &str, why: String) -> Finish {
-    let blocked = Blocked { by: Block::Parked, code: code.to_owned(), why };
+pub(crate) fn parked(context: &Context, code: impl AsRef<str>, why: String) -> Finish {
+    let blocked = Blocked { by: Block::Parked, code: code.as_ref().to_owned(), why };
     Finish::blocked(context.sweep_wait(), Class::Sweep, blocked)
 }
 
@@ -134,9 +140,9 @@ async fn went_dark(context: &Context, claim: &Claim, refusal: &Refusal) -> Resul
 
 /// A 429 came although the budget allowed the call: the limit is lower than documented, or others use it too.
 async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>) -> Result<(), Interrupted> {
-    let Some(call) = Call::of_endpoint(refusal.provider, refusal.endpoint) else { return Ok(()) };
+    let Some(call) = Call::of(refusal.endpoint) else { return Ok(()) };
     let mut tx = context.store.begin().await?;
-    let left = tx.slow_down(call, after, context.settings.limits.recovery).await?;
+    let left = tx.slow_down(call, after, context.limits.recovery).await?;
     tx.commit().await?;
     metrics::counter!(metric::SLOW_DOWNS, "call" => call.as_str()).increment(1);
     tracing::warn!(%call, left, "the provider says that this is too much: everybody calls less often");
@@ -268,7 +274,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interru
         error if !error.is_passing() => {
             let why = format!("{}: mend the cause, then release it", chain(&error));
             tracing::error!(error = why, "the row can't be worked on and is parked");
-            if let Err(error) = end(context, claim, &parked(context, "unreadable_row", why)).await {
+            if let Err(error) = end(context, claim, &parked(context, Code::UnreadableRow, why)).await {
                 tracing::warn!(error = chain(&error), "it could not be parked; it comes back when its lease ends");
             }
         }
@@ -277,7 +283,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interru
         error => {
             let why = format!("the database did not answer as expected: {}", chain(&error));
             tracing::warn!(error = chain(&error), "the look was cut short by the database");
-            let finish = backoff(context, claim, None, "database", why);
+            let finish = backoff(context, claim, None, Code::Database, why);
             if let Err(error) = end(context, claim, &finish).await {
                 tracing::debug!(error = chain(&error), "the row comes back when its lease ends");
             }

@@ -15,7 +15,7 @@ mod workers;
 
 pub use context::Context;
 pub use intake::judge;
-pub use settings::{FirstContact, ItemGoneProof, Mode, Settings};
+pub use settings::{FirstContact, ItemGoneProof, Mode, Settings, SourceSettings};
 pub use source::{SourceError, TokenSource};
 pub use stats::AT_WORK_WITHIN;
 

@@ -1,105 +1,155 @@
-//! The consumer's settings, already checked.
+//! The settings of the sections `consumer` and `token_source`.
 
 use domain::budget::Limits;
 use domain::retry::Curve;
-use domain::token_list::{ArchivedPolicy, UnknownPolicy};
-use serde::{Deserialize, Serialize};
+use domain::setting::{Count, Interval, Share, Span};
+use domain::words;
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::Deserialize;
 use std::time::Duration;
 
-/// Whether Rekey acts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Looks, plans and reports; writes nothing at Plaid or Layer.
-    Observe,
-    Act,
-}
+words!(
+    /// Whether Rekey acts.
+    Mode {
+        /// Reconciles, plans and reports; writes nothing at Plaid or Layer.
+        Observe => "observe",
+        Act => "act",
+    }
+);
 
-/// What to do with tokens of our accounts that Layer had before Rekey came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FirstContact {
-    /// Mint under the current access token and replace.
-    Replace,
-    /// Probe at Plaid, and take those that are alive as ours.
-    Adopt,
-}
+words!(
+    /// What to do with tokens of our accounts that Layer had before Rekey came.
+    FirstContact {
+        /// Mint under the current access token and replace.
+        Replace => "replace",
+        /// Probe at Plaid, and take those that are alive as ours.
+        Adopt => "adopt",
+    }
+);
 
-/// What proves that an Item is gone of which Plaid says that it does not exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ItemGoneProof {
-    /// Two answers, `gone_after` apart, or one and a webhook that says so as well.
-    TwoAnswers,
-    OneAnswer,
-}
+words!(
+    /// What proves that an Item is gone of which Plaid says that it does not exist.
+    ItemGoneProof {
+        /// Two answers, `gone_after` apart, or one and a webhook that says so as well.
+        TwoAnswers => "two_answers",
+        OneAnswer => "one_answer",
+    }
+);
 
-#[derive(Debug, Clone)]
+/// How the reconcilers work.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Settings {
     pub mode: Mode,
-    /// The consumer group that this process belongs to: its release's name, for whoever shares the database.
-    pub group: String,
-    /// Looks at once, per kind.
+    /// Reconciliations at once, per kind.
+    #[serde(with = "Count")]
     pub workers: u32,
     /// How often the queue is asked when nothing woke this process.
+    #[serde(with = "Interval")]
     pub poll: Duration,
     /// Longer than the longest provider call; renewed before each one.
+    #[serde(with = "Span")]
     pub lease: Duration,
-    pub backoff: Curve,
+    /// The wait after the first failure, doubled with each one that follows.
+    #[serde(with = "Interval")]
+    pub backoff_first: Duration,
+    #[serde(with = "Span")]
+    pub backoff_cap: Duration,
     /// The longest wait before a mint that Plaid refuses, or a refusal that nobody understands, is tried again.
+    #[serde(with = "Span")]
     pub refused_cap: Duration,
-    pub item_gone_proof: ItemGoneProof,
-    /// The wait that lets a burst of events become one look.
+    /// The wait that lets a burst of events become one reconciliation.
+    #[serde(with = "Span")]
     pub debounce: Duration,
-    /// Webhooks that can't touch tokens cause at most one look per Item in this time.
+    /// Webhooks that can't touch tokens cause at most one reconciliation per Item in this time.
+    #[serde(with = "Span")]
     pub quiet: Duration,
+    /// How long a webhook's claim is remembered that Plaid's list does not show.
+    #[serde(with = "Span")]
     pub hint_ttl: Duration,
     /// Every Item, and every business's list, is looked at again within this time.
+    #[serde(with = "Interval")]
     pub sweep_period: Duration,
     /// Share of the providers' rates that the sweep may use up.
+    #[serde(with = "Share")]
     pub sweep_share: f64,
+    pub sweep_at_start: bool,
     /// While an Item's new access token has not reached us, how often the token source is asked at most.
+    #[serde(with = "Span")]
     pub awaiting_token_poll: Duration,
     /// How far apart two reads must be that both miss an account.
+    #[serde(with = "Span")]
     pub gone_after: Duration,
-    /// How long the audit trail is kept.
-    pub audit_kept: Duration,
-    /// How long an Item that nobody pushed is remembered after its last webhook, and how many are.
-    pub unknown_items_kept: Duration,
-    pub max_unknown_items: u32,
+    pub item_gone_proof: ItemGoneProof,
     pub new_accounts_join: bool,
-    pub account_types: Vec<String>,
     pub first_contact: FirstContact,
-    pub environment: String,
-
-    pub unknown_tokens: UnknownPolicy,
-    pub archived: ArchivedPolicy,
-    pub max_unproved_removals: usize,
-    /// Accounts that may leave lists within `removal_window` over the whole fleet.
-    pub max_fleet_removals: u32,
-    pub removal_window: Duration,
-    /// After a PUT the list is read until it shows it, at most this long.
-    pub verify_timeout: Duration,
-    pub verify_interval: Duration,
-
     /// Unrelated rows that must be refused alike before their provider is paused without a probe's word.
     pub agree: u64,
+    /// How long a refused row counts.
+    #[serde(with = "Span")]
+    pub agree_window: Duration,
     /// Unanswered calls in a row after which a provider is taken to be away.
     pub dark_after: u32,
-    /// The fleet's budget at the providers.
-    pub limits: Limits,
-    pub agree_window: Duration,
+    /// From a rate that a 429 halved back to the whole one.
+    #[serde(with = "Span")]
+    pub slow_recovery: Duration,
+    /// How often a paused provider is probed.
+    #[serde(with = "Interval")]
     pub probe_interval: Duration,
     /// After a gap in a topic every Item is looked at within this time.
+    #[serde(with = "Span")]
     pub gap_spread: Duration,
+    /// How long the audit trail is kept.
+    #[serde(with = "Span")]
+    pub audit_kept: Duration,
+    /// How long an Item that nobody pushed is remembered after its last webhook, and how many are.
+    #[serde(with = "Span")]
+    pub unknown_items_kept: Duration,
+    pub max_unknown_items: u32,
+    /// Seeds jitter; 0 draws one.
+    pub seed: u64,
+}
+
+/// The platform's own database, where the current access token of an Item can be looked up.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct SourceSettings {
+    /// Empty: tokens come by push and import only.
+    #[schemars(skip)]
+    pub url: SecretString,
+    /// One text column; the `item_id` is `$1`.
+    pub sql: String,
+    #[serde(with = "Count")]
+    pub connections: u32,
+    /// For a connection, and for the answer.
+    #[serde(with = "Interval")]
+    pub timeout: Duration,
 }
 
 /// Calls that the sweep makes for a business: it reads the list, and some lists are sent and read again.
 const CALLS_A_BUSINESS: u32 = 3;
 
 impl Settings {
+    pub(crate) fn backoff(&self) -> Curve {
+        Curve { first: self.backoff_first, cap: self.backoff_cap }
+    }
+
+    /// The fleet's part of the documented limits.
+    pub fn budget(&self, plaid: &plaid::Limits, layer: &layer::Limits) -> Limits {
+        let of = |share: f64, limit: u32| ((f64::from(limit) * share) as u32).max(1);
+        Limits {
+            item_get: of(plaid.share, plaid.item_get),
+            accounts_get: of(plaid.share, plaid.accounts_get),
+            mint: of(plaid.share, plaid.processor_token_create),
+            token_probe: of(plaid.share, plaid.processor_token_permissions_get),
+            layer: of(layer.share, layer.calls),
+            layer_create: of(layer.share, layer.create),
+            per_item: of(plaid.share, plaid.per_item),
+            recovery: self.slow_recovery,
+        }
+    }
+
     /// How long the sweep takes with so many rows: the configured period, or as long as the providers' limits make it.
-    pub fn sweep_period_for(&self, items: i64, businesses: i64) -> Duration {
+    pub fn sweep_period_for(&self, limits: &Limits, items: i64, businesses: i64) -> Duration {
         let needed = |rows: i64, calls_per_minute: u32| {
             let allowed = f64::from(calls_per_minute) * self.sweep_share;
             let minutes = rows.max(0) as f64 / allowed.max(f64::MIN_POSITIVE);
@@ -107,7 +157,7 @@ impl Settings {
             Duration::from_secs_f64((minutes * 60.0).min(3.2e9))
         };
         self.sweep_period
-            .max(needed(items, self.limits.accounts_get))
-            .max(needed(businesses, self.limits.layer / CALLS_A_BUSINESS))
+            .max(needed(items, limits.accounts_get))
+            .max(needed(businesses, limits.layer / CALLS_A_BUSINESS))
     }
 }

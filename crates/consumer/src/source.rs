@@ -1,5 +1,6 @@
 //! Where the current access token of an Item can be looked up: the platform's own database.
 
+use crate::SourceSettings;
 use domain::{AccessToken, ItemId};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Row};
@@ -50,7 +51,12 @@ fn refused(error: &sqlx::Error) -> SourceError {
 }
 
 impl TokenSource {
-    pub fn sql(url: &SecretString, query: String, connections: u32, timeout: Duration) -> Result<Self, SourceError> {
+    pub fn new(settings: &SourceSettings) -> Result<Self, SourceError> {
+        let SourceSettings { url, sql: query, connections, timeout } = settings.clone();
+        if url.expose_secret().is_empty() {
+            return Ok(Self::PushOnly);
+        }
+        let url = SecretString::from(store::verified_url(url.expose_secret()));
         // A URL of another kind would be refused at the first look-up only, as if the query were wrong.
         if !store::is_database_url(url.expose_secret()) {
             return Err(SourceError::Url);
@@ -59,7 +65,7 @@ impl TokenSource {
         // It is the platform's own database: a query that writes there is refused, not carried out. In the transaction, since a
         // pooler in between may hand the session to somebody else.
         let is_sqlite = url.expose_secret().starts_with("sqlite:");
-        let options = sqlx::any::AnyPoolOptions::new().max_connections(connections.max(1)).acquire_timeout(timeout);
+        let options = sqlx::any::AnyPoolOptions::new().max_connections(connections).acquire_timeout(timeout);
         let (begin, options) = if is_sqlite {
             let read_only = "PRAGMA query_only = ON";
             let options = options.after_connect(move |connection, _| {

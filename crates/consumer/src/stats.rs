@@ -14,12 +14,12 @@ use store::Tx;
 pub const AT_WORK_WITHIN: Duration = Duration::from_mins(3);
 
 async fn show_others(context: &Context, tx: &mut Tx) -> Result<(), store::Error> {
-    let others = tx.others_at_work(&context.settings.group, AT_WORK_WITHIN).await?;
+    let others = tx.others_at_work(&context.group, AT_WORK_WITHIN).await?;
     metrics::gauge!(metric::FOREIGN_GROUPS).set(others.len() as f64);
     if !others.is_empty() && context.shared_database.failed(Instant::now()).is_some() {
         tracing::error!(
             groups = others.join(", "),
-            ours = context.settings.group,
+            ours = context.group,
             "another release works on this database: give each a database of its own, or the same kafka.group"
         );
     }
@@ -108,7 +108,7 @@ async fn show_not_good(tx: &mut Tx) -> Result<(), store::Error> {
 
 /// Returns the calls for which there is no budget at the moment.
 async fn show_budgets(context: &Context, tx: &mut Tx) -> Result<Vec<Call>, store::Error> {
-    let (limits, now) = (&context.settings.limits, tx.now());
+    let (limits, now) = (&context.limits, tx.now());
     let budgets = tx.budgets().await?;
     let mut spent = Vec::new();
     for call in Call::ALL {

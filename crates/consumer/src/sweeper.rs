@@ -58,7 +58,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         tx.forget_unknown(settings.unknown_items_kept, settings.max_unknown_items).await?;
         tx.forget_old_audit(settings.audit_kept, FORGOTTEN_AT_ONCE).await?;
     }
-    let group = &context.settings.group;
+    let group = &context.group;
     if tx.take_turn(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {
         tx.is_at_work(group).await?;
     }

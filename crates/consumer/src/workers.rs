@@ -16,7 +16,7 @@ use tracing::field::Empty;
 
 /// Works off one kind until `stop`; then no row is claimed any more and looks in flight end.
 pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(context.settings.workers.max(1) as usize));
+    let slots = Arc::new(Semaphore::new(context.settings.workers as usize));
     let looks = TaskTracker::new();
     let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
     while !stop.is_cancelled() {
@@ -24,7 +24,7 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
         let claims = if free == 0 {
             Ok(Vec::new())
         } else {
-            context.store.claim(kind, &context.owner, context.settings.lease, free, &context.settings.limits).await
+            context.store.claim(kind, &context.owner, context.settings.lease, free, &context.limits).await
         };
         let wait = match claims {
             Ok(claims) => {

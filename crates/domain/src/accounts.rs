@@ -1,5 +1,6 @@
 //! What one read of an Item's accounts means for each account: joined, still there, missing, proved gone, back (I8).
 
+use crate::setting::AccountType;
 use crate::words::words;
 use crate::{AccountId, BusinessId, Millis};
 use std::time::Duration;
@@ -66,7 +67,7 @@ pub struct Rules {
     /// Whether an account that appears later joins by itself.
     pub new_accounts_join: bool,
     /// Account types that Layer can read, such as `depository`.
-    pub eligible_types: Vec<String>,
+    pub eligible_types: Vec<AccountType>,
     /// How far apart two reads must be that both miss an account before it is proved gone.
     pub gone_after: Duration,
 }
@@ -247,7 +248,9 @@ fn appeared(found: &Read, first_read: bool, rules: &Rules) -> Change {
     match assigned(&found.id, rules) {
         Assigned::FilteredOut => Change::Outside(Outside::Filtered),
         Assigned::To(_) | Assigned::Nowhere if found.unreadable.is_some() => Change::Outside(Outside::Unreadable),
-        Assigned::To(_) | Assigned::Nowhere if !rules.eligible_types.contains(&found.traits.kind) => {
+        Assigned::To(_) | Assigned::Nowhere
+            if !rules.eligible_types.iter().any(|t| t.as_str() == found.traits.kind) =>
+        {
             Change::Outside(Outside::Ineligible)
         }
         Assigned::To(business) => Change::Joined { business },

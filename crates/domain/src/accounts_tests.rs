@@ -27,7 +27,7 @@ fn rules() -> Rules {
         assigned: vec![],
         only_assigned: false,
         new_accounts_join: true,
-        eligible_types: vec!["depository".into(), "credit".into()],
+        eligible_types: vec![AccountType::Depository, AccountType::Credit],
         gone_after: Duration::from_secs(600),
     }
 }

@@ -4,7 +4,7 @@
 //! waits for one slot and not for the end of a window.
 
 use crate::Millis;
-use crate::fault::Provider;
+use crate::fault::Endpoint;
 use crate::words::words;
 use crate::work::Class;
 use std::time::Duration;
@@ -23,17 +23,22 @@ words!(
 );
 
 impl Call {
-    /// From the endpoint that an error names.
-    pub fn of_endpoint(provider: Provider, endpoint: &str) -> Option<Self> {
-        match (provider, endpoint) {
-            (Provider::Plaid, "/item/get") => Some(Self::ItemGet),
-            (Provider::Plaid, "/accounts/get") => Some(Self::AccountsGet),
-            (Provider::Plaid, "/processor/token/create") => Some(Self::Mint),
-            (Provider::Plaid, "/processor/token/permissions/get") => Some(Self::TokenProbe),
-            // Webhook keys have a budget of their own in the receiver.
-            (Provider::Plaid, _) => None,
-            (Provider::Layer, "POST /v1/businesses") => Some(Self::LayerCreate),
-            (Provider::Layer, _) => Some(Self::Layer),
+    /// The limit that a call of this endpoint counts against.
+    pub fn of(endpoint: Endpoint) -> Option<Self> {
+        match endpoint {
+            Endpoint::ItemGet => Some(Self::ItemGet),
+            Endpoint::AccountsGet => Some(Self::AccountsGet),
+            Endpoint::ProcessorTokenCreate => Some(Self::Mint),
+            Endpoint::ProcessorTokenPermissionsGet => Some(Self::TokenProbe),
+            // These have a budget of their own in the receiver.
+            Endpoint::WebhookVerificationKeyGet => None,
+            Endpoint::CreateBusiness => Some(Self::LayerCreate),
+            Endpoint::Oauth2Token
+            | Endpoint::Whoami
+            | Endpoint::FindBusiness
+            | Endpoint::GetBusiness
+            | Endpoint::ListPlaidAccounts
+            | Endpoint::UpdateBusiness => Some(Self::Layer),
         }
     }
 }
@@ -350,20 +355,19 @@ mod tests {
 
     #[test]
     fn i9_every_call_with_a_limit_is_counted_against_its_own() {
-        use Provider::{Layer, Plaid};
         let limits =
             Limits { item_get: 1, accounts_get: 2, mint: 3, token_probe: 4, layer: 5, layer_create: 6, ..limits(0) };
         let table = [
-            (Plaid, "/item/get", Some((Call::ItemGet, 1))),
-            (Plaid, "/accounts/get", Some((Call::AccountsGet, 2))),
-            (Plaid, "/processor/token/create", Some((Call::Mint, 3))),
-            (Plaid, "/processor/token/permissions/get", Some((Call::TokenProbe, 4))),
-            (Plaid, "/webhook_verification_key/get", None),
-            (Layer, "PUT /v1/businesses/{id}", Some((Call::Layer, 5))),
-            (Layer, "POST /v1/businesses", Some((Call::LayerCreate, 6))),
+            (Endpoint::ItemGet, Some((Call::ItemGet, 1))),
+            (Endpoint::AccountsGet, Some((Call::AccountsGet, 2))),
+            (Endpoint::ProcessorTokenCreate, Some((Call::Mint, 3))),
+            (Endpoint::ProcessorTokenPermissionsGet, Some((Call::TokenProbe, 4))),
+            (Endpoint::WebhookVerificationKeyGet, None),
+            (Endpoint::UpdateBusiness, Some((Call::Layer, 5))),
+            (Endpoint::CreateBusiness, Some((Call::LayerCreate, 6))),
         ];
-        for (provider, endpoint, expected) in table {
-            let got = Call::of_endpoint(provider, endpoint).map(|call| (call, limits.per_minute(call)));
+        for (endpoint, expected) in table {
+            let got = Call::of(endpoint).map(|call| (call, limits.per_minute(call)));
             assert_eq!(got, expected, "{endpoint}");
         }
     }

@@ -8,6 +8,50 @@ words!(
     Provider { Plaid => "plaid", Layer => "layer" }
 );
 
+words!(
+    /// The calls that Rekey makes, by their paths. Plaid's are all POST.
+    Endpoint {
+        ItemGet => "/item/get",
+        AccountsGet => "/accounts/get",
+        ProcessorTokenCreate => "/processor/token/create",
+        ProcessorTokenPermissionsGet => "/processor/token/permissions/get",
+        WebhookVerificationKeyGet => "/webhook_verification_key/get",
+        /// Layer's bearer token.
+        Oauth2Token => "/oauth2/token",
+        Whoami => "GET /whoami",
+        FindBusiness => "GET /v1/businesses",
+        GetBusiness => "GET /v1/businesses/{id}",
+        CreateBusiness => "POST /v1/businesses",
+        ListPlaidAccounts => "GET /v1/businesses/{id}/plaid/accounts",
+        UpdateBusiness => "PUT /v1/businesses/{id}",
+    }
+);
+
+words!(
+    /// What a provider's answer meant, for metrics. Not the provider's own code: those are open enums and would grow the
+    /// series without end.
+    Answered {
+        Ok => "ok",
+        UserMustAct => "user_must_act",
+        NotReady => "not_ready",
+        NoAccounts => "no_accounts",
+        InstitutionGone => "institution_gone",
+        ItemGone => "item_gone",
+        UnknownToken => "unknown_token",
+        UnknownAccount => "unknown_account",
+        UnknownProcessorToken => "unknown_processor_token",
+        UnknownKey => "unknown_key",
+        NotSupported => "not_supported",
+        Unknown => "unknown",
+        NoSuchBusiness => "no_such_business",
+        RefusedContent => "refused_content",
+        Retry => "retry",
+        SlowDown => "slow_down",
+        Suspect => "suspect",
+        Park => "park",
+    }
+);
+
 /// The answer to the only question a caller has about a fault: what next?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
@@ -25,13 +69,14 @@ pub enum Next {
 }
 
 impl Next {
-    pub fn as_str(&self) -> &'static str {
+    /// What the answer meant that this follows from.
+    pub fn answered(&self) -> Answered {
         match self {
-            Self::Retry { .. } => "retry",
-            Self::SlowDown { .. } => "slow_down",
-            Self::Suspect => "suspect",
-            Self::Slowly => "unknown",
-            Self::Park => "park",
+            Self::Retry { .. } => Answered::Retry,
+            Self::SlowDown { .. } => Answered::SlowDown,
+            Self::Suspect => Answered::Suspect,
+            Self::Slowly => Answered::Unknown,
+            Self::Park => Answered::Park,
         }
     }
 }

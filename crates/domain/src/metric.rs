@@ -5,9 +5,10 @@
 
 use crate::accounts::MintRefused;
 use crate::budget::Call;
-use crate::fault::Provider;
+use crate::fault::{Answered, Endpoint, Provider};
 use crate::verdict::State;
-use crate::work::{Block, Class, Kind};
+use crate::webhook::NotTaken;
+use crate::work::{Block, Class, Code, Kind};
 
 /// What a scrape says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -108,101 +109,28 @@ const CLASS: Label = label("class", Class::WORDS);
 const CALL: Label = label("call", Call::WORDS);
 const STATE: Label = label("state", State::NOT_GOOD_WORDS);
 const PROVIDER: Label = label("provider", Provider::WORDS);
-const ENDPOINT: Label = label("endpoint", ENDPOINTS);
+const ENDPOINT: Label = label("endpoint", Endpoint::WORDS);
 const TOPIC: Label = Label { name: "topic", values: Values::From("the names in `kafka.topics`") };
 
-/// Why a webhook was not taken; empty for one that was.
-const REASONS: &[&str] = &[
-    "",
-    "missing_header",
-    "repeated_header",
-    "malformed_header",
-    "algorithm",
-    "unknown_key",
-    "expired_key",
-    "signature",
-    "stale",
-    "future",
-    "body",
-    "replayed",
-    "unproved",
-    "too_large",
-    "too_slow",
-    "broken_off",
-    "wrong_type",
-    "key_unavailable",
-    "too_many_requests",
-    "memory",
-    "total_timeout",
-    "broker_away",
-    "queue_full",
-    "timed_out",
-    "nowhere",
-    "unfit",
-    "not_authorized",
-    "refused",
-];
+/// Several lists as one.
+const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] {
+    let (mut all, mut n, mut list) = ([""; N], 0, 0);
+    while list < lists.len() {
+        let mut word = 0;
+        while word < lists[list].len() {
+            all[n] = lists[list][word];
+            (n, word) = (n + 1, word + 1);
+        }
+        list += 1;
+    }
+    all
+}
 
-const ENDPOINTS: &[&str] = &[
-    "/item/get",
-    "/accounts/get",
-    "/processor/token/create",
-    "/processor/token/permissions/get",
-    "/webhook_verification_key/get",
-    "/oauth2/token",
-    "GET /whoami",
-    "GET /v1/businesses",
-    "GET /v1/businesses/{id}",
-    "POST /v1/businesses",
-    "GET /v1/businesses/{id}/plaid/accounts",
-    "PUT /v1/businesses/{id}",
-];
+/// Empty for a webhook that was taken.
+const REASONS: &[&str] = &joined::<{ 1 + NotTaken::WORDS.len() }>(&[&[""], NotTaken::WORDS]);
 
-/// What an answer meant, not the provider's own code: those are open enums and would grow the series without end.
-const ANSWERS: &[&str] = &[
-    "ok",
-    "user_must_act",
-    "not_ready",
-    "no_accounts",
-    "institution_gone",
-    "item_gone",
-    "unknown_token",
-    "unknown_account",
-    "unknown_processor_token",
-    "unknown_key",
-    "not_supported",
-    "unknown",
-    "no_such_business",
-    "refused_content",
-    "retry",
-    "slow_down",
-    "suspect",
-    "park",
-];
-
-/// Why rows are blocked: our own words and the providers' documented ones.
-const CODES: &[&str] = &[
-    "another_business_returned",
-    "awaiting_token",
-    "business_unknown_to_layer",
-    "creation_refused",
-    "credentials",
-    "database",
-    "empty_list_guard",
-    "fleet_removal_guard",
-    "foreign_writer",
-    "hidden_tokens",
-    "item_not_found",
-    "list_refused",
-    "malformed",
-    "named_twice",
-    "not_applied",
-    "shrink_guard",
-    "third_list",
-    "unanswered",
-    "unknown_tokens",
-    "unreadable_row",
-    "waits_for_tokens",
+/// Codes of the providers' documentation that can block a row.
+const THEIRS: &[&str] = &[
     "ADDITION_LIMIT",
     "CREDITS_EXHAUSTED",
     "HTTP_401",
@@ -218,8 +146,9 @@ const CODES: &[&str] = &[
     "TRIAL_CONNECTION_LIMIT",
     "UNAUTHORIZED_ENVIRONMENT",
     "UNAUTHORIZED_ROUTE_ACCESS",
-    OTHER,
 ];
+/// Why rows are blocked.
+const CODES: &[&str] = &joined::<{ Code::WORDS.len() + THEIRS.len() + 1 }>(&[Code::WORDS, THEIRS, &[OTHER]]);
 /// Whatever is no word of ours.
 pub const OTHER: &str = "other";
 
@@ -352,7 +281,7 @@ registry! {
 
     // The providers.
     PROVIDER_CALLS = counter("rekey_provider_calls_total", "calls", KAFKA,
-        "What did the providers answer?").by(&[PROVIDER, ENDPOINT, label("result", ANSWERS)]);
+        "What did the providers answer?").by(&[PROVIDER, ENDPOINT, label("result", Answered::WORDS)]);
     PROVIDER_CALL = histogram("rekey_provider_call_seconds", KAFKA,
         "How long do the providers take, the rest that their rate headers ask for included?").by(&[PROVIDER, ENDPOINT]);
     PROVIDER_PAUSED = shared("rekey_provider_paused", "0 or 1",
@@ -472,7 +401,7 @@ mod tests {
             Hold::ForeignWriter { strangers: 1 },
         ];
         for hold in holds {
-            assert_eq!(blocked_code(hold.word()), hold.word());
+            assert_eq!(blocked_code(hold.code().as_str()), hold.code().as_str());
         }
     }
 

@@ -4,7 +4,9 @@
 //! it leaves out, Layer drops. Nothing is left out without a proof, an operator's word, or the one exception of I8
 //! (Layer refuses the list for tokens of older generations).
 
+use crate::item::ItemState;
 use crate::words::words;
+use crate::work::Code;
 use crate::{AccountId, Fingerprint};
 use std::collections::HashSet;
 
@@ -38,6 +40,14 @@ pub struct Wanted {
     pub token: Option<Fingerprint>,
     /// The token was minted under an earlier access token and waits for its successor.
     pub older_generation: bool,
+}
+
+impl Wanted {
+    /// Whether a token of that generation waits for its successor: its access token was followed by another one, or is dead and
+    /// the next one has not reached us.
+    pub fn is_older(token: Option<i64>, item: i64, state: ItemState) -> bool {
+        token.is_some_and(|generation| generation < item) || state == ItemState::AwaitingToken
+    }
 }
 
 words!(
@@ -143,13 +153,14 @@ pub fn strangers_after(sent: &[Fingerprint], after: &[Listed]) -> usize {
 }
 
 impl Hold {
-    pub fn word(&self) -> &'static str {
+    /// What the row is blocked for.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Shrink { .. } => "shrink_guard",
-            Self::Empty => "empty_list_guard",
-            Self::UnknownTokens { .. } => "unknown_tokens",
-            Self::Hidden { .. } => "hidden_tokens",
-            Self::ForeignWriter { .. } => "foreign_writer",
+            Self::Shrink { .. } => Code::ShrinkGuard,
+            Self::Empty => Code::EmptyListGuard,
+            Self::UnknownTokens { .. } => Code::UnknownTokens,
+            Self::Hidden { .. } => Code::HiddenTokens,
+            Self::ForeignWriter { .. } => Code::ForeignWriter,
         }
     }
 }

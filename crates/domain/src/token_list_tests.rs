@@ -279,7 +279,7 @@ fn each_hold_has_a_word_and_says_how_much_is_at_stake() {
         (Hold::ForeignWriter { strangers: 5 }, "foreign_writer", "5 token(s) in it"),
     ];
     for (hold, word, says) in table {
-        assert_eq!(hold.word(), word);
+        assert_eq!(hold.code().as_str(), word);
         assert!(hold.to_string().contains(says), "{hold}");
     }
 }

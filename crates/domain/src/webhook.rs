@@ -1,9 +1,44 @@
 //! What a webhook asks of Rekey: at most "look at this Item", and how soon.
 
+use crate::words::words;
 use crate::work::{Class, HintKind};
 use crate::{AccountId, ItemId};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
+
+words!(
+    /// Why a webhook was not taken.
+    NotTaken {
+        MissingHeader => "missing_header",
+        RepeatedHeader => "repeated_header",
+        MalformedHeader => "malformed_header",
+        Algorithm => "algorithm",
+        UnknownKey => "unknown_key",
+        ExpiredKey => "expired_key",
+        Signature => "signature",
+        Stale => "stale",
+        Future => "future",
+        Body => "body",
+        Replayed => "replayed",
+        Unproved => "unproved",
+        TooLarge => "too_large",
+        TooSlow => "too_slow",
+        BrokenOff => "broken_off",
+        WrongType => "wrong_type",
+        KeyUnavailable => "key_unavailable",
+        TooManyRequests => "too_many_requests",
+        Memory => "memory",
+        TotalTimeout => "total_timeout",
+        /// From here on: Kafka did not take the record.
+        BrokerAway => "broker_away",
+        QueueFull => "queue_full",
+        TimedOut => "timed_out",
+        Nowhere => "nowhere",
+        Unfit => "unfit",
+        NotAuthorized => "not_authorized",
+        Refused => "refused",
+    }
+);
 
 /// The little that Rekey reads of a webhook; everything else only passes through.
 /// Fields as documented at <https://plaid.com/docs/api/items/#webhooks>.

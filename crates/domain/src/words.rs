@@ -1,5 +1,7 @@
 //! Enums whose variants are words of the design: one spelling in the database, in logs, in configuration and in JSON.
 
+/// For settings of other crates as well; whoever uses it needs `serde` and `schemars`.
+#[macro_export]
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -31,6 +33,22 @@ macro_rules! words {
             fn try_from(word: String) -> Result<Self, String> {
                 Self::from_word(&word)
                     .ok_or_else(|| format!("{word:?} is none of {}", Self::WORDS.join(", ")))
+            }
+        }
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"enum": Self::WORDS})
+            }
+        }
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                self.as_str()
             }
         }
         impl std::fmt::Display for $name {

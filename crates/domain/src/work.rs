@@ -76,6 +76,37 @@ words!(
 );
 
 words!(
+    /// Why a row is blocked, where it is a word of ours and none of a provider's.
+    Code {
+        AnotherBusinessReturned => "another_business_returned",
+        AwaitingToken => "awaiting_token",
+        BusinessUnknownToLayer => "business_unknown_to_layer",
+        CreationRefused => "creation_refused",
+        /// Layer refuses our client id, secret or scope.
+        Credentials => "credentials",
+        Database => "database",
+        EmptyListGuard => "empty_list_guard",
+        FleetRemovalGuard => "fleet_removal_guard",
+        ForeignWriter => "foreign_writer",
+        HiddenTokens => "hidden_tokens",
+        ItemNotFound => "item_not_found",
+        ListRefused => "list_refused",
+        /// The provider answered in an unknown form.
+        Malformed => "malformed",
+        NamedTwice => "named_twice",
+        NotApplied => "not_applied",
+        ShrinkGuard => "shrink_guard",
+        ThirdList => "third_list",
+        /// The provider did not answer.
+        Unanswered => "unanswered",
+        UnknownTokens => "unknown_tokens",
+        /// The row itself can't be read: a key is missing, or somebody tampered with it.
+        UnreadableRow => "unreadable_row",
+        WaitsForTokens => "waits_for_tokens",
+    }
+);
+
+words!(
     /// Something a webhook said about an Item that a look should know. Never believed without asking Plaid.
     HintKind {
         AccountRevoked => "account_revoked",

@@ -1,13 +1,14 @@
 //! OAuth client credentials: <https://docs.layerfi.com/api-details/authentication>. The scope chooses the environment.
 
-use crate::client::result_of;
+use crate::client::answered;
 use crate::error::Error;
+use domain::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-pub(crate) const ENDPOINT: &str = "/oauth2/token";
+pub(crate) const ENDPOINT: Endpoint = Endpoint::Oauth2Token;
 
 /// What the token endpoint wants to know.
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ impl Bearer {
         *held = None;
         let began = Instant::now();
         let answer = self.ask(http).await;
-        http.count(ENDPOINT, result_of(&answer), began);
+        http.count(ENDPOINT, answered(&answer), began);
         let (token, lifetime) = answer?;
         // Half of its life is what Layer's own client waits; a token that dies on the way costs a 401 and a retry.
         *held = Some(Held { token: token.clone(), refresh_at: Instant::now() + lifetime / 2 });

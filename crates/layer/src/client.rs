@@ -1,36 +1,23 @@
 //! The calls that Rekey makes.
 
+use crate::Settings;
 use crate::auth::{Bearer, Credentials};
 use crate::error::{Error, Meaning, refusal};
 use domain::json::mend;
 use domain::token_list::{ListedTokens, RowStatus};
-use domain::{AccountId, LayerId, ProcessorToken};
+use domain::{AccountId, Answered, Endpoint, LayerId, ProcessorToken, Provider};
 use reqwest::RequestBuilder;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// How to reach Layer. The three addresses are separate settings, because a right base URL with the scope of another
-/// environment is the likeliest mistake.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub base_url: String,
-    pub token_url: String,
-    pub scope: String,
-    pub client_id: String,
-    pub client_secret: SecretString,
-    /// Unless it is the full token, what a list shows of one is no token and must never be sent back as one.
-    pub listed_tokens: ListedTokens,
-    pub http: web::ClientSettings,
-}
-
 /// A client for one environment of Layer.
 #[derive(Debug)]
 pub struct Client {
+    settings: Settings,
     base_url: String,
-    listed_tokens: ListedTokens,
     bearer: Bearer,
     http: web::Client,
 }
@@ -146,19 +133,26 @@ impl PagedList {
     }
 }
 
-const LIST: &str = "GET /v1/businesses/{id}/plaid/accounts";
+const LIST: Endpoint = Endpoint::ListPlaidAccounts;
 
 impl Client {
-    pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
-        let http = web::Client::new(&settings.http)?;
+    /// `extra_roots`: authorities (PEM) that are trusted besides the system's.
+    pub fn new(settings: Settings, extra_roots: String) -> Result<Self, reqwest::Error> {
+        let (timeout, connect_timeout) = (settings.timeout, settings.connect_timeout);
+        let http = web::ClientSettings { provider: Provider::Layer, timeout, connect_timeout, extra_roots };
+        let http = web::Client::new(&http)?;
         let bearer = Bearer::new(Credentials {
-            token_url: settings.token_url,
-            client_id: settings.client_id,
-            client_secret: settings.client_secret,
-            scope: settings.scope,
+            token_url: settings.token_url.clone(),
+            client_id: settings.client_id.clone(),
+            client_secret: settings.client_secret.clone(),
+            scope: settings.scope.clone(),
         });
         let base_url = settings.base_url.trim_end_matches('/').to_owned();
-        Ok(Self { base_url, listed_tokens: settings.listed_tokens, bearer, http })
+        Ok(Self { settings, base_url, bearer, http })
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The longest that one request can be on its way: what a PUT needs left of its lease.
@@ -168,7 +162,7 @@ impl Client {
 
     /// `GET /v1/businesses?external_id=`, exact, active businesses only. None: Layer has no such business.
     pub async fn find_business(&self, external_id: &str) -> Result<Option<LayerId>, Error> {
-        let endpoint = "GET /v1/businesses";
+        let endpoint = Endpoint::FindBusiness;
         let url = format!("{}/v1/businesses", self.base_url);
         let answer = self.call(endpoint, || self.http.get(&url).query(&[("external_id", external_id)])).await?;
         let (found, _) = read::<Vec<Business>>(endpoint, &answer)?;
@@ -179,7 +173,7 @@ impl Client {
 
     /// `GET /v1/businesses/{id}`.
     pub async fn business_exists(&self, id: &LayerId) -> Result<bool, Error> {
-        let endpoint = "GET /v1/businesses/{id}";
+        let endpoint = Endpoint::GetBusiness;
         let url = format!("{}/v1/businesses/{id}", self.base_url);
         match self.call(endpoint, || self.http.get(&url)).await {
             Ok(_) => Ok(true),
@@ -196,7 +190,7 @@ impl Client {
         external_id: &str,
         tokens: &[ProcessorToken],
     ) -> Result<Business, Error> {
-        let endpoint = "POST /v1/businesses";
+        let endpoint = Endpoint::CreateBusiness;
         let url = format!("{}/v1/businesses", self.base_url);
         let mut body = details.clone();
         body.insert("external_id".into(), external_id.into());
@@ -220,7 +214,7 @@ impl Client {
         let (found, pagination) = read::<Vec<WireAccount>>(LIST, &answer)?;
         let rows = found.into_iter().map(|wire| {
             let (id, row) = listed(&wire);
-            match self.listed_tokens {
+            match self.settings.listed_tokens {
                 ListedTokens::Full => (id, row),
                 ListedTokens::Masked | ListedTokens::Omitted => (id, ListedAccount { token: None, ..row }),
             }
@@ -233,14 +227,14 @@ impl Client {
     ///
     /// Nothing is sent unless a whole request timeout is left before `lease_end` (I7).
     pub async fn put_tokens(&self, id: &LayerId, tokens: &[ProcessorToken], lease_end: Instant) -> Result<(), Error> {
-        let endpoint = "PUT /v1/businesses/{id}";
+        let endpoint = Endpoint::UpdateBusiness;
         let url = format!("{}/v1/businesses/{id}", self.base_url);
         let body = serde_json::json!({"plaid_processor_tokens": token_list(tokens)});
         self.call_within(endpoint, || self.http.put(&url).json(&body), Some(lease_end)).await.map(drop)
     }
 
     /// What this process knows of its calls' success: see [`web::Client::has_succeeded`].
-    pub fn has_succeeded(&self, endpoint: &str, within: Duration) -> bool {
+    pub fn has_succeeded(&self, endpoint: Endpoint, within: Duration) -> bool {
         self.http.has_succeeded(endpoint, within)
     }
 
@@ -257,7 +251,7 @@ impl Client {
     /// `GET /whoami`: are our credentials accepted at all?
     pub async fn probe(&self) -> Result<(), Error> {
         let url = format!("{}/whoami", self.base_url);
-        self.call("GET /whoami", || self.http.get(&url)).await.map(drop)
+        self.call(Endpoint::Whoami, || self.http.get(&url)).await.map(drop)
     }
 
     /// Gets a bearer token without calling anything, so that the time is not spent under a lease.
@@ -266,25 +260,25 @@ impl Client {
     }
 
     /// Sends with a bearer token; a 401 may be a token that was revoked early, so it is tried once with a new one.
-    async fn call(&self, endpoint: &'static str, request: impl Fn() -> RequestBuilder) -> Result<web::Answer, Error> {
+    async fn call(&self, endpoint: Endpoint, request: impl Fn() -> RequestBuilder) -> Result<web::Answer, Error> {
         self.call_within(endpoint, request, None).await
     }
 
     async fn call_within(
         &self,
-        endpoint: &'static str,
+        endpoint: Endpoint,
         request: impl Fn() -> RequestBuilder,
         end: Option<Instant>,
     ) -> Result<web::Answer, Error> {
         let began = Instant::now();
         let outcome = self.try_call(endpoint, &request, end).await;
-        self.http.count(endpoint, result_of(&outcome), began);
+        self.http.count(endpoint, answered(&outcome), began);
         outcome
     }
 
     async fn try_call(
         &self,
-        endpoint: &'static str,
+        endpoint: Endpoint,
         request: &impl Fn() -> RequestBuilder,
         end: Option<Instant>,
     ) -> Result<web::Answer, Error> {
@@ -316,7 +310,7 @@ fn has_errors(answer: &web::Answer) -> bool {
     serde_json::from_slice::<Errors>(&answer.body).is_ok_and(|e| !e.errors.is_empty())
 }
 
-fn read<T: DeserializeOwned>(endpoint: &'static str, answer: &web::Answer) -> Result<(T, Option<Pagination>), Error> {
+fn read<T: DeserializeOwned>(endpoint: Endpoint, answer: &web::Answer) -> Result<(T, Option<Pagination>), Error> {
     match serde_json::from_slice::<Envelope<T>>(&mend(&answer.body)) {
         Ok(Envelope::Wrapped { data, meta }) => Ok((data, meta.and_then(|m| m.pagination))),
         Ok(Envelope::Bare(data)) => Ok((data, None)),
@@ -324,7 +318,7 @@ fn read<T: DeserializeOwned>(endpoint: &'static str, answer: &web::Answer) -> Re
     }
 }
 
-fn layer_id(endpoint: &'static str, id: String) -> Result<LayerId, Error> {
+fn layer_id(endpoint: Endpoint, id: String) -> Result<LayerId, Error> {
     LayerId::parse(id).map_err(|_| Error::Malformed { endpoint, status: 200, field: "id" })
 }
 
@@ -359,11 +353,11 @@ fn is_whole_token(text: &str) -> bool {
     !text.is_empty() && text.len() <= 512 && text.chars().all(is_of_token) && !crossed_out
 }
 
-pub(crate) fn result_of<T>(outcome: &Result<T, Error>) -> &'static str {
-    outcome.as_ref().err().map_or("ok", |error| match error.meaning() {
-        Meaning::NoSuchBusiness => "no_such_business",
-        Meaning::RefusedContent => "refused_content",
-        Meaning::Other(next) => next.as_str(),
+pub(crate) fn answered<T>(outcome: &Result<T, Error>) -> Answered {
+    outcome.as_ref().err().map_or(Answered::Ok, |error| match error.meaning() {
+        Meaning::NoSuchBusiness => Answered::NoSuchBusiness,
+        Meaning::RefusedContent => Answered::RefusedContent,
+        Meaning::Other(next) => next.answered(),
     })
 }
 
@@ -379,7 +373,7 @@ mod tests {
         let answer =
             |body: &[u8]| web::Answer { status: reqwest::StatusCode::OK, retry_after: None, body: body.to_vec() };
         let rows = |body: &[u8]| -> Vec<ListedAccount> {
-            read::<Vec<WireAccount>>("list", &answer(body)).unwrap().0.into_iter().map(|w| listed(&w).1).collect()
+            read::<Vec<WireAccount>>(LIST, &answer(body)).unwrap().0.into_iter().map(|w| listed(&w).1).collect()
         };
         let one = &rows(wrapped)[0];
         assert!(one.token.is_some() && !one.layer_owned && one.status == RowStatus::Active);

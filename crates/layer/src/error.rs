@@ -4,7 +4,8 @@
 //! `error_enum` is the machine key, absent on 5xx. The use of 401, 403, 404, 409 and 422 is undocumented, so a status
 //! decides only between trying again, asking whether the provider refuses everybody, and parking this business.
 
-use domain::Next;
+use domain::work::Code;
+use domain::{Endpoint, Next};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use std::time::Duration;
 pub enum Error {
     #[error("Layer's {endpoint} did not answer")]
     Unanswered {
-        endpoint: &'static str,
+        endpoint: Endpoint,
         #[source]
         source: web::Unanswered,
     },
     #[error("Layer's {endpoint} answered {status} {error_enum}")]
-    Refused { endpoint: &'static str, status: u16, error_enum: String, retry_after: Option<Duration> },
+    Refused { endpoint: Endpoint, status: u16, error_enum: String, retry_after: Option<Duration> },
     #[error("Layer's {endpoint} answered {status} with a body of an unknown form ({field})")]
-    Malformed { endpoint: &'static str, status: u16, field: &'static str },
+    Malformed { endpoint: Endpoint, status: u16, field: &'static str },
     /// The token endpoint refused our client id, secret or scope.
     #[error(
         "Layer's token endpoint answered {status} {error}: check {}",
@@ -70,11 +71,11 @@ impl Error {
         }
     }
 
-    /// The endpoint, as metrics name it.
-    pub fn endpoint(&self) -> &'static str {
+    /// The call that it came from.
+    pub fn endpoint(&self) -> Endpoint {
         match self {
             Self::Unanswered { endpoint, .. } | Self::Refused { endpoint, .. } | Self::Malformed { endpoint, .. } => {
-                endpoint
+                *endpoint
             }
             Self::Credentials { .. } => crate::auth::ENDPOINT,
         }
@@ -83,10 +84,10 @@ impl Error {
     /// Short words for logs, metrics and parked rows.
     pub fn code(&self) -> &str {
         match self {
-            Self::Unanswered { .. } => "unanswered",
-            Self::Malformed { .. } => "malformed",
+            Self::Unanswered { .. } => Code::Unanswered.as_str(),
+            Self::Malformed { .. } => Code::Malformed.as_str(),
             Self::Refused { error_enum, .. } => error_enum,
-            Self::Credentials { .. } => "credentials",
+            Self::Credentials { .. } => Code::Credentials.as_str(),
         }
     }
 }
@@ -120,7 +121,7 @@ struct Entry {
 }
 
 /// Reads an answer that is not a success. Descriptions may quote what we sent, so they are not kept.
-pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
+pub(crate) fn refusal(endpoint: Endpoint, answer: &web::Answer) -> Error {
     let status = answer.status.as_u16();
     let error_enum = match serde_json::from_slice::<Body>(&domain::json::mend(&answer.body)) {
         Ok(body) => word(body.errors.into_iter().find_map(|e| e.error_enum.as_str().map(str::to_owned))),

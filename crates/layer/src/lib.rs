@@ -6,6 +6,8 @@
 mod auth;
 mod client;
 mod error;
+mod settings;
 
-pub use client::{Business, Client, ListedAccount, PagedList, Settings};
+pub use client::{Business, Client, ListedAccount, PagedList};
 pub use error::{Error, Meaning};
+pub use settings::{Limits, Settings};

@@ -1,30 +1,20 @@
 //! The calls that Rekey makes. Each is a POST with the credentials in headers, so that a body never holds them.
 
+use crate::Settings;
 use crate::error::{Error, Meaning, refusal};
 use domain::accounts::{Read, Traits};
 use domain::json::{mend, shown};
-use domain::{AccessToken, AccountId, ItemId, ProcessorToken};
-use secrecy::{ExposeSecret, SecretString};
+use domain::{AccessToken, AccountId, Answered, Endpoint, ItemId, ProcessorToken, Provider};
+use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
-
-/// How to reach Plaid.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `https://sandbox.plaid.com` or `https://production.plaid.com`.
-    pub base_url: String,
-    pub client_id: String,
-    pub secret: SecretString,
-    /// The `processor` of `/processor/token/create`.
-    pub processor: String,
-    pub http: web::ClientSettings,
-}
 
 /// A client for one environment of Plaid.
 #[derive(Debug)]
 pub struct Client {
     settings: Settings,
+    base_url: String,
     http: web::Client,
 }
 
@@ -117,9 +107,15 @@ impl WireAccount {
 }
 
 impl Client {
-    pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
-        let http = web::Client::new(&settings.http)?;
-        Ok(Self { settings, http })
+    /// `timeout`: of one call. `extra_roots`: authorities (PEM) that are trusted besides the system's.
+    pub fn new(settings: &Settings, timeout: Duration, extra_roots: String) -> Result<Self, reqwest::Error> {
+        let connect_timeout = settings.connect_timeout;
+        let http = web::ClientSettings { provider: Provider::Plaid, timeout, connect_timeout, extra_roots };
+        Ok(Self { base_url: settings.url(), settings: settings.clone(), http: web::Client::new(&http)? })
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// `/item/get`: <https://plaid.com/docs/api/items/#itemget>.
@@ -128,7 +124,7 @@ impl Client {
         struct Wire {
             item: WireItem,
         }
-        let endpoint = "/item/get";
+        let endpoint = Endpoint::ItemGet;
         let wire: Wire = self.call(endpoint, &serde_json::json!({"access_token": token.expose()})).await?;
         item_info(endpoint, wire.item)
     }
@@ -140,7 +136,7 @@ impl Client {
             item: WireItem,
             accounts: Vec<serde_json::Value>,
         }
-        let endpoint = "/accounts/get";
+        let endpoint = Endpoint::AccountsGet;
         let wire: Wire = self.call(endpoint, &serde_json::json!({"access_token": token.expose()})).await?;
         let mut accounts: Vec<Read> = Vec::with_capacity(wire.accounts.len());
         let mut complete = true;
@@ -181,7 +177,7 @@ impl Client {
             "account_id": account.as_str(),
             "processor": self.settings.processor,
         });
-        let endpoint = "/processor/token/create";
+        let endpoint = Endpoint::ProcessorTokenCreate;
         let wire: Wire = self.call(endpoint, &body).await?;
         let text = wire.processor_token.expose();
         if text.is_empty() || text.len() > 512 || !text.chars().all(|c| c.is_ascii_graphic()) {
@@ -195,7 +191,7 @@ impl Client {
     /// probe. <https://plaid.com/docs/api/processors/#processortokenpermissionsget>
     pub async fn processor_token_health(&self, token: &ProcessorToken) -> Result<TokenHealth, Error> {
         let body = serde_json::json!({"processor_token": token.expose()});
-        match self.call::<serde_json::Value>("/processor/token/permissions/get", &body).await {
+        match self.call::<serde_json::Value>(Endpoint::ProcessorTokenPermissionsGet, &body).await {
             Ok(_) => Ok(TokenHealth::Alive),
             Err(error) if error.meaning() == Meaning::UnknownProcessorToken => Ok(TokenHealth::Dead),
             Err(error) => Err(error),
@@ -208,7 +204,7 @@ impl Client {
         struct Wire {
             key: Jwk,
         }
-        match self.call::<Wire>("/webhook_verification_key/get", &serde_json::json!({"key_id": kid})).await {
+        match self.call::<Wire>(Endpoint::WebhookVerificationKeyGet, &serde_json::json!({"key_id": kid})).await {
             Ok(wire) => Ok(Some(wire.key)),
             Err(error) if error.meaning() == Meaning::UnknownKey => Ok(None),
             Err(error) => Err(error),
@@ -216,7 +212,7 @@ impl Client {
     }
 
     /// What this process knows of its calls' success: see [`web::Client::has_succeeded`].
-    pub fn has_succeeded(&self, endpoint: &str, within: Duration) -> bool {
+    pub fn has_succeeded(&self, endpoint: Endpoint, within: Duration) -> bool {
         self.http.has_succeeded(endpoint, within)
     }
 
@@ -235,8 +231,8 @@ impl Client {
         self.verification_key("00000000-0000-4000-8000-000000000000").await.map(|_| ())
     }
 
-    async fn call<T: DeserializeOwned>(&self, endpoint: &'static str, body: &serde_json::Value) -> Result<T, Error> {
-        let url = format!("{}{endpoint}", self.settings.base_url.trim_end_matches('/'));
+    async fn call<T: DeserializeOwned>(&self, endpoint: Endpoint, body: &serde_json::Value) -> Result<T, Error> {
+        let url = format!("{}{endpoint}", self.base_url);
         let request = self
             .http
             .post(&url)
@@ -253,30 +249,29 @@ impl Client {
             }
             Ok(answer) => Err(refusal(endpoint, &answer)),
         };
-        self.http.count(endpoint, outcome.as_ref().err().map_or("ok", result_of), began);
+        self.http.count(endpoint, outcome.as_ref().err().map_or(Answered::Ok, answered), began);
         outcome
     }
 }
 
-/// A bounded set of words: Plaid's codes are an open enum and would grow the number of series without end.
-fn result_of(error: &Error) -> &'static str {
+fn answered(error: &Error) -> Answered {
     match error.meaning() {
-        Meaning::UserMustAct => "user_must_act",
-        Meaning::NotReady => "not_ready",
-        Meaning::NoAccounts => "no_accounts",
-        Meaning::InstitutionGone => "institution_gone",
-        Meaning::Unknown => "unknown",
-        Meaning::ItemGone { .. } => "item_gone",
-        Meaning::UnknownToken => "unknown_token",
-        Meaning::UnknownAccount => "unknown_account",
-        Meaning::UnknownProcessorToken => "unknown_processor_token",
-        Meaning::UnknownKey => "unknown_key",
-        Meaning::AccountNotSupported => "not_supported",
-        Meaning::Other(next) => next.as_str(),
+        Meaning::UserMustAct => Answered::UserMustAct,
+        Meaning::NotReady => Answered::NotReady,
+        Meaning::NoAccounts => Answered::NoAccounts,
+        Meaning::InstitutionGone => Answered::InstitutionGone,
+        Meaning::Unknown => Answered::Unknown,
+        Meaning::ItemGone { .. } => Answered::ItemGone,
+        Meaning::UnknownToken => Answered::UnknownToken,
+        Meaning::UnknownAccount => Answered::UnknownAccount,
+        Meaning::UnknownProcessorToken => Answered::UnknownProcessorToken,
+        Meaning::UnknownKey => Answered::UnknownKey,
+        Meaning::AccountNotSupported => Answered::NotSupported,
+        Meaning::Other(next) => next.answered(),
     }
 }
 
-fn item_info(endpoint: &'static str, wire: WireItem) -> Result<ItemInfo, Error> {
+fn item_info(endpoint: Endpoint, wire: WireItem) -> Result<ItemInfo, Error> {
     let item =
         ItemId::parse(wire.item_id).map_err(|_| Error::Malformed { endpoint, status: 200, field: "item.item_id" })?;
     let error_code = wire.error.get("error_code").and_then(|c| c.as_str()).map(str::to_owned);

@@ -3,7 +3,8 @@
 //! Error codes: <https://plaid.com/docs/errors/>. Nearly everything is HTTP 400, a bad API key and a dead access token
 //! included, so the code decides and the status is only a fallback. `error_message` may change and is never looked at.
 
-use domain::Next;
+use domain::work::Code;
+use domain::{Endpoint, Next};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use std::time::Duration;
 pub enum Error {
     #[error("Plaid's {endpoint} did not answer")]
     Unanswered {
-        endpoint: &'static str,
+        endpoint: Endpoint,
         #[source]
         source: web::Unanswered,
     },
     #[error("Plaid's {endpoint} answered {status} {error_type}/{error_code} (request {request_id})")]
     Refused {
-        endpoint: &'static str,
+        endpoint: Endpoint,
         status: u16,
         error_type: String,
         error_code: String,
@@ -27,7 +28,7 @@ pub enum Error {
     },
     /// Neither the documented answer nor a documented error.
     #[error("Plaid's {endpoint} answered {status} with a body of an unknown form ({field})")]
-    Malformed { endpoint: &'static str, status: u16, field: &'static str },
+    Malformed { endpoint: Endpoint, status: u16, field: &'static str },
 }
 
 /// What an error says about the Item, the account or the work.
@@ -66,7 +67,7 @@ impl Error {
         match self {
             Self::Unanswered { .. } | Self::Malformed { .. } => retry(None),
             Self::Refused { endpoint, status, error_type, error_code, retry_after, .. } => {
-                meaning(endpoint, *status, error_type, error_code, *retry_after)
+                meaning(*endpoint, *status, error_type, error_code, *retry_after)
             }
         }
     }
@@ -91,11 +92,11 @@ impl Error {
         }
     }
 
-    /// The endpoint, as metrics name it.
-    pub fn endpoint(&self) -> &'static str {
+    /// The call that it came from.
+    pub fn endpoint(&self) -> Endpoint {
         match self {
             Self::Unanswered { endpoint, .. } | Self::Refused { endpoint, .. } | Self::Malformed { endpoint, .. } => {
-                endpoint
+                *endpoint
             }
         }
     }
@@ -103,8 +104,8 @@ impl Error {
     /// Short words for logs, metrics and parked rows.
     pub fn code(&self) -> &str {
         match self {
-            Self::Unanswered { .. } => "unanswered",
-            Self::Malformed { .. } => "malformed",
+            Self::Unanswered { .. } => Code::Unanswered.as_str(),
+            Self::Malformed { .. } => Code::Malformed.as_str(),
             Self::Refused { error_code, .. } => error_code,
         }
     }
@@ -134,12 +135,18 @@ const OF_THE_USER: &[&str] = &[
 
 /// What a code in `item.error` says, beside an answer that succeeded.
 pub fn item_meaning(error_code: &str) -> Meaning {
-    meaning("", 400, "ITEM_ERROR", error_code, None)
+    meaning(Endpoint::ItemGet, 400, "ITEM_ERROR", error_code, None)
 }
 
-const MINT: &str = "/processor/token/create";
+const MINT: Endpoint = Endpoint::ProcessorTokenCreate;
 
-fn meaning(endpoint: &str, status: u16, error_type: &str, error_code: &str, retry_after: Option<Duration>) -> Meaning {
+fn meaning(
+    endpoint: Endpoint,
+    status: u16,
+    error_type: &str,
+    error_code: &str,
+    retry_after: Option<Duration>,
+) -> Meaning {
     let retry = Meaning::Other(Next::Retry { after: retry_after });
     let slow_down = Meaning::Other(Next::SlowDown { after: retry_after });
     let minting = endpoint == MINT;
@@ -216,7 +223,7 @@ struct Body {
 }
 
 /// Reads an answer that was not 200.
-pub(crate) fn refusal(endpoint: &'static str, answer: &web::Answer) -> Error {
+pub(crate) fn refusal(endpoint: Endpoint, answer: &web::Answer) -> Error {
     let status = answer.status.as_u16();
     let Ok(body) = serde_json::from_slice::<Body>(&domain::json::mend(&answer.body)) else {
         return match status {
@@ -261,7 +268,7 @@ mod tests {
         let slow_down = || Meaning::Other(Next::SlowDown { after: None });
         let suspect = || Meaning::Other(Next::Suspect);
         let gone = |revoked| Meaning::ItemGone { revoked };
-        const GET: &str = "/accounts/get";
+        const GET: Endpoint = Endpoint::AccountsGet;
         let table = [
             (GET, 500, "API_ERROR", "INTERNAL_SERVER_ERROR", retry()),
             (GET, 503, "API_ERROR", "PLANNED_MAINTENANCE", retry()),

@@ -11,6 +11,7 @@
 //! `kid` of his for each look-up, each of which is then believed to be absent. What to *ask* needs no trust; what to use
 //! comes from Plaid alone. Whoever waits longer than [`KeySettings::wait`] gets no verdict, which is answered 503, not 401.
 
+use crate::KeySettings;
 use crate::client::{Client, Jwk};
 use domain::metric;
 use governor::{Quota, RateLimiter};
@@ -18,29 +19,10 @@ use jsonwebtoken::DecodingKey;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-
-/// How keys are looked up and remembered.
-#[derive(Debug, Clone)]
-pub struct KeySettings {
-    /// Look-ups of unknown keys a minute; a few may come at once.
-    pub lookups_per_minute: u32,
-    pub lookup_burst: u32,
-    /// How long a webhook waits for the verdict on its unknown key.
-    pub wait: Duration,
-    /// How many webhooks may wait at once.
-    pub max_waiting: usize,
-    /// A key is fetched again after this time, to notice that it expired.
-    pub refresh_after: Duration,
-    /// How long Plaid's "no such key" is believed.
-    pub absent_for: Duration,
-    /// Keeps the keys over a restart.
-    pub file: Option<PathBuf>,
-}
 
 /// Unknown `kid`s remembered at once, forged ones included: some minutes of eighty a second.
 const MAX_SEEN: usize = 16_384;
@@ -349,7 +331,10 @@ impl Keys {
     }
 
     fn save(&self) {
-        let Some(path) = &self.inner.settings.file else { return };
+        let path = &self.inner.settings.file;
+        if path.as_os_str().is_empty() {
+            return;
+        }
         let keys: Vec<Jwk> = self.state().known.values().map(|k| k.jwk.clone()).collect();
         let written = serde_json::to_vec_pretty(&keys).map_err(std::io::Error::other).and_then(|bytes| {
             // Renamed into place: a crash leaves the old file or the new one, never half of one.
@@ -385,7 +370,10 @@ fn key(jwk: &Jwk) -> Option<DecodingKey> {
 }
 
 fn load(settings: &KeySettings) -> HashMap<String, Known> {
-    let Some(path) = &settings.file else { return HashMap::new() };
+    let path = &settings.file;
+    if path.as_os_str().is_empty() {
+        return HashMap::new();
+    }
     let keys: Vec<Jwk> = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
             tracing::warn!(%error, path = %path.display(), "the file of verification keys can't be read and is ignored");

@@ -5,9 +5,11 @@
 mod client;
 mod error;
 mod keys;
+mod settings;
 mod verify;
 
-pub use client::{Accounts, Client, ItemInfo, Settings, TokenHealth};
+pub use client::{Accounts, Client, ItemInfo, TokenHealth};
 pub use error::{Error, Meaning, item_meaning};
-pub use keys::{KeySettings, Keys};
+pub use keys::Keys;
+pub use settings::{KeySettings, Limits, Settings};
 pub use verify::{Rejection, Verified, Verifier};

@@ -5,6 +5,7 @@ use aws_lc_rs::{constant_time, digest};
 use bytes::Bytes;
 use domain::metric;
 use domain::outage::{Outage, Over};
+use domain::webhook::NotTaken;
 use jsonwebtoken::{Algorithm, Validation};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -75,21 +76,21 @@ pub enum Rejection {
 
 impl Rejection {
     /// The word for metrics and answers.
-    pub fn word(self) -> &'static str {
+    pub fn reason(self) -> NotTaken {
         match self {
-            Self::MissingHeader => "missing_header",
-            Self::RepeatedHeader => "repeated_header",
-            Self::MalformedHeader => "malformed_header",
-            Self::Algorithm => "algorithm",
-            Self::UnknownKey => "unknown_key",
-            Self::ExpiredKey => "expired_key",
-            Self::Signature => "signature",
-            Self::Stale => "stale",
-            Self::Future => "future",
-            Self::Body => "body",
-            Self::Replayed => "replayed",
-            Self::Unproved => "unproved",
-            Self::KeyUnavailable => "key_unavailable",
+            Self::MissingHeader => NotTaken::MissingHeader,
+            Self::RepeatedHeader => NotTaken::RepeatedHeader,
+            Self::MalformedHeader => NotTaken::MalformedHeader,
+            Self::Algorithm => NotTaken::Algorithm,
+            Self::UnknownKey => NotTaken::UnknownKey,
+            Self::ExpiredKey => NotTaken::ExpiredKey,
+            Self::Signature => NotTaken::Signature,
+            Self::Stale => NotTaken::Stale,
+            Self::Future => NotTaken::Future,
+            Self::Body => NotTaken::Body,
+            Self::Replayed => NotTaken::Replayed,
+            Self::Unproved => NotTaken::Unproved,
+            Self::KeyUnavailable => NotTaken::KeyUnavailable,
         }
     }
 }

@@ -4,8 +4,10 @@
 //! acknowledged by Kafka is answered 503, because Plaid sends it again; what is not Plaid's is answered 401.
 
 mod publish;
+mod settings;
 
 pub use publish::WebhookPublisher;
+pub use settings::Settings;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use domain::metric;
 use domain::outage::Outage;
 use domain::trace::TraceParent;
+use domain::webhook::NotTaken;
 use http_body_util::BodyExt;
 use plaid::{Rejection, Verifier};
 use publish::NotPublished;
@@ -25,20 +28,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
-
-/// Bounds on callers, and what they are told when the fault is ours.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub max_body: usize,
-    /// From the end of the headers to the end of the body.
-    pub body_timeout: Duration,
-    /// From the end of the headers to the answer: well inside the 10 s that Plaid waits.
-    pub total_timeout: Duration,
-    pub max_concurrent: usize,
-    /// 503, or 429, whose `Retry-After` Plaid honours by newer documentation.
-    pub unavailable_status: u16,
-    pub retry_after: Duration,
-}
 
 #[derive(Clone)]
 struct Receiver {
@@ -60,7 +49,7 @@ const MEMORY: usize = 16 * 1024 * 1024;
 
 /// The public routes.
 pub fn routes(verifier: Verifier, publisher: WebhookPublisher, settings: Settings) -> Router {
-    let slots = Arc::new(Semaphore::new(settings.max_concurrent.max(1)));
+    let slots = Arc::new(Semaphore::new(settings.max_concurrent.get()));
     let memory = Arc::new(Semaphore::new(MEMORY.max(settings.max_body)));
     let (settings, outage) = (Arc::new(settings), Arc::default());
     let receiver = Receiver { verifier, publisher, settings, slots, memory, outage };
@@ -77,7 +66,7 @@ enum Outcome {
     TooSlow,
     BrokenOff,
     WrongType,
-    Unavailable(&'static str),
+    Unavailable(NotTaken),
 }
 
 async fn receive(State(receiver): State<Receiver>, request: Request) -> Response {
@@ -87,7 +76,7 @@ async fn receive(State(receiver): State<Receiver>, request: Request) -> Response
     let total = receiver.settings.total_timeout;
     let outcome = match tokio::time::timeout(total, receiver.handle(request, &trace).instrument(span.clone())).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::Unavailable("total_timeout"),
+        Err(_) => Outcome::Unavailable(NotTaken::TotalTimeout),
     };
     let _entered = span.enter();
     receiver.answer(&outcome, began.elapsed())
@@ -104,20 +93,20 @@ impl Receiver {
             Err(outcome) => return outcome,
         };
         // Only now: whoever sends slowly holds a connection, and no slot that a good webhook needs.
-        let Ok(_slot) = self.slots.try_acquire() else { return Outcome::Unavailable("too_many_requests") };
+        let Ok(_slot) = self.slots.try_acquire() else { return Outcome::Unavailable(NotTaken::TooManyRequests) };
         let signatures: Vec<&[u8]> = head.headers.get_all("plaid-verification").iter().map(|v| v.as_bytes()).collect();
         let now = jiff::Timestamp::now().as_second();
         let began = Instant::now();
         let span = tracing::info_span!(target: traces::STEP, "verify", outcome = Empty);
         let verifying = self.verifier.verify(&signatures, body, now);
-        let verified = traces::step(span.clone(), |rejection| rejection.word(), verifying).await;
+        let verified = traces::step(span.clone(), |rejection| rejection.reason().as_str(), verifying).await;
         timed("verify", began.elapsed());
         if verified.is_err() {
             traces::discard(&span);
         }
         let verified = match verified {
             Ok(verified) => verified,
-            Err(Rejection::KeyUnavailable) => return Outcome::Unavailable(Rejection::KeyUnavailable.word()),
+            Err(Rejection::KeyUnavailable) => return Outcome::Unavailable(NotTaken::KeyUnavailable),
             Err(rejection) => return Outcome::Rejected(rejection),
         };
         let began = Instant::now();
@@ -127,9 +116,9 @@ impl Receiver {
             Ok(()) => Outcome::Published,
             Err(NotPublished::NoWebhook(reason)) => match self.publisher.dead_letter(&verified, &reason, trace).await {
                 Ok(()) => Outcome::DeadLetter,
-                Err(error) => Outcome::Unavailable(error.word()),
+                Err(error) => Outcome::Unavailable(error.reason()),
             },
-            Err(NotPublished::Kafka(error)) => Outcome::Unavailable(error.word()),
+            Err(NotPublished::Kafka(error)) => Outcome::Unavailable(error.reason()),
         }
     }
 
@@ -162,7 +151,7 @@ impl Receiver {
                 if more > 0 {
                     let more = u32::try_from(more).unwrap_or(u32::MAX);
                     let permit = Arc::clone(&self.memory).try_acquire_many_owned(more);
-                    let permit = permit.map_err(|_| Outcome::Unavailable("memory"))?;
+                    let permit = permit.map_err(|_| Outcome::Unavailable(NotTaken::Memory))?;
                     match &mut held {
                         Some(held) => held.merge(permit),
                         None => held = Some(permit),
@@ -177,15 +166,16 @@ impl Receiver {
 
     fn answer(&self, outcome: &Outcome, took: Duration) -> Response {
         let (word, reason) = match outcome {
-            Outcome::Published => ("published", ""),
-            Outcome::DeadLetter => ("dead_letter", ""),
-            Outcome::Rejected(rejection) => ("rejected", rejection.word()),
-            Outcome::TooLarge => ("rejected", "too_large"),
-            Outcome::TooSlow => ("rejected", "too_slow"),
-            Outcome::BrokenOff => ("rejected", "broken_off"),
-            Outcome::WrongType => ("rejected", "wrong_type"),
-            Outcome::Unavailable(reason) => ("unavailable", *reason),
+            Outcome::Published => ("published", None),
+            Outcome::DeadLetter => ("dead_letter", None),
+            Outcome::Rejected(rejection) => ("rejected", Some(rejection.reason())),
+            Outcome::TooLarge => ("rejected", Some(NotTaken::TooLarge)),
+            Outcome::TooSlow => ("rejected", Some(NotTaken::TooSlow)),
+            Outcome::BrokenOff => ("rejected", Some(NotTaken::BrokenOff)),
+            Outcome::WrongType => ("rejected", Some(NotTaken::WrongType)),
+            Outcome::Unavailable(reason) => ("unavailable", Some(*reason)),
         };
+        let reason = reason.map_or("", NotTaken::as_str);
         metrics::counter!(metric::WEBHOOKS, "outcome" => word, "reason" => reason).increment(1);
         timed("total", took);
         match reason {
@@ -209,11 +199,11 @@ impl Receiver {
                 tracing::warn!("a verified webhook became a dead letter: the record says why");
             }
             // These two come from whoever floods us; the others are our own faults.
-            Outcome::Unavailable(reason @ ("key_unavailable" | "too_many_requests" | "memory")) => {
+            Outcome::Unavailable(NotTaken::KeyUnavailable | NotTaken::TooManyRequests | NotTaken::Memory) => {
                 traces::discard(&Span::current());
                 tracing::debug!(reason, "webhook not taken");
             }
-            Outcome::Unavailable(reason) => {
+            Outcome::Unavailable(_) => {
                 tracing::debug!(reason, "webhook not taken");
                 if let Some(times) = self.outage.failed(Instant::now()) {
                     tracing::warn!(reason, times, "webhooks are not taken, Plaid shall send them again");

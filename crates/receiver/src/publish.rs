@@ -60,7 +60,7 @@ impl WebhookPublisher {
         };
         let span = tracing::info_span!(target: traces::STEP, "publish", topic, outcome = Empty);
         let published = self.producer.publish(topic, key.as_deref(), &event);
-        match traces::step(span, PublishError::word, published).await {
+        match traces::step(span, |error: &PublishError| error.reason().as_str(), published).await {
             Ok(()) => Ok(()),
             // Refused as a part of a batch, perhaps: a second time it says whether it is this record.
             Err(error) if error.is_lasting() => match self.producer.publish(topic, key.as_deref(), &event).await {

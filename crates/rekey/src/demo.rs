@@ -4,8 +4,8 @@
 //! and the same settings as in production. Credentials are made at run time and gone with the process.
 
 use crate::cli::{Ended, say};
-use crate::config::{Log, LogFormat};
 use crate::local::{Ground, Local};
+use crate::logs::Clock;
 use crate::wiring::{Roles, Running};
 use crate::{logs, process};
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
@@ -49,12 +49,10 @@ listen = "127.0.0.1:0"
 "#;
 
 /// Plays the demonstration and, unless `once`, stays up until Ctrl-C.
-pub(crate) async fn run(log: &Log, once: bool) -> anyhow::Result<Ended> {
+pub(crate) async fn run(log: &logs::Settings, once: bool) -> anyhow::Result<Ended> {
     let began = Instant::now();
     // For a person to read, also through a pipe.
-    let log =
-        Log { format: if log.format == LogFormat::Json { LogFormat::Json } else { LogFormat::Demo }, ..log.clone() };
-    logs::start(&log, None).map_err(anyhow::Error::msg)?;
+    logs::start(log, Clock::Uptime, None).map_err(anyhow::Error::msg)?;
     let local = Local::new(Ground { kafka: None, databases: None, settings: SETTINGS.into() }).await?;
     let rekey = local.start(Roles::ALL, "").await?;
     rekey.ready().await?;

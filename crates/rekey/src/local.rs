@@ -55,8 +55,8 @@ impl Local {
         let (admin_token, admin_hash) = console::new_token();
         let mut environment = credentials(&ground, directory.path(), &admin_hash);
         let config = load(&ground.settings, &environment)?;
-        let broker = match config.is_embedded() {
-            true => Some(Arc::new(EmbeddedBroker::start(&config.topics(), 4)?)),
+        let broker = match config.kafka.is_embedded() {
+            true => Some(Arc::new(EmbeddedBroker::start(&config.kafka.topics, 4)?)),
             false => None,
         };
         let roles = Roles { sandbox: true, ..Roles::default() };

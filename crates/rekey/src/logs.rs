@@ -1,16 +1,47 @@
 //! Logs: pretty on a terminal, JSON otherwise, every line with the ids it is about.
 
-use crate::config::{Log, LogFormat};
+use domain::words;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::io::IsTerminal;
 use traces::{Admit, Exporter, STEP};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+/// The settings of the section `log`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Settings {
+    /// A level, or a filter such as `info,sqlx=warn`.
+    #[schemars(regex(
+        pattern = r"^([A-Za-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([A-Za-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$"
+    ))]
+    pub level: String,
+    pub format: Format,
+}
+
+words!(
+    /// How lines are written.
+    Format {
+        /// Pretty on a terminal, JSON otherwise.
+        Auto => "auto",
+        Pretty => "pretty",
+        Json => "json",
+    }
+);
+
+/// What a pretty line begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    Wall,
+    /// The time since the start: for the demonstration.
+    Uptime,
+}
+
 const LEVELS: &str = "log.level must be error, warn, info, debug, or a filter such as \"info,sqlx=warn\"";
 
 /// What is logged, by `log.level`.
-pub(crate) fn filter(log: &Log) -> Result<EnvFilter, String> {
+pub(crate) fn filter(log: &Settings) -> Result<EnvFilter, String> {
     let level = log.level.trim();
     let is_filter = level.contains(['=', ',']);
     if !is_filter && !["off", "error", "warn", "info", "debug", "trace"].contains(&level) {
@@ -23,19 +54,18 @@ pub(crate) fn filter(log: &Log) -> Result<EnvFilter, String> {
 
 /// Starts logging to standard error, and exporting traces if there is an exporter. The second call in a process changes
 /// nothing.
-pub fn start(log: &Log, traces: Option<&Exporter>) -> Result<(), String> {
+pub fn start(log: &Settings, clock: Clock, traces: Option<&Exporter>) -> Result<(), String> {
     let filter = filter(log)?;
     let terminal = std::io::stderr().is_terminal();
     let base = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match log.format {
-        LogFormat::Demo => {
+    let is_pretty = log.format == Format::Pretty || log.format == Format::Auto && terminal;
+    let lines = match clock {
+        Clock::Uptime if log.format != Format::Json => {
             let uptime = tracing_subscriber::fmt::time::uptime();
             base.with_target(false).with_ansi(terminal).with_timer(uptime).compact().boxed()
         }
-        LogFormat::Auto | LogFormat::Pretty if terminal || log.format == LogFormat::Pretty => {
-            base.with_target(false).with_ansi(terminal).boxed()
-        }
-        LogFormat::Auto | LogFormat::Pretty | LogFormat::Json => {
+        Clock::Wall if is_pretty => base.with_target(false).with_ansi(terminal).boxed(),
+        Clock::Uptime | Clock::Wall => {
             base.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
         }
     };

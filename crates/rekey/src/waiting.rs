@@ -55,7 +55,7 @@ impl Opening {
     pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
         let keys = KeyRing::parse(&config.secrets.keys)?;
         let fingerprints = fingerprinter(&config.secrets.fingerprint_key)?;
-        Ok(Self { store: Store::connect(&config.store()?, keys, fingerprints)? })
+        Ok(Self { store: Store::connect(config.store()?, &config.kafka.topics.outcomes, keys, fingerprints)? })
     }
 
     /// Waits for the database; what is wrong with it beyond being away is an error. None: stopped first.

@@ -67,6 +67,17 @@ async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// `timeout`: of one call.
+pub fn plaid_client(config: &Config, timeout: Duration) -> anyhow::Result<plaid::Client> {
+    let client = plaid::Client::new(config.plaid()?, timeout, config.extra_roots()?);
+    client.context("the HTTP client for Plaid can't be made")
+}
+
+pub fn layer_client(config: &Config) -> anyhow::Result<layer::Client> {
+    let client = layer::Client::new(config.layer()?.clone(), config.extra_roots()?);
+    client.context("the HTTP client for Layer can't be made")
+}
+
 /// Starts the roles. Ports are bound when it returns; what else is needed is waited for in the background.
 pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result<Running> {
     for told in config.unverified() {
@@ -126,7 +137,10 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
 
 impl Running {
     async fn start_sandbox(&mut self) -> anyhow::Result<()> {
-        let sandbox = sandbox::Sandbox::new(self.config.sandbox()?).await?;
+        let sandbox = {
+            let (settings, scenario, admin) = self.config.sandbox()?;
+            sandbox::Sandbox::new(settings.clone(), &scenario, admin).await?
+        };
         let listener = bind("sandbox", self.config.sandbox.listen).await?;
         let address = listener.local_addr()?;
         let (serving, stop) = (sandbox.clone(), self.ops_stop.clone());
@@ -138,8 +152,8 @@ impl Running {
 
     fn reach_kafka(&mut self, given: Given, fail: tokio::sync::mpsc::Sender<anyhow::Error>) -> anyhow::Result<()> {
         self.config.check_properties()?;
-        let topics = self.config.topics();
-        let connection = if self.config.is_embedded() {
+        let topics = self.config.kafka.topics.clone();
+        let connection = if self.config.kafka.is_embedded() {
             let broker = match given.broker {
                 Some(broker) => broker,
                 None => Arc::new(EmbeddedBroker::start(&topics, 4)?),
@@ -148,10 +162,9 @@ impl Running {
             self._broker = Some(broker);
             connection
         } else {
-            self.config.connection()
+            self.config.kafka.connection()
         };
-        let producer =
-            Producer::new(&connection, self.config.producer()).context("check [kafka] and kafka.properties")?;
+        let producer = Producer::new(&connection, &self.config.kafka).context("check [kafka] and kafka.properties")?;
         self.readiness.expect("kafka");
         let (readiness, looking, stop) = (self.readiness.clone(), producer.clone(), self.stop.clone());
         let at = connection.clone();
@@ -177,17 +190,17 @@ impl Running {
 
     async fn start_receiver(&mut self) -> anyhow::Result<()> {
         let fingerprints = fingerprinter(&self.config.secrets.fingerprint_key)?;
-        let client =
-            plaid::Client::new(self.config.plaid_for_keys()?).context("the HTTP client for Plaid can't be made")?;
-        let keys = Keys::new(client, self.config.keys());
+        let plaid = &self.config.plaid;
+        // A client of its own: how long a webhook may wait for a key is the receiver's business.
+        let keys = Keys::new(plaid_client(&self.config, plaid.keys.timeout)?, plaid.keys.clone());
         let Some(producer) = self.producer.clone() else { bail!("the receiver needs Kafka") };
         let publisher = receiver::WebhookPublisher::new(
             producer,
-            self.config.topics(),
+            self.config.kafka.topics.clone(),
             fingerprints,
-            &self.config.plaid.environment,
+            plaid.environment.as_str(),
         );
-        let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?);
+        let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?.clone());
         let routes = web::close_while_draining(routes, self.readiness.clone());
         let listener = bind("receiver", self.config.receiver.listen).await?;
         self.receiver = Some(listener.local_addr()?);
@@ -222,7 +235,7 @@ impl Running {
             None
         };
         self.readiness.expect("database");
-        let limits = self.config.limits(self.config.console.max_connections);
+        let (limits, settings) = (self.config.limits(self.config.console.max_connections), self.config.console.clone());
         let (readiness, stop, slot, tasks) =
             (self.readiness.clone(), self.stop.clone(), Arc::clone(&self.store), self.tasks.clone());
         self.tasks.spawn(async move {
@@ -242,7 +255,7 @@ impl Running {
                     Err(error) => return drop(fail.send(error).await),
                 }
             }
-            if let Some((listener, (tokens, settings))) = console {
+            if let Some((listener, tokens)) = console {
                 let routes = console::routes(store, tokens, settings, wake, stop.clone());
                 let routes = web::close_while_draining(routes, readiness.clone());
                 tasks.spawn(web::serve(listener, routes, limits, stop));
@@ -275,14 +288,14 @@ impl Running {
 
     /// Stops without waiting for load balancers: what failed serves nobody.
     pub async fn stop_now(mut self) {
-        self.config.ops.drain_delay.0 = Duration::ZERO;
+        self.config.ops.drain_delay = Duration::ZERO;
         self.stop().await;
     }
 
     /// Stops in order: not ready, wait for load balancers, take nothing in, finish what is in flight, flush.
     pub async fn stop(self) {
         self.readiness.drain();
-        let delay = self.config.ops.drain_delay.0;
+        let delay = self.config.ops.drain_delay;
         if !delay.is_zero() {
             tracing::info!(delay_ms = delay.as_millis(), "draining: still serving while load balancers notice");
             tokio::time::sleep(delay).await;
@@ -292,7 +305,7 @@ impl Running {
         self.stop.cancel();
         self.ops_stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(self.config.ops.drain.0 + Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(self.config.ops.drain + Duration::from_secs(5), self.tasks.wait()).await.is_err() {
             tracing::warn!("some work did not end in time; its leases run out by themselves");
         } else {
             tracing::info!(
@@ -348,21 +361,20 @@ struct ConsumerParts {
     producer: Producer,
     connection: Connection,
     source: consumer::TokenSource,
-    settings: consumer::Settings,
     config: Config,
 }
 
 impl ConsumerParts {
     fn new(running: &Running) -> anyhow::Result<Self> {
         let config = running.config.clone();
+        config.consumer()?;
         let (Some(producer), Some(connection)) = (running.producer.clone(), running.connection.clone()) else {
             bail!("the consumer needs Kafka");
         };
         Ok(Self {
-            plaid: plaid::Client::new(config.plaid()?).context("the HTTP client for Plaid can't be made")?,
-            layer: layer::Client::new(config.layer()?).context("the HTTP client for Layer can't be made")?,
+            plaid: plaid_client(&config, config.plaid.timeout)?,
+            layer: layer_client(&config)?,
             source: config.token_source()?,
-            settings: config.consumer()?,
             producer,
             connection,
             config,
@@ -382,24 +394,18 @@ impl ConsumerParts {
         if begun.is_none() {
             return Ok(None);
         }
-        let seed = match self.config.consumer.seed {
-            0 => rand::random(),
-            seed => seed,
-        };
-        let topics = self.config.topics();
         let context = Arc::new(consumer::Context::new(
             store,
             self.plaid,
             self.layer,
             self.producer,
-            topics,
+            &self.config.kafka,
             self.source,
-            self.settings,
-            seed,
+            self.config.consumer.clone(),
         ));
         let wake = vec![Arc::clone(&context.items_due), Arc::clone(&context.businesses_due)];
         // Made in the background: without a broker it only waits, and the reconcilers need none.
-        let intake = bus::Intake::new(&self.connection, &self.config.intake())
+        let intake = bus::Intake::new(&self.connection, &self.config.kafka.intake())
             .context("the intake can't be set up: check [kafka]")?;
         for provider in Provider::ALL {
             readiness.expect(provider.as_str());
@@ -417,14 +423,14 @@ impl ConsumerParts {
     /// Orders what the start asks for.
     async fn begin_sweep(&self, store: &Store) -> Result<(), store::Error> {
         let mut tx = store.begin().await?;
-        if self.settings.mode == consumer::Mode::Act {
+        if self.config.consumer.mode == consumer::Mode::Act {
             // What observe mode planned and did not do.
             tx.mark_unminted(None, "start: accounts without a token").await?;
         }
         tx.commit().await?;
         if self.config.consumer.sweep_at_start {
             for kind in Kind::ALL {
-                store.mark_all(*kind, self.settings.debounce, "sweep at start").await?;
+                store.mark_all(*kind, self.config.consumer.debounce, "sweep at start").await?;
             }
         }
         Ok(())

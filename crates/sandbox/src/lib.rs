@@ -21,7 +21,7 @@ pub use load::{Answered, Load};
 pub use moment::Moment;
 pub use oracle::{BusinessVerdict, Counts, Listed, Verdict};
 pub use platform::Admin;
-pub use platform::{Announce, NewAccount, NewBusiness, NewItem, PlatformSettings};
+pub use platform::{Announce, NewAccount, NewBusiness, NewItem};
 pub use signing::{Signer, sha256_hex};
 pub use switches::{BadToken, LoginRequiredReads, Shows, Switches};
 pub use webhooks::SignedWebhook;
@@ -29,27 +29,40 @@ pub use world::{LAYER_CLIENT_ID, PLAID_CLIENT_ID};
 
 use axum::Router;
 use parking_lot::{Mutex, MutexGuard};
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use world::World;
 
-/// How the sandbox plays.
-#[derive(Debug, Clone)]
+/// The settings of the section `sandbox`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Settings {
+    #[schemars(skip)]
+    pub listen: SocketAddr,
     /// Everything random follows from it.
     pub seed: u64,
     /// Credentials that the fake Plaid and the fake Layer demand.
-    pub plaid_secret: String,
-    pub layer_secret: String,
-    /// Where webhooks go.
-    pub webhook_url: Option<String>,
+    #[schemars(skip)]
+    pub plaid_secret: SecretString,
+    #[schemars(skip)]
+    pub layer_secret: SecretString,
+    /// Where webhooks go. Empty: nowhere.
+    #[schemars(skip)]
+    pub webhook_url: String,
     /// 1.0 keeps Plaid's documented schedule of retries (30 s, 2 min, …); smaller is faster.
+    #[schemars(range(min = 0))]
     pub webhook_retry_scale: f64,
-    pub platform: PlatformSettings,
-    /// Misbehaviour and switches from the start.
-    pub scenario: Scenario,
+    /// A file with misbehaviour and switches from the start: a [`Scenario`]. Empty: none.
+    pub scenario: PathBuf,
+    /// The platform's own database, with a table `plaid_items (item_id, access_token)`. Empty: it has none.
+    #[schemars(skip)]
+    pub platform_database_url: SecretString,
 }
 
 /// A running sandbox. Clones share one world.
@@ -82,17 +95,17 @@ pub enum Error {
 }
 
 impl Sandbox {
-    pub async fn new(settings: Settings) -> Result<Self, Error> {
-        let platform_db = platform::open(&settings.platform).await?;
+    /// `scenario`: misbehaviour and switches from the start. `admin`: how the platform reaches Rekey.
+    pub async fn new(settings: Settings, scenario: &Scenario, admin: Option<Admin>) -> Result<Self, Error> {
+        let platform_db = platform::open(&settings.platform_database_url).await?;
         // A redirect would carry a token to a place that nobody named.
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(10))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;
-        let admin = settings.platform.admin.clone();
         Ok(Self {
-            world: Arc::new(Mutex::new(World::new(&settings))),
+            world: Arc::new(Mutex::new(World::new(&settings, scenario))),
             settings: Arc::new(settings),
             http,
             platform_db,

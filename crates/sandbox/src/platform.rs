@@ -7,14 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Where the platform keeps its tokens and how it reaches Rekey.
-#[derive(Debug, Clone, Default)]
-pub struct PlatformSettings {
-    /// The platform's own database, with a table `plaid_items (item_id, access_token)`.
-    pub database_url: Option<SecretString>,
-    pub admin: Option<Admin>,
-}
-
 /// Rekey's admin API, with a token that may operate.
 #[derive(Debug, Clone)]
 pub struct Admin {
@@ -74,8 +66,10 @@ pub struct NewItem {
     pub announce: Announce,
 }
 
-pub(crate) async fn open(settings: &PlatformSettings) -> Result<Option<sqlx::AnyPool>, Error> {
-    let Some(url) = &settings.database_url else { return Ok(None) };
+pub(crate) async fn open(url: &SecretString) -> Result<Option<sqlx::AnyPool>, Error> {
+    if url.expose_secret().is_empty() {
+        return Ok(None);
+    }
     sqlx::any::install_default_drivers();
     let pool = sqlx::any::AnyPoolOptions::new().max_connections(4).connect(url.expose_secret()).await?;
     let table = "CREATE TABLE IF NOT EXISTS plaid_items (item_id TEXT PRIMARY KEY, access_token TEXT NOT NULL)";

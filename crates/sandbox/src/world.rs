@@ -4,9 +4,10 @@ use crate::faults::Faults;
 use crate::oracle::Counts;
 use crate::signing::{Signer, uuid};
 use crate::switches::Switches;
-use crate::{Error, Settings};
+use crate::{Error, Scenario, Settings};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use secrecy::ExposeSecret;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -136,17 +137,17 @@ pub(crate) struct Call {
 const CALLS: usize = 200_000;
 
 impl World {
-    pub(crate) fn new(settings: &Settings) -> Self {
+    pub(crate) fn new(settings: &Settings, scenario: &Scenario) -> Self {
         let mut rng = StdRng::seed_from_u64(settings.seed);
         let signers = vec![Signer::new(&mut rng)];
         let mut faults = Faults::default();
-        settings.scenario.fault.iter().cloned().for_each(|f| faults.push(f));
+        scenario.fault.iter().cloned().for_each(|f| faults.push(f));
         Self {
             rng,
-            plaid_secret: settings.plaid_secret.clone(),
-            layer_secret: settings.layer_secret.clone(),
-            webhook_url: settings.webhook_url.clone(),
-            switches: settings.scenario.switches.clone(),
+            plaid_secret: settings.plaid_secret.expose_secret().to_owned(),
+            layer_secret: settings.layer_secret.expose_secret().to_owned(),
+            webhook_url: Some(settings.webhook_url.clone()).filter(|url| !url.is_empty()),
+            switches: scenario.switches.clone(),
             faults,
             signers,
             items: BTreeMap::new(),

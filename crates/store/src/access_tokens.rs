@@ -2,12 +2,11 @@
 //! fingerprint only, so that its late return is recognised.
 
 use crate::items::Declaration;
-use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::sql::{built, get, is_set, number, opt_text, sql, text};
 use crate::{Error, Tx};
 use domain::item::{TokenCause, TokenStanding};
 use domain::{AccessToken, Fingerprint, ItemId, Millis};
 use secrecy::ExposeSecret;
-use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 use std::fmt::Display;
 
@@ -107,14 +106,7 @@ impl Tx {
             VALUES ($1, $2, 'candidate', $3, $4, $5, $6)
             ON CONFLICT (item_id, fingerprint) DO UPDATE SET standing = 'candidate', sealed = $3, source = $4,
                 seen_at = $5, declaration = $6, why = NULL, cause = NULL, judged_at = NULL";
-        let query = sqlx::query(sql)
-            .bind(item.as_str().to_owned())
-            .bind(fingerprint.to_string())
-            .bind(sealed)
-            .bind(source.to_owned())
-            .bind(self.now().0)
-            .bind(declaration);
-        self.run(query).await?;
+        self.run(sql!(sql, item, fingerprint, sealed, source, self.now(), declaration)).await?;
         self.forget_oldest(item).await?;
         Ok(News::Candidate)
     }
@@ -125,8 +117,7 @@ impl Tx {
         fingerprint: &Fingerprint,
     ) -> Result<(Option<TokenStanding>, Option<TokenCause>), Error> {
         let sql = "SELECT standing, cause FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
-        let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
-        match self.row(query).await? {
+        match self.row(sql!(sql, item, fingerprint)).await? {
             Some(row) => Ok((Some(standing(&row)?), cause(&row)?)),
             None => Ok((None, None)),
         }
@@ -135,7 +126,7 @@ impl Tx {
     async fn forget_oldest(&mut self, item: &ItemId) -> Result<(), Error> {
         let sql = "DELETE FROM access_tokens WHERE item_id = $1 AND standing <> 'current' AND fingerprint NOT IN (
             SELECT fingerprint FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint LIMIT $2)";
-        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(REMEMBERED)).await?;
+        self.run(sql!(sql, item, REMEMBERED)).await?;
         Ok(())
     }
 
@@ -144,7 +135,7 @@ impl Tx {
         let sql =
             "SELECT fingerprint, sealed, source, seen_at, CASE WHEN declaration IS NULL THEN 0 ELSE 1 END AS declares
             FROM access_tokens WHERE item_id = $1 AND standing = 'candidate' ORDER BY seen_at DESC, fingerprint";
-        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let rows = self.rows(sql!(sql, item)).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let (fingerprint, token) = self.opened(item, row)?;
@@ -152,8 +143,8 @@ impl Tx {
                 fingerprint,
                 token,
                 source: text(row, "source")?,
-                seen_at: Millis(number(row, "seen_at")?),
-                declares: number(row, "declares")? == 1,
+                seen_at: get(row, "seen_at")?,
+                declares: get::<bool>(row, "declares")?,
             });
         }
         Ok(found)
@@ -161,7 +152,7 @@ impl Tx {
 
     pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<CurrentToken>, Error> {
         let sql = "SELECT fingerprint, sealed FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
-        let Some(row) = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await? else { return Ok(None) };
+        let Some(row) = self.row(sql!(sql, item)).await? else { return Ok(None) };
         let (fingerprint, token) = self.opened(item, &row)?;
         Ok(Some(CurrentToken { fingerprint, token }))
     }
@@ -169,12 +160,12 @@ impl Tx {
     /// When Plaid proved the current token. It is not opened, so one that can't be read is no obstacle.
     pub async fn proved_at(&mut self, item: &ItemId) -> Result<Option<Millis>, Error> {
         let sql = "SELECT judged_at FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
-        let row = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
-        row.map_or(Ok(None), |r| opt_time(&r, "judged_at"))
+        let row = self.row(sql!(sql, item)).await?;
+        row.map_or(Ok(None), |r| get(&r, "judged_at"))
     }
 
     fn opened(&self, item: &ItemId, row: &AnyRow) -> Result<(Fingerprint, AccessToken), Error> {
-        let fingerprint = Fingerprint::from_stored(text(row, "fingerprint")?);
+        let fingerprint = get(row, "fingerprint")?;
         let sealed = text(row, "sealed")?;
         let secret = self.keys.open(&place(item, &fingerprint), &sealed)?;
         Ok((fingerprint, AccessToken::new(secret.expose_secret())))
@@ -188,7 +179,7 @@ impl Tx {
         let now = self.now().0;
         // The Item's row first, as a push does: two orders of locking would end in a deadlock.
         let sql = "UPDATE items SET generation = generation + 1 WHERE item_id = $1 RETURNING generation";
-        let row = self.row(sqlx::query(sql).bind(id.clone())).await?;
+        let row = self.row(sql!(sql, id)).await?;
         let row = row.ok_or_else(|| Error::Corrupt(format!("the Item {item} has a token but no row")))?;
         self.touch_item(item.as_str());
         // What was said under the token that was current and is not judged yet, because a look was cut short or the user must
@@ -200,16 +191,10 @@ impl Tx {
                 SELECT 1 FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2
                 AND c.seen_at >= access_tokens.seen_at
                 AND (c.declaration IS NOT NULL OR access_tokens.declaration IS NULL)))";
-        let query = sqlx::query(sql)
-            .bind(id.clone())
-            .bind(candidate.to_string())
-            .bind(now)
-            .bind(TokenCause::NewerProved.as_str())
-            .bind(TokenCause::NewerProved.sentence());
-        self.run(query).await?;
+        self.run(sql!(sql, id, candidate, now, TokenCause::NewerProved, TokenCause::NewerProved.sentence())).await?;
         let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, cause = NULL, judged_at = $3
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate' AND sealed IS NOT NULL";
-        if self.run(sqlx::query(sql).bind(id).bind(candidate.to_string()).bind(now)).await? == 0 {
+        if self.run(sql!(sql, id, candidate, now)).await? == 0 {
             return Err(Error::Stale { kind: "item", id: item.to_string(), epoch: 0 });
         }
         // What came with it waits for its own judgement, and is newer than what waited already: a push under the current token
@@ -229,9 +214,8 @@ impl Tx {
             AND declaration IS NOT NULL AND EXISTS (SELECT 1 FROM items i WHERE i.item_id = $1 AND $UNDECLARED)
             ORDER BY seen_at DESC, fingerprint LIMIT 1"
             .replace("$UNDECLARED", UNDECLARED);
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(item.as_str().to_owned());
-        if let Some(row) = self.row(query).await? {
-            self.apply_word(item, &Fingerprint::from_stored(text(&row, "fingerprint")?)).await?;
+        if let Some(row) = self.row(sql!(built(sql), item)).await? {
+            self.apply_word(item, &get(&row, "fingerprint")?).await?;
         }
         Ok(())
     }
@@ -240,16 +224,16 @@ impl Tx {
     /// push said must not be found to hold later. With no current token there is no list to protect yet.
     pub(crate) async fn say_of_current(&mut self, item: &ItemId, said: &Declaration) -> Result<(), Error> {
         let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
-        let current = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let current = self.row(sql!(sql, item)).await?;
         let Some(current) = current else {
             let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1";
-            self.run(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+            self.run(sql!(sql, item)).await?;
             return self.declare(item, said).await;
         };
-        let current = Fingerprint::from_stored(text(&current, "fingerprint")?);
+        let current = get(&current, "fingerprint")?;
         let waiting = self.waiting_word(item, &current).await?;
         let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint <> $2";
-        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(current.to_string())).await?;
+        self.run(sql!(sql, item, current)).await?;
         let is_so = self.item(item).await?.is_some_and(|i| said.is_so_of(&i));
         if waiting.is_none() && is_so {
             return Ok(());
@@ -260,8 +244,7 @@ impl Tx {
     async fn set_word(&mut self, item: &ItemId, fingerprint: &Fingerprint, word: &Declaration) -> Result<(), Error> {
         let sealed = word.seal(&self.keys, &declared_at(item, fingerprint))?;
         let sql = "UPDATE access_tokens SET declaration = $3 WHERE item_id = $1 AND fingerprint = $2";
-        let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string()).bind(sealed);
-        self.run(query).await?;
+        self.run(sql!(sql, item, fingerprint, sealed)).await?;
         Ok(())
     }
 
@@ -269,8 +252,8 @@ impl Tx {
     pub async fn word_of_current(&mut self, item: &ItemId) -> Result<Option<(Fingerprint, Declaration)>, Error> {
         let sql = "SELECT fingerprint FROM access_tokens
             WHERE item_id = $1 AND standing = 'current' AND declaration IS NOT NULL";
-        let Some(row) = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await? else { return Ok(None) };
-        let fingerprint = Fingerprint::from_stored(text(&row, "fingerprint")?);
+        let Some(row) = self.row(sql!(sql, item)).await? else { return Ok(None) };
+        let fingerprint = get(&row, "fingerprint")?;
         Ok(self.waiting_word(item, &fingerprint).await?.map(|word| (fingerprint, word)))
     }
 
@@ -284,13 +267,7 @@ impl Tx {
     ) -> Result<(), Error> {
         let sql = "UPDATE access_tokens SET declaration = NULL, cause = $3, why = $4, refused_at = $5
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'current'";
-        let query = sqlx::query(sql)
-            .bind(item.as_str().to_owned())
-            .bind(fingerprint.to_string())
-            .bind(cause.as_str())
-            .bind(why.to_owned())
-            .bind(self.now().0);
-        self.run(query).await?;
+        self.run(sql!(sql, item, fingerprint, cause, why, self.now())).await?;
         Ok(())
     }
 
@@ -303,20 +280,14 @@ impl Tx {
         let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3, why = $4, cause = $5
             WHERE item_id = $1 AND standing = 'candidate' AND seen_at <= (
                 SELECT c.seen_at FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2)";
-        let query = sqlx::query(sql)
-            .bind(item.as_str().to_owned())
-            .bind(fingerprint.to_string())
-            .bind(self.now().0)
-            .bind(TokenCause::WordHolds.sentence())
-            .bind(TokenCause::WordHolds.as_str());
-        self.run(query).await?;
+        self.run(sql!(sql, item, fingerprint, self.now(), TokenCause::WordHolds.sentence(), TokenCause::WordHolds))
+            .await?;
         Ok(())
     }
 
     async fn waiting_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<Option<Declaration>, Error> {
         let sql = "SELECT declaration FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
-        let query = sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string());
-        let Some(row) = self.row(query).await? else { return Ok(None) };
+        let Some(row) = self.row(sql!(sql, item, fingerprint)).await? else { return Ok(None) };
         let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(None) };
         Declaration::open(&self.keys, &declared_at(item, fingerprint), &sealed).map(Some)
     }
@@ -326,7 +297,7 @@ impl Tx {
         if let Some(word) = self.waiting_word(item, fingerprint).await? {
             self.declare(item, &word).await?;
             let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint = $2";
-            self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(fingerprint.to_string())).await?;
+            self.run(sql!(sql, item, fingerprint)).await?;
         }
         Ok(())
     }
@@ -346,14 +317,7 @@ impl Tx {
                 THEN declaration ELSE NULL END
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'"
             .replace("$UNDECLARED", UNDECLARED);
-        let query = sqlx::query(AssertSqlSafe(sql))
-            .bind(item.as_str().to_owned())
-            .bind(fingerprint.to_string())
-            .bind(why.to_owned())
-            .bind(self.now().0)
-            .bind(i64::from(keep_word))
-            .bind(cause.as_str());
-        self.run(query).await?;
+        self.run(sql!(built(sql), item, fingerprint, why, self.now(), keep_word, cause)).await?;
         Ok(())
     }
 
@@ -361,25 +325,25 @@ impl Tx {
     /// or a token was proved since.
     pub async fn gone_under_newest(&mut self, item: &ItemId) -> Result<Option<bool>, Error> {
         let sql = "SELECT cause FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint LIMIT 1";
-        let row = self.row(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let row = self.row(sql!(sql, item)).await?;
         Ok(row.as_ref().map(cause).transpose()?.flatten().and_then(TokenCause::gone))
     }
 
     pub async fn token_views(&mut self, item: &ItemId) -> Result<Vec<TokenView>, Error> {
         let sql = "SELECT * FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint";
-        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let rows = self.rows(sql!(sql, item)).await?;
         rows.iter()
             .map(|r| {
                 Ok(TokenView {
-                    fingerprint: Fingerprint::from_stored(text(r, "fingerprint")?),
+                    fingerprint: get(r, "fingerprint")?,
                     standing: standing(r)?,
                     source: text(r, "source")?,
                     cause: cause(r)?,
-                    why: opt_text(r, "why")?,
-                    seen_at: Millis(number(r, "seen_at")?),
-                    judged_at: opt_time(r, "judged_at")?,
-                    word_waits: opt_text(r, "declaration")?.is_some(),
-                    refused_at: opt_time(r, "refused_at")?,
+                    why: get(r, "why")?,
+                    seen_at: get(r, "seen_at")?,
+                    judged_at: get(r, "judged_at")?,
+                    word_waits: is_set(r, "declaration")?,
+                    refused_at: get(r, "refused_at")?,
                 })
             })
             .collect()
@@ -387,9 +351,9 @@ impl Tx {
 }
 
 fn cause(row: &AnyRow) -> Result<Option<TokenCause>, Error> {
-    opt_parsed(row, "cause", |w| TokenCause::from_word(&w).ok_or_else(|| format!("unknown cause {w}")))
+    get(row, "cause")
 }
 
 fn standing(row: &AnyRow) -> Result<TokenStanding, Error> {
-    parsed(row, "standing", |w| TokenStanding::from_word(&w).ok_or_else(|| format!("unknown standing {w}")))
+    get(row, "standing")
 }

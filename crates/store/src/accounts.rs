@@ -1,12 +1,13 @@
 //! Accounts of Items, and which business each one is in or is leaving.
 
 use crate::Claim;
-use crate::tx::{built, number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::sql::{built, get, is_set, number, opt_text, sql, text, with_each};
 use crate::verdict_facts::{SLICE, places};
 use crate::{Error, Tx};
 use domain::accounts::{AccountState, Known, MintRefused, Outside, Proof, Traits};
+use domain::item::ItemState;
+use domain::placement::Placement;
 use domain::{AccountId, BusinessId, ItemId, Millis};
-use sqlx::Row;
 use sqlx::any::AnyRow;
 use std::collections::BTreeSet;
 
@@ -44,6 +45,12 @@ pub struct MintFault {
 }
 
 impl AccountRow {
+    /// Where it stands, in an Item of that state.
+    pub fn placement(&self, item: ItemState) -> Placement {
+        let (business, moving_from) = (self.business.clone(), self.moving_from.clone());
+        Placement { state: self.state, item, business, moving_from, outside: self.outside.is_some() }
+    }
+
     pub fn known(&self) -> Known {
         Known {
             id: self.id.clone(),
@@ -55,16 +62,17 @@ impl AccountRow {
     }
 }
 
-/// What a look found out about one account.
-#[derive(Debug, Clone)]
-pub struct AccountUpdate<'a> {
-    pub item: &'a ItemId,
-    pub id: &'a AccountId,
-    pub traits: &'a Traits,
+/// What is written of one account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountUpdate {
+    pub item: ItemId,
+    pub id: AccountId,
+    pub traits: Traits,
     pub state: AccountState,
-    pub business: Option<&'a BusinessId>,
+    pub business: Option<BusinessId>,
+    pub moving_from: Option<BusinessId>,
     /// The business that it was in until now.
-    pub before: Option<&'a BusinessId>,
+    pub before: Option<BusinessId>,
     pub missing_since: Option<Millis>,
     pub proof: Option<Proof>,
     pub outside: Option<Outside>,
@@ -73,43 +81,45 @@ pub struct AccountUpdate<'a> {
 impl Tx {
     pub async fn accounts(&mut self, item: &ItemId) -> Result<Vec<AccountRow>, Error> {
         let sql = "SELECT * FROM accounts WHERE item_id = $1 ORDER BY account_id";
-        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let rows = self.rows(sql!(sql, item)).await?;
         rows.iter().map(account_row).collect()
     }
 
-    /// Writes what a look found. A change of business starts a move: the account has to leave the old list, verified,
-    /// before it enters the new one; back to where it came from, it never left.
-    pub async fn save_account(&mut self, update: &AccountUpdate<'_>) -> Result<(), Error> {
+    /// The same, so that no other transaction changes them until this one ends: a list that is read back ends moves.
+    pub async fn lock_accounts(&mut self, item: &ItemId) -> Result<Vec<AccountRow>, Error> {
+        let lock = self.dialect.for_update();
+        let sql = format!("SELECT * FROM accounts WHERE item_id = $1 ORDER BY account_id {lock}");
+        let rows = self.rows(sql!(built(sql), item)).await?;
+        rows.iter().map(account_row).collect()
+    }
+
+    /// Writes what a look found.
+    pub async fn save_account(&mut self, update: &AccountUpdate) -> Result<(), Error> {
         let sql = "INSERT INTO accounts (item_id, account_id, state, business_id, missing_since, proof, outside, kind,
-                subtype, mask, name, persistent_id)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                subtype, mask, name, persistent_id, moving_from)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
             ON CONFLICT (item_id, account_id) DO UPDATE SET state = $3, missing_since = $5, proof = $6, outside = $7,
-                kind = $8, subtype = $9, mask = $10, name = $11, persistent_id = $12, business_id = $4,
-                moving_from = CASE
-                    WHEN COALESCE(accounts.business_id, '') = COALESCE($4, '') THEN accounts.moving_from
-                    WHEN accounts.moving_from = $4 THEN NULL
-                    WHEN accounts.moving_from IS NOT NULL THEN accounts.moving_from
-                    -- A business that was never found at Layer has no list that it could be in.
-                    WHEN EXISTS (SELECT 1 FROM businesses b WHERE b.business_id = accounts.business_id
-                        AND b.layer_id IS NOT NULL) THEN accounts.business_id
-                    ELSE NULL END";
-        let traits = update.traits;
-        let query = sqlx::query(sql)
-            .bind(update.item.as_str().to_owned())
-            .bind(update.id.as_str().to_owned())
-            .bind(update.state.as_str())
-            .bind(update.business.map(|b| b.as_str().to_owned()))
-            .bind(update.missing_since.map(|t| t.0))
-            .bind(update.proof.map(Proof::as_str))
-            .bind(update.outside.map(Outside::as_str))
-            .bind(traits.kind.clone())
-            .bind(traits.subtype.clone())
-            .bind(traits.mask.clone())
-            .bind(traits.name.clone())
-            .bind(traits.persistent_id.clone());
-        self.run(query).await?;
+                kind = $8, subtype = $9, mask = $10, name = $11, persistent_id = $12, business_id = $4, moving_from = $13";
+        let traits = &update.traits;
+        self.run(sql!(
+            sql,
+            update.item,
+            update.id,
+            update.state,
+            update.business,
+            update.missing_since,
+            update.proof,
+            update.outside,
+            traits.kind,
+            traits.subtype,
+            traits.mask,
+            traits.name,
+            traits.persistent_id,
+            update.moving_from
+        ))
+        .await?;
         self.touch_item(update.item.as_str());
-        if let Some(before) = update.before {
+        if let Some(before) = &update.before {
             self.touch_business(before.as_str());
         }
         Ok(())
@@ -124,11 +134,7 @@ impl Tx {
     ) -> Result<(), Error> {
         let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
             ON CONFLICT (item_id, account_id) DO NOTHING";
-        let query = sqlx::query(sql)
-            .bind(item.as_str().to_owned())
-            .bind(id.as_str().to_owned())
-            .bind(business.as_str().to_owned());
-        self.run(query).await?;
+        self.run(sql!(sql, item, id, business)).await?;
         Ok(())
     }
 
@@ -141,16 +147,18 @@ impl Tx {
     ) -> Result<(), Error> {
         let sql = "UPDATE accounts SET mint_fault = $3, mint_fault_generation = $4, mint_refused = $5, mint_code = $6,
             mint_tries = $7, mint_again_at = $8 WHERE item_id = $1 AND account_id = $2";
-        let query = sqlx::query(sql)
-            .bind(item.as_str().to_owned())
-            .bind(id.as_str().to_owned())
-            .bind(fault.map(|f| f.why.clone()))
-            .bind(fault.map(|f| f.generation))
-            .bind(fault.map(|f| f.refused.as_str()))
-            .bind(fault.map(|f| f.code.clone()))
-            .bind(fault.map(|f| i64::from(f.tries)))
-            .bind(fault.map(|f| f.again_at.0));
-        self.run(query).await?;
+        self.run(sql!(
+            sql,
+            item,
+            id,
+            fault.map(|f| f.why.clone()),
+            fault.map(|f| f.generation),
+            fault.map(|f| f.refused.as_str()),
+            fault.map(|f| f.code.clone()),
+            fault.map(|f| i64::from(f.tries)),
+            fault.map(|f| f.again_at.0)
+        ))
+        .await?;
         self.touch_item(item.as_str());
         Ok(())
     }
@@ -162,8 +170,7 @@ impl Tx {
             let at = places(slice.len());
             let sql =
                 "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN";
-            let query = slice.iter().fold(built(format!("{sql} ({at})")), |query, item| query.bind(item.clone()));
-            self.run(query).await?;
+            self.run(with_each(sql!(built(format!("{sql} ({at})"))), slice)).await?;
         }
         Ok(())
     }
@@ -172,8 +179,8 @@ impl Tx {
     pub async fn refused_mints(&mut self) -> Result<Vec<(MintRefused, i64)>, Error> {
         let sql = "SELECT COALESCE(mint_refused, 'other') AS refused, COUNT(*) AS n FROM accounts
             WHERE mint_fault IS NOT NULL AND state = 'active' GROUP BY COALESCE(mint_refused, 'other')";
-        let rows = self.rows(sqlx::query(sql)).await?;
-        rows.iter().map(|r| Ok((parsed(r, "refused", |w| refused(&w))?, number(r, "n")?))).collect()
+        let rows = self.rows(sql!(sql)).await?;
+        rows.iter().map(|r| Ok((get(r, "refused")?, number(r, "n")?))).collect()
     }
 
     /// The old list was read back without them: accounts that were leaving `business` may enter their new one.
@@ -184,7 +191,7 @@ impl Tx {
         let sql = "UPDATE accounts SET moving_from = NULL WHERE moving_from = $1
             AND EXISTS (SELECT 1 FROM work WHERE kind = 'business' AND id = $1 AND wanted = $2)
             RETURNING COALESCE(business_id, '') AS b";
-        let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned()).bind(claim.wanted)).await?;
+        let rows = self.rows(sql!(sql, business, claim.wanted)).await?;
         self.touch_business(business.as_str());
         let mut entered = Vec::new();
         for row in &rows {
@@ -202,42 +209,43 @@ impl Tx {
     }
 }
 
-/// Earlier releases wrote the sentence.
-pub(crate) fn outside(word: &str) -> Result<Outside, String> {
-    let by_sentence = || Outside::ALL.iter().copied().find(|o| o.sentence() == word);
-    Outside::from_word(word).or_else(by_sentence).ok_or_else(|| format!("unknown word {word}"))
-}
-
-fn refused(word: &str) -> Result<MintRefused, String> {
-    MintRefused::from_word(word).ok_or_else(|| format!("unknown refusal {word}"))
+/// Of a row that joins an account with its Item's state, `item_state`.
+pub(crate) fn placement(row: &AnyRow) -> Result<Placement, Error> {
+    Ok(Placement {
+        state: get(row, "state")?,
+        item: get(row, "item_state")?,
+        business: get(row, "business_id")?,
+        moving_from: get(row, "moving_from")?,
+        outside: is_set(row, "outside")?,
+    })
 }
 
 fn account_row(row: &AnyRow) -> Result<AccountRow, Error> {
     let fault = opt_text(row, "mint_fault")?;
     Ok(AccountRow {
-        id: parsed(row, "account_id", AccountId::parse)?,
-        item: parsed(row, "item_id", ItemId::parse)?,
-        state: parsed(row, "state", |w| AccountState::from_word(&w).ok_or_else(|| format!("unknown state {w}")))?,
-        business: opt_parsed(row, "business_id", BusinessId::parse)?,
-        moving_from: opt_parsed(row, "moving_from", BusinessId::parse)?,
-        missing_since: opt_time(row, "missing_since")?,
-        proof: opt_parsed(row, "proof", |w| Proof::from_word(&w).ok_or_else(|| format!("unknown proof {w}")))?,
-        outside: opt_parsed(row, "outside", |w| outside(&w))?,
+        id: get(row, "account_id")?,
+        item: get(row, "item_id")?,
+        state: get(row, "state")?,
+        business: get(row, "business_id")?,
+        moving_from: get(row, "moving_from")?,
+        missing_since: get(row, "missing_since")?,
+        proof: get(row, "proof")?,
+        outside: get(row, "outside")?,
         traits: Traits {
             kind: text(row, "kind")?,
-            subtype: opt_text(row, "subtype")?,
-            mask: opt_text(row, "mask")?,
-            name: opt_text(row, "name")?,
-            persistent_id: opt_text(row, "persistent_id")?,
+            subtype: get(row, "subtype")?,
+            mask: get(row, "mask")?,
+            name: get(row, "name")?,
+            persistent_id: get(row, "persistent_id")?,
         },
         mint_fault: match fault {
             Some(why) => Some(MintFault {
-                refused: opt_parsed(row, "mint_refused", |w| refused(&w))?.unwrap_or(MintRefused::Other),
+                refused: get::<Option<_>>(row, "mint_refused")?.unwrap_or(MintRefused::Other),
                 code: opt_text(row, "mint_code")?.unwrap_or_default(),
                 why,
                 generation: number(row, "mint_fault_generation")?,
-                tries: row.try_get::<Option<i64>, _>("mint_tries")?.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
-                again_at: opt_time(row, "mint_again_at")?.unwrap_or(Millis(0)),
+                tries: get::<Option<_>>(row, "mint_tries")?.unwrap_or(0),
+                again_at: get::<Option<_>>(row, "mint_again_at")?.unwrap_or(Millis(0)),
             }),
             None => None,
         },

@@ -3,7 +3,7 @@
 use crate::businesses::{BusinessRow, business_row};
 use crate::items::{ItemRow, item_row};
 use crate::queue::work_row;
-use crate::tx::{built, number, opt_text, text};
+use crate::sql::{Query, built, get, number, sql, text, with_each};
 use crate::verdict_facts::places;
 use crate::{Error, Tx};
 use domain::Millis;
@@ -65,11 +65,7 @@ impl Tx {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = built(format!("{sql} ({}) ORDER BY {id}", places(ids.len())));
-        for id in ids {
-            query = query.bind(id.clone());
-        }
-        self.rows(query).await
+        self.rows(with_each(sql!(built(format!("{sql} ({}) ORDER BY {id}", places(ids.len())))), ids)).await
     }
 
     /// Parked and held rows, and Items with accounts whose mint is refused: what waits for a person. The cursor is
@@ -91,8 +87,8 @@ impl Tx {
             .map(|r| {
                 Ok(UnknownItem {
                     item: text(r, "item_id")?,
-                    first_seen: Millis(number(r, "first_seen")?),
-                    last_seen: Millis(number(r, "last_seen")?),
+                    first_seen: get(r, "first_seen")?,
+                    last_seen: get(r, "last_seen")?,
                     seen: number(r, "seen")?,
                 })
             })
@@ -111,14 +107,14 @@ impl Tx {
                     item: text(r, "item_id")?,
                     account: text(r, "account_id")?,
                     generation: number(r, "generation")?,
-                    intended_at: Millis(number(r, "intended_at")?),
-                    fingerprint: opt_text(r, "fingerprint")?,
+                    intended_at: get(r, "intended_at")?,
+                    fingerprint: get(r, "fingerprint")?,
                 })
             })
             .collect()
     }
 }
 
-fn paged(sql: &'static str, page: &Page) -> crate::tx::Query {
-    sqlx::query(sql).bind(page.after.clone().unwrap_or_default()).bind(i64::from(page.limit))
+fn paged(sql: &'static str, page: &Page) -> Query {
+    sql!(sql, page.after.clone().unwrap_or_default(), page.limit)
 }

@@ -1,7 +1,7 @@
 //! The audit trail: who did what to what, from where, and what was so before and after. An entry is never changed, but that
 //! an erased id in it becomes a pseudonym, and goes by age alone.
 
-use crate::tx::{built, number, opt_text, text};
+use crate::sql::{built, get, opt_text, sql, text, with_each};
 use crate::{Accounts, Declaration, Error, Page, Push, Tx};
 use domain::redact::shows_any_token;
 use domain::work::Kind;
@@ -126,23 +126,25 @@ impl Tx {
         let sql = "INSERT INTO audit (id, actor, remote, action, subject, detail, was, became, at)
             VALUES ($1, $2, $3, $4, $5, '', $6, $7, $8)";
         let id = uuid::Uuid::now_v7().to_string();
-        let query = sqlx::query(sql)
-            .bind(id.clone())
-            .bind(act.by.to_owned())
-            .bind(act.from.map(|ip| ip.to_string()))
-            .bind(act.action.to_owned())
-            .bind(act.subject.clone())
-            .bind(act.was.as_ref().map(Value::to_string))
-            .bind(act.became.as_ref().map(Value::to_string))
-            .bind(self.now().0);
-        self.run(query).await?;
+        self.run(sql!(
+            sql,
+            id,
+            act.by,
+            act.from.map(|ip| ip.to_string()),
+            act.action,
+            act.subject,
+            act.was.as_ref().map(Value::to_string),
+            act.became.as_ref().map(Value::to_string),
+            self.now()
+        ))
+        .await?;
         let mut named = BTreeSet::new();
         for mut value in act.was.iter().chain(&act.became).cloned() {
             each_named(&mut value, &mut |key, id| named.extend(kind_named(key).map(|kind| subject(kind, id))));
         }
         for mentioned in named {
             let sql = "INSERT INTO audit_mentions (subject, audit_id) VALUES ($1, $2)";
-            self.run(sqlx::query(sql).bind(mentioned).bind(id.clone())).await?;
+            self.run(sql!(sql, mentioned, id)).await?;
         }
         Ok(())
     }
@@ -153,7 +155,7 @@ impl Tx {
         let only = if item.only_listed { Some(self.assignments(id).await?) } else { None };
         // Not opened: a token that can't be read must not keep a push from replacing it.
         let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
-        let token = self.row(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        let token = self.row(sql!(sql, id)).await?;
         let token = token.map(|r| text(&r, "fingerprint")).transpose()?;
         Ok(Some(json!({
             "state": item.state.as_str(),
@@ -175,28 +177,25 @@ impl Tx {
         let sql = format!("SELECT * FROM audit WHERE id < $1{subject}{by} ORDER BY id DESC LIMIT $2");
         // Ids are hexadecimal.
         let before = page.after.clone().unwrap_or_else(|| "g".into());
-        let mut query = built(sql).bind(before).bind(i64::from(page.limit));
+        let mut query = sql!(built(sql), before, page.limit);
         if let Some(subject) = &filter.subject {
             let (kind, id) = subject.split_once('/').unwrap_or(("", subject));
             let pseudonym = self.pseudonym_of(kind, id);
-            query = query.bind(subject.clone()).bind(pseudonym).bind(id.to_owned()).bind(format!("{kind}%.%"));
+            query = with_each(query, [subject, &pseudonym, id, &format!("{kind}%.%")]);
         }
-        if let Some(by) = &filter.by {
-            query = query.bind(by.clone());
-        }
-        let rows = self.rows(query).await?;
+        let rows = self.rows(with_each(query, &filter.by)).await?;
         rows.iter()
             .map(|r| {
                 Ok(AuditEntry {
                     id: text(r, "id")?,
-                    at: Millis(number(r, "at")?),
+                    at: get(r, "at")?,
                     by: text(r, "actor")?,
-                    from: opt_text(r, "remote")?,
+                    from: get(r, "remote")?,
                     action: text(r, "action")?,
                     subject: text(r, "subject")?,
                     detail: text(r, "detail")?,
-                    was: opt_text(r, "was")?,
-                    became: opt_text(r, "became")?,
+                    was: get(r, "was")?,
+                    became: get(r, "became")?,
                 })
             })
             .collect()
@@ -215,20 +214,19 @@ impl Tx {
         // In one order before any is read: two who are erased at once may name each other, and what one of them cloaked must
         // not be written back by the other.
         let lock = self.dialect.for_update();
-        let locked = built(format!(
+        self.rows(sql!(built(format!(
             "SELECT id FROM audit WHERE id IN (SELECT id {own} UNION SELECT audit_id FROM audit_mentions WHERE subject = $1)
             ORDER BY id {lock}"
-        ));
-        self.rows(locked.bind(whole.clone()).bind(bare.clone()).bind(acts.clone())).await?;
-        let own = built(format!("SELECT id, was, became {own}")).bind(whole).bind(bare).bind(acts);
+        )), whole, bare, acts)).await?;
+        let own = sql!(built(format!("SELECT id, was, became {own}")), whole, bare, acts);
         let rows = self.rows(own).await?;
         let pseudonym = self.pseudonym_of(kind.as_str(), id);
         self.cloak(&rows, Some(&pseudonym), &|key, _| key == "account_id").await?;
         let naming =
             "SELECT a.id, a.was, a.became FROM audit_mentions m JOIN audit a ON a.id = m.audit_id WHERE m.subject = $1";
-        let rows = self.rows(sqlx::query(naming).bind(subject(kind, id))).await?;
+        let rows = self.rows(sql!(naming, subject(kind, id))).await?;
         self.cloak(&rows, None, &|key, named| kind_named(key) == Some(kind) && named == id).await?;
-        let forgotten = sqlx::query("DELETE FROM audit_mentions WHERE subject = $1").bind(subject(kind, id));
+        let forgotten = sql!("DELETE FROM audit_mentions WHERE subject = $1", subject(kind, id));
         self.run(forgotten).await?;
         Ok(())
     }
@@ -252,12 +250,7 @@ impl Tx {
                 Ok(Some(value.to_string()))
             };
             let sql = "UPDATE audit SET subject = COALESCE($2, subject), was = $3, became = $4 WHERE id = $1";
-            let query = sqlx::query(sql)
-                .bind(text(row, "id")?)
-                .bind(subject.map(str::to_owned))
-                .bind(cloaked("was")?)
-                .bind(cloaked("became")?);
-            self.run(query).await?;
+            self.run(sql!(sql, text(row, "id")?, subject, cloaked("was")?, cloaked("became")?)).await?;
         }
         Ok(())
     }
@@ -265,11 +258,11 @@ impl Tx {
     /// Some of the entries that are older than `kept`; returns how many went.
     pub async fn forget_old_audit(&mut self, kept: Duration, limit: u32) -> Result<u64, Error> {
         let sql = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)";
-        let gone = self.run(sqlx::query(sql).bind(self.now().minus(kept).0).bind(i64::from(limit))).await?;
+        let gone = self.run(sql!(sql, self.now().minus(kept), limit)).await?;
         if gone > 0 {
             // Their ids are in the order of their times.
             let sql = "DELETE FROM audit_mentions WHERE audit_id < COALESCE((SELECT MIN(id) FROM audit), 'g')";
-            self.run(sqlx::query(sql)).await?;
+            self.run(sql!(sql)).await?;
         }
         Ok(gone)
     }

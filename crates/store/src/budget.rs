@@ -1,9 +1,8 @@
 //! The fleet's budget: what is booked of each limit stands in one row, so all processes spend from one account, and
 //! while the store is away nothing is spent.
 
-use crate::tx::number;
+use crate::sql::{get, number, sql};
 use crate::{Claim, Error, Tx};
-use domain::Millis;
 use domain::budget::{Booked, Call, Limits};
 use std::time::{Duration, Instant};
 
@@ -57,7 +56,7 @@ impl Tx {
         let mut budgets = Vec::new();
         for call in Call::ALL {
             let sql = "SELECT booked_until, rest_until, slowed_at, slowed_to FROM budgets WHERE call = $1";
-            if let Some(row) = self.row(sqlx::query(sql).bind(call.as_str())).await? {
+            if let Some(row) = self.row(sql!(sql, call)).await? {
                 budgets.push(BudgetRow { call: *call, booked: booked(&row)? });
             }
         }
@@ -72,12 +71,7 @@ impl Tx {
         let sql = "UPDATE work SET next_proof = $4 +
                 CASE WHEN next_proof IS NULL OR next_proof < $3 THEN $3 ELSE next_proof END
             WHERE kind = $1 AND id = $2 AND (next_proof IS NULL OR next_proof <= $5)";
-        let query = sqlx::query(sql)
-            .bind(claim.kind.as_str())
-            .bind(claim.id.clone())
-            .bind(earliest.0)
-            .bind(domain::time::millis(each))
-            .bind(now.0);
+        let query = sql!(sql, claim.kind, claim.id, earliest, domain::time::millis(each), now);
         // The wait is a guess of one interval: nobody else proves tokens of this Item meanwhile.
         if self.run(query).await? == 1 { Ok(Ok(())) } else { Ok(Err(each)) }
     }
@@ -85,26 +79,28 @@ impl Tx {
     pub(crate) async fn lock_budget(&mut self, call: Call) -> Result<Booked, Error> {
         let lock = "UPDATE budgets SET booked_until = booked_until WHERE call = $1
             RETURNING booked_until, rest_until, slowed_at, slowed_to";
-        if let Some(row) = self.row(sqlx::query(lock).bind(call.as_str())).await? {
+        if let Some(row) = self.row(sql!(lock, call)).await? {
             return booked(&row);
         }
         let insert = "INSERT INTO budgets (call, booked_until, rest_until, slowed_at, slowed_to)
             VALUES ($1, 0, 0, 0, 1000) ON CONFLICT (call) DO NOTHING";
-        self.run(sqlx::query(insert).bind(call.as_str())).await?;
-        let row = self.row(sqlx::query(lock).bind(call.as_str())).await?;
+        self.run(sql!(insert, call)).await?;
+        let row = self.row(sql!(lock, call)).await?;
         booked(&row.ok_or_else(|| Error::Corrupt(format!("the budget of {call} vanished")))?)
     }
 
     pub(crate) async fn save_budget(&mut self, call: Call, booked: &Booked) -> Result<(), Error> {
         let sql =
             "UPDATE budgets SET booked_until = $2, rest_until = $3, slowed_at = $4, slowed_to = $5 WHERE call = $1";
-        let query = sqlx::query(sql)
-            .bind(call.as_str())
-            .bind(booked.until)
-            .bind(booked.rest_until.0)
-            .bind(booked.slowed_at.0)
-            .bind((booked.slowed_to * THOUSAND) as i64);
-        self.run(query).await?;
+        self.run(sql!(
+            sql,
+            call,
+            booked.until,
+            booked.rest_until,
+            booked.slowed_at,
+            (booked.slowed_to * THOUSAND) as i64
+        ))
+        .await?;
         Ok(())
     }
 }
@@ -112,8 +108,8 @@ impl Tx {
 fn booked(row: &sqlx::any::AnyRow) -> Result<Booked, Error> {
     Ok(Booked {
         until: number(row, "booked_until")?,
-        rest_until: Millis(number(row, "rest_until")?),
-        slowed_at: Millis(number(row, "slowed_at")?),
+        rest_until: get(row, "rest_until")?,
+        slowed_at: get(row, "slowed_at")?,
         slowed_to: number(row, "slowed_to")? as f64 / THOUSAND,
     })
 }

@@ -1,11 +1,12 @@
 //! Businesses: which one at Layer, what Layer accepted last, when it converged.
 
-use crate::tx::{number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::accounts::placement;
+use crate::sql::{built, get, opt_text, sql, text};
 use crate::{Error, Tx};
+use domain::placement::Placement;
 use domain::token_list::LeaveOut;
 use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
 use secrecy::ExposeSecret;
-use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -33,13 +34,7 @@ pub type Accepted = HashSet<Fingerprint>;
 pub struct TokenOwner {
     pub fingerprint: Option<Fingerprint>,
     pub account: AccountId,
-    /// The business the account is assigned to now.
-    pub business: Option<BusinessId>,
-    pub moving_from: Option<BusinessId>,
-    /// Proved gone, or its whole Item is.
-    pub gone: bool,
-    /// Somebody's word, or a rule, takes it out of every list.
-    pub outside: bool,
+    pub placement: Placement,
 }
 
 pub(crate) fn place(id: &str) -> String {
@@ -58,21 +53,23 @@ impl Tx {
             Some(_) => format!("{sql} UPDATE SET creation = $2"),
             None => format!("{sql} NOTHING"),
         };
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(id.as_str().to_owned()).bind(sealed).bind(self.now().0);
-        if self.run(query).await? > 0 {
+        if self.run(sql!(built(sql), id, sealed, self.now())).await? > 0 {
             self.touch_business(id.as_str());
         }
         Ok(())
     }
 
     pub async fn business(&mut self, id: &BusinessId) -> Result<Option<BusinessRow>, Error> {
-        let query = sqlx::query("SELECT * FROM businesses WHERE business_id = $1").bind(id.as_str().to_owned());
-        self.row(query).await?.map(|r| business_row(&r)).transpose()
+        self.row(sql!("SELECT * FROM businesses WHERE business_id = $1", id))
+            .await?
+            .map(|r| business_row(&r))
+            .transpose()
     }
 
     pub async fn creation_details(&mut self, id: &BusinessId) -> Result<Option<String>, Error> {
-        let query = sqlx::query("SELECT creation FROM businesses WHERE business_id = $1").bind(id.as_str().to_owned());
-        let Some(row) = self.row(query).await? else { return Ok(None) };
+        let Some(row) = self.row(sql!("SELECT creation FROM businesses WHERE business_id = $1", id)).await? else {
+            return Ok(None);
+        };
         let Some(sealed) = opt_text(&row, "creation")? else { return Ok(None) };
         Ok(Some(self.keys.open(&place(id.as_str()), &sealed)?.expose_secret().to_owned()))
     }
@@ -81,20 +78,19 @@ impl Tx {
     /// writers of one list.
     pub async fn set_layer_id(&mut self, id: &BusinessId, layer: &LayerId) -> Result<Option<BusinessId>, Error> {
         let sql = "SELECT business_id FROM businesses WHERE layer_id = $1 AND business_id <> $2";
-        let query = sqlx::query(sql).bind(layer.as_str().to_owned()).bind(id.as_str().to_owned());
-        if let Some(row) = self.row(query).await? {
-            return Ok(Some(parsed(&row, "business_id", BusinessId::parse)?));
+        if let Some(row) = self.row(sql!(sql, layer, id)).await? {
+            return Ok(Some(get(&row, "business_id")?));
         }
         // Once it exists at Layer, what was needed to create it is not kept.
         let sql = "UPDATE businesses SET layer_id = $2, creation = NULL WHERE business_id = $1";
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(layer.as_str().to_owned())).await?;
+        self.run(sql!(sql, id, layer)).await?;
         Ok(None)
     }
 
     /// Layer answered that its id does not exist any more: it is looked up again.
     pub async fn forget_layer_id(&mut self, id: &BusinessId) -> Result<(), Error> {
         let sql = "UPDATE businesses SET layer_id = NULL WHERE business_id = $1";
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        self.run(sql!(sql, id)).await?;
         Ok(())
     }
 
@@ -103,8 +99,7 @@ impl Tx {
     pub async fn record_accepted(&mut self, id: &BusinessId, tokens: &[Fingerprint]) -> Result<(), Error> {
         let sql = "UPDATE businesses SET accepted = $2, put_at = $3, verified = 0 WHERE business_id = $1";
         let list = serde_json::to_string(tokens).map_err(|e| Error::Corrupt(e.to_string()))?;
-        let query = sqlx::query(sql).bind(id.as_str().to_owned()).bind(list).bind(self.now().0);
-        self.run(query).await?;
+        self.run(sql!(sql, id, list, self.now())).await?;
         self.touch_business(id.as_str());
         Ok(())
     }
@@ -113,7 +108,7 @@ impl Tx {
     pub async fn record_listed(&mut self, id: &BusinessId, tokens: &[Fingerprint]) -> Result<(), Error> {
         let list = serde_json::to_string(tokens).map_err(|e| Error::Corrupt(e.to_string()))?;
         let sql = "UPDATE businesses SET accepted = $2 WHERE business_id = $1";
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(list)).await?;
+        self.run(sql!(sql, id, list)).await?;
         self.touch_business(id.as_str());
         Ok(())
     }
@@ -131,26 +126,20 @@ impl Tx {
             "UPDATE businesses SET converged_at = $2, listed_at = $2, verified = $3, last_outcome = $4, archived = $5
             WHERE business_id = $1";
         let archived = serde_json::to_string(archived).map_err(|e| Error::Corrupt(e.to_string()))?;
-        let query = sqlx::query(sql)
-            .bind(id.as_str().to_owned())
-            .bind(self.now().0)
-            .bind(i64::from(verified))
-            .bind(outcome.to_owned())
-            .bind(archived);
-        self.run(query).await?;
+        self.run(sql!(sql, id, self.now(), verified, outcome, archived)).await?;
         self.touch_business(id.as_str());
         Ok(())
     }
 
     pub async fn record_outcome(&mut self, id: &BusinessId, outcome: &str) -> Result<(), Error> {
         let sql = "UPDATE businesses SET last_outcome = $2 WHERE business_id = $1";
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(outcome.to_owned())).await?;
+        self.run(sql!(sql, id, outcome)).await?;
         Ok(())
     }
 
     pub async fn set_leave_out(&mut self, id: &BusinessId, leave_out: LeaveOut) -> Result<(), Error> {
         let sql = "UPDATE businesses SET leave_out = $2 WHERE business_id = $1";
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(leave_out.as_str())).await?;
+        self.run(sql!(sql, id, leave_out)).await?;
         Ok(())
     }
 
@@ -162,13 +151,13 @@ impl Tx {
                 FROM processor_tokens t
                 JOIN accounts a ON a.item_id = t.item_id AND a.account_id = t.account_id
                 JOIN items i ON i.item_id = a.item_id WHERE t.fingerprint = $1";
-            let rows = self.rows(sqlx::query(sql).bind(token.to_string())).await?;
+            let rows = self.rows(sql!(sql, token)).await?;
             found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
         }
         for account in accounts {
             let sql = "SELECT CAST(NULL AS TEXT) AS fingerprint, a.account_id, a.business_id, a.moving_from, a.outside, a.state, i.state AS item_state
                 FROM accounts a JOIN items i ON i.item_id = a.item_id WHERE a.account_id = $1";
-            let rows = self.rows(sqlx::query(sql).bind(account.as_str().to_owned())).await?;
+            let rows = self.rows(sql!(sql, account)).await?;
             found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
         }
         Ok(found)
@@ -186,51 +175,41 @@ impl Tx {
         // One at a time: two that look before either has written would both pass.
         self.set_meta("removals_lock", "").await?;
         let since = self.now().minus(window).0;
-        self.run(sqlx::query("DELETE FROM removals WHERE at <= $1").bind(since)).await?;
+        self.run(sql!("DELETE FROM removals WHERE at <= $1", since)).await?;
         // The same list once more, after one that was not accepted, takes nobody else off.
         let sql = "DELETE FROM removals WHERE business_id = $1 AND accounts = $2
             AND at > (SELECT COALESCE(MAX(put_at), 0) FROM businesses WHERE business_id = $1)";
         let count = i64::try_from(accounts).unwrap_or(i64::MAX);
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(count)).await?;
+        self.run(sql!(sql, id, count)).await?;
         let sql = "SELECT CAST(COALESCE(SUM(accounts), 0) AS BIGINT) AS n FROM removals";
-        let lately = self.row(sqlx::query(sql)).await?.map_or(Ok(0), |r| number(&r, "n"))?;
+        let lately = self.count(sql!(sql)).await?;
         if lately.saturating_add(count) > limit {
             return Ok(Some(lately));
         }
         let sql = "INSERT INTO removals (id, business_id, accounts, at) VALUES ($1, $2, $3, $4)";
-        let query = sqlx::query(sql)
-            .bind(uuid::Uuid::now_v7().to_string())
-            .bind(id.as_str().to_owned())
-            .bind(count)
-            .bind(self.now().0);
-        self.run(query).await?;
+        self.run(sql!(sql, uuid::Uuid::now_v7().to_string(), id, count, self.now())).await?;
         Ok(None)
     }
 }
 
 fn owner(row: &AnyRow) -> Result<TokenOwner, Error> {
-    let state = text(row, "state")?;
-    let item_state = text(row, "item_state")?;
     Ok(TokenOwner {
-        fingerprint: opt_text(row, "fingerprint")?.map(Fingerprint::from_stored),
-        account: parsed(row, "account_id", AccountId::parse)?,
-        business: opt_parsed(row, "business_id", BusinessId::parse)?,
-        moving_from: opt_parsed(row, "moving_from", BusinessId::parse)?,
-        outside: opt_text(row, "outside")?.is_some(),
-        gone: state != "active" || item_state == "revoked" || item_state == "removed",
+        fingerprint: get(row, "fingerprint")?,
+        account: get(row, "account_id")?,
+        placement: placement(row)?,
     })
 }
 
 pub(crate) fn business_row(row: &AnyRow) -> Result<BusinessRow, Error> {
     let accepted = text(row, "accepted")?;
     Ok(BusinessRow {
-        id: parsed(row, "business_id", BusinessId::parse)?,
-        layer_id: opt_parsed(row, "layer_id", LayerId::parse)?,
-        leave_out: parsed(row, "leave_out", |w| LeaveOut::from_word(&w).ok_or_else(|| format!("unknown word {w}")))?,
+        id: get(row, "business_id")?,
+        layer_id: get(row, "layer_id")?,
+        leave_out: get(row, "leave_out")?,
         accepted: serde_json::from_str(&accepted).map_err(|e| Error::Corrupt(format!("businesses.accepted: {e}")))?,
-        verified: number(row, "verified")? == 1,
-        converged_at: opt_time(row, "converged_at")?,
-        put_at: opt_time(row, "put_at")?,
-        last_outcome: opt_text(row, "last_outcome")?,
+        verified: get::<bool>(row, "verified")?,
+        converged_at: get(row, "converged_at")?,
+        put_at: get(row, "put_at")?,
+        last_outcome: get(row, "last_outcome")?,
     })
 }

@@ -1,7 +1,7 @@
 //! Who works on a due row: the claim, with its lease, its epoch and the budget for its first calls.
 
 use crate::queue::work_row;
-use crate::tx::{built, number};
+use crate::sql::{built, number, sql};
 use crate::{Error, Store, Tx};
 use domain::Millis;
 use domain::budget::{Booked, Call, Limits, PROMOTION, horizon};
@@ -202,25 +202,27 @@ impl Tx {
     /// Due rows, those whose next look has to mint or the others, locked until the end of this transaction.
     async fn due(&mut self, kind: Kind, mints: bool, limit: u32, turn: Turn) -> Result<Vec<Due>, Error> {
         // One class higher for each promotion time that it waited, but never as a person.
-        let query = built(format!(
-            "SELECT work.*, CASE WHEN class = 0 THEN 0 WHEN class - ($3 - due_at) / $4 < 1 THEN 1
+        let rows = self
+            .rows(sql!(
+                built(format!(
+                    "SELECT work.*, CASE WHEN class = 0 THEN 0 WHEN class - ($3 - due_at) / $4 < 1 THEN 1
                  ELSE class - ($3 - due_at) / $4 END AS urgency
              FROM work WHERE kind = $1 AND due_at <= $3 AND (lease_until IS NULL OR lease_until <= $3)
                  AND (next_look IS NULL OR next_look <= $3) AND COALESCE(needs, '') {} $5
                  AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $2)
              ORDER BY urgency, {} due_at LIMIT $6 {}",
-            if mints { "=" } else { "<>" },
-            if turn == Turn::Aged { "" } else { "class," },
-            self.dialect.skip_locked()
-        ));
-        let query = query
-            .bind(kind.as_str())
-            .bind(kind.provider().as_str())
-            .bind(self.now().0)
-            .bind(domain::time::millis(PROMOTION))
-            .bind(Call::Mint.as_str())
-            .bind(i64::from(limit));
-        let rows = self.rows(query).await?;
+                    if mints { "=" } else { "<>" },
+                    if turn == Turn::Aged { "" } else { "class," },
+                    self.dialect.skip_locked()
+                )),
+                kind,
+                kind.provider(),
+                self.now(),
+                domain::time::millis(PROMOTION),
+                Call::Mint,
+                limit
+            ))
+            .await?;
         let due =
             rows.iter().map(|row| Ok(Due { row: work_row(row)?, urgency: Class::from_rank(number(row, "urgency")?) }));
         due.collect()

@@ -1,7 +1,7 @@
 //! What is known of a customer goes for good, once nothing of it is in a list or on its way into one.
 
 use crate::businesses::BusinessRow;
-use crate::tx::text;
+use crate::sql::{sql, text};
 use crate::{Claim, Error, Tx};
 use domain::work::Kind;
 use domain::{BusinessId, ItemId, Millis};
@@ -66,7 +66,7 @@ impl Tx {
         let sql = "SELECT item_id FROM items WHERE business_id = $1
             UNION SELECT item_id FROM accounts WHERE business_id = $1 OR moving_from = $1
             UNION SELECT item_id FROM assignments WHERE business_id = $1 ORDER BY 1 LIMIT 5";
-        let rows = self.rows(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        let rows = self.rows(sql!(sql, id)).await?;
         let items = rows.iter().map(|r| text(r, "item_id")).collect::<Result<Vec<_>, _>>()?;
         if !items.is_empty() {
             let items = items.join(", ");
@@ -120,19 +120,16 @@ impl Tx {
     /// Whether there was one.
     async fn erase_work(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
         self.touch(kind, id);
-        let work = sqlx::query("DELETE FROM work WHERE kind = $1 AND id = $2");
-        Ok(self.run(work.bind(kind.as_str()).bind(id.to_owned())).await? > 0)
+        Ok(self.run(sql!("DELETE FROM work WHERE kind = $1 AND id = $2", kind, id)).await? > 0)
     }
 
     /// What stands about it in tables of other things.
     async fn erase_traces(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
-        let suspicions = sqlx::query("DELETE FROM suspicions WHERE kind = $1 AND id = $2");
-        self.run(suspicions.bind(kind.as_str()).bind(id.to_owned())).await?;
+        self.run(sql!("DELETE FROM suspicions WHERE kind = $1 AND id = $2", kind, id)).await?;
         self.pseudonymise(kind, id).await
     }
 
     async fn delete(&mut self, sql: &str, id: &str) -> Result<u64, Error> {
-        let query = sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).bind(id.to_owned());
-        self.run(query).await
+        self.run(sql!(sqlx::AssertSqlSafe(sql.to_owned()), id)).await
     }
 }

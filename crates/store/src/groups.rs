@@ -1,7 +1,7 @@
 //! Which consumer groups work on this database. It should be one: two releases that share a database share its work, each with
 //! its own providers, topics and limits, and neither knows of it.
 
-use crate::tx::text;
+use crate::sql::{sql, text};
 use crate::{Error, Tx};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ impl Tx {
         for (name, at) in self.groups().await? {
             if at < now.minus(FORGOTTEN).0 {
                 let sql = "DELETE FROM meta WHERE name = $1";
-                self.run(sqlx::query(sql).bind(format!("{AT_WORK}{name}"))).await?;
+                self.run(sql!(sql, format!("{AT_WORK}{name}"))).await?;
             }
         }
         Ok(())
@@ -34,7 +34,7 @@ impl Tx {
     async fn groups(&mut self) -> Result<Vec<(String, i64)>, Error> {
         let sql = "SELECT name, value FROM meta WHERE name LIKE 'group_at_work/%' ORDER BY name";
         let mut groups = Vec::new();
-        for row in self.rows(sqlx::query(sql)).await? {
+        for row in self.rows(sql!(sql)).await? {
             let (name, at) = (text(&row, "name")?, text(&row, "value")?);
             groups.push((name.strip_prefix(AT_WORK).unwrap_or(&name).to_owned(), at.parse().unwrap_or(0)));
         }

@@ -1,7 +1,7 @@
 //! Items and what the platform says about them.
 
 use crate::access_tokens::News;
-use crate::tx::{built, number, opt_parsed, opt_text, opt_time, parsed};
+use crate::sql::{built, get, number, sql};
 use crate::{Claim, Error, KeyRing, Tx};
 use domain::item::{Cause, ItemState};
 use domain::queue::Mark;
@@ -136,20 +136,14 @@ impl ItemRow {
 
 impl Tx {
     pub async fn item(&mut self, id: &ItemId) -> Result<Option<ItemRow>, Error> {
-        let query = sqlx::query("SELECT * FROM items WHERE item_id = $1").bind(id.as_str().to_owned());
-        self.row(query).await?.map(|r| item_row(&r)).transpose()
+        self.row(sql!("SELECT * FROM items WHERE item_id = $1", id)).await?.map(|r| item_row(&r)).transpose()
     }
 
     pub async fn assignments(&mut self, id: &ItemId) -> Result<Vec<Assignment>, Error> {
         let sql = "SELECT account_id, business_id FROM assignments WHERE item_id = $1 ORDER BY account_id";
-        let rows = self.rows(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
+        let rows = self.rows(sql!(sql, id)).await?;
         rows.iter()
-            .map(|r| {
-                Ok(Assignment {
-                    account: parsed(r, "account_id", AccountId::parse)?,
-                    business: opt_parsed(r, "business_id", BusinessId::parse)?,
-                })
-            })
+            .map(|r| Ok(Assignment { account: get(r, "account_id")?, business: get(r, "business_id")? }))
             .collect()
     }
 
@@ -165,7 +159,7 @@ impl Tx {
                 cause = CASE WHEN items.state = 'removed' THEN NULL ELSE items.cause END,
                 state_why = CASE WHEN items.state = 'removed' THEN NULL ELSE items.state_why END";
         let item = push.item.as_str().to_owned();
-        self.run(sqlx::query(sql).bind(item.clone()).bind(self.now().0)).await?;
+        self.run(sql!(sql, item, self.now())).await?;
         let news = match &push.access_token {
             Some(token) => self.add_candidate(&push.item, token, push.source, Some(&push.declaration)).await?,
             None => News::IsCurrent,
@@ -173,7 +167,7 @@ impl Tx {
         if news == News::IsCurrent && !push.declaration.is_empty() {
             self.say_of_current(&push.item, &push.declaration).await?;
         }
-        self.run(sqlx::query("DELETE FROM unknown_items WHERE item_id = $1").bind(item)).await?;
+        self.run(sql!("DELETE FROM unknown_items WHERE item_id = $1", item)).await?;
         Ok(wanted)
     }
 
@@ -185,24 +179,22 @@ impl Tx {
         // It may leave a business in which nobody has read it yet.
         self.touch_businesses_of(id).await?;
         self.touch_item(id.as_str());
-        let query = sqlx::query(sql)
-            .bind(item.clone())
-            .bind(declaration.business.as_ref().map(|b| b.as_str().to_owned()))
-            .bind(declaration.accounts.as_ref().map(|a| i64::from(matches!(a, Accounts::Only(_)))))
-            .bind(declaration.replaces.as_ref().map(|i| i.as_str().to_owned()));
-        self.run(query).await?;
+        self.run(sql!(
+            sql,
+            item,
+            declaration.business,
+            declaration.accounts.as_ref().map(|a| i64::from(matches!(a, Accounts::Only(_)))),
+            declaration.replaces
+        ))
+        .await?;
         if declaration.accounts.is_some() {
-            self.run(sqlx::query("DELETE FROM assignments WHERE item_id = $1").bind(item.clone())).await?;
+            self.run(sql!("DELETE FROM assignments WHERE item_id = $1", item)).await?;
         }
         let named = declaration.only().iter();
         for assignment in named.clone() {
             let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
                 ON CONFLICT (item_id, account_id) DO UPDATE SET business_id = $3";
-            let query = sqlx::query(sql)
-                .bind(item.clone())
-                .bind(assignment.account.as_str().to_owned())
-                .bind(assignment.business.as_ref().map(|b| b.as_str().to_owned()));
-            self.run(query).await?;
+            self.run(sql!(sql, item, assignment.account, assignment.business)).await?;
         }
         if let Some(business) = &declaration.business {
             if declaration.creation.is_some() && self.is_parked(business).await? {
@@ -233,13 +225,7 @@ impl Tx {
     ) -> Result<(), Error> {
         let sql = "UPDATE items SET state_since = CASE WHEN state = $2 THEN state_since ELSE $4 END, state = $2, state_why = $3,
             cause = $5 WHERE item_id = $1";
-        let query = sqlx::query(sql)
-            .bind(id.as_str().to_owned())
-            .bind(state.as_str())
-            .bind(why.or(cause.map(Cause::sentence)).map(str::to_owned))
-            .bind(self.now().0)
-            .bind(cause.map(Cause::as_str));
-        self.run(query).await?;
+        self.run(sql!(sql, id, state, why.or(cause.map(Cause::sentence)), self.now(), cause)).await?;
         self.touch_item(id.as_str());
         Ok(())
     }
@@ -251,13 +237,12 @@ impl Tx {
             AND NOT EXISTS (SELECT 1 FROM access_tokens t WHERE t.item_id = $1 AND t.standing <> 'rejected')
             AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.item_id = $1)
             AND NOT EXISTS (SELECT 1 FROM work w WHERE w.kind = 'item' AND w.id = $1 AND w.wanted > $2)";
-        let query = sqlx::query(sql).bind(id.as_str().to_owned()).bind(claim.wanted);
-        if self.run(query).await? == 0 {
+        if self.run(sql!(sql, id, claim.wanted)).await? == 0 {
             return Ok(false);
         }
         for table in ["assignments", "hints"] {
             let sql = format!("DELETE FROM {table} WHERE item_id = $1");
-            self.run(built(sql).bind(id.as_str().to_owned())).await?;
+            self.run(sql!(built(sql), id)).await?;
         }
         self.forget(claim).await?;
         Ok(true)
@@ -267,21 +252,21 @@ impl Tx {
     pub async fn forget_refused_pushes(&mut self, after: Duration) -> Result<u64, Error> {
         let sql = "DELETE FROM access_tokens WHERE standing = 'rejected' AND judged_at < $1
             AND NOT EXISTS (SELECT 1 FROM items i WHERE i.item_id = access_tokens.item_id)";
-        self.run(sqlx::query(sql).bind(self.now().minus(after).0)).await
+        self.run(sql!(sql, self.now().minus(after))).await
     }
 
     /// Plaid says that there is no such Item. Returns since when it has said so without having shown it meanwhile.
     pub async fn doubt_item(&mut self, id: &ItemId) -> Result<Millis, Error> {
         let sql = "UPDATE items SET doubted_at = COALESCE(doubted_at, $2) WHERE item_id = $1 RETURNING doubted_at";
-        let row = self.row(sqlx::query(sql).bind(id.as_str().to_owned()).bind(self.now().0)).await?;
+        let row = self.row(sql!(sql, id, self.now())).await?;
         self.touch_item(id.as_str());
-        row.map_or(Ok(self.now()), |r| Ok(Millis(number(&r, "doubted_at")?)))
+        row.map_or(Ok(self.now()), |r| get(&r, "doubted_at"))
     }
 
     /// Its accounts were read.
     pub async fn item_was_read(&mut self, id: &ItemId) -> Result<(), Error> {
         let sql = "UPDATE items SET read_at = $2, doubted_at = NULL WHERE item_id = $1";
-        self.run(sqlx::query(sql).bind(id.as_str().to_owned()).bind(self.now().0)).await?;
+        self.run(sql!(sql, id, self.now())).await?;
         self.touch_item(id.as_str());
         Ok(())
     }
@@ -294,18 +279,18 @@ impl Tx {
         let sql = "UPDATE work SET due_at = NULL, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL,
             blocked_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL
             WHERE kind = 'item' AND id = $1";
-        self.run(sqlx::query(sql).bind(item.clone())).await?;
+        self.run(sql!(sql, item)).await?;
         self.set_item_state(id, ItemState::Removed, Some(Cause::RemovedByPlatform), None).await?;
         // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
         let sql = "DELETE FROM access_tokens WHERE item_id = $1";
-        self.run(sqlx::query(sql).bind(item.clone())).await?;
+        self.run(sql!(sql, item)).await?;
         // No later look settles what a look that died, or is on its way, has begun. Before the live ones: whatever is saved
         // meanwhile is an orphan, or is seen below.
         self.orphan_intents(id).await?;
         let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $2
             WHERE item_id = $1 AND state = 'live'";
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(item).bind(now)).await?;
+        self.run(sql!(sql, item, now)).await?;
         self.businesses_of_item(id).await
     }
 
@@ -313,38 +298,35 @@ impl Tx {
     pub async fn businesses_of_item(&mut self, id: &ItemId) -> Result<Vec<BusinessId>, Error> {
         let sql = "SELECT business_id AS b FROM accounts WHERE item_id = $1 AND business_id IS NOT NULL
             UNION SELECT moving_from FROM accounts WHERE item_id = $1 AND moving_from IS NOT NULL ORDER BY 1";
-        let rows = self.rows(sqlx::query(sql).bind(id.as_str().to_owned())).await?;
-        rows.iter().map(|r| parsed(r, "b", BusinessId::parse)).collect()
+        let rows = self.rows(sql!(sql, id)).await?;
+        rows.iter().map(|r| get(r, "b")).collect()
     }
 
     pub async fn replaced(&mut self, id: &ItemId) -> Result<(), Error> {
-        self.run(sqlx::query("UPDATE items SET replaces = NULL WHERE item_id = $1").bind(id.as_str().to_owned()))
-            .await?;
+        self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", id)).await?;
         Ok(())
     }
 
     pub async fn count_businesses(&mut self) -> Result<i64, Error> {
-        let row = self.row(sqlx::query("SELECT COUNT(*) AS n FROM businesses")).await?;
-        row.map_or(Ok(0), |r| number(&r, "n"))
+        self.count(sql!("SELECT COUNT(*) AS n FROM businesses")).await
     }
 
     pub async fn count_items(&mut self) -> Result<i64, Error> {
-        let row = self.row(sqlx::query("SELECT COUNT(*) AS n FROM items WHERE state <> 'removed'")).await?;
-        row.map_or(Ok(0), |r| number(&r, "n"))
+        self.count(sql!("SELECT COUNT(*) AS n FROM items WHERE state <> 'removed'")).await
     }
 }
 
 pub(crate) fn item_row(row: &AnyRow) -> Result<ItemRow, Error> {
     Ok(ItemRow {
-        id: parsed(row, "item_id", ItemId::parse)?,
-        state: parsed(row, "state", |w| ItemState::from_word(&w).ok_or_else(|| format!("unknown state {w}")))?,
-        cause: opt_parsed(row, "cause", |w| Cause::from_word(&w).ok_or_else(|| format!("unknown cause {w}")))?,
-        state_why: opt_text(row, "state_why")?,
-        state_since: Millis(number(row, "state_since")?),
-        business: opt_parsed(row, "business_id", BusinessId::parse)?,
-        only_listed: number(row, "only_listed")? == 1,
+        id: get(row, "item_id")?,
+        state: get(row, "state")?,
+        cause: get(row, "cause")?,
+        state_why: get(row, "state_why")?,
+        state_since: get(row, "state_since")?,
+        business: get(row, "business_id")?,
+        only_listed: get::<bool>(row, "only_listed")?,
         generation: number(row, "generation")?,
-        replaces: opt_parsed(row, "replaces", ItemId::parse)?,
-        doubted_at: opt_time(row, "doubted_at")?,
+        replaces: get(row, "replaces")?,
+        doubted_at: get(row, "doubted_at")?,
     })
 }

@@ -24,6 +24,7 @@ mod reseal;
 mod sealed;
 mod session;
 mod signals;
+mod sql;
 mod stats;
 mod suspicion;
 mod tx;

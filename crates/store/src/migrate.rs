@@ -1,7 +1,8 @@
 //! The schema: migrations, the range of schemas that this release runs on, the rights that they need.
 
 use crate::open::sqlite_code;
-use crate::tx::{Dialect, number};
+use crate::sql::number;
+use crate::tx::Dialect;
 use crate::{Error, Store};
 use sqlx::Row as _;
 use std::time::Duration;

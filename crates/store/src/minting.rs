@@ -2,10 +2,13 @@
 //! an orphan.
 
 use crate::Claim;
-use crate::tx::{number, opt_text, parsed, text};
+use crate::accounts::placement;
+use crate::sql::{get, number, sql, text};
 use crate::{Error, Tx};
+use domain::token_list::Wanted;
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, ProcessorToken};
 use secrecy::ExposeSecret;
+use sqlx::Row;
 
 /// A mint that is about to be asked for.
 #[derive(Debug, Clone)]
@@ -45,8 +48,8 @@ impl Tx {
     pub async fn live_generations(&mut self, item: &ItemId) -> Result<Vec<(AccountId, i64)>, Error> {
         let sql = "SELECT account_id, MAX(generation) AS generation FROM processor_tokens
             WHERE item_id = $1 AND state = 'live' GROUP BY account_id";
-        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
-        rows.iter().map(|r| Ok((parsed(r, "account_id", AccountId::parse)?, number(r, "generation")?))).collect()
+        let rows = self.rows(sql!(sql, item)).await?;
+        rows.iter().map(|r| Ok((get(r, "account_id")?, number(r, "generation")?))).collect()
     }
 
     /// Intents that nobody will settle any more: their answers were lost, so the tokens may exist and never reach a
@@ -55,7 +58,7 @@ impl Tx {
         let sql =
             "UPDATE processor_tokens SET state = 'orphaned', settled_at = $2 WHERE item_id = $1 AND state = 'intended'";
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(now)).await
+        self.run(sql!(sql, item, now)).await
     }
 
     /// Stores that a token is about to be minted. Commit before the call.
@@ -70,14 +73,7 @@ impl Tx {
         let sql =
             "INSERT INTO processor_tokens (id, item_id, account_id, generation, state, origin, epoch, intended_at)
             VALUES ($1, $2, $3, $4, 'intended', 'minted', $5, $6)";
-        let query = sqlx::query(sql)
-            .bind(id.clone())
-            .bind(item.as_str().to_owned())
-            .bind(account.as_str().to_owned())
-            .bind(generation)
-            .bind(claim.epoch)
-            .bind(self.now().0);
-        self.run(query).await?;
+        self.run(sql!(sql, id, item, account, generation, claim.epoch, self.now())).await?;
         Ok(Intent { id, item: item.clone(), account: account.clone(), generation })
     }
 
@@ -85,7 +81,7 @@ impl Tx {
     pub async fn drop_intent(&mut self, intent: &Intent) -> Result<(), Error> {
         let sql =
             "DELETE FROM processor_tokens WHERE id = $1 AND state IN ('intended', 'orphaned') AND fingerprint IS NULL";
-        self.run(sqlx::query(sql).bind(intent.id.clone())).await?;
+        self.run(sql!(sql, intent.id)).await?;
         Ok(())
     }
 
@@ -94,7 +90,7 @@ impl Tx {
         let sql =
             "UPDATE processor_tokens SET state = 'orphaned', settled_at = $2 WHERE id = $1 AND state = 'intended'";
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(intent.id.clone()).bind(now)).await?;
+        self.run(sql!(sql, intent.id, now)).await?;
         Ok(())
     }
 
@@ -106,7 +102,7 @@ impl Tx {
             let sql =
                 "UPDATE processor_tokens SET state = 'orphaned', settled_at = $2 WHERE id = $1 AND state = 'intended'";
             let now = self.now().0;
-            self.run(sqlx::query(sql).bind(intent.id.clone()).bind(now)).await?;
+            self.run(sql!(sql, intent.id, now)).await?;
             return Ok(Saved::Taken(fingerprint));
         }
         let sealed = self.keys.seal(&place(&intent.id), token.expose())?;
@@ -116,17 +112,13 @@ impl Tx {
               AND NOT EXISTS (SELECT 1 FROM processor_tokens o WHERE o.item_id = $5 AND o.account_id = $6
                   AND o.generation = $7 AND o.state = 'live')";
         let now = self.now().0;
-        let query = sqlx::query(sql)
-            .bind(intent.id.clone())
-            .bind(fingerprint.to_string())
-            .bind(sealed)
-            .bind(now)
-            .bind(intent.item.as_str().to_owned())
-            .bind(intent.account.as_str().to_owned())
-            .bind(intent.generation);
-        if self.run(query).await? == 0 {
+        if self
+            .run(sql!(sql, intent.id, fingerprint, sealed, now, intent.item, intent.account, intent.generation))
+            .await?
+            == 0
+        {
             let sql = "UPDATE processor_tokens SET state = 'orphaned', fingerprint = $2, settled_at = $3 WHERE id = $1";
-            self.run(sqlx::query(sql).bind(intent.id.clone()).bind(fingerprint.to_string()).bind(now)).await?;
+            self.run(sql!(sql, intent.id, fingerprint, now)).await?;
             return Ok(Saved::Orphan(fingerprint));
         }
         self.supersede_before(&intent.item, &intent.account, intent.generation).await?;
@@ -136,23 +128,14 @@ impl Tx {
     async fn is_of_another_account(&mut self, fingerprint: &Fingerprint, intent: &Intent) -> Result<bool, Error> {
         let sql = "SELECT 1 AS n FROM processor_tokens
             WHERE fingerprint = $1 AND (item_id <> $2 OR account_id <> $3) AND state IN ('live', 'superseded') LIMIT 1";
-        let query = sqlx::query(sql)
-            .bind(fingerprint.to_string())
-            .bind(intent.item.as_str().to_owned())
-            .bind(intent.account.as_str().to_owned());
-        Ok(self.row(query).await?.is_some())
+        Ok(self.row(sql!(sql, fingerprint, intent.item, intent.account)).await?.is_some())
     }
 
     async fn supersede_before(&mut self, item: &ItemId, account: &AccountId, generation: i64) -> Result<(), Error> {
         let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $4
             WHERE item_id = $1 AND account_id = $2 AND generation < $3 AND state = 'live'";
         let now = self.now().0;
-        let query = sqlx::query(sql)
-            .bind(item.as_str().to_owned())
-            .bind(account.as_str().to_owned())
-            .bind(generation)
-            .bind(now);
-        self.run(query).await?;
+        self.run(sql!(sql, item, account, generation, now)).await?;
         Ok(())
     }
 
@@ -168,42 +151,37 @@ impl Tx {
         let sealed = self.keys.seal(&place(&id), token.expose())?;
         let sql = "INSERT INTO processor_tokens (id, item_id, account_id, generation, state, origin, fingerprint, sealed, epoch, intended_at, settled_at)
             VALUES ($1, $2, $3, $4, 'live', 'adopted', $5, $6, 0, $7, $7)";
-        let query = sqlx::query(sql)
-            .bind(id)
-            .bind(item.as_str().to_owned())
-            .bind(account.as_str().to_owned())
-            .bind(generation)
-            .bind(self.fingerprints.of_processor(token).to_string())
-            .bind(sealed)
-            .bind(self.now().0);
-        self.run(query).await?;
+        self.run(sql!(sql, id, item, account, generation, self.fingerprints.of_processor(token), sealed, self.now()))
+            .await?;
         self.touch_item(item.as_str());
         Ok(())
     }
 
-    /// Every account that shall be in the list of `business` now: assigned to it, not gone, not still leaving another.
+    /// Every account that shall be in the list of `business` now.
     pub async fn wanted_accounts(&mut self, business: &BusinessId) -> Result<Vec<WantedAccount>, Error> {
-        let sql = "SELECT a.account_id, a.item_id, t.fingerprint,
-                CASE WHEN t.generation < i.generation OR i.state = 'awaiting_token' THEN 1 ELSE 0 END AS older
+        let sql = "SELECT a.account_id, a.item_id, a.state, a.business_id, a.moving_from, a.outside, t.fingerprint,
+                t.generation, i.generation AS item_generation, i.state AS item_state
             FROM accounts a
             JOIN items i ON i.item_id = a.item_id
             LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
                 AND t.generation = (SELECT MAX(x.generation) FROM processor_tokens x WHERE x.item_id = a.item_id
                     AND x.account_id = a.account_id AND x.state = 'live')
-            WHERE a.business_id = $1 AND a.moving_from IS NULL AND a.state = 'active'
-                AND i.state NOT IN ('revoked', 'removed')
-            ORDER BY a.item_id, a.account_id";
-        let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned())).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(WantedAccount {
-                    account: parsed(r, "account_id", AccountId::parse)?,
-                    item: parsed(r, "item_id", ItemId::parse)?,
-                    token: opt_text(r, "fingerprint")?.map(Fingerprint::from_stored),
-                    older_generation: number(r, "older")? == 1,
-                })
-            })
-            .collect()
+            WHERE a.business_id = $1 ORDER BY a.item_id, a.account_id";
+        let rows = self.rows(sql!(sql, business)).await?;
+        let mut wanted = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let placement = placement(row)?;
+            if placement.list() == Some(business) {
+                let generation = row.try_get("generation")?;
+                wanted.push(WantedAccount {
+                    account: get(row, "account_id")?,
+                    item: get(row, "item_id")?,
+                    token: get(row, "fingerprint")?,
+                    older_generation: Wanted::is_older(generation, number(row, "item_generation")?, placement.item),
+                });
+            }
+        }
+        Ok(wanted)
     }
 
     /// The tokens themselves, for the PUT.
@@ -214,14 +192,11 @@ impl Tx {
         let sql = "SELECT t.id, t.fingerprint, t.sealed FROM processor_tokens t
             JOIN accounts a ON a.item_id = t.item_id AND a.account_id = t.account_id
             WHERE a.business_id = $1 AND t.state = 'live' AND t.sealed IS NOT NULL";
-        let rows = self.rows(sqlx::query(sql).bind(business.as_str().to_owned())).await?;
+        let rows = self.rows(sql!(sql, business)).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let secret = self.keys.open(&place(&text(row, "id")?), &text(row, "sealed")?)?;
-            found.push((
-                Fingerprint::from_stored(text(row, "fingerprint")?),
-                ProcessorToken::new(secret.expose_secret()),
-            ));
+            found.push((get(row, "fingerprint")?, ProcessorToken::new(secret.expose_secret())));
         }
         Ok(found)
     }
@@ -229,7 +204,7 @@ impl Tx {
     /// Tokens of an Item by state, for operators.
     pub async fn processor_token_counts(&mut self, item: &ItemId) -> Result<Vec<(String, i64)>, Error> {
         let sql = "SELECT state, COUNT(*) AS n FROM processor_tokens WHERE item_id = $1 GROUP BY state ORDER BY state";
-        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned())).await?;
+        let rows = self.rows(sql!(sql, item)).await?;
         rows.iter().map(|r| Ok((text(r, "state")?, number(r, "n")?))).collect()
     }
 }

@@ -6,7 +6,10 @@ use crate::tx::{BEGIN_TO_WRITE, Dialect, Tx};
 use crate::verified::{tls_hint, verified_url};
 use crate::{Error, KeyRing};
 use domain::Fingerprinter;
+use domain::setting::{Count, Span};
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyPool, Connection as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -32,16 +35,18 @@ pub(crate) fn sqlite_code(error: &sqlx::Error) -> Option<i64> {
     Some(extended & 0xff)
 }
 
-/// How to reach the database.
-#[derive(Debug, Clone)]
+/// The settings of the section `database`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Settings {
     /// `sqlite:///path/to/file` or `postgres://…`; secret, because it may hold a password.
+    #[schemars(skip)]
     pub url: SecretString,
+    /// At most so many at once.
+    #[serde(with = "Count")]
     pub connections: u32,
     /// Longest wait for a free connection.
+    #[serde(with = "Span")]
     pub acquire_timeout: Duration,
-    /// The topic of outcomes.
-    pub outcomes: String,
 }
 
 /// A database that is open, migrated and readable with our keys.
@@ -63,8 +68,13 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Connects, migrates and checks the key ring. Several processes may do so at once.
-    pub async fn open(settings: &Settings, keys: KeyRing, fingerprints: Fingerprinter) -> Result<Self, Error> {
-        let store = Self::connect(settings, keys, fingerprints)?;
+    pub async fn open(
+        settings: &Settings,
+        outcomes: &str,
+        keys: KeyRing,
+        fingerprints: Fingerprinter,
+    ) -> Result<Self, Error> {
+        let store = Self::connect(settings, outcomes, keys, fingerprints)?;
         store.prepare().await?;
         Ok(store)
     }
@@ -87,15 +97,20 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the pool without touching the database yet.
-    pub fn connect(settings: &Settings, keys: KeyRing, fingerprints: Fingerprinter) -> Result<Self, Error> {
+    /// Makes the pool without touching the database yet. `outcomes`: the topic of what is told in the outbox.
+    pub fn connect(
+        settings: &Settings,
+        outcomes: &str,
+        keys: KeyRing,
+        fingerprints: Fingerprinter,
+    ) -> Result<Self, Error> {
         sqlx::any::install_default_drivers();
         let url = settings.url.expose_secret();
         let dialect = Dialect::of_url(url)
             .ok_or_else(|| Error::Unusable("database.url must begin with sqlite:// or postgres://".into()))?;
         let distrust = Distrust::default();
         let options = AnyPoolOptions::new()
-            .max_connections(settings.connections.max(1))
+            .max_connections(settings.connections)
             .acquire_timeout(settings.acquire_timeout)
             // An idle connection that the server closed is noticed here instead of failing the work.
             .test_before_acquire(true);
@@ -127,7 +142,7 @@ impl Store {
         let pool = options
             .connect_lazy(&dialect.complete_url(&verified_url(url)))
             .map_err(|_| Error::Unusable("database.url can't be read: check its form".into()))?;
-        let outcomes = Arc::from(settings.outcomes.as_str());
+        let outcomes = Arc::from(outcomes);
         Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes })
     }
 

@@ -1,6 +1,6 @@
 //! The outbox: what a committed change publishes is committed with it, and leaves at least once.
 
-use crate::tx::{built, number, opt_text, text};
+use crate::sql::{built, get, sql, text, with_each};
 use crate::verdict_facts::{SLICE, places};
 use crate::{Error, Tx};
 use domain::Millis;
@@ -33,23 +33,25 @@ impl Tx {
     pub async fn publish(&mut self, record: &Record<'_>) -> Result<(), Error> {
         let sql = "INSERT INTO outbox (id, topic, record_key, record_type, subject, payload, traceparent, created_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-        let query = sqlx::query(sql)
-            .bind(uuid::Uuid::now_v7().to_string())
-            .bind(self.outcomes())
-            .bind(record.key.to_owned())
-            .bind(record.kind.to_owned())
-            .bind(record.subject.to_owned())
-            .bind(record.payload.to_string())
-            .bind(record.traceparent.map(str::to_owned))
-            .bind(self.now().0);
-        self.run(query).await?;
+        self.run(sql!(
+            sql,
+            uuid::Uuid::now_v7().to_string(),
+            self.outcomes(),
+            record.key,
+            record.kind,
+            record.subject,
+            record.payload.to_string(),
+            record.traceparent,
+            self.now()
+        ))
+        .await?;
         Ok(())
     }
 
     /// The oldest records. Whoever holds the publisher's turn (see [`Tx::take_turn`]) sends and then deletes them.
     pub async fn outbox(&mut self, limit: u32) -> Result<Vec<OutboxRow>, Error> {
         let sql = "SELECT * FROM outbox ORDER BY id LIMIT $1";
-        let rows = self.rows(sqlx::query(sql).bind(i64::from(limit))).await?;
+        let rows = self.rows(sql!(sql, limit)).await?;
         rows.iter()
             .map(|r| {
                 Ok(OutboxRow {
@@ -59,8 +61,8 @@ impl Tx {
                     kind: text(r, "record_type")?,
                     subject: text(r, "subject")?,
                     payload: text(r, "payload")?,
-                    traceparent: opt_text(r, "traceparent")?,
-                    created_at: Millis(number(r, "created_at")?),
+                    traceparent: get(r, "traceparent")?,
+                    created_at: get(r, "created_at")?,
                 })
             })
             .collect()
@@ -68,18 +70,14 @@ impl Tx {
 
     pub async fn published(&mut self, ids: &[String]) -> Result<(), Error> {
         for some in ids.chunks(SLICE) {
-            let mut query = built(format!("DELETE FROM outbox WHERE id IN ({})", places(some.len())));
-            for id in some {
-                query = query.bind(id.clone());
-            }
-            self.run(query).await?;
+            self.run(with_each(sql!(built(format!("DELETE FROM outbox WHERE id IN ({})", places(some.len())))), some))
+                .await?;
         }
         Ok(())
     }
 
     pub async fn outbox_length(&mut self) -> Result<i64, Error> {
-        let row = self.row(sqlx::query("SELECT COUNT(*) AS n FROM outbox")).await?;
-        row.map_or(Ok(0), |r| number(&r, "n"))
+        self.count(sql!("SELECT COUNT(*) AS n FROM outbox")).await
     }
 
     /// One process at a time does a chore of the whole fleet. Saves work only: two at once would publish twice, which

@@ -4,13 +4,12 @@
 //! then budgets, then the rest. On PostgreSQL another order ends in a deadlock, which costs somebody a second and one
 //! of the two its work.
 
-use crate::tx::{Query, built, number, opt_text, opt_time, parsed, text};
+use crate::sql::{Query, and, built, get, number, opt_text, sql, text, with_each};
 use crate::verdict_facts::places;
 use crate::{Claim, Error, Store, Tx};
-use domain::Millis;
 use domain::budget::Call;
 use domain::queue::{Blocked, Finish, Lease, Mark, Row};
-use domain::work::{Block, Class, Kind};
+use domain::work::{Block, Class, Code, Kind};
 use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -90,11 +89,8 @@ impl Tx {
             let padded = slice.len().next_power_of_two();
             let (at, lock) = (places(padded), self.dialect.for_update());
             let sql = format!("SELECT * FROM work WHERE id IN ({at}) AND kind = ${} ORDER BY id {lock}", padded + 1);
-            let mut query = built(sql);
-            for id in slice.iter().chain(slice.last().into_iter().cycle()).take(padded) {
-                query = query.bind(id.clone());
-            }
-            for row in self.rows(query.bind(kind.as_str())).await? {
+            let query = with_each(sql!(built(sql)), slice.iter().chain(slice.last().into_iter().cycle()).take(padded));
+            for row in self.rows(with_each(query, [kind])).await? {
                 let row = work_row(&row)?;
                 found.insert(row.id.clone(), row);
             }
@@ -135,14 +131,7 @@ impl Tx {
         let sql = "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $5 ELSE due_at END, lease_until = $5
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $6";
         let (now, until) = (self.now(), self.now().plus(lease));
-        let query = sqlx::query(sql)
-            .bind(claim.kind.as_str())
-            .bind(claim.id.clone())
-            .bind(claim.epoch)
-            .bind(claim.owner.clone())
-            .bind(until.0)
-            .bind(now.0);
-        if self.run(query).await? == 0 {
+        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner, until, now)).await? == 0 {
             return Err(claim.stale());
         }
         claim.deadline = deadline;
@@ -185,18 +174,17 @@ impl Tx {
     pub async fn lock(&mut self, claim: &Claim) -> Result<(), Error> {
         self.traceparent.clone_from(&claim.traceparent);
         let sql = "UPDATE work SET held = held WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
-        let query = sqlx::query(sql)
-            .bind(claim.kind.as_str())
-            .bind(claim.id.clone())
-            .bind(claim.epoch)
-            .bind(claim.owner.clone());
-        if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
+        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner)).await? == 0 {
+            Err(claim.stale())
+        } else {
+            Ok(())
+        }
     }
 
     /// Locks the row, if there is one, so that what is read next stays so until the transaction ends.
     pub async fn lock_row(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
         let sql = "UPDATE work SET held = held WHERE kind = $1 AND id = $2";
-        self.run(sqlx::query(sql).bind(kind.as_str()).bind(id.to_owned())).await?;
+        self.run(sql!(sql, kind, id)).await?;
         Ok(())
     }
 
@@ -204,13 +192,11 @@ impl Tx {
     /// that can't happen any more.
     pub async fn may_arrive_late(&mut self, claim: &Claim) -> Result<(), Error> {
         let sql = "UPDATE work SET taken_over = $5 WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
-        let query = sqlx::query(sql)
-            .bind(claim.kind.as_str())
-            .bind(claim.id.clone())
-            .bind(claim.epoch)
-            .bind(claim.owner.clone())
-            .bind(self.now().0);
-        if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
+        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner, self.now())).await? == 0 {
+            Err(claim.stale())
+        } else {
+            Ok(())
+        }
     }
 
     /// Fails unless the claim still holds its lease.
@@ -220,19 +206,18 @@ impl Tx {
         let sql = "UPDATE work SET held = held
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $5";
         let now = self.now().0;
-        let query = sqlx::query(sql)
-            .bind(claim.kind.as_str())
-            .bind(claim.id.clone())
-            .bind(claim.epoch)
-            .bind(claim.owner.clone())
-            .bind(now);
-        if self.run(query).await? == 0 { Err(claim.stale()) } else { Ok(()) }
+        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner, now)).await? == 0 {
+            Err(claim.stale())
+        } else {
+            Ok(())
+        }
     }
 
     pub async fn work(&mut self, kind: Kind, id: &str) -> Result<Option<Row>, Error> {
-        let query =
-            sqlx::query("SELECT * FROM work WHERE kind = $1 AND id = $2").bind(kind.as_str()).bind(id.to_owned());
-        self.row(query).await?.map(|r| work_row(&r)).transpose()
+        self.row(sql!("SELECT * FROM work WHERE kind = $1 AND id = $2", kind, id))
+            .await?
+            .map(|r| work_row(&r))
+            .transpose()
     }
 
     /// Rows with an event that no look has served yet and that nothing keeps from being served, a hundred at most.
@@ -240,7 +225,7 @@ impl Tx {
         let sql = "SELECT id FROM work WHERE kind = $1
             AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))
             ORDER BY id LIMIT 100";
-        let rows = self.rows(sqlx::query(sql).bind(kind.as_str())).await?;
+        let rows = self.rows(sql!(sql, kind)).await?;
         rows.iter().map(|r| text(r, "id")).collect()
     }
 
@@ -273,12 +258,7 @@ impl Tx {
                   AND i.state IN ('active', 'login_required') AND ($4 IS NULL OR a.business_id = $4)
                   AND NOT EXISTS (SELECT 1 FROM processor_tokens t WHERE t.item_id = a.item_id
                       AND t.account_id = a.account_id AND t.state = 'live' AND t.generation = i.generation))";
-        let query = sqlx::query(sql)
-            .bind(self.now().0)
-            .bind(reason.to_owned())
-            .bind(Class::NewAccount.rank())
-            .bind(business.map(str::to_owned));
-        self.run(query).await
+        self.run(sql!(sql, self.now(), reason, Class::NewAccount, business)).await
     }
 }
 
@@ -296,8 +276,12 @@ impl Store {
                 "SELECT id FROM work WHERE kind = $1 AND id > $2 AND blocked_by IS NULL ORDER BY id LIMIT $3 {}",
                 tx.dialect.for_update()
             );
-            let query = built(sql).bind(kind.as_str()).bind(last.clone()).bind(MARKED_AT_ONCE);
-            let ids = tx.rows(query).await?.iter().map(|r| text(r, "id")).collect::<Result<Vec<_>, _>>()?;
+            let ids = tx
+                .rows(sql!(built(sql), kind, last, MARKED_AT_ONCE))
+                .await?
+                .iter()
+                .map(|r| text(r, "id"))
+                .collect::<Result<Vec<_>, _>>()?;
             let Some(end) = ids.last().cloned() else {
                 tx.forget_owed_sweep(owed).await?;
                 tx.commit().await?;
@@ -308,8 +292,7 @@ impl Store {
                         THEN $3 + (epoch * 7919 + wanted * 104729) % $4 ELSE due_at END
                 WHERE kind = $1 AND blocked_by IS NULL AND id > $5 AND id <= $6";
             let (now, spread) = (tx.now().0, domain::time::millis(spread).max(1));
-            let query = sqlx::query(sql).bind(kind.as_str()).bind(reason.to_owned()).bind(now).bind(spread);
-            marked += tx.run(query.bind(last).bind(end.clone())).await?;
+            marked += tx.run(sql!(sql, kind, reason, now, spread, last, end)).await?;
             tx.commit().await?;
             last = end;
         }
@@ -363,35 +346,14 @@ fn insert(rows: &[&Row], on_conflict: &str) -> Query {
     };
     let (columns, values) = (COLUMNS.join(", "), (0..rows.len()).map(places).collect::<Vec<_>>().join(", "));
     let sql = format!("INSERT INTO work ({columns}) VALUES {values} ON CONFLICT (kind, id) {on_conflict}");
-    rows.iter().fold(built(sql), |query, row| {
-        let millis = |at: Option<Millis>| at.map(|at| at.0);
-        let (owner, until) = (row.lease.as_ref().map(|l| l.owner.clone()), row.lease.as_ref().map(|l| l.until));
-        let blocked = row.blocked.as_ref();
-        query
-            .bind(row.kind.as_str())
-            .bind(row.id.clone())
-            .bind(millis(row.due_at))
-            .bind(row.class.rank())
-            .bind(row.reason.clone())
-            .bind(row.wanted)
-            .bind(row.done)
-            .bind(row.unblocked)
-            .bind(i64::from(row.attempts))
-            .bind(owner)
-            .bind(millis(until))
-            .bind(row.epoch)
-            .bind(i64::from(row.held))
-            .bind(millis(row.taken_over))
-            .bind(blocked.map(|b| b.by.as_str()))
-            .bind(blocked.map(|b| b.code.clone()))
-            .bind(blocked.map(|b| b.why.clone()))
-            .bind(millis(row.blocked_at))
-            .bind(i64::from(row.permit))
-            .bind(millis(row.signal_at))
-            .bind(millis(row.looked_at))
-            .bind(row.needs.map(Call::as_str))
-            .bind(millis(row.next_look))
-            .bind(row.traceparent.clone())
+    rows.iter().fold(sql!(built(sql)), |query, row| {
+        let (lease, blocked) = (row.lease.as_ref(), row.blocked.as_ref());
+        let query =
+            and!(query, row.kind, row.id, row.due_at, row.class, row.reason, row.wanted, row.done, row.unblocked);
+        let query = and!(query, row.attempts, lease.map(|l| &*l.owner), lease.map(|l| l.until), row.epoch, row.held);
+        let query = and!(query, row.taken_over, blocked.map(|b| b.by), blocked.map(|b| &*b.code));
+        let query = and!(query, blocked.map(|b| &*b.why), row.blocked_at, row.permit, row.signal_at, row.looked_at);
+        and!(query, row.needs, row.next_look, row.traceparent)
     })
 }
 
@@ -404,7 +366,7 @@ pub(crate) fn blocked(row: &AnyRow) -> Result<Option<Blocked>, Error> {
         Some(by) => Blocked { by, code: code.unwrap_or_default(), why: why.unwrap_or_default() },
         None => Blocked {
             by: Block::Parked,
-            code: "unreadable_row".into(),
+            code: Code::UnreadableRow.to_string(),
             why: format!(
                 "this release does not know the word {word:?} in work.blocked_by: run the one that wrote it, or release the row"
             ),
@@ -413,11 +375,11 @@ pub(crate) fn blocked(row: &AnyRow) -> Result<Option<Blocked>, Error> {
 }
 
 pub(crate) fn work_row(row: &AnyRow) -> Result<Row, Error> {
-    let (owner, until) = (opt_text(row, "lease_owner")?, opt_time(row, "lease_until")?);
+    let (owner, until) = (opt_text(row, "lease_owner")?, get::<Option<_>>(row, "lease_until")?);
     Ok(Row {
-        kind: parsed(row, "kind", |w| Kind::from_word(&w).ok_or_else(|| format!("unknown kind {w}")))?,
+        kind: get(row, "kind")?,
         id: text(row, "id")?,
-        due_at: opt_time(row, "due_at")?,
+        due_at: get(row, "due_at")?,
         class: Class::from_rank(number(row, "class")?),
         reason: text(row, "reason")?,
         wanted: number(row, "wanted")?,
@@ -426,16 +388,16 @@ pub(crate) fn work_row(row: &AnyRow) -> Result<Row, Error> {
         attempts: u32::try_from(number(row, "attempts")?).unwrap_or(u32::MAX),
         lease: owner.zip(until).map(|(owner, until)| Lease { owner, until }),
         epoch: number(row, "epoch")?,
-        held: number(row, "held")? == 1,
-        taken_over: opt_time(row, "taken_over")?,
+        held: get::<bool>(row, "held")?,
+        taken_over: get(row, "taken_over")?,
         blocked: blocked(row)?,
-        blocked_at: opt_time(row, "blocked_at")?,
-        permit: number(row, "permit")? == 1,
-        signal_at: opt_time(row, "signal_at")?,
-        looked_at: opt_time(row, "looked_at")?,
+        blocked_at: get(row, "blocked_at")?,
+        permit: get::<bool>(row, "permit")?,
+        signal_at: get(row, "signal_at")?,
+        looked_at: get(row, "looked_at")?,
         // What it was unfinished for it finds out again.
         needs: opt_text(row, "needs")?.and_then(|w| Call::from_word(&w)),
-        next_look: opt_time(row, "next_look")?,
-        traceparent: opt_text(row, "traceparent")?,
+        next_look: get(row, "next_look")?,
+        traceparent: get(row, "traceparent")?,
     })
 }

@@ -3,7 +3,7 @@
 //! A value is replaced only if it is still the one that was read, so a writer that comes between wins. What a process
 //! with an older key ring seals meanwhile is found by the next pass, and by the count that ends it.
 
-use crate::tx::{built, number};
+use crate::sql::{built, sql};
 use crate::{Error, Store, Tx, access_tokens, businesses, minting, open};
 use secrecy::ExposeSecret;
 use sqlx::Row;
@@ -92,20 +92,33 @@ impl Store {
 impl Tx {
     async fn reseal_column(&mut self, place: &Column, under: &str, batch: u32) -> Result<u64, Error> {
         let Column { table, column, keys: [one, two], .. } = place;
-        let query = built(format!(
+        let rows = self
+            .rows(sql!(
+                built(format!(
             "SELECT {one}, {two}, {column} FROM {table} WHERE {column} IS NOT NULL AND {} AND {column} NOT LIKE $1
              ORDER BY {one}, {two} LIMIT $2",
             place.filter()
-        ));
-        let rows = self.rows(query.bind(format!("1.{under}.%")).bind(i64::from(batch))).await?;
+        )),
+                format!("1.{under}.%"),
+                batch
+            ))
+            .await?;
         let mut moved = 0;
         for row in &rows {
             let (first, second, sealed): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let at = (place.place)(&first, &second);
             let again = self.keys.seal(&at, self.keys.open(&at, &sealed)?.expose_secret())?;
-            let update =
-                built(format!("UPDATE {table} SET {column} = $1 WHERE {one} = $2 AND {two} = $3 AND {column} = $4"));
-            moved += self.run(update.bind(again).bind(first).bind(second).bind(sealed)).await?;
+            moved += self
+                .run(sql!(
+                    built(format!(
+                        "UPDATE {table} SET {column} = $1 WHERE {one} = $2 AND {two} = $3 AND {column} = $4"
+                    )),
+                    again,
+                    first,
+                    second,
+                    sealed
+                ))
+                .await?;
         }
         Ok(moved)
     }
@@ -113,11 +126,13 @@ impl Tx {
     /// How many values of a column begin like that.
     async fn count_sealed(&mut self, place: &Column, head: &str) -> Result<i64, Error> {
         let Column { table, column, .. } = place;
-        let query = built(format!(
-            "SELECT COUNT(*) AS n FROM {table} WHERE {column} IS NOT NULL AND {} AND {column} LIKE $1",
-            place.filter()
-        ));
-        let row = self.row(query.bind(format!("{head}%"))).await?;
-        row.map_or(Ok(0), |r| number(&r, "n"))
+        self.count(sql!(
+            built(format!(
+                "SELECT COUNT(*) AS n FROM {table} WHERE {column} IS NOT NULL AND {} AND {column} LIKE $1",
+                place.filter()
+            )),
+            format!("{head}%")
+        ))
+        .await
     }
 }

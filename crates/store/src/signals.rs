@@ -1,6 +1,6 @@
 //! What events leave in the store: a due Item, a hint, or a note that nobody knows the Item.
 
-use crate::tx::{number, opt_text, parsed, text};
+use crate::sql::{Query, get, sql, text};
 use crate::{Error, ItemRow, Tx};
 use domain::queue::Mark;
 use domain::webhook::{Pace, Signal};
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A claim of a webhook that a look has to prove or forget.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
     pub account: Option<AccountId>,
     pub kind: HintKind,
@@ -75,17 +75,17 @@ impl Tx {
         let sql = "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen) VALUES ($1, $2, $2, 1)
             ON CONFLICT (item_id) DO UPDATE SET last_seen = $2, seen = unknown_items.seen + 1";
         let now = self.now().0;
-        self.run(sqlx::query(sql).bind(item.as_str().to_owned()).bind(now)).await?;
+        self.run(sql!(sql, item, now)).await?;
         Ok(())
     }
 
     /// Bounds what is remembered of Items that nobody pushed: the newest stay.
     pub async fn forget_unknown(&mut self, kept: Duration, most: u32) -> Result<u64, Error> {
-        let old = sqlx::query("DELETE FROM unknown_items WHERE last_seen < $1").bind(self.now().minus(kept).0);
+        let old = sql!("DELETE FROM unknown_items WHERE last_seen < $1", self.now().minus(kept));
         let old = self.run(old).await?;
         let sql = "DELETE FROM unknown_items
             WHERE last_seen <= (SELECT last_seen FROM unknown_items ORDER BY last_seen DESC LIMIT 1 OFFSET $1)";
-        Ok(old + self.run(sqlx::query(sql).bind(i64::from(most))).await?)
+        Ok(old + self.run(sql!(sql, most)).await?)
     }
 
     /// A replayed topic must not revive what expired long ago, so the event's own time counts.
@@ -102,14 +102,16 @@ impl Tx {
                 detail = CASE WHEN $4 >= hints.said_at THEN $6 ELSE hints.detail END,
                 expires_at = CASE WHEN $4 >= hints.said_at THEN $5 ELSE hints.expires_at END,
                 said_at = CASE WHEN $4 >= hints.said_at THEN $4 ELSE hints.said_at END";
-        let query = sqlx::query(sql)
-            .bind(event.item.as_str().to_owned())
-            .bind(event.account.map_or(String::new(), |a| a.as_str().to_owned()))
-            .bind(kind.as_str())
-            .bind(event.said_at.0)
-            .bind(expires.0)
-            .bind(event.detail.map(str::to_owned));
-        self.run(query).await?;
+        self.run(sql!(
+            sql,
+            event.item,
+            event.account.map_or(String::new(), |a| a.as_str().to_owned()),
+            kind,
+            event.said_at,
+            expires,
+            event.detail
+        ))
+        .await?;
         Ok(())
     }
 
@@ -117,7 +119,7 @@ impl Tx {
     pub async fn hints(&mut self, item: &ItemId) -> Result<Vec<Hint>, Error> {
         let sql = "SELECT * FROM hints WHERE item_id = $1 AND expires_at > $2 ORDER BY kind, account_id";
         let now = self.now().0;
-        let rows = self.rows(sqlx::query(sql).bind(item.as_str().to_owned()).bind(now)).await?;
+        let rows = self.rows(sql!(sql, item, now)).await?;
         let mut hints = Vec::with_capacity(rows.len());
         for row in &rows {
             let account = text(row, "account_id")?;
@@ -126,10 +128,10 @@ impl Tx {
                     .then(|| AccountId::parse(account))
                     .transpose()
                     .map_err(|e| Error::Corrupt(e.to_string()))?,
-                kind: parsed(row, "kind", |w| HintKind::from_word(&w).ok_or_else(|| format!("unknown hint {w}")))?,
-                said_at: Millis(number(row, "said_at")?),
-                detail: opt_text(row, "detail")?,
-                reported: number(row, "reported")? == 1,
+                kind: get(row, "kind")?,
+                said_at: get(row, "said_at")?,
+                detail: get(row, "detail")?,
+                reported: get::<bool>(row, "reported")?,
             });
         }
         Ok(hints)
@@ -152,7 +154,7 @@ impl Tx {
 
     pub async fn forget_expired_hints(&mut self) -> Result<u64, Error> {
         let now = self.now().0;
-        self.run(sqlx::query("DELETE FROM hints WHERE expires_at <= $1").bind(now)).await
+        self.run(sql!("DELETE FROM hints WHERE expires_at <= $1", now)).await
     }
 
     /// Makes a business due. `changed`: its truth is another one than before, so what kept its list from being accepted
@@ -182,10 +184,6 @@ impl Tx {
     }
 }
 
-fn of_hint(sql: &'static str, item: &ItemId, hint: &Hint) -> crate::tx::Query {
-    sqlx::query(sql)
-        .bind(item.as_str().to_owned())
-        .bind(hint.account.as_ref().map_or(String::new(), |a| a.as_str().to_owned()))
-        .bind(hint.kind.as_str())
-        .bind(hint.said_at.0)
+fn of_hint(sql: &'static str, item: &ItemId, hint: &Hint) -> Query {
+    sql!(sql, item, hint.account.as_ref().map_or(String::new(), |a| a.as_str().to_owned()), hint.kind, hint.said_at)
 }

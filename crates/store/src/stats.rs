@@ -1,9 +1,8 @@
 //! What metrics show of the store. Asked every few seconds by each consumer, so every count stands on an index.
 
 use crate::queue::blocked;
-use crate::tx::{number, opt_parsed, opt_time, text};
+use crate::sql::{get, number, sql, text};
 use crate::{Error, Tx};
-use domain::Millis;
 use domain::budget::Call;
 use domain::work::{Block, Class, Kind};
 use std::collections::BTreeMap;
@@ -22,9 +21,9 @@ impl Tx {
         let sql = "SELECT class, COUNT(*) AS due, MIN(due_at) AS oldest FROM work
             WHERE kind = $1 AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2) GROUP BY class";
         let now = self.now();
-        let rows = self.rows(sqlx::query(sql).bind(kind.as_str()).bind(now.0)).await?;
+        let rows = self.rows(sql!(sql, kind, now)).await?;
         let due = rows.iter().map(|r| {
-            let (class, oldest) = (Class::from_rank(number(r, "class")?), now.since(Millis(number(r, "oldest")?)));
+            let (class, oldest) = (Class::from_rank(number(r, "class")?), now.since(get(r, "oldest")?));
             Ok(DueRows { class, rows: number(r, "due")?, oldest })
         });
         due.collect()
@@ -38,18 +37,18 @@ impl Tx {
                 AND (next_look IS NULL OR next_look <= $2) AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $3)
             GROUP BY needs";
         let now = self.now();
-        let query = sqlx::query(sql).bind(kind.as_str()).bind(now.0).bind(kind.provider().as_str());
+        let query = sql!(sql, kind, now, kind.provider());
         let first = match kind {
             Kind::Item => Call::AccountsGet,
             Kind::Business => Call::Layer,
         };
         let mut oldest = Duration::ZERO;
         for row in self.rows(query).await? {
-            let needs = opt_parsed(&row, "needs", |w| Call::from_word(&w).ok_or_else(|| format!("unknown call {w}")))?;
+            let needs: Option<Call> = get(&row, "needs")?;
             // As in the claim: of what a look needs later, only the mint is paid in advance.
             let waits = is_spent(first) || needs == Some(Call::Mint) && is_spent(Call::Mint);
             if !waits {
-                oldest = oldest.max(now.since(Millis(number(&row, "oldest")?)));
+                oldest = oldest.max(now.since(get(&row, "oldest")?));
             }
         }
         Ok(oldest)
@@ -61,7 +60,7 @@ impl Tx {
         let sql = "SELECT kind, blocked_by, blocked_code, NULL AS blocked_why, COUNT(*) AS n FROM work
             WHERE blocked_by > '' GROUP BY kind, blocked_by, blocked_code";
         let mut counts: BTreeMap<(Block, String), i64> = BTreeMap::new();
-        for row in self.rows(sqlx::query(sql)).await? {
+        for row in self.rows(sql!(sql)).await? {
             if text(&row, "kind")? == kind.as_str()
                 && let Some(blocked) = blocked(&row)?
             {
@@ -74,13 +73,13 @@ impl Tx {
     /// How long ago the row was looked at that has waited longest for its next look.
     pub async fn looked_oldest(&mut self, kind: Kind) -> Result<Duration, Error> {
         let sql = "SELECT MIN(looked_at) AS oldest FROM work WHERE kind = $1";
-        let row = self.row(sqlx::query(sql).bind(kind.as_str())).await?;
-        let oldest = row.map(|r| opt_time(&r, "oldest")).transpose()?.flatten();
+        let row = self.row(sql!(sql, kind)).await?;
+        let oldest = row.map(|r| get(&r, "oldest")).transpose()?.flatten();
         Ok(oldest.map_or(Duration::ZERO, |at| self.now().since(at)))
     }
 
     pub async fn count_orphans(&mut self) -> Result<i64, Error> {
         let sql = "SELECT COUNT(*) AS n FROM processor_tokens WHERE state = 'orphaned'";
-        self.row(sqlx::query(sql)).await?.map_or(Ok(0), |r| number(&r, "n"))
+        self.count(sql!(sql)).await
     }
 }

@@ -1,7 +1,7 @@
 //! Is it the provider or the row? (I4) Refusals are collected; when enough unrelated rows agree, or a probe is refused
 //! as well, the provider is paused and nobody is parked for it.
 
-use crate::tx::{built, number, parsed, text};
+use crate::sql::{built, get, number, sql, text};
 use crate::{Error, Tx};
 use domain::work::Kind;
 use domain::{Millis, Provider};
@@ -39,17 +39,13 @@ impl Tx {
     ) -> Result<Suspicion, Error> {
         let sql = "INSERT INTO suspicions (provider, fault, kind, id, at, spent) VALUES ($1, $2, $3, $4, $5, 0)
             ON CONFLICT (provider, fault, kind, id) DO UPDATE SET at = $5 RETURNING spent";
-        let query = sqlx::query(sql)
-            .bind(provider.as_str())
-            .bind(fault.to_owned())
-            .bind(kind.as_str())
-            .bind(id.to_owned())
-            .bind(self.now().0);
-        let spent = self.row(query).await?.map_or(Ok(0), |r| number(&r, "spent"))? == 1;
+        let spent =
+            self.row(sql!(sql, provider, fault, kind, id, self.now())).await?.map_or(Ok(0), |r| number(&r, "spent"))?
+                == 1;
         let since = self.now().minus(window).0;
-        self.run(sqlx::query("DELETE FROM suspicions WHERE at <= $1").bind(since)).await?;
+        self.run(sql!("DELETE FROM suspicions WHERE at <= $1", since)).await?;
         let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
-        let row = self.row(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned())).await?;
+        let row = self.row(sql!(sql, provider, fault)).await?;
         let ever = row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs();
         Ok(Suspicion { rows: self.suspects(provider, fault).await?, ever, spent })
     }
@@ -57,14 +53,14 @@ impl Tx {
     /// How many different rows are refused for this fault.
     pub(crate) async fn suspects(&mut self, provider: Provider, fault: &str) -> Result<u64, Error> {
         let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2 AND spent = 0";
-        let row = self.row(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned())).await?;
+        let row = self.row(sql!(sql, provider, fault)).await?;
         Ok(row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs())
     }
 
     /// The row succeeded: it no longer speaks against its provider.
     pub(crate) async fn unsuspect(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
         let sql = "DELETE FROM suspicions WHERE kind = $1 AND id = $2";
-        self.run(sqlx::query(sql).bind(kind.as_str()).bind(id.to_owned())).await?;
+        self.run(sql!(sql, kind, id)).await?;
         Ok(())
     }
 
@@ -79,17 +75,12 @@ impl Tx {
     ) -> Result<bool, Error> {
         let sql = "INSERT INTO pauses (provider, reason, since, probe_at) VALUES ($1, $2, $3, $4)
             ON CONFLICT (provider) DO NOTHING";
-        let query = sqlx::query(sql)
-            .bind(provider.as_str())
-            .bind(reason.to_owned())
-            .bind(self.now().0)
-            .bind(self.now().plus(probe_after).0);
-        let new = self.run(query).await? == 1;
+        let new = self.run(sql!(sql, provider, reason, self.now(), self.now().plus(probe_after))).await? == 1;
         let sql = "UPDATE work SET blocked_by = 'pause', due_at = $3 WHERE blocked_by = 'parked' AND EXISTS (
             SELECT 1 FROM suspicions s WHERE s.provider = $1 AND s.fault = $2 AND s.kind = work.kind AND s.id = work.id)
             RETURNING kind, id";
         let now = self.now().0;
-        let wronged = self.rows(sqlx::query(sql).bind(provider.as_str()).bind(fault.to_owned()).bind(now)).await?;
+        let wronged = self.rows(sql!(sql, provider, fault, now)).await?;
         self.touch_rows(&wronged)?;
         Ok(new)
     }
@@ -98,18 +89,18 @@ impl Tx {
     pub async fn due_probes(&mut self, interval: Duration) -> Result<Vec<PauseRow>, Error> {
         let sql = "UPDATE pauses SET probe_at = $1 WHERE probe_at <= $2 RETURNING provider, reason, since, probe_at";
         let (next, now) = (self.now().plus(interval).0, self.now().0);
-        let rows = self.rows(sqlx::query(sql).bind(next).bind(now)).await?;
+        let rows = self.rows(sql!(sql, next, now)).await?;
         rows.iter().map(pause_row).collect()
     }
 
     pub async fn pauses(&mut self) -> Result<Vec<PauseRow>, Error> {
-        let rows = self.rows(sqlx::query("SELECT * FROM pauses ORDER BY provider")).await?;
+        let rows = self.rows(sql!("SELECT * FROM pauses ORDER BY provider")).await?;
         rows.iter().map(pause_row).collect()
     }
 
     /// The provider answers again: its rows go on by themselves.
     pub async fn resume(&mut self, provider: Provider) -> Result<bool, Error> {
-        let ended = self.run(sqlx::query("DELETE FROM pauses WHERE provider = $1").bind(provider.as_str())).await? == 1;
+        let ended = self.run(sql!("DELETE FROM pauses WHERE provider = $1", provider)).await? == 1;
         let kind = match provider {
             Provider::Plaid => Kind::Item,
             Provider::Layer => Kind::Business,
@@ -118,31 +109,32 @@ impl Tx {
             attempts = 0, due_at = $2 WHERE kind = $1 AND $CONDITION";
         let now = self.now().0;
         // A pause is no part of a row's own verdict, so these are not judged anew: they may be everybody.
-        let paused = built(sql.replace("$CONDITION", "blocked_by = 'pause'"));
-        self.run(paused.bind(kind.as_str()).bind(now)).await?;
+        self.run(sql!(built(sql.replace("$CONDITION", "blocked_by = 'pause'")), kind, now)).await?;
         // Parked as well: a row whose look ended just before the others agreed was wronged like them.
         let parked = "blocked_by = 'parked' AND EXISTS (SELECT 1 FROM suspicions s
             WHERE s.provider = $3 AND s.kind = work.kind AND s.id = work.id) RETURNING kind, id";
-        let parked = built(sql.replace("$CONDITION", parked));
-        let wronged = self.rows(parked.bind(kind.as_str()).bind(now).bind(provider.as_str())).await?;
+        let wronged = self.rows(sql!(built(sql.replace("$CONDITION", parked)), kind, now, provider)).await?;
         self.touch_rows(&wronged)?;
         // What they could not get minted is asked for at once, too. Work rows first, in their order.
         let lock = self.dialect.for_update();
-        let suspects = built(format!(
-            "SELECT id FROM work WHERE kind = 'item' AND id IN (
+        self.rows(sql!(
+            built(format!(
+                "SELECT id FROM work WHERE kind = 'item' AND id IN (
                 SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0) ORDER BY id {lock}"
-        ));
-        self.rows(suspects.bind(provider.as_str())).await?;
+            )),
+            provider
+        ))
+        .await?;
         let sql = "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN (
             SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0)";
-        self.run(sqlx::query(sql).bind(provider.as_str())).await?;
+        self.run(sql!(sql, provider)).await?;
         let sql = "UPDATE work SET due_at = $2 WHERE kind = 'item' AND blocked_by IS NULL AND due_at > $2 AND id IN (
             SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0)";
-        self.run(sqlx::query(sql).bind(provider.as_str()).bind(now)).await?;
+        self.run(sql!(sql, provider, now)).await?;
         // They have had their say: a few rows that are refused for reasons of their own must not pause the provider again
         // and again.
         let sql = "UPDATE suspicions SET spent = 1 WHERE provider = $1";
-        self.run(sqlx::query(sql).bind(provider.as_str())).await?;
+        self.run(sql!(sql, provider)).await?;
         Ok(ended)
     }
 }
@@ -150,7 +142,7 @@ impl Tx {
 impl Tx {
     fn touch_rows(&mut self, rows: &[sqlx::any::AnyRow]) -> Result<(), Error> {
         for row in rows {
-            let kind = parsed(row, "kind", |w| Kind::from_word(&w).ok_or_else(|| format!("unknown kind {w}")))?;
+            let kind = get(row, "kind")?;
             self.touch(kind, &text(row, "id")?);
         }
         Ok(())
@@ -159,9 +151,9 @@ impl Tx {
 
 fn pause_row(row: &sqlx::any::AnyRow) -> Result<PauseRow, Error> {
     Ok(PauseRow {
-        provider: parsed(row, "provider", |w| Provider::from_word(&w).ok_or_else(|| format!("unknown provider {w}")))?,
+        provider: get(row, "provider")?,
         reason: text(row, "reason")?,
-        since: Millis(number(row, "since")?),
-        probe_at: Millis(number(row, "probe_at")?),
+        since: get(row, "since")?,
+        probe_at: get(row, "probe_at")?,
     })
 }

@@ -1,12 +1,13 @@
 //! One transaction: the clock, the two differences between the databases, small helpers.
 
 use crate::session::Distrust;
+use crate::sql::{Query, number, sql};
 use crate::verdicts::Touched;
 use crate::{Error, KeyRing, Store};
 use domain::metric;
 use domain::{Fingerprinter, Millis};
 use sqlx::any::AnyRow;
-use sqlx::{Any, AssertSqlSafe, Row, Transaction};
+use sqlx::{Any, Row, Transaction};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,8 +110,6 @@ async fn in_time<T>(operation: &'static str, asked: impl Future<Output = Result<
     }
 }
 
-pub(crate) type Query = sqlx::query::Query<'static, Any, sqlx::any::AnyArguments>;
-
 impl Tx {
     pub(crate) async fn begin(store: &Store, writes: bool) -> Result<Self, Error> {
         match Self::try_begin(store, writes).await {
@@ -135,7 +134,7 @@ impl Tx {
             (Dialect::Sqlite, false) => in_time("begin", store.pool.begin()).await?,
         };
         let began = Instant::now();
-        let clock = sqlx::query(store.dialect.clock());
+        let clock = sql!(store.dialect.clock());
         let now: i64 = in_time("statement", clock.fetch_one(&mut *inner)).await?.try_get(0)?;
         let told = Instant::now();
         Ok(Self {
@@ -188,6 +187,11 @@ impl Tx {
         self.noted(row)
     }
 
+    /// The number that the column `n` of its one row holds.
+    pub(crate) async fn count(&mut self, query: Query) -> Result<i64, Error> {
+        self.row(query).await?.map_or(Ok(0), |r| number(&r, "n"))
+    }
+
     fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Database(error)) = &outcome {
             self.distrust.note(error);
@@ -196,12 +200,12 @@ impl Tx {
     }
 
     pub(crate) async fn meta(&mut self, name: &str) -> Result<Option<String>, Error> {
-        let found = self.row(sqlx::query("SELECT value FROM meta WHERE name = $1").bind(name.to_owned())).await?;
+        let found = self.row(sql!("SELECT value FROM meta WHERE name = $1", name)).await?;
         Ok(found.map(|r| r.try_get("value")).transpose()?)
     }
     pub(crate) async fn set_meta(&mut self, name: &str, value: &str) -> Result<(), Error> {
         let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2";
-        self.run(sqlx::query(sql).bind(name.to_owned()).bind(value.to_owned())).await?;
+        self.run(sql!(sql, name, value)).await?;
         Ok(())
     }
 
@@ -219,41 +223,4 @@ impl Tx {
             None => self.set_meta("fingerprint_check", &now).await,
         }
     }
-}
-
-/// A query whose text is put together from constants of this crate.
-pub(crate) fn built(text: String) -> Query {
-    sqlx::query(AssertSqlSafe(text))
-}
-
-pub(crate) fn text(row: &AnyRow, column: &str) -> Result<String, Error> {
-    Ok(row.try_get(column)?)
-}
-pub(crate) fn opt_text(row: &AnyRow, column: &str) -> Result<Option<String>, Error> {
-    Ok(row.try_get(column)?)
-}
-pub(crate) fn number(row: &AnyRow, column: &str) -> Result<i64, Error> {
-    Ok(row.try_get(column)?)
-}
-pub(crate) fn opt_time(row: &AnyRow, column: &str) -> Result<Option<Millis>, Error> {
-    Ok(row.try_get::<Option<i64>, _>(column)?.map(Millis))
-}
-
-/// Reads a column that holds a checked id or a word of the design.
-pub(crate) fn parsed<T, E: std::fmt::Display>(
-    row: &AnyRow,
-    column: &str,
-    parse: impl FnOnce(String) -> Result<T, E>,
-) -> Result<T, Error> {
-    parse(text(row, column)?).map_err(|e| Error::Corrupt(format!("the column {column} holds nonsense: {e}")))
-}
-pub(crate) fn opt_parsed<T, E: std::fmt::Display>(
-    row: &AnyRow,
-    column: &str,
-    parse: impl FnOnce(String) -> Result<T, E>,
-) -> Result<Option<T>, Error> {
-    opt_text(row, column)?
-        .map(parse)
-        .transpose()
-        .map_err(|e| Error::Corrupt(format!("the column {column} holds nonsense: {e}")))
 }

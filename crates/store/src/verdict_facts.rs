@@ -1,14 +1,12 @@
 //! What verdicts are made from, read for many rows in a few statements.
 
-use crate::accounts::outside;
 use crate::queue::blocked;
-use crate::tx::{built, number, opt_parsed, opt_text, opt_time, parsed, text};
+use crate::sql::{built, get, is_set, number, opt_text, sql, text, with_each};
 use crate::{Error, Tx};
+use domain::Millis;
 use domain::accounts::Outside;
-use domain::item::ItemState;
 use domain::queue::Blocked;
 use domain::verdict::{AccountFacts, BlockFacts, BusinessFacts, ItemFacts, MintRefusal, WorkFacts};
-use domain::{AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,11 +24,7 @@ pub(crate) fn places_from(bound: usize, count: usize) -> String {
 
 impl Tx {
     async fn ids(&mut self, sql: String, ids: &[String]) -> Result<BTreeSet<String>, Error> {
-        let mut query = built(sql);
-        for id in ids {
-            query = query.bind(id.clone());
-        }
-        self.rows(query).await?.iter().map(|r| text(r, "id")).collect()
+        self.rows(with_each(sql!(built(sql)), ids)).await?.iter().map(|r| text(r, "id")).collect()
     }
 
     pub(crate) async fn businesses_of(&mut self, items: &[String]) -> Result<BTreeSet<String>, Error> {
@@ -61,18 +55,20 @@ impl Tx {
         let mut facts: BTreeMap<String, ItemFacts> = BTreeMap::new();
         for slice in ids.chunks(SLICE) {
             let at = places(slice.len());
-            let mut query = built(format!(
+            for row in self
+                .rows(with_each(
+                    sql!(built(format!(
                 "SELECT i.item_id, i.state, i.generation, i.business_id, i.doubted_at, i.read_at, w.signal_at, w.due_at,
                      w.blocked_by, w.blocked_code, w.blocked_why
                  FROM items i LEFT JOIN work w ON w.kind = 'item' AND w.id = i.item_id WHERE i.item_id IN ({at})"
-            ));
-            for id in slice {
-                query = query.bind(id.clone());
-            }
-            for row in self.rows(query).await? {
+            ))),
+                    slice,
+                ))
+                .await?
+            {
                 facts.insert(text(&row, "item_id")?, item_of(&row)?);
             }
-            let mut query = built(format!(
+            for row in self.rows(with_each(sql!(built(format!(
                 "SELECT a.item_id, a.account_id, a.business_id, a.moving_from, a.missing_since, a.mint_fault, a.mint_code,
                      a.mint_fault_generation, a.mint_again_at, a.outside, t.fingerprint, t.generation
                  FROM accounts a
@@ -82,15 +78,11 @@ impl Tx {
                  WHERE a.item_id IN ({at}) AND a.state = 'active'
                      AND (a.business_id IS NOT NULL OR a.moving_from IS NOT NULL OR a.outside IS NOT NULL)
                  ORDER BY a.item_id, a.account_id"
-            ));
-            for id in slice {
-                query = query.bind(id.clone());
-            }
-            for row in self.rows(query).await? {
+            ))), slice)).await? {
                 let Some(item) = facts.get_mut(&text(&row, "item_id")?) else { continue };
                 let account = account_of(&row)?;
                 let takes_part = account.business.is_some() || account.moving_from.is_some();
-                match opt_parsed(&row, "outside", |w| outside(&w))? {
+                match get(&row, "outside")? {
                     _ if takes_part => item.accounts.push(account),
                     Some(why @ (Outside::Nowhere | Outside::Unreadable)) => item.left_out.push((account.id, why)),
                     _ => {}
@@ -108,20 +100,21 @@ impl Tx {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = built(format!(
+        let rows = self
+            .rows(with_each(
+                sql!(built(format!(
             "SELECT b.business_id, b.accepted, b.archived, b.verified, b.converged_at, b.put_at, w.signal_at, w.due_at,
                  w.blocked_by, w.blocked_code, w.blocked_why
              FROM businesses b LEFT JOIN work w ON w.kind = 'business' AND w.id = b.business_id
              WHERE b.business_id IN ({})",
             places(ids.len())
-        ));
-        for id in ids {
-            query = query.bind(id.clone());
-        }
-        let rows = self.rows(query).await?;
+        ))),
+                ids,
+            ))
+            .await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
-            let id = parsed(row, "business_id", BusinessId::parse)?;
+            let id = get(row, "business_id")?;
             let concerns = |i: &&ItemFacts| {
                 i.business.as_ref() == Some(&id)
                     || i.accounts
@@ -131,8 +124,8 @@ impl Tx {
             found.push(BusinessFacts {
                 items: items.iter().filter(concerns).cloned().collect(),
                 work: work_of(row)?,
-                was_listed: opt_time(row, "converged_at")?.is_some() || opt_time(row, "put_at")?.is_some(),
-                read_back: number(row, "verified")? == 1 && opt_time(row, "converged_at")?.is_some(),
+                was_listed: is_set(row, "converged_at")? || is_set(row, "put_at")?,
+                read_back: get::<bool>(row, "verified")? && is_set(row, "converged_at")?,
                 accepted: json(row, "accepted")?,
                 archived: json(row, "archived")?,
                 id,
@@ -149,41 +142,41 @@ fn json<T: serde::de::DeserializeOwned + Default>(row: &AnyRow, column: &str) ->
 
 fn work_of(row: &AnyRow) -> Result<WorkFacts, Error> {
     let blocked = blocked(row)?.map(|Blocked { by, code, why }| BlockFacts { by, code, why });
-    Ok(WorkFacts { signalled: opt_time(row, "signal_at")?.is_some(), blocked, due_at: opt_time(row, "due_at")? })
+    Ok(WorkFacts { signalled: is_set(row, "signal_at")?, blocked, due_at: get(row, "due_at")? })
 }
 
 fn item_of(row: &AnyRow) -> Result<ItemFacts, Error> {
     Ok(ItemFacts {
-        id: parsed(row, "item_id", ItemId::parse)?,
-        state: parsed(row, "state", |w| ItemState::from_word(&w).ok_or_else(|| format!("unknown state {w}")))?,
+        id: get(row, "item_id")?,
+        state: get(row, "state")?,
         generation: number(row, "generation")?,
-        business: opt_parsed(row, "business_id", BusinessId::parse)?,
-        doubted: opt_time(row, "doubted_at")?.is_some(),
+        business: get(row, "business_id")?,
+        doubted: is_set(row, "doubted_at")?,
         work: work_of(row)?,
         accounts: Vec::new(),
         left_out: Vec::new(),
-        was_read: opt_time(row, "read_at")?.is_some(),
+        was_read: is_set(row, "read_at")?,
     })
 }
 
 fn account_of(row: &AnyRow) -> Result<AccountFacts, Error> {
-    let token = match opt_text(row, "fingerprint")? {
-        Some(fingerprint) => Some((Fingerprint::from_stored(fingerprint), number(row, "generation")?)),
+    let token = match get(row, "fingerprint")? {
+        Some(fingerprint) => Some((fingerprint, number(row, "generation")?)),
         None => None,
     };
-    let refusal = match opt_text(row, "mint_fault")? {
-        Some(_) => Some(MintRefusal {
+    let refusal = match is_set(row, "mint_fault")? {
+        true => Some(MintRefusal {
             code: opt_text(row, "mint_code")?.unwrap_or_default(),
             generation: number(row, "mint_fault_generation")?,
-            again_at: opt_time(row, "mint_again_at")?.unwrap_or(Millis(0)),
+            again_at: get::<Option<_>>(row, "mint_again_at")?.unwrap_or(Millis(0)),
         }),
-        None => None,
+        false => None,
     };
     Ok(AccountFacts {
-        id: parsed(row, "account_id", AccountId::parse)?,
-        business: opt_parsed(row, "business_id", BusinessId::parse)?,
-        moving_from: opt_parsed(row, "moving_from", BusinessId::parse)?,
-        missing: opt_time(row, "missing_since")?.is_some(),
+        id: get(row, "account_id")?,
+        business: get(row, "business_id")?,
+        moving_from: get(row, "moving_from")?,
+        missing: is_set(row, "missing_since")?,
         token,
         refusal,
     })

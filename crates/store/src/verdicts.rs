@@ -6,7 +6,7 @@
 //! `verdicts` are locked last of all, in order, and before the facts are read: of two transactions that change facts of one
 //! business, the second one judges what both did.
 
-use crate::tx::{built, number, opt_text, parsed, text};
+use crate::sql::{and, built, get, number, opt_text, sql, text, with_each};
 use crate::verdict_facts::{SLICE, places, places_from};
 use crate::{Error, Page, Record, Tx};
 use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
@@ -120,8 +120,7 @@ impl Tx {
             judged.extend(self.judge(&businesses, &items).await?);
         }
         for subject in stored.keys().filter(|s| !judged.contains_key(*s)) {
-            let query = sqlx::query("DELETE FROM verdicts WHERE kind = $1 AND id = $2");
-            self.run(query.bind(subject.0.as_str()).bind(subject.1.clone())).await?;
+            self.run(sql!("DELETE FROM verdicts WHERE kind = $1 AND id = $2", subject.0, subject.1)).await?;
         }
         for (subject, verdict) in &judged {
             let Some(stored) = stored.get(subject).filter(|s| !s.says(verdict)) else { continue };
@@ -130,13 +129,8 @@ impl Tx {
                 "UPDATE verdicts SET since = CASE WHEN state = $3 THEN since ELSE $5 END, state = $3, waits_on = $4,
                     told = COALESCE($6, told), told_times = told_times + CASE WHEN $6 IS NULL THEN 0 ELSE 1 END
                 WHERE kind = $1 AND id = $2 RETURNING told_times";
-            let query = sqlx::query(sql)
-                .bind(subject.0.as_str())
-                .bind(subject.1.clone())
-                .bind(verdict.state.as_str())
-                .bind(verdict.waits_on.as_str())
-                .bind(self.now().0)
-                .bind(tells.then(|| verdict.state.as_str()));
+            let told = tells.then_some(verdict.state);
+            let query = sql!(sql, subject.0, subject.1, verdict.state, verdict.waits_on, self.now(), told);
             let row = self.row(query).await?;
             if let Some(row) = row.filter(|_| tells) {
                 self.tell(&subject.1, number(&row, "told_times")?, stored.told, verdict).await?;
@@ -183,13 +177,9 @@ impl Tx {
         let condition = parts.join(" OR ");
         let sql =
             format!("SELECT kind, id, state, waits_on, told FROM verdicts WHERE {condition} ORDER BY kind, id {lock}");
-        let mut query = built(sql);
-        for id in businesses.iter().chain(items) {
-            query = query.bind(id.clone());
-        }
-        let kind = |w: String| Kind::from_word(&w).ok_or_else(|| format!("unknown kind {w}"));
+        let query = with_each(sql!(built(sql)), businesses.iter().chain(items));
         let rows = self.rows(query).await?;
-        rows.iter().map(|r| Ok(((parsed(r, "kind", kind)?, text(r, "id")?), Stored::of(r)?))).collect()
+        rows.iter().map(|r| Ok(((get(r, "kind")?, text(r, "id")?), Stored::of(r)?))).collect()
     }
 
     async fn make_verdicts(&mut self, subjects: &[Subject]) -> Result<(), Error> {
@@ -198,9 +188,9 @@ impl Tx {
         let sql = format!(
             "INSERT INTO verdicts (kind, id, state, waits_on, since) VALUES {rows} ON CONFLICT (kind, id) DO NOTHING"
         );
-        let mut query = built(sql).bind(self.now().0);
+        let mut query = sql!(built(sql), self.now());
         for (kind, id) in subjects {
-            query = query.bind(kind.as_str()).bind(id.clone());
+            query = and!(query, kind, id);
         }
         self.run(query).await?;
         Ok(())
@@ -238,15 +228,15 @@ impl Tx {
         let mut found = Vec::with_capacity(ids.len());
         for slice in ids.chunks(SLICE) {
             let judged = self.judge_kind(kind, slice).await?;
-            let mut query = built(format!(
-                "SELECT id, since FROM verdicts WHERE id IN ({}) AND kind = ${}",
-                places(slice.len()),
-                slice.len() + 1
-            ));
-            for id in slice {
-                query = query.bind(id.clone());
-            }
-            let rows = self.rows(query.bind(kind.as_str())).await?;
+            let query = with_each(
+                sql!(built(format!(
+                    "SELECT id, since FROM verdicts WHERE id IN ({}) AND kind = ${}",
+                    places(slice.len()),
+                    slice.len() + 1
+                ))),
+                slice,
+            );
+            let rows = self.rows(with_each(query, [kind])).await?;
             let since: BTreeMap<String, i64> =
                 rows.iter().map(|r| Ok((text(r, "id")?, number(r, "since")?))).collect::<Result<_, Error>>()?;
             found.extend(judged.into_iter().map(|(id, verdict)| {
@@ -277,10 +267,16 @@ impl Tx {
         if state == State::ProviderPaused && paused.is_empty() {
             return Ok(Vec::new());
         }
-        let query =
-            built(format!("SELECT id FROM verdicts WHERE kind = $1 AND {condition} AND id > $2 ORDER BY id LIMIT $3"));
-        let query = query.bind(kind.as_str()).bind(page.after.clone().unwrap_or_default()).bind(i64::from(page.limit));
-        self.rows(query).await?.iter().map(|r| text(r, "id")).collect()
+        self.rows(sql!(
+            built(format!("SELECT id FROM verdicts WHERE kind = $1 AND {condition} AND id > $2 ORDER BY id LIMIT $3")),
+            kind,
+            page.after.clone().unwrap_or_default(),
+            page.limit
+        ))
+        .await?
+        .iter()
+        .map(|r| text(r, "id"))
+        .collect()
     }
 
     /// How many rows stand in each state that is not good, and since when.
@@ -289,9 +285,9 @@ impl Tx {
         let sql = "SELECT state, waits_on, COUNT(*) AS n, MIN(since) AS oldest FROM verdicts
             WHERE kind = $1 AND state NOT IN ('converged', 'empty', 'gone') GROUP BY state, waits_on";
         let mut found: BTreeMap<State, StandAlike> = BTreeMap::new();
-        for row in self.rows(sqlx::query(sql).bind(kind.as_str())).await? {
+        for row in self.rows(sql!(sql, kind)).await? {
             let state = state_of(&row)?.under(waits_on_of(&row)?, &paused);
-            let (rows, oldest) = (number(&row, "n")?, Millis(number(&row, "oldest")?));
+            let (rows, oldest) = (number(&row, "n")?, get(&row, "oldest")?);
             let of = found.entry(state).or_insert(StandAlike { state, rows: 0, oldest });
             of.rows += rows;
             of.oldest = of.oldest.min(oldest);
@@ -304,8 +300,7 @@ impl Tx {
         let sql = "SELECT kind, id FROM verdicts WHERE kind = $1 AND state = 'unknown' ORDER BY id LIMIT $2 OFFSET $3";
         let mut count = 0;
         for kind in Kind::ALL {
-            let query = sqlx::query(sql).bind(kind.as_str()).bind(i64::from(limit)).bind(i64::from(skipped));
-            let rows = self.rows(query).await?;
+            let rows = self.rows(sql!(sql, kind, limit, skipped)).await?;
             for row in &rows {
                 match kind {
                     Kind::Item => self.touched.items.insert(text(row, "id")?),
@@ -320,16 +315,15 @@ impl Tx {
     /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A look may leave one
     /// behind, on the bad side, until it ends.
     pub async fn stale_verdicts(&mut self) -> Result<Vec<String>, Error> {
-        let held = self.row(sqlx::query("SELECT COUNT(*) AS n FROM work WHERE held = 1")).await?;
+        let held = self.row(sql!("SELECT COUNT(*) AS n FROM work WHERE held = 1")).await?;
         let leased = held.map_or(Ok(0), |r| number(&r, "n"))? > 0;
         let mut stale = Vec::new();
         for (kind, known) in [
             (Kind::Item, "SELECT item_id AS id FROM items"),
             (Kind::Business, "SELECT business_id AS id FROM businesses"),
         ] {
-            let ids =
-                self.rows(sqlx::query(known)).await?.iter().map(|r| text(r, "id")).collect::<Result<Vec<_>, _>>()?;
-            let rows = self.rows(sqlx::query("SELECT * FROM verdicts WHERE kind = $1").bind(kind.as_str())).await?;
+            let ids = self.rows(sql!(known)).await?.iter().map(|r| text(r, "id")).collect::<Result<Vec<_>, _>>()?;
+            let rows = self.rows(sql!("SELECT * FROM verdicts WHERE kind = $1", kind)).await?;
             let stored: BTreeMap<String, (State, WaitsOn)> = rows
                 .iter()
                 .map(|r| Ok((text(r, "id")?, (state_of(r)?, waits_on_of(r)?))))

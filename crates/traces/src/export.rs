@@ -4,6 +4,7 @@
 use crate::{DISCARDED, is_ours};
 use async_trait::async_trait;
 use domain::fault::chain;
+use domain::setting::Ratio;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
@@ -13,7 +14,11 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData, SpanProcessor,
 };
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing_subscriber::Layer;
@@ -29,9 +34,38 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// For what is left when the process stops: a collector that hangs is told of, and costs no more of the grace period.
 const STOP: Duration = Duration::from_secs(4);
 
+/// The settings of the section `trace`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Settings {
+    /// `/v1/traces` is added. Empty: nothing is exported.
+    #[schemars(regex(pattern = r"^(https?://.+)?$"))]
+    pub endpoint: String,
+    /// Share of the traces begun here that is exported.
+    #[serde(with = "Ratio")]
+    pub sample: f64,
+    /// For the collector: `name=value`, several with commas between, as OTEL_EXPORTER_OTLP_HEADERS has them.
+    #[schemars(skip)]
+    pub headers: SecretString,
+}
+
+impl Settings {
+    /// None: they can't be read.
+    pub fn headers(&self) -> Option<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        for pair in self.headers.expose_secret().split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let (name, value) = pair.split_once('=')?;
+            let mut value = HeaderValue::from_str(value.trim()).ok()?;
+            // So that nothing prints it.
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_str(name.trim()).ok()?, value);
+        }
+        Some(headers)
+    }
+}
+
 /// Where traces go, and which of them.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct Target {
     /// `/v1/traces` is added.
     pub endpoint: String,
     /// Share of the traces begun here that is exported; one that was begun elsewhere is exported if it was there.
@@ -42,7 +76,7 @@ pub struct Settings {
     pub extra_roots: String,
 }
 
-impl Settings {
+impl Target {
     fn url(&self) -> String {
         format!("{}/v1/traces", self.endpoint.trim_end_matches('/'))
     }
@@ -58,9 +92,9 @@ pub enum NotTaken {
 }
 
 /// Sends a request with no spans in it, which is an empty one (<https://opentelemetry.io/docs/specs/otlp/#otlphttp-request>).
-pub async fn probe(settings: &Settings) -> Result<(), NotTaken> {
-    let collector = Collector::new(settings)?;
-    let request = collector.http.post(settings.url()).header("content-type", "application/x-protobuf");
+pub async fn probe(target: &Target) -> Result<(), NotTaken> {
+    let collector = Collector::new(target)?;
+    let request = collector.http.post(target.url()).header("content-type", "application/x-protobuf");
     let status = request.send().await.map_err(reqwest::Error::without_url)?.status();
     if status.is_success() { Ok(()) } else { Err(NotTaken::Refused(status.as_u16())) }
 }
@@ -82,12 +116,12 @@ pub struct Exporter {
 
 impl Exporter {
     /// Needs a runtime to send on. `service` is what traces call this process.
-    pub fn new(settings: &Settings, service: &'static str) -> Result<Self, NotStarted> {
+    pub fn new(target: &Target, service: &'static str) -> Result<Self, NotStarted> {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(settings.url())
-            .with_http_client(Collector::new(settings)?)
+            .with_endpoint(target.url())
+            .with_http_client(Collector::new(target)?)
             // They sleep on the exporter's thread while the queue overflows, and would keep a process from stopping.
             .with_retry_policy(RetryPolicy::disabled())
             .build()?;
@@ -99,7 +133,7 @@ impl Exporter {
             .build();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(Sieve(BatchSpanProcessor::builder(exporter).with_batch_config(bounds).build()))
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample))))
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(target.sample))))
             .with_resource(resource)
             .build();
         Ok(Self { provider })
@@ -168,11 +202,11 @@ struct Collector {
 }
 
 impl Collector {
-    fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
-        let roots = reqwest::Certificate::from_pem_bundle(settings.extra_roots.as_bytes())?;
+    fn new(target: &Target) -> Result<Self, reqwest::Error> {
+        let roots = reqwest::Certificate::from_pem_bundle(target.extra_roots.as_bytes())?;
         let http = reqwest::Client::builder()
             .tls_certs_merge(roots)
-            .default_headers(settings.headers.clone())
+            .default_headers(target.headers.clone())
             .timeout(TIMEOUT)
             // A redirect would carry the headers to a place nobody configured.
             .redirect(reqwest::redirect::Policy::none())

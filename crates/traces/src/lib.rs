@@ -8,7 +8,7 @@ mod admit;
 mod export;
 
 pub use admit::Admit;
-pub use export::{Exporter, NotStarted, NotTaken, Settings, probe};
+pub use export::{Exporter, NotStarted, NotTaken, Settings, Target, probe};
 
 use domain::trace::TraceParent;
 use opentelemetry::Context;

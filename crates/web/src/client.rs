@@ -1,7 +1,7 @@
 //! One outgoing JSON client for both providers: a deadline, a bounded answer, and the one question that matters when no
 //! answer came: could the call have had an effect?
 
-use domain::{Provider, metric};
+use domain::{Answered, Endpoint, Provider, metric};
 use parking_lot::Mutex;
 use reqwest::{RequestBuilder, StatusCode, header};
 use std::collections::HashMap;
@@ -55,7 +55,7 @@ pub struct Client {
     /// Calls in a row that were not answered, or only by a failing server.
     dark: AtomicU32,
     /// When a call of each endpoint succeeded last.
-    ok_at: Mutex<HashMap<&'static str, Instant>>,
+    ok_at: Mutex<HashMap<Endpoint, Instant>>,
 }
 
 impl Client {
@@ -100,9 +100,9 @@ impl Client {
     }
 
     /// Whether a call of this endpoint succeeded within that time, and since [`Client::forget_successes`].
-    pub fn has_succeeded(&self, endpoint: &str, within: Duration) -> bool {
+    pub fn has_succeeded(&self, endpoint: Endpoint, within: Duration) -> bool {
         let ok_at = self.ok_at.lock();
-        ok_at.get(endpoint).is_some_and(|at| at.elapsed() < within)
+        ok_at.get(&endpoint).is_some_and(|at| at.elapsed() < within)
     }
 
     /// The provider is paused: what succeeded before says nothing any more.
@@ -110,12 +110,12 @@ impl Client {
         self.ok_at.lock().clear();
     }
 
-    /// Notes what became of a call that began then. The result is one of a bounded set of words, see [`metric::ALL`].
-    pub fn count(&self, endpoint: &'static str, result: &'static str, began: Instant) {
-        if result == "ok" {
+    /// Notes what became of a call that began then.
+    pub fn count(&self, endpoint: Endpoint, answered: Answered, began: Instant) {
+        if answered == Answered::Ok {
             self.ok_at.lock().insert(endpoint, Instant::now());
         }
-        let provider = self.provider.as_str();
+        let (provider, endpoint, result) = (self.provider.as_str(), endpoint.as_str(), answered.as_str());
         metrics::counter!(metric::PROVIDER_CALLS, "provider" => provider, "endpoint" => endpoint, "result" => result)
             .increment(1);
         metrics::histogram!(metric::PROVIDER_CALL, "provider" => provider, "endpoint" => endpoint)

@@ -8,7 +8,9 @@ use axum::http::Request;
 use console::{AdminTokens, new_token, routes};
 use domain::Fingerprinter;
 use http_body_util::BodyExt;
+use rekey::config::load_text;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use store::{KeyRing, Store};
 use tower::ServiceExt;
@@ -18,14 +20,13 @@ async fn api(folder: &std::path::Path) -> (Router, String) {
         url: format!("sqlite://{}", folder.join("store.sqlite").display()).into(),
         connections: 2,
         acquire_timeout: Duration::from_secs(5),
-        outcomes: "outcomes".into(),
     };
     let keys = KeyRing::parse(&rekey::cli::sealing_key().into()).unwrap();
-    let store = Store::open(&settings, keys, Fingerprinter::new(1, &[7; 32])).await.unwrap();
+    let store = Store::open(&settings, "outcomes", keys, Fingerprinter::new(1, &[7; 32])).await.unwrap();
     let (token, hash) = new_token();
     let tokens = AdminTokens::parse([format!("fuzz:operate:{hash}").as_str()]).unwrap();
-    let settings =
-        console::Settings { push_wait: Duration::ZERO, max_wait: Duration::ZERO, wait_poll: Duration::from_millis(1) };
+    let config = load_text("fuzz.toml", "", &BTreeMap::new()).unwrap();
+    let settings = console::Settings { push_wait: Duration::ZERO, max_wait: Duration::ZERO, ..config.console };
     (routes(store, tokens, settings, vec![], tokio_util::sync::CancellationToken::new()), token)
 }
 

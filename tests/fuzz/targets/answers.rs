@@ -9,6 +9,9 @@ use axum::http::Response;
 use axum::response::IntoResponse;
 use domain::fault::chain;
 use domain::{AccessToken, LayerId, ProcessorToken};
+use rekey::config::{Config, load_text};
+use rekey::wiring::{layer_client, plaid_client};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -72,13 +75,14 @@ fn is_header(name: &str, value: &str) -> bool {
     known.contains(&name.to_ascii_lowercase().as_str()) && axum::http::HeaderValue::from_str(value).is_ok()
 }
 
-fn http() -> web::ClientSettings {
-    web::ClientSettings {
-        provider: domain::Provider::Plaid,
-        timeout: Duration::from_secs(2),
-        connect_timeout: Duration::from_secs(2),
-        extra_roots: String::new(),
-    }
+/// Both providers at one address.
+fn config(base: &str) -> Config {
+    let text = format!(
+        "[plaid]\nbase_url = \"{base}\"\nclient_id = \"c\"\nsecret = \"s\"\ntimeout = \"2s\"\n\
+         [layer]\nbase_url = \"{base}\"\ntoken_url = \"{base}/oauth2/token\"\nclient_id = \"c\"\n\
+         client_secret = \"s\"\ntimeout = \"2s\"\n"
+    );
+    load_text("fuzz.toml", &text, &BTreeMap::new()).unwrap()
 }
 
 /// I3: whatever a provider says, an error tells where and what code, and shows nothing of the body.
@@ -92,11 +96,8 @@ fn judge<T, E: std::error::Error + 'static>(code: impl Fn(&E) -> String, outcome
 #[test]
 fn plaid_answer() {
     let runtime = runtime();
-    let (provider, base_url) = Provider::start(&runtime);
-    let (secret, processor) = ("s".into(), "layer".into());
-    let client =
-        plaid::Client::new(plaid::Settings { base_url, client_id: "c".into(), secret, processor, http: http() })
-            .unwrap();
+    let (provider, base) = Provider::start(&runtime);
+    let client = plaid_client(&config(&base), Duration::from_secs(2)).unwrap();
     let (token, account) = (AccessToken::new("t"), "account-1".parse().unwrap());
     let code = |e: &plaid::Error| format!("{} {:?} {}", e.code(), e.meaning(), e.may_have_happened());
     fuzz("plaid_answer", vec![[b"{\"item\":".to_vec(), vec![b'['; 200_000]].concat()], |input| {
@@ -115,18 +116,7 @@ fn plaid_answer() {
 fn layer_answer() {
     let runtime = runtime();
     let (provider, base) = Provider::start(&runtime);
-    let new = || {
-        layer::Client::new(layer::Settings {
-            base_url: base.clone(),
-            token_url: format!("{base}/oauth2/token"),
-            scope: "s".into(),
-            client_id: "c".into(),
-            client_secret: "s".into(),
-            listed_tokens: domain::token_list::ListedTokens::Full,
-            http: http(),
-        })
-        .unwrap()
-    };
+    let new = || layer_client(&config(&base)).unwrap();
     let id: LayerId = "11111111-2222-4333-8444-555555555555".parse().unwrap();
     let (tokens, details) = (vec![ProcessorToken::new("p")], serde_json::Map::new());
     let code = |e: &layer::Error| format!("{} {:?} {}", e.code(), e.meaning(), e.may_have_happened());

@@ -33,7 +33,6 @@ fn use_all(config: &Config) -> Vec<String> {
     let mut said = Vec::new();
     let mut note = |outcome: Result<(), rekey::config::BadSetting>| said.extend(outcome.err().map(|e| e.to_string()));
     note(config.plaid().map(drop));
-    note(config.plaid_for_keys().map(drop));
     note(config.layer().map(drop));
     note(config.store().map(drop));
     note(config.token_source().map(drop));
@@ -43,8 +42,7 @@ fn use_all(config: &Config) -> Vec<String> {
     note(fingerprinter(&config.secrets.fingerprint_key).map(drop));
     said.extend(config.unverified());
     said.extend(KeyRing::parse(&config.secrets.keys).err().map(|e| e.to_string()));
-    let (keys, producer, plan) = (config.keys(), config.producer(), config.topic_plan());
-    said.push(format!("{config:?} {keys:?} {producer:?} {plan:?} {:?}", config.connection()));
+    said.push(format!("{config:?} {:?}", config.kafka.connection()));
     said
 }
 

@@ -7,47 +7,27 @@ use bytes::Bytes;
 use domain::Fingerprinter;
 use domain::redact::{redact, shows_any_token};
 use domain::webhook::{Webhook, signal};
-use plaid::{KeySettings, Keys, Verifier};
+use plaid::{Keys, Verifier};
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+use rekey::config::load_text;
+use rekey::wiring::plaid_client;
 use sandbox::{Signer, sha256_hex};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-fn client() -> plaid::Client {
-    let http = web::ClientSettings {
-        provider: domain::Provider::Plaid,
-        timeout: Duration::from_secs(1),
-        connect_timeout: Duration::from_secs(1),
-        extra_roots: String::new(),
-    };
-    let base_url = "http://127.0.0.1:9".into();
-    plaid::Client::new(plaid::Settings {
-        base_url,
-        client_id: "c".into(),
-        secret: "s".into(),
-        processor: "layer".into(),
-        http,
-    })
-    .unwrap()
-}
 
 /// A verifier that knows one key and looks up none.
 fn verifier(signer: &Signer) -> Verifier {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.json");
     std::fs::write(&file, json!([signer.jwk()]).to_string()).unwrap();
-    Verifier::new(Keys::new(
-        client(),
-        KeySettings {
-            lookups_per_minute: 1,
-            lookup_burst: 1,
-            wait: Duration::ZERO,
-            max_waiting: 0,
-            refresh_after: Duration::from_secs(86_400),
-            absent_for: Duration::from_secs(1),
-            file: Some(file),
-        },
-    ))
+    let text = format!(
+        "[plaid]\nbase_url = \"http://127.0.0.1:9\"\nclient_id = \"c\"\nsecret = \"s\"\n\
+         [plaid.keys]\nwait = \"0s\"\nmax_waiting = 0\nfile = \"{}\"\n",
+        file.display()
+    );
+    let config = load_text("fuzz.toml", &text, &BTreeMap::new()).unwrap();
+    Verifier::new(Keys::new(plaid_client(&config, Duration::from_secs(1)).unwrap(), config.plaid.keys))
 }
 
 /// I2: what is let in was signed with the key that it names, within five minutes, over exactly these bytes.

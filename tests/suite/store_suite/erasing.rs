@@ -8,7 +8,7 @@ use std::time::Duration;
 use store::{Act, AuditFilter, Claim, Declaration, Erasure, Error, Page, Saved, Store, subject};
 use tests::Parts;
 
-stories!(
+on_both_parts!(
     what_is_erased_leaves_only_the_audit_under_a_pseudonym,
     an_item_that_nobody_pushed_is_erased_too,
     what_nobody_needs_any_more_is_forgotten,

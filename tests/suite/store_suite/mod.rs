@@ -38,10 +38,9 @@ async fn open_with(place: &Place, keys: &str, fingerprint: u8) -> Result<Store, 
         url: SecretString::from(place.url.clone()),
         connections: 8,
         acquire_timeout: Duration::from_secs(10),
-        outcomes: "outcomes".into(),
     };
     let ring = KeyRing::parse(&SecretString::from(keys)).unwrap();
-    Store::open(&settings, ring, Fingerprinter::new(1, &[fingerprint; 32])).await
+    Store::open(&settings, "outcomes", ring, Fingerprinter::new(1, &[fingerprint; 32])).await
 }
 
 async fn open(parts: Parts) -> (Store, Place) {
@@ -110,11 +109,12 @@ async fn save_account(tx: &mut Tx, id: &str, business: &str) {
     let (item, business) = (item(id), BusinessId::parse(business).unwrap());
     let traits = Traits { kind: "depository".into(), ..Traits::default() };
     let update = AccountUpdate {
-        item: &item,
-        id: &AccountId::parse(format!("acc-{id}")).unwrap(),
-        traits: &traits,
+        item,
+        id: AccountId::parse(format!("acc-{id}")).unwrap(),
+        traits,
         state: AccountState::Active,
-        business: Some(&business),
+        business: Some(business),
+        moving_from: None,
         before: None,
         missing_since: None,
         proof: None,

@@ -6,7 +6,7 @@ use rekey::config::{self, Config};
 use store::{Declaration, Error, Store};
 use tests::Parts;
 
-stories!(
+on_both_parts!(
     i3_nothing_secret_is_readable_in_the_database,
     keys_are_checked_at_start,
     several_processes_migrate_at_once,

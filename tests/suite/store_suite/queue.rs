@@ -10,7 +10,7 @@ use std::time::Duration;
 use store::{Error, Page};
 use tests::Parts;
 
-stories!(
+on_both_parts!(
     i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it,
     a_row_follows_the_trace_of_its_event_until_that_is_served,
     i7_a_lost_lease_writes_nothing,

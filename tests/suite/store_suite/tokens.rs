@@ -9,7 +9,7 @@ use std::time::Duration;
 use store::{AccountUpdate, Declaration, News, Page, Push, Saved};
 use tests::Parts;
 
-stories!(
+on_both_parts!(
     a_push_and_a_look_never_wait_for_each_other,
     what_is_read_together_is_of_one_moment,
     i5_candidates_are_stored_before_they_are_current,
@@ -199,11 +199,12 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     let (id, account) = (item("x"), AccountId::parse("acc").unwrap());
     let traits = Traits { kind: "depository".into(), ..Traits::default() };
     let in_acme = AccountUpdate {
-        item: &id,
-        id: &account,
-        traits: &traits,
+        item: id.clone(),
+        id: account,
+        traits,
         state: AccountState::Active,
-        business: Some(&acme),
+        business: Some(acme.clone()),
+        moving_from: None,
         before: None,
         missing_since: None,
         proof: None,
@@ -225,7 +226,9 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     let look = due(tx).await.remove(0);
     // The look has planned with the account in the list when the platform orders the move.
     let mut tx = store.begin().await.unwrap();
-    tx.save_account(&AccountUpdate { business: Some(&globex), ..in_acme }).await.unwrap();
+    tx.save_account(&AccountUpdate { business: Some(globex.clone()), moving_from: Some(acme.clone()), ..in_acme })
+        .await
+        .unwrap();
     assert!(due(tx).await.is_empty(), "the look is under way");
     let mut tx = store.begin().await.unwrap();
     assert!(tx.moves_done(&acme, &look).await.unwrap().is_empty(), "I8: this look has not seen it leave");

@@ -13,7 +13,7 @@ use std::time::Duration;
 use store::{Declaration, MintFault, Page, Saved, Store};
 use tests::Parts;
 
-stories!(
+on_both_parts!(
     i11_the_figure_is_the_number_of_verdicts_that_are_not_good,
     i11_two_changes_of_one_business_are_judged_together,
     what_an_earlier_release_wrote_is_judged_when_it_is_found,

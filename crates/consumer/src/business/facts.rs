@@ -3,11 +3,10 @@
 use super::{Look, Stop};
 use domain::budget::Call;
 use domain::token_list::{Listed, OurAccount, UnknownPolicy, Wanted};
-use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, ProcessorToken};
+use domain::{AccountId, Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning, PagedList};
 use plaid::TokenHealth;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use store::TokenOwner;
 use tracing::field::Empty;
 
 pub(super) struct Facts {
@@ -30,7 +29,7 @@ pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Fa
     for token in rows.into_iter().filter_map(|r| r.token) {
         tokens.entry(fingerprints.of_processor(&token)).or_insert(token);
     }
-    if look.context.settings.unknown_tokens == UnknownPolicy::Adopt {
+    if look.context.layer.settings().unknown_tokens == UnknownPolicy::Adopt {
         refuse_dead_strangers(look, &listed, &tokens).await?;
     }
     let mut items: BTreeMap<ItemId, BTreeSet<Fingerprint>> = BTreeMap::new();
@@ -75,21 +74,13 @@ pub(super) async fn recognise(
     let listed = rows.iter().zip(shown).map(|(row, token)| {
         let by_token = token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
         let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
-        let ours = by_token.or(by_account).and_then(|o| our_account(o, &look.id, by_token.is_some()));
+        let ours = by_token.or(by_account).and_then(|owner| {
+            let may_leave = owner.placement.may_leave(&look.id, by_token.is_some())?;
+            Some(OurAccount { account: owner.account.clone(), may_leave })
+        });
         Listed { token, account: row.account.clone(), status: row.status, layer_owned: row.layer_owned, ours }
     });
     Ok(listed.collect())
-}
-
-fn our_account(owner: &TokenOwner, here: &BusinessId, by_token: bool) -> Option<OurAccount> {
-    // A token that we minted is ours wherever it is listed.
-    if owner.business.is_none() && owner.moving_from.as_ref() != Some(here) && !owner.gone && !by_token {
-        // Known, but it never took part here: as strange as any other.
-        return None;
-    }
-    // Without a business and without a word that took it out, something of ours was lost: no proof.
-    let moved = owner.moving_from.is_some() || owner.business.as_ref().is_some_and(|b| b != here);
-    Some(OurAccount { account: owner.account.clone(), may_leave: owner.gone || moved || owner.outside })
 }
 
 /// Adopting means sending along what is alive; a dead stranger is an operator's question.

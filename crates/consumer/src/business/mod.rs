@@ -18,10 +18,9 @@ use domain::fault::chain;
 use domain::metric;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
-use domain::work::{Block, Class, Kind};
-use domain::{AccountId, BusinessId, Provider};
+use domain::work::{Block, Class, Code, Kind};
+use domain::{AccountId, BusinessId, Endpoint, Provider};
 use facts::Facts;
-use put::LIST_REFUSED;
 use serde_json::json;
 use std::time::Instant;
 use store::{BusinessRow, Claim, Tx};
@@ -138,7 +137,7 @@ impl Look<'_> {
     }
 
     fn policy(&self) -> domain::token_list::Policy {
-        let settings = &self.context.settings;
+        let settings = self.context.layer.settings();
         domain::token_list::Policy {
             unknown: settings.unknown_tokens,
             archived: settings.archived,
@@ -154,14 +153,14 @@ impl Look<'_> {
     fn waits_for_tokens(&self, accounts: usize) -> Finish {
         let why = "Layer refuses the tokens these accounts have: the list is sent when new ones are minted".to_owned();
         tracing::warn!(accounts, why, "business waits");
-        backoff(self.context, &self.claim, None, "waits_for_tokens", why)
+        backoff(self.context, &self.claim, None, Code::WaitsForTokens, why)
     }
 
     /// A hold is looked at again with every event and sweep: what it objects to may be gone by then.
     fn held(&self, hold: &Hold) -> Finish {
         let why = hold.to_string();
-        tracing::error!(code = hold.word(), why, "business held, an operator must look");
-        let blocked = Blocked { by: Block::Hold, code: hold.word().to_owned(), why };
+        tracing::error!(code = hold.code().as_str(), why, "business held, an operator must look");
+        let blocked = Blocked { by: Block::Hold, code: hold.code().to_string(), why };
         Finish::blocked(self.context.sweep_wait(), Class::Sweep, blocked)
     }
 
@@ -335,7 +334,7 @@ impl Look<'_> {
     /// after some tries and need not call anybody.
     async fn unknown_to_layer(&self) -> Result<Stop, Stop> {
         const TRIES: u32 = 4;
-        let code = "business_unknown_to_layer";
+        let code = Code::BusinessUnknownToLayer;
         let is_new = self.blocked_since(code).await?.is_none();
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
@@ -349,11 +348,11 @@ impl Look<'_> {
         let id = &self.id;
         let why =
             format!("Layer does not show the business {id} any more (archived?): unarchive it there, then release");
-        self.alone_or_all("GET /v1/businesses/{id}/plaid/accounts", code, why).await
+        self.alone_or_all(Endpoint::ListPlaidAccounts, code, why).await
     }
 
     /// This business alone is refused, and waits for a person; or others are refused alike, and it is Layer's fault.
-    async fn alone_or_all(&self, endpoint: &'static str, code: &str, why: String) -> Result<Stop, Stop> {
+    async fn alone_or_all(&self, endpoint: Endpoint, code: Code, why: String) -> Result<Stop, Stop> {
         let refusal = Refusal::of_row(Provider::Layer, endpoint, code, why);
         Ok(Stop::Row(conclude(self.context, &self.claim, &refusal).await?))
     }
@@ -378,7 +377,7 @@ impl Look<'_> {
     /// Whether an Item with a token in this list has not been looked at since the list was refused for the first time, which
     /// may be now; then its look is ordered.
     async fn items_may_know_more(&self, facts: &Facts, put: &Put) -> Result<bool, Stop> {
-        let Some(since) = self.blocked_since(LIST_REFUSED).await? else {
+        let Some(since) = self.blocked_since(Code::ListRefused).await? else {
             self.doubt_items(facts).await?;
             return Ok(true);
         };
@@ -394,12 +393,12 @@ impl Look<'_> {
 
     /// Since when this business could not be served, if the last look ended for this very reason: what other failures came
     /// before it says nothing about this one.
-    async fn blocked_since(&self, code: &str) -> Result<Option<domain::Millis>, Stop> {
+    async fn blocked_since(&self, code: Code) -> Result<Option<domain::Millis>, Stop> {
         let row = self.context.store.begin_read().await?.work(Kind::Business, self.id.as_str()).await?;
-        Ok(row.filter(|r| r.blocked.as_ref().is_some_and(|b| b.code == code)).and_then(|r| r.blocked_at))
+        Ok(row.filter(|r| r.blocked.as_ref().is_some_and(|b| b.code == code.as_str())).and_then(|r| r.blocked_at))
     }
 
-    fn parked(&self, code: &str, why: String) -> Stop {
+    fn parked(&self, code: Code, why: String) -> Stop {
         Stop::Row(parked(self.context, code, why))
     }
 

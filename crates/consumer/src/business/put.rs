@@ -9,16 +9,13 @@ use domain::fault::chain;
 use domain::metric;
 use domain::queue::{Blocked, Finish};
 use domain::token_list::{Hold, LeaveOut, Listed, Put, Verification, Wanted, strangers_after, verify};
-use domain::work::{Block, Class};
+use domain::work::{Block, Class, Code};
 use domain::{Fingerprint, LayerId, ProcessorToken};
 use layer::Meaning;
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use tracing::field::Empty;
-
-/// The code of a business whose list Layer read and refused.
-pub(super) const LIST_REFUSED: &str = "list_refused";
 
 impl Look<'_> {
     pub(super) async fn put(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
@@ -67,7 +64,7 @@ impl Look<'_> {
         if put.removed.is_empty() || self.claim.permit {
             return Ok(());
         }
-        let settings = &self.context.settings;
+        let settings = self.context.layer.settings();
         let removals = put.removed.len();
         let mut tx = self.context.store.begin().await?;
         let limit = i64::from(settings.max_fleet_removals);
@@ -80,7 +77,7 @@ impl Look<'_> {
             settings.removal_window
         );
         tracing::error!(why, "removals are held over the whole fleet");
-        let blocked = Blocked { by: Block::Hold, code: "fleet_removal_guard".into(), why };
+        let blocked = Blocked { by: Block::Hold, code: Code::FleetRemovalGuard.to_string(), why };
         Err(Stop::Row(Finish::blocked(settings.removal_window, Class::Sweep, blocked)))
     }
 
@@ -104,11 +101,11 @@ impl Look<'_> {
             if self.items_may_know_more(facts, put).await? {
                 let why = format!("Layer refuses the token list ({}): its Items are looked at first", error.code());
                 tracing::warn!(error = chain(error), "the list is refused: its Items are looked at first");
-                return Ok(Stop::Row(backoff(self.context, &self.claim, None, LIST_REFUSED, why)));
+                return Ok(Stop::Row(backoff(self.context, &self.claim, None, Code::ListRefused, why)));
             }
             return self.alone_or_all(
                 error.endpoint(),
-                LIST_REFUSED,
+                Code::ListRefused,
                 format!(
                     "Layer refuses the token list ({}): one of its {} tokens is not accepted; look at the business there, \
                      re-link or remove the account it can't read, then release",
@@ -129,13 +126,13 @@ impl Look<'_> {
         tx.set_leave_out(&self.id, LeaveOut::Older).await?;
         tx.commit().await?;
         let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
-        let blocked = Blocked { by: Block::Backoff, code: LIST_REFUSED.into(), why };
+        let blocked = Blocked { by: Block::Backoff, code: Code::ListRefused.to_string(), why };
         Ok(Stop::Row(Finish::blocked(Duration::ZERO, self.claim.class.after(0), blocked)))
     }
 
     /// Lists until the PUT shows, or until the deadline.
     async fn verify(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
-        let settings = &self.context.settings;
+        let settings = self.context.layer.settings();
         let (timeout, interval) = (settings.verify_timeout, settings.verify_interval);
         let began = Instant::now();
         loop {
@@ -160,7 +157,7 @@ impl Look<'_> {
                 }
                 Verification::Unchanged if late => {
                     let why = "Layer accepted the list and still shows the old one: it is sent again".to_owned();
-                    return Err(Stop::Row(backoff(self.context, &self.claim, None, "not_applied", why)));
+                    return Err(Stop::Row(backoff(self.context, &self.claim, None, Code::NotApplied, why)));
                 }
                 Verification::Unchanged | Verification::Foreign => tokio::time::sleep(interval).await,
             }
@@ -193,7 +190,7 @@ impl Look<'_> {
         let hold = Hold::ForeignWriter { strangers };
         let why = "after our PUT Layer shows a third list: it applied a part, or an earlier list came late".to_owned();
         let (stop, why) = match strangers {
-            0 => (Stop::Row(backoff(self.context, &self.claim, None, "third_list", why.clone())), why),
+            0 => (Stop::Row(backoff(self.context, &self.claim, None, Code::ThirdList, why.clone())), why),
             _ => (Stop::Row(self.held(&hold)), hold.to_string()),
         };
         metrics::counter!(metric::THIRD_LISTS, "foreign" => if strangers > 0 { "yes" } else { "no" }).increment(1);

@@ -4,6 +4,7 @@ use super::{Look, Stop};
 use crate::{Context, Mode};
 use domain::budget::Call;
 use domain::ids::BusinessRef;
+use domain::work::Code;
 use domain::{BusinessId, LayerId, ProcessorToken};
 use layer::Meaning;
 
@@ -44,7 +45,7 @@ impl Look<'_> {
         match other {
             None => Ok(()),
             Some(other) => Err(self.parked(
-                "named_twice",
+                Code::NamedTwice,
                 format!("Layer's business {id} is already known here as {other}: push its Items under that name"),
             )),
         }
@@ -76,7 +77,7 @@ impl Look<'_> {
             Ok(made) => made,
             Err(error) if error.meaning() == Meaning::RefusedContent => {
                 return Err(self.parked(
-                    "creation_refused",
+                    Code::CreationRefused,
                     format!(
                         "Layer refuses to create the business ({}): check what the push says in `create` (a phone number \
                          that another business has is refused too), push it again",
@@ -89,7 +90,7 @@ impl Look<'_> {
         // The trap: Layer may answer with an archived business of the same phone number, whoever it is.
         if made.external_id.as_deref() != Some(external_id.as_str()) {
             return Err(self.parked(
-                "another_business_returned",
+                Code::AnotherBusinessReturned,
                 "Layer answered the creation with another business (it has the same phone number and was archived until \
                  now): correct the phone number in `create` and push again, and archive the other business again at Layer"
                     .into(),
@@ -111,7 +112,7 @@ impl Look<'_> {
 
     fn unknown(&self) -> Stop {
         self.parked(
-            "business_unknown_to_layer",
+            Code::BusinessUnknownToLayer,
             format!(
                 "Layer has no active business {}: create it there, or push an Item of it with `create`, then release",
                 self.id

@@ -8,8 +8,10 @@
 
 mod adopt;
 mod commit;
+mod end;
 mod mint;
 mod read;
+mod report;
 mod token;
 mod word;
 
@@ -20,7 +22,7 @@ use domain::budget::Call;
 use domain::item::{Cause, ItemState};
 use domain::metric;
 use domain::queue::Finish;
-use domain::work::HintKind;
+use domain::work::{Code, HintKind};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId};
 use std::time::Instant;
 use store::{AccountRow, Claim, CurrentToken, ItemRow};
@@ -176,7 +178,7 @@ impl Look<'_> {
             Err(Stop::Forgotten) => return Ok(()),
             Err(Stop::Interrupted(error)) => return Err(error),
         }
-        self.commit(found).await
+        self.commit(&found).await
     }
 
     async fn reconcile(&mut self, found: &mut Found) -> Result<(), Stop> {
@@ -247,7 +249,7 @@ impl Look<'_> {
             believed_at.rfc3339()
         );
         tracing::warn!(why, "an Item is said to be gone");
-        let finish = faults::backoff(self.context, &self.claim, None, "item_not_found", why);
+        let finish = faults::backoff(self.context, &self.claim, None, Code::ItemNotFound, why);
         Ok(Stop::Row(Finish { again_after: believed_at.since(now), ..finish }))
     }
 

@@ -82,7 +82,7 @@ impl Look<'_> {
             assigned: assigned.into_iter().map(|a| (a.account, a.business)).collect(),
             only_assigned: self.item.only_listed,
             new_accounts_join: settings.new_accounts_join,
-            eligible_types: settings.account_types.clone(),
+            eligible_types: self.context.plaid.settings().account_types.clone(),
             gone_after: settings.gone_after,
         };
         Ok(Facts { rules, hints: tx.hints(&self.item.id).await?, now: tx.now() })

@@ -62,7 +62,7 @@ impl Look<'_> {
             }
             self.proof_turn().await?;
             let (answer, refusal) = self.ask_owner(&candidate).await;
-            let ours = self.context.settings.environment.as_str();
+            let ours = self.context.plaid.settings().environment.as_str();
             let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
             if let OwnerAnswer::Gone { revoked } = answer
                 && self.looked_up.as_ref() == Some(&candidate.fingerprint)
@@ -107,7 +107,7 @@ impl Look<'_> {
 
     /// `/item/get` has a limit for each Item as well.
     async fn proof_turn(&mut self) -> Result<(), Stop> {
-        let limits = &self.context.settings.limits;
+        let limits = &self.context.limits;
         let mut tx = self.context.store.begin().await?;
         let paced = tx.pace_proof(&self.claim, limits).await?;
         tx.commit().await?;

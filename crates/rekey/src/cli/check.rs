@@ -2,6 +2,7 @@
 
 use super::{Ended, Usage, say};
 use crate::config::{BadSetting, Config, fingerprinter};
+use crate::wiring::{layer_client, plaid_client};
 use anyhow::Context;
 use clap::ValueEnum;
 use domain::fault::chain;
@@ -95,7 +96,8 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
 
 fn connect(config: &Config) -> anyhow::Result<Store> {
     let keys = KeyRing::parse(&config.secrets.keys)?;
-    Ok(Store::connect(&config.store()?, keys, fingerprinter(&config.secrets.fingerprint_key)?)?)
+    let fingerprints = fingerprinter(&config.secrets.fingerprint_key)?;
+    Ok(Store::connect(config.store()?, &config.kafka.topics.outcomes, keys, fingerprints)?)
 }
 
 async fn trace(config: &Config) -> anyhow::Result<()> {
@@ -130,6 +132,7 @@ async fn shared_database(config: &Config) -> Option<String> {
 /// Whether the sweep will take longer than the settings say, with the rows that there are.
 async fn slow_sweep(config: &Config) -> Option<String> {
     let (settings, store) = (config.consumer().ok()?, connect(config).ok()?);
+    let limits = settings.budget(&config.plaid.limits, &config.layer.limits);
     if store.is_new_file() {
         return None;
     }
@@ -139,7 +142,7 @@ async fn slow_sweep(config: &Config) -> Option<String> {
     };
     // What keeps it from being counted the check of the database has told.
     let (items, businesses) = tokio::time::timeout(PATIENCE, counting).await.ok()??;
-    let takes = settings.sweep_period_for(items, businesses);
+    let takes = settings.sweep_period_for(&limits, items, businesses);
     (takes > settings.sweep_period).then(|| {
         let (wanted, takes) = (settings.sweep_period.as_secs_f64() / 3600.0, takes.as_secs_f64() / 3600.0);
         format!(
@@ -153,14 +156,14 @@ async fn kafka(config: &Config, roles: &[Role], warned: &mut Vec<String>) -> any
     config.check_properties()?;
     let asked = |role| roles.is_empty() || roles.contains(&role);
     let (receives, consumes) = (asked(Role::Receiver), asked(Role::Consumer));
-    if config.is_embedded() {
+    if config.kafka.is_embedded() {
         return Ok(config.broker_serves(receives, consumes)?);
     }
-    let (connection, topics) = (config.connection(), config.topics());
-    let mut faults = bus::check(&connection, &topics).await.context("check kafka.bootstrap and kafka.properties")?;
-    faults.extend(bus::compare(&connection, &topics, &config.topic_plan()).await?);
+    let (connection, topics) = (config.kafka.connection(), &config.kafka.topics);
+    let mut faults = bus::check(&connection, topics).await.context("check kafka.bootstrap and kafka.properties")?;
+    faults.extend(bus::compare(&connection, topics, config.receiver.max_body).await?);
     let mut faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    match bus::rights(&connection, &topics, &config.needs(receives, consumes)).await {
+    match bus::rights(&connection, topics, &config.needs(receives, consumes)).await {
         Ok(rights) => {
             warned.extend(rights.unknown);
             faults.extend(rights.missing);
@@ -172,18 +175,16 @@ async fn kafka(config: &Config, roles: &[Role], warned: &mut Vec<String>) -> any
 }
 
 async fn plaid(config: &Config) -> anyhow::Result<()> {
-    let settings = config.plaid()?;
-    let place = settings.base_url.clone();
-    plaid::Client::new(settings)?
+    let place = config.plaid.url();
+    plaid_client(config, config.plaid.timeout)?
         .probe()
         .await
         .with_context(|| format!("{place} (plaid.environment, plaid.base_url) with plaid.client_id and plaid.secret"))
 }
 
 async fn layer(config: &Config) -> anyhow::Result<()> {
-    let settings = config.layer()?;
-    let (place, auth) = (settings.base_url.clone(), settings.token_url.clone());
-    layer::Client::new(settings)?.probe().await.with_context(|| {
+    let (place, auth) = (&config.layer.base_url, &config.layer.token_url);
+    layer_client(config)?.probe().await.with_context(|| {
         format!(
             "{place} (layer.base_url) with tokens of {auth} (layer.token_url) and layer.scope, all of one environment"
         )
@@ -202,11 +203,12 @@ pub(super) async fn migrate(config: &Config, json: bool) -> anyhow::Result<Ended
 }
 
 pub(super) async fn apply_topics(config: &Config, json: bool) -> anyhow::Result<Ended> {
-    if config.is_embedded() {
+    if config.kafka.is_embedded() {
         return Err(Usage("kafka.bootstrap is \"embedded\": its topics are made at start".into()).into());
     }
-    let created = bus::apply(&config.connection(), &config.topics(), &config.topic_plan()).await?;
-    let faults = bus::compare(&config.connection(), &config.topics(), &config.topic_plan()).await?;
+    let (connection, topics, max_body) = (config.kafka.connection(), &config.kafka.topics, config.receiver.max_body);
+    let created = bus::apply(&connection, topics, max_body).await?;
+    let faults = bus::compare(&connection, topics, max_body).await?;
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     if !json {
         faults.iter().for_each(|told| say(&format!("WARN  {told}")));

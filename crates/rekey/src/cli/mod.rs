@@ -9,6 +9,7 @@ pub use import::check_import;
 pub use keys::sealing_key;
 
 use crate::config::{self, BadSetting, Config};
+use crate::logs::Clock;
 use crate::wiring::Roles;
 use crate::{demo, logs, process};
 use clap::{Parser, Subcommand};
@@ -116,6 +117,8 @@ enum Command {
     Budget,
     /// Every metric: what it counts, its labels, the question it answers; as the table of deploy/README.md, or in JSON.
     Metrics,
+    /// The JSON schema of the settings, as the chart's values take them under `config`.
+    ConfigSchema,
     /// Push many Items from a file of JSON lines, each `{"item_id": …, "access_token": …, "business": …}`.
     Import(import::Import),
 }
@@ -178,7 +181,7 @@ pub fn run() -> ExitCode {
 impl Command {
     /// A file that a setting names and nobody has made yet must not stop the command that makes it.
     fn reads_settings(&self) -> bool {
-        !matches!(self, Self::Keys(KeysCommand::New) | Self::Token(_) | Self::Metrics)
+        !matches!(self, Self::Keys(KeysCommand::New) | Self::Token(_) | Self::Metrics | Self::ConfigSchema)
     }
 }
 
@@ -197,7 +200,7 @@ fn failed(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
 async fn serve(config: Config, service: &'static str, roles: Roles) -> anyhow::Result<Ended> {
     config.broker_serves(roles.receiver, roles.consumer)?;
     let traces = config.traces()?.map(|to| traces::Exporter::new(&to, service)).transpose()?;
-    logs::start(&config.log, traces.as_ref()).map_err(Usage)?;
+    logs::start(&config.log, Clock::Wall, traces.as_ref()).map_err(Usage)?;
     let ended = process::run(config, roles).await;
     if let Some(traces) = traces {
         traces.stop().await;
@@ -225,6 +228,10 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Audit(args) => admin::audit(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Budget => admin::budget(&admin::Admin::new(&config, cli.json)?).await,
         Command::Metrics => metrics(cli.json),
+        Command::ConfigSchema => {
+            say(&serde_json::to_string_pretty(&config::chart_schema())?);
+            Ok(Ended::Well)
+        }
         Command::Import(import) => import.run(admin::Admin::new(&config, cli.json)?).await,
     }
 }

@@ -1,7 +1,7 @@
 //! Whom this process believes, and what it sends in the clear.
 
 use super::Config;
-use super::convert::{BadSetting, http_url};
+use super::rules::{BadSetting, http_url};
 use secrecy::ExposeSecret;
 
 /// What is sent there is secret, so it goes in the clear to this machine at most, and to hosts that `tls.plain_http` names.
