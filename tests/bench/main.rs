@@ -7,8 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a terminal; what it can't do ends it")]
 
 use clap::Parser;
+use domain::Role;
 use futures::StreamExt;
-use rekey::wiring::Roles;
 use sandbox::{Announce, Fault, FaultKind, Sandbox, Switches};
 use serde_json::json;
 use std::sync::Arc;
@@ -106,8 +106,8 @@ async fn budget(options: &Options) {
     world.sandbox.switch(Switches::limit_as_documented);
     let median = f64::from(options.latency);
     world.sandbox.fault(Fault::new("*", FaultKind::Latency { median_millis: median, p99_millis: median * 5.0 }));
-    world.start_rekey(Roles::ALL, DOCUMENTED).await;
-    world.start_rekey(Roles { receiver: false, console: false, ..Roles::ALL }, DOCUMENTED).await;
+    world.start_rekey(Role::ALL_IN_ONE, DOCUMENTED).await;
+    world.start_rekey(&[Role::Consumer], DOCUMENTED).await;
     let calm = person(&world, "calm").await;
     for item in &items {
         world.rotate(item, Announce::Database).await;

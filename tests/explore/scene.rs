@@ -75,7 +75,7 @@ pub(crate) async fn happen(event: Event, sandbox: &Sandbox, store: &Store, cast:
         }
         Event::Close => {
             sandbox.close_account(&cast.account).unwrap();
-            // The platform asks for a look; what it says is as it was.
+            // The platform asks for a reconciliation; what it says is as it was.
             push(sandbox, store, cast, &now).await;
         }
     }

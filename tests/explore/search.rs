@@ -49,7 +49,7 @@ enum Step {
     Event,
 }
 
-/// A worker that is in the middle of a look.
+/// A worker that is in the middle of a reconciliation.
 struct Busy {
     row: (String, String),
     epoch: i64,
@@ -180,7 +180,7 @@ impl Explorer {
             happen(crate::scene::Event::Push, &self.sandbox, &self.store, &self.cast, &mut String::new()).await;
             while let Some(row) = self.books.queue().await.into_iter().find(|r| r.waits) {
                 let claim = self.claim(0, &row, true).await;
-                consumer::look(&self.workers[0], claim).await;
+                consumer::reconcile(&self.workers[0], claim).await;
             }
             self.gate.open(false);
             assert!(self.sandbox.verdict().exact, "the scene does not begin as it should");
@@ -316,7 +316,7 @@ impl Explorer {
                 let late = !sent_before && !self.gate.is_lingering();
                 let claim = self.claim(worker, row, late).await;
                 let (epoch, wanted, context) = (claim.epoch, claim.wanted, Arc::clone(&self.workers[worker]));
-                let task = tokio::spawn(async move { consumer::look(&context, claim).await });
+                let task = tokio::spawn(async move { consumer::reconcile(&context, claim).await });
                 way.busy[worker] = Some(Busy { row: (kind, id), epoch, wanted, task, seen: DefaultHasher::new() });
                 self.settle(way, taken, worker).await;
             }

@@ -24,10 +24,11 @@ pub use servers::{fresh_database, kafka_address, role_without_rights};
 
 use answers::Answer;
 use bus::{Intake, IntakeSettings, schema};
+use domain::Role;
 use domain::queue::Mark;
 use domain::work::{Class, Kind};
 use rekey::local::{Databases, Ground, Local};
-use rekey::wiring::{Roles, Running};
+use rekey::wiring::Running;
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
 use serde_json::{Value, json};
 use std::sync::Mutex;
@@ -122,7 +123,7 @@ impl World {
     /// A world with Rekey running in every role.
     pub async fn start(parts: Parts, extra: &str) -> Self {
         let mut world = Self::without_rekey(parts, extra).await;
-        world.start_rekey(Roles::ALL, "").await;
+        world.start_rekey(Role::ALL_IN_ONE, "").await;
         world
     }
 
@@ -139,14 +140,14 @@ impl World {
     /// A world whose providers give this answer, with Rekey running in every role.
     pub async fn answering(answer: &Answer, parts: Parts) -> Self {
         let mut world = Self::made((parts == Parts::Real).then(kafka_address), "", Some(answer)).await;
-        world.start_rekey(Roles::ALL, "").await;
+        world.start_rekey(Role::ALL_IN_ONE, "").await;
         world
     }
 
     /// For a story that is about the likely answers, whatever the run's is.
     pub async fn likely(parts: Parts, extra: &str) -> Self {
         let mut world = Self::made((parts == Parts::Real).then(kafka_address), extra, None).await;
-        world.start_rekey(Roles::ALL, "").await;
+        world.start_rekey(Role::ALL_IN_ONE, "").await;
         world
     }
 
@@ -189,7 +190,7 @@ impl World {
     }
 
     /// Starts roles in this process. Returns which of [`World::rekeys`] they are.
-    pub async fn start_rekey(&mut self, roles: Roles, extra: &str) -> usize {
+    pub async fn start_rekey(&mut self, roles: &[Role], extra: &str) -> usize {
         let running = self.local.start(roles, extra).await.unwrap();
         running.ready().await.unwrap();
         self.rekeys.push(running);

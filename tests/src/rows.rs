@@ -15,7 +15,7 @@ pub async fn is_quiet(store: &Store) -> bool {
     true
 }
 
-/// Rows with events that no look has served.
+/// Rows with events that no reconciliation has served.
 pub async fn unserved(store: &Store) -> Vec<String> {
     let Ok(mut tx) = store.begin_read().await else { return vec!["the store is away".into()] };
     let mut left = Vec::new();

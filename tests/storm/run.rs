@@ -2,8 +2,9 @@
 
 use crate::plan::{Plan, Step, Told};
 use anyhow::Context as _;
+use domain::Role;
 use rekey::local::{Ground, Local};
-use rekey::wiring::{Roles, Running};
+use rekey::wiring::Running;
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -57,7 +58,7 @@ impl Life {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let mut life = Self { runtime: None, running: None };
         let starting = Arc::clone(local);
-        let started = runtime.spawn(async move { starting.start(Roles::ALL, "").await });
+        let started = runtime.spawn(async move { starting.start(Role::ALL_IN_ONE, "").await });
         life.runtime = Some(runtime);
         let running = started.await??;
         if let Some(receiver) = running.receiver {

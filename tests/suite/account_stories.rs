@@ -126,7 +126,7 @@ async fn i6_one_account_refuses_to_mint_while_the_others_go_on(world: &World) {
     let parked: Vec<_> = body["accounts"].as_array().unwrap().iter().filter(|a| !a["not_minted"].is_null()).collect();
     assert_eq!(parked.len(), 1, "{body}");
     assert!(parked[0]["not_minted"].as_str().unwrap().contains("ITEM_NOT_SUPPORTED"));
-    // Plaid learns to hand it over; a person asks for another look.
+    // Plaid learns to hand it over; a person asks for another reconciliation.
     world.sandbox.refuse_account(&stubborn, false).unwrap();
     world.sync_item(&item).await;
     world.until_exact().await;

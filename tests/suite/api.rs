@@ -1,6 +1,6 @@
 //! The admin API and the command line.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use serde_json::{Value, json};
 use std::process::{Command, Output};
 use tests::{Parts, World, process};
@@ -245,7 +245,7 @@ async fn guesses_at_the_admin_token_are_limited_and_stop_nobody(parts: Parts) {
     let (late, hash) = console::new_token();
     let entries = world.local.environment["REKEY_CONSOLE__TOKENS"].clone();
     world.local.environment.insert("REKEY_CONSOLE__TOKENS".into(), format!("{entries},late:read:{hash}"));
-    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
+    world.start_rekey(&[Role::Console], "").await;
     let url = format!("http://{}/v1/items", world.rekey().console.unwrap());
     let from =
         |address: &str| reqwest::Client::builder().local_address(Some(address.parse().unwrap())).build().unwrap();
@@ -278,7 +278,7 @@ async fn the_openapi_document_is_true() {
     let (reader, hash) = console::new_token();
     let entries = world.local.environment["REKEY_CONSOLE__TOKENS"].clone();
     world.local.environment.insert("REKEY_CONSOLE__TOKENS".into(), format!("{entries},reader:read:{hash}"));
-    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
+    world.start_rekey(&[Role::Console], "").await;
     let base = format!("http://{}", world.rekey().console.unwrap());
     let client = reqwest::Client::new();
     let document: Value = client.get(format!("{base}/openapi.json")).send().await.unwrap().json().await.unwrap();

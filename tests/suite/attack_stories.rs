@@ -1,6 +1,6 @@
 //! Callers with bad intent, and what they cost.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::{Sandbox, Signer};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tests::process::Process;
 use tests::{Parts, World, holds};
 use tokio::io::AsyncWriteExt;
 
-const RECEIVER: Roles = Roles { receiver: true, consumer: false, console: false, sandbox: false };
+const RECEIVER: &[Role] = &[Role::Receiver];
 
 fn body() -> Vec<u8> {
     Sandbox::webhook_body("ITEM", "LOGIN_REPAIRED", Some("item-1"), &json!({}))

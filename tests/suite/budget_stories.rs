@@ -1,6 +1,6 @@
 //! Providers as a budget that all consumers share, and as somebody who may be away.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::json;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn i9_a_storm_stays_within_the_limits_and_a_person_overtakes_it(parts: Par
     // takes longer than other stories.
     let limits = "[plaid.limits]\nprocessor_token_create = 1200\n";
     let mut world = World::start(parts, limits).await;
-    world.start_rekey(Roles { receiver: false, console: false, ..Roles::ALL }, "").await;
+    world.start_rekey(&[Role::Consumer], "").await;
     world.business("acme");
     let items = 100;
     let mut linked = Vec::new();
@@ -127,7 +127,7 @@ async fn i9_looks_at_one_item_stay_within_its_own_limit(parts: Parts) {
 
 async fn a_limit_lower_than_documented_slows_everybody(parts: Parts) {
     let mut world = World::start(parts, "").await;
-    world.start_rekey(Roles { receiver: false, console: false, ..Roles::ALL }, "").await;
+    world.start_rekey(&[Role::Consumer], "").await;
     world.business("acme");
     let too_much = FaultKind::Answer {
         status: 429,

@@ -1,6 +1,6 @@
 //! The list at Layer: guards, strangers, creation, drift.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::{Announce, BadToken, Fault, FaultKind, NewBusiness};
 use serde_json::{Value, json};
 use tests::{Parts, World};
@@ -83,7 +83,7 @@ async fn i8_another_writer_at_work_holds_the_business(world: &World) {
     let sent = world.puts();
     world.rotate(&item, Announce::Push).await;
     world.until("the new token is minted", || world.sandbox.verdict().counts.mints == 3).await;
-    // The end of the look that minted it frees the business once more.
+    // The end of the reconciliation that minted it frees the business once more.
     world.until_quiet().await;
     world.until_blocked("business", "acme", "unknown_tokens").await;
     assert_eq!(world.puts(), sent, "nobody fights");
@@ -388,7 +388,7 @@ async fn observe_mode_writes_nothing(parts: Parts) {
     // The team is satisfied: the same settings in act mode do what was planned.
     let mut world = world;
     world.rekeys.remove(0).stop().await;
-    world.start_rekey(Roles::ALL, "[consumer]\nmode = \"act\"\n").await;
+    world.start_rekey(Role::ALL_IN_ONE, "[consumer]\nmode = \"act\"\n").await;
     world.until_exact().await;
     world.end().await;
 }

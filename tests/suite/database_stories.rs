@@ -1,6 +1,6 @@
 //! PostgreSQL as people have it: with a pooler before it, with other defaults.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::Announce;
 use sqlx::{Connection as _, Row as _};
 use std::process::{Command, Stdio};
@@ -33,7 +33,7 @@ async fn a_pooler_that_lends_whole_sessions_is_as_good_as_the_server() {
     let pooler = PgBouncer::start(&world.local.environment[URL], "session").await;
     let through = pooler.url(&world.local.environment[URL]);
     world.local.environment.insert(URL.into(), through);
-    world.start_rekey(Roles::ALL, "").await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
     serves(world).await;
 }
 
@@ -73,12 +73,10 @@ async fn i4_defaults_of_the_database_change_nothing() {
     }
     // The schema is made by somebody who sets it back for that.
     world.local.environment.insert(URL.into(), format!("{url}?options=-c%20default_transaction_read_only%3Doff"));
-    world.start_rekey(Roles::ALL, "").await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
     world.rekeys.remove(0).stop().await;
     world.local.environment.insert(URL.into(), url);
-    for roles in
-        [Roles::ALL, Roles { consumer: true, ..Roles::default() }, Roles { consumer: true, ..Roles::default() }]
-    {
+    for roles in [Role::ALL_IN_ONE, &[Role::Consumer], &[Role::Consumer]] {
         world.start_rekey(roles, "").await;
     }
     for n in 0..6 {
@@ -121,7 +119,7 @@ async fn i11_two_releases_on_one_database_are_noticed() {
         reqwest::get(url).await.unwrap().text().await.unwrap().lines().any(|l| l == line)
     };
     assert!(tests::holds(|| shown("rekey_database_foreign_groups 0")).await);
-    let consumer = Roles { consumer: true, ..Roles::default() };
+    let consumer = &[Role::Consumer];
     let other = world.local.start(consumer, "[kafka]\ngroup = \"other-release\"\n").await.unwrap();
     other.ready().await.unwrap();
     assert!(tests::holds(|| shown("rekey_database_foreign_groups 1")).await);

@@ -1,6 +1,6 @@
 //! SQLite runs out of disk. PostgreSQL does so in `make storm-real`.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::Announce;
 use serde_json::json;
 use tests::disk::SmallDisk;
@@ -18,7 +18,7 @@ async fn i10_the_disk_under_sqlite_is_full_and_has_room_again() {
     let mut world = World::without_rekey(Parts::Embedded, "[database]\nconnections = 2\n").await;
     let url = format!("sqlite://{}", disk.path().join("rekey.sqlite").display());
     world.local.environment.insert("REKEY_DATABASE__URL".into(), url);
-    world.start_rekey(Roles::ALL, "").await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     disk.fill();

@@ -1,6 +1,6 @@
 //! Providers that fail, throttle and refuse.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::json;
 use sqlx::Connection;
@@ -70,7 +70,7 @@ async fn i11_a_word_nobody_knows_costs_one_row(world: &World) {
 async fn an_unreachable_provider_keeps_the_process_unready() {
     let mut world = World::without_rekey(Parts::Embedded, "").await;
     world.sandbox.fault(Fault::new("GET /whoami", FaultKind::CutBefore));
-    let running = world.local.start(Roles::ALL, "").await.unwrap();
+    let running = world.local.start(Role::ALL_IN_ONE, "").await.unwrap();
     let readyz = format!("http://{}/readyz", running.ops);
     let says = |status: u16, word: &'static str| {
         let readyz = readyz.clone();
@@ -252,7 +252,7 @@ async fn i7_a_lost_put_answer_is_found_by_listing(world: &World) {
 
 async fn two_consumers_share_the_work(parts: Parts) {
     let mut world = World::start(parts, "").await;
-    world.start_rekey(Roles { consumer: true, ..Roles::default() }, "").await;
+    world.start_rekey(&[Role::Consumer], "").await;
     let mut items = Vec::new();
     for n in 0..6 {
         world.business(&format!("b{n}"));

@@ -1,7 +1,7 @@
 //! Callers who mean harm, while good webhooks keep coming: every good one is answered 200, soon, and is on Kafka.
 
+use domain::Role;
 use jiff::Timestamp;
-use rekey::wiring::Roles;
 use sandbox::{Sandbox, Signer};
 use serde_json::json;
 use std::collections::HashSet;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 on_both_parts!(good_webhooks_pass_through_floods_of_bad_ones, good_webhooks_pass_while_all_connections_are_held,);
 
-const RECEIVER: Roles = Roles { receiver: true, consumer: false, console: false, sandbox: false };
+const RECEIVER: &[Role] = &[Role::Receiver];
 /// Few connections, so that a test can take them all; and patience that would show.
 const SETTINGS: &str = "[receiver]\nmax_body = 20000\nmax_connections = 40\nheader_timeout = \"20s\"\nbody_timeout = \"8s\"\n\
                         [plaid.keys]\nwait = \"2s\"\nlookups_per_minute = 60\n";

@@ -154,7 +154,7 @@ async fn what_is_erased_during_a_look_does_not_come_back(parts: Parts) {
     world.sandbox.fault(Fault::times(call, 1, FaultKind::Hang));
     world.sync_item(&item).await;
     world.until("a look is on its way", || world.sandbox.hung(call) == 1).await;
-    // Erasing waits for a look; only one that is lost for a quarter of an hour ends later.
+    // Erasing waits for a reconciliation; only one that is lost for a quarter of an hour ends later.
     assert_eq!(rows("DELETE FROM work WHERE id = $1 RETURNING id", &item).await, 1);
     world.sandbox.heal();
     world.rekeys.remove(0).stop().await;

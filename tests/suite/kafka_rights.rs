@@ -1,8 +1,8 @@
 //! What the brokers do not let this user do, and where that is said.
 
 use crate::tls::{Files, refusal, with_kafka, world_over};
+use domain::Role;
 use domain::metric;
-use rekey::wiring::Roles;
 use sandbox::Sandbox;
 use serde_json::json;
 use tests::kafka::{Cluster, Listeners};
@@ -37,8 +37,9 @@ async fn i11_what_kafka_forbids_is_named_by_check_readiness_and_metric() {
     let mut world = world_over(&settings).await;
     let config = world.local.config("").unwrap();
     let missing = || async {
-        let rights =
-            bus::rights(&config.kafka.connection(), &config.kafka.topics, &config.needs(true, true)).await.unwrap();
+        let rights = bus::rights(&config.kafka.connection(), &config.kafka.topics, &config.needs(Role::ALL_IN_ONE))
+            .await
+            .unwrap();
         assert_eq!(rights.unknown, Vec::<String>::new());
         rights.missing
     };
@@ -86,7 +87,7 @@ async fn i11_what_kafka_forbids_is_named_by_check_readiness_and_metric() {
         assert!(topics::read_all(&cluster.address(), name).is_empty(), "a check leaves nothing in {name}");
     }
 
-    let running = world.local.start(Roles::ALL, "").await.unwrap();
+    let running = world.local.start(Role::ALL_IN_ONE, "").await.unwrap();
     let readyz = format!("http://{}/readyz", running.ops);
     let unready = || async {
         let Ok(answer) = reqwest::get(&readyz).await else { return false };

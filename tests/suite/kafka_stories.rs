@@ -1,7 +1,7 @@
 //! Events through Kafka: repeated, disordered, unreadable, lost; and what leaves on the outcomes topic.
 
+use domain::Role;
 use domain::trace::TraceParent;
-use rekey::wiring::Roles;
 use sandbox::{Announce, Sandbox};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -79,7 +79,7 @@ async fn i4_an_event_that_the_database_refuses_does_not_take_the_others_along() 
         };
         producer.publish(&topics.item_events, Some("one partition"), &event).await.unwrap();
     }
-    world.start_rekey(Roles::ALL, "").await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
     world.until_exact().await;
     let dead = world.read_topic(&topics.dead_letters, bus::schema::DEAD_LETTER, |seen| !seen.is_empty()).await;
     assert_eq!(dead.len(), 1);
@@ -189,7 +189,7 @@ async fn i1_a_webhook_that_its_topic_never_takes_is_a_dead_letter() {
     let small = format!("small-{}", uuid::Uuid::new_v4());
     tests::topics::make(&tests::kafka_address(), &small, &[("max.message.bytes", "2048")]).await;
     let mut world = World::without_rekey(Parts::Real, "").await;
-    world.start_rekey(Roles::ALL, &format!("[kafka.topics]\nitem_events = \"{small}\"\n")).await;
+    world.start_rekey(Role::ALL_IN_ONE, &format!("[kafka.topics]\nitem_events = \"{small}\"\n")).await;
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     // Such that no compression makes it fit.
@@ -223,7 +223,7 @@ async fn i10_what_was_lost_while_nobody_read_is_noticed() {
     tests::topics::delete_records(&tests::kafka_address(), &topics.notices).await;
     let left = tests::topics::read_all(&tests::kafka_address(), &topics.notices);
     assert!(left.is_empty(), "the notice is gone: {left:?}");
-    world.start_rekey(Roles::ALL, "").await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
     world.until_exact().await;
     let group = world.local.config("").unwrap().kafka.group;
     let settled =
@@ -238,7 +238,7 @@ async fn i10_a_gap_soon_after_another_is_not_forgotten() {
     // A question for records that is under way when the consumer is stopped must end before the notice could answer it.
     let settings = "[consumer]\ngap_spread = \"6s\"\n[kafka.properties]\n\"fetch.wait.max.ms\" = \"20\"\n";
     let mut world = World::without_rekey(Parts::Real, settings).await;
-    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
+    world.start_rekey(&[Role::Console], "").await;
     world.business("acme");
     let consumer = Process::start(&world, "consumer").await;
     let item = world.link("acme", 1).await;

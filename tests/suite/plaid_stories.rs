@@ -213,7 +213,7 @@ async fn i9_a_refused_mint_that_cannot_be_asked_for_waits(world: &World) {
     world.until_item(&item, "login_required").await;
     let before = world.sandbox.calls("/accounts/get");
     let looks = || world.sandbox.calls("/accounts/get") - before;
-    // Long enough for hundreds of looks.
+    // Long enough for hundreds of reconciliations.
     let began = std::time::Instant::now();
     world.until("some time passed", || began.elapsed() > std::time::Duration::from_millis(1500)).await;
     assert!(looks() <= 3, "{} looks at an Item whose user is away", looks());

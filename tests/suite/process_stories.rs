@@ -1,6 +1,6 @@
 //! Rekey as real processes: killed, frozen, cut off, started with what can't work. Always on Apache Kafka and PostgreSQL.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::{Announce, Fault, FaultKind, NewAccount};
 use serde_json::json;
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use tests::process::{Process, binary};
 use tests::proxy::Proxy;
 use tests::{Parts, World, holds};
 
-const CONSOLE: Roles = Roles { console: true, receiver: true, consumer: false, sandbox: false };
+const CONSOLE: &[Role] = &[Role::Console, Role::Receiver];
 
 /// A world whose consumer is a process of its own.
 async fn world() -> World {
@@ -19,7 +19,7 @@ async fn world() -> World {
     world
 }
 
-/// SIGKILL at each step of a look, before and after its effect: nothing is lost, doubled or listed twice.
+/// SIGKILL at each step of a reconciliation, before and after its effect: nothing is lost, doubled or listed twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i6_i10_the_consumer_is_killed_at_each_step() {
     let world = world().await;
@@ -111,7 +111,7 @@ async fn end_after_a_late_put(world: World) {
     world.local.stop().await;
 }
 
-/// Nobody says that the late PUT was sent: the look that a take-over still owes finds it, long before the sweep.
+/// Nobody says that the late PUT was sent: the reconciliation that a take-over still owes finds it, long before the sweep.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_a_late_put_of_a_process_that_never_wakes_is_found_by_the_owed_look() {
     let (world, _first, _second) = with_an_old_put_on_its_way().await;
@@ -120,7 +120,7 @@ async fn i7_a_late_put_of_a_process_that_never_wakes_is_found_by_the_owed_look()
     end_after_a_late_put(world).await;
 }
 
-/// An event between the take-over and the owed look makes the business looked at once more; the owed look comes all the
+/// An event between the take-over and the owed reconciliation makes the business looked at once more; the owed reconciliation comes all the
 /// same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_an_event_does_not_cancel_the_look_that_a_take_over_owes() {
@@ -132,11 +132,11 @@ async fn i7_an_event_does_not_cancel_the_look_that_a_take_over_owes() {
     end_after_a_late_put(world).await;
 }
 
-/// It arrives even later than the owed look: the process wakes, finds its lease lost and marks the business due.
+/// It arrives even later than the owed reconciliation: the process wakes, finds its lease lost and marks the business due.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_a_writer_that_lost_its_lease_marks_the_business_due() {
     let (world, first, _second) = with_an_old_put_on_its_way().await;
-    // The owed look comes after twice the timeout of a PUT.
+    // The owed reconciliation comes after twice the timeout of a PUT.
     tokio::time::sleep(Duration::from_secs(3)).await;
     world.sandbox.heal();
     world.until("the late PUT arrived", || world.sandbox.listed_tokens("acme").len() == 2).await;
@@ -151,7 +151,7 @@ async fn i10_postgresql_gone_and_back() {
     let url = world.local.environment["REKEY_DATABASE__URL"].clone();
     let proxy = Proxy::to_postgres(&url).await;
     world.local.environment.insert("REKEY_DATABASE__URL".into(), proxy.url(&url));
-    world.start_rekey(Roles::ALL, "").await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     proxy.cut();
@@ -210,7 +210,7 @@ async fn missing_dependencies_are_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_that_waits_is_answered_when_its_process_stops() {
     let mut world = World::without_rekey(Parts::Real, "[console]\npush_wait = \"30s\"\n").await;
-    world.start_rekey(Roles { consumer: true, ..Roles::default() }, "").await;
+    world.start_rekey(&[Role::Consumer], "").await;
     world.business("acme");
     let console = Process::start(&world, "console").await;
     let item = world.link_as("acme", 1, Announce::Silent).await;
@@ -355,7 +355,7 @@ async fn check_says_what_to_fix() {
 async fn i1_i10_apache_kafka_killed_and_back() {
     let mut kafka = Cluster::start(1);
     let mut world = World::on(Some(kafka.address()), "[kafka]\npublish_timeout = \"500ms\"\n").await;
-    world.start_rekey(Roles::ALL, "").await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
     let item = world.link("acme", 2).await;
     world.until_exact().await;
     let url = world.receiver_url();

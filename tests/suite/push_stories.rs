@@ -185,7 +185,7 @@ async fn guarded(parts: Parts, accounts: usize, lost: usize, guard: &str) {
     assert_eq!(world.sandbox.listed_tokens("acme").len(), accounts, "nothing left");
     let body = world.business_at("acme").await;
     assert_eq!((&body["verdict"]["state"], &body["verdict"]["next"]), (&json!("held"), &json!("operator")), "{body}");
-    // The Item's next look finds them again, and nobody has to release anything.
+    // The Item's next reconciliation finds them again, and nobody has to release anything.
     world.sync_item(&item).await;
     world.until_exact().await;
     world.sync_business("acme").await;

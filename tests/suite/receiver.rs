@@ -1,8 +1,8 @@
 //! The receiver: what it takes, what it refuses, and what it says when Kafka is away (I1, I2, I3).
 
+use domain::Role;
 use domain::metric;
 use jiff::Timestamp;
-use rekey::wiring::Roles;
 use sandbox::{Fault, FaultKind, Sandbox, Signer};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tests::process::Process;
 use tests::{Parts, World, metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const RECEIVER: Roles = Roles { receiver: true, consumer: false, console: false, sandbox: false };
+const RECEIVER: &[Role] = &[Role::Receiver];
 
 on_both_parts!(
     i1_i3_a_verified_webhook_is_on_kafka_redacted_before_200,

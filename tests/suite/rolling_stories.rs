@@ -1,7 +1,7 @@
 //! Every role is replaced while it is busy, the way a rollout does it: the new process is ready before the old one is
 //! told to stop, and callers learn a moment late that it is gone.
 
-use rekey::wiring::Roles;
+use domain::Role;
 use sandbox::{Announce, Sandbox};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,7 +40,7 @@ async fn replace(world: &World, old: Process, address: impl Fn(&Process) -> Stri
 async fn i1_i9_every_role_is_replaced_under_load() {
     let settings = "[ops]\ndrain_delay = \"1s\"\n[consumer]\nlease = \"120s\"\n";
     let mut world = World::without_rekey(Parts::Real, settings).await;
-    world.start_rekey(Roles { console: true, ..Roles::default() }, "").await;
+    world.start_rekey(&[Role::Console], "").await;
     let mut consumers = vec![Process::start(&world, "consumer").await, Process::start(&world, "consumer").await];
     let mut receivers = vec![Process::start(&world, "receiver").await, Process::start(&world, "receiver").await];
     let mut items = Vec::new();

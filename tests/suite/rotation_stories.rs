@@ -148,7 +148,7 @@ async fn i9_a_burst_of_events_is_one_look(world: &World) {
     }
     world.until("all were answered", || world.sandbox.verdict().counts.webhooks_answered_200 == 6).await;
     world.until("it was looked at", || world.sandbox.calls("/accounts/get") > reads).await;
-    // What is still on its way through Kafka would cause another look now.
+    // What is still on its way through Kafka would cause another reconciliation now.
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.until_exact().await;
     let looks = world.sandbox.calls("/accounts/get") - reads;
@@ -253,7 +253,7 @@ async fn i10_an_event_during_a_look_is_served_by_the_next_one(world: &World) {
     world.sandbox.fault(Fault::times(call, 1, FaultKind::HangAfter));
     world.sync_item(&item).await;
     world.until("the look hangs", || world.sandbox.hung(call) == 1).await;
-    // The bank shows a new account right after Plaid has answered the look that is under way.
+    // The bank shows a new account right after Plaid has answered the reconciliation that is under way.
     world.sandbox.add_account(&item, &sandbox::NewAccount::checking("9999")).unwrap();
     world.notice(&item).await;
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,7 +1,7 @@
 //! Secrets stay where they belong (I3).
 
+use domain::Role;
 use rekey::cli::sealing_key;
-use rekey::wiring::Roles;
 use reqwest::Method;
 use sandbox::{Admin, Announce, Fault, FaultKind};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ impl Rotating {
     async fn roll_out(&mut self, ring: &str) {
         self.world.local.environment.insert(KEYS.into(), ring.to_owned());
         let old: Vec<_> = self.world.rekeys.drain(..).collect();
-        self.world.start_rekey(Roles::ALL, "").await;
+        self.world.start_rekey(Role::ALL_IN_ONE, "").await;
         for rekey in old {
             rekey.stop().await;
         }
@@ -108,7 +108,7 @@ async fn i3_a_storm_leaves_no_secret_anywhere() {
     }
     // What was searched is what would tell: how much of it there is depends on who was quicker.
     let log = String::from_utf8_lossy(&traces["log"]);
-    for line in ["\"level\":\"TRACE\"", "Layer has the list", "item pushed", "look ended"] {
+    for line in ["\"level\":\"TRACE\"", "Layer has the list", "item pushed", "reconciliation ended"] {
         assert!(log.contains(line), "the log has no {line:?}");
     }
     assert!(

@@ -1,10 +1,11 @@
 //! Whom Rekey believes: a certificate of an unknown authority, or for another name, is refused by every connection, and
 //! what is said names the setting.
 
+use domain::Role;
 use domain::fault::chain;
 use domain::{Provider, metric};
 use rekey::config::{Config, load_text};
-use rekey::wiring::{Roles, layer_client, plaid_client};
+use rekey::wiring::{layer_client, plaid_client};
 use sandbox::Sandbox;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -210,7 +211,7 @@ pub(crate) async fn world_over(kafka: &str) -> World {
 async fn a_webhook_arrives_over(kafka: &str) {
     let mut world = world_over(kafka).await;
     let config = world.local.config("").unwrap();
-    world.start_rekey(Roles { receiver: true, ..Roles::default() }, "").await;
+    world.start_rekey(&[Role::Receiver], "").await;
     let body = Sandbox::webhook_body("ITEM", "ERROR", Some("item-1"), &json!({}));
     assert_eq!(world.sandbox.send_once(&world.receiver_url(), &body).await, 200);
     let records =

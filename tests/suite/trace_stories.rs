@@ -110,7 +110,7 @@ async fn rotated(endpoint: &str, sample: f64) -> Fleet {
     fleet
 }
 
-/// Every list is exact, and the look that made it so has ended: what comes next is no part of its trace.
+/// Every list is exact, and the reconciliation that made it so has ended: what comes next is no part of its trace.
 async fn settled(fleet: &Fleet) {
     let verdict = fleet.until_exact(tests::PATIENCE).await;
     assert_eq!(verdict["violations"], json!([]));
@@ -155,20 +155,20 @@ fn assert_linked(trace: &[Span], links: &[(&str, &str, &str)]) {
 }
 
 const LOOKS: [(&str, &str, &str); 7] = [
-    ("rekey-consumer", "prove token", "item look"),
-    ("rekey-consumer", "read accounts", "item look"),
-    ("rekey-consumer", "mint", "item look"),
-    ("rekey-consumer", "business look", "item look"),
-    ("rekey-consumer", "list", "business look"),
-    ("rekey-consumer", "put", "business look"),
-    ("rekey-consumer", "verify list", "business look"),
+    ("rekey-consumer", "prove token", "reconcile item"),
+    ("rekey-consumer", "read accounts", "reconcile item"),
+    ("rekey-consumer", "mint", "reconcile item"),
+    ("rekey-consumer", "reconcile business", "reconcile item"),
+    ("rekey-consumer", "list", "reconcile business"),
+    ("rekey-consumer", "put", "reconcile business"),
+    ("rekey-consumer", "verify list", "reconcile business"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i3_one_trace_from_the_webhook_to_the_verified_put() {
     let collector = Collector::start().await;
     let fleet = rotated(&collector.endpoint, 1.0).await;
-    let whole = || async { !collector.trace("webhook", "business look").is_empty() };
+    let whole = || async { !collector.trace("webhook", "reconcile business").is_empty() };
     assert!(holds(whole).await, "{:#?}", collector.spans());
     stopped(&fleet).await;
 
@@ -177,7 +177,7 @@ async fn i3_one_trace_from_the_webhook_to_the_verified_put() {
         ("rekey-receiver", "verify", "webhook"),
         ("rekey-receiver", "publish", "webhook"),
         ("rekey-consumer", "intake", "webhook"),
-        ("rekey-consumer", "item look", "intake"),
+        ("rekey-consumer", "reconcile item", "intake"),
     ];
     assert_linked(&trace, &before);
     assert_linked(&trace, &LOOKS);
@@ -195,7 +195,7 @@ async fn i3_one_trace_from_the_webhook_to_the_verified_put() {
     assert_eq!(collector.spans().iter().filter(forged).count(), 0, "who floods us fills no collector");
 
     let push = collector.trace("push", "put");
-    assert_linked(&push, &[("rekey-consumer", "item look", "push")]);
+    assert_linked(&push, &[("rekey-consumer", "reconcile item", "push")]);
     assert_linked(&push, &LOOKS);
 
     let id = trace[0].trace_id();

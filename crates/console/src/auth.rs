@@ -8,26 +8,27 @@ use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::secret::hex;
+use domain::words;
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 use store::Act;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-/// What a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    Read,
-    Operate,
-}
+words!(
+    /// What an admin token may do.
+    AdminRole {
+        Read => "read",
+        /// What *read* may, and change things.
+        Operate => "operate",
+    }
+);
 
 /// One token, as its hash.
 #[derive(Debug, Clone)]
 pub struct AdminToken {
     pub name: String,
-    pub role: Role,
+    pub role: AdminRole,
     sha256: String,
 }
 
@@ -67,11 +68,7 @@ impl AdminTokens {
 fn parse_one(entry: &str) -> Option<AdminToken> {
     let mut parts = entry.trim().split(':');
     let (name, role, sha256) = (parts.next()?, parts.next()?, parts.next()?);
-    let role = match role {
-        "read" => Role::Read,
-        "operate" => Role::Operate,
-        _ => return None,
-    };
+    let role = AdminRole::from_word(role)?;
     let hash_fits = sha256.len() == 64 && sha256.chars().all(|c| c.is_ascii_hexdigit());
     (parts.next().is_none() && !name.is_empty() && hash_fits).then(|| AdminToken {
         name: name.to_owned(),
@@ -125,7 +122,7 @@ pub(crate) async fn admit(State(console): State<Console>, mut request: Request, 
         }
         return ApiError::unauthorized().into_response();
     };
-    let needed = if request.method() == Method::GET { Role::Read } else { Role::Operate };
+    let needed = if request.method() == Method::GET { AdminRole::Read } else { AdminRole::Operate };
     if owner.role < needed {
         tracing::warn!(%peer, by = owner.name, method = %request.method(), "a call was refused: its token may not do that");
         return ApiError::forbidden(&owner.name).into_response();
@@ -158,7 +155,10 @@ mod tests {
     fn a_token_is_found_by_its_hash_and_nothing_else() {
         let (token, hash) = new_token();
         let tokens = AdminTokens::parse([format!("ops:operate:{hash}").as_str()]).unwrap();
-        assert_eq!(tokens.owner(&hash_token(&token)).map(|t| (t.name.as_str(), t.role)), Some(("ops", Role::Operate)));
+        assert_eq!(
+            tokens.owner(&hash_token(&token)).map(|t| (t.name.as_str(), t.role)),
+            Some(("ops", AdminRole::Operate))
+        );
         assert!(tokens.owner(&hash_token(&hash)).is_none());
         assert!(tokens.owner(&hash_token("")).is_none());
     }

@@ -14,7 +14,7 @@ mod stand;
 mod upkeep;
 mod view;
 
-pub use auth::{AdminToken, AdminTokens, BadToken, Role, hash_token, new_token};
+pub use auth::{AdminRole, AdminToken, AdminTokens, BadToken, hash_token, new_token};
 
 use auth::BearerScheme;
 use axum::Router;
@@ -42,7 +42,7 @@ pub(crate) struct Console {
     settings: Settings,
     /// Wakes the reconcilers when they run in the same process; elsewhere they poll.
     wake: Vec<Arc<Notify>>,
-    /// This process stops: who waits for a look is told that it goes on without being waited for.
+    /// This process stops: who waits for a reconciliation is told that it goes on without being waited for.
     stop: CancellationToken,
 }
 

@@ -335,7 +335,7 @@ impl Console {
                 if !token.word_waits && token.judged_at.is_some_and(|at| at >= pushed.at) {
                     return Ok(Standing::Current);
                 }
-                // Proved some time ago; whether it still lives, the look that this push caused finds out, and judges what
+                // Proved some time ago; whether it still lives, the reconciliation that this push caused finds out, and judges what
                 // came with it.
                 let Some(row) = looked(&mut tx, item, pushed).await? else { return Ok(Standing::Pending) };
                 Ok(match row.state {
@@ -350,7 +350,7 @@ impl Console {
         }
     }
 
-    /// How the Item and its businesses stand, and whether the look that saw this push has ended.
+    /// How the Item and its businesses stand, and whether the reconciliation that saw this push has ended.
     async fn stand(&self, item: &ItemId, wanted: i64) -> Result<Stand, ApiError> {
         let mut tx = self.store.begin_read().await?;
         let served = tx.work(Kind::Item, item.as_str()).await?.is_none_or(|w| w.done >= wanted);
@@ -363,7 +363,7 @@ impl Console {
     }
 }
 
-/// The Item, once the look that this push caused has ended.
+/// The Item, once the reconciliation that this push caused has ended.
 async fn looked(tx: &mut Tx, item: &ItemId, pushed: &Pushed) -> Result<Option<ItemRow>, ApiError> {
     let ended = |w: &domain::queue::Row| w.lease.is_none() && w.looked_at.is_some_and(|at| at >= pushed.at);
     let work = tx.work(Kind::Item, item.as_str()).await?;

@@ -6,7 +6,7 @@ use store::Judged;
 
 /// How far a change came.
 pub(crate) struct Stand {
-    /// The look that saw the change has ended.
+    /// The reconciliation that saw the change has ended.
     pub(crate) served: bool,
     pub(crate) judged: Vec<(Kind, Judged)>,
 }

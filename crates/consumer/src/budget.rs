@@ -1,28 +1,35 @@
 //! A provider is called when the fleet's budget says so, and under a lease that outlasts the call.
 
 use crate::Context;
-use crate::faults::Interrupted;
 use domain::budget::{Call, horizon};
 use domain::metric;
 use domain::queue::Finish;
 use std::time::Duration;
 use store::{Booking, Claim};
 
-/// Slots that a process may miss, because it or its database is slow, before its look ends.
+/// Slots that a process may miss, because it or its database is slow, before its reconciliation ends.
 const MISSES: u32 = 3;
 
 /// Waits for the moment at which this call may be made, and makes the lease outlast it. Err: there is no budget soon,
-/// so the look ends, keeps what it did, and goes on when there is.
-pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Result<Result<(), Finish>, Interrupted> {
+/// so the reconciliation ends, keeps what it did, and goes on when there is.
+pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Result<Result<(), Finish>, store::Error> {
     let lease = context.settings.lease;
     // As long as the last slot was missed by: a slow database costs a slot and some time, and never all calls.
     let mut lead = Duration::ZERO;
-    for _ in 0..MISSES {
+    for tried in 0..MISSES {
         if context.stopping.is_cancelled() {
             return Ok(Err(given_back(claim, call)));
         }
         let mut tx = context.store.begin().await?;
         tx.renew(claim, lease).await?;
+        // It has a limit for each Item as well.
+        if call == Call::ItemGet
+            && tried == 0
+            && let Err(wait) = tx.pace_proof(claim, &context.limits).await?
+        {
+            tx.commit().await?;
+            return Ok(Err(postponed(claim, call, wait)));
+        }
         let booking = match claim.prepaid(call) {
             Some(at) => Booking::At(at),
             // The wait is part of the lease, so it may take a part of it only.
@@ -46,7 +53,7 @@ pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Re
     Ok(Err(postponed(claim, call, call.late())))
 }
 
-/// This process stops: whoever claims the row next goes on where this look was.
+/// This process stops: whoever claims the row next goes on where this reconciliation was.
 fn given_back(claim: &Claim, call: Call) -> Finish {
     Finish::unfinished(Duration::ZERO, claim.class, call)
 }

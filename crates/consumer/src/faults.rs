@@ -10,13 +10,6 @@ use domain::{Endpoint, Next, Provider};
 use std::time::Duration;
 use store::{Claim, Suspicion};
 
-/// Why a look ended early. Nothing was committed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Interrupted {
-    #[error(transparent)]
-    Store(#[from] store::Error),
-}
-
 /// A provider's refusal in words.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
@@ -93,13 +86,8 @@ pub(crate) fn done(context: &Context) -> Finish {
     Finish::done(context.sweep_wait(), Class::Sweep)
 }
 
-/// Nobody asked for this look but the sweep: what it finds changed, nobody announced.
-pub(crate) fn is_unannounced(claim: &Claim) -> bool {
-    claim.class == Class::Sweep && claim.signal_at.is_none()
-}
-
 /// Decides what a refusal means for the row. May probe the provider and pause it.
-pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
+pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, store::Error> {
     match refusal.next {
         Next::Retry { .. } if refusal.outage && is_dark(context, refusal.provider) => {
             went_dark(context, claim, refusal).await
@@ -131,7 +119,7 @@ fn is_dark(context: &Context, provider: Provider) -> bool {
 }
 
 /// Everybody waits for a probe instead of each for itself, unless the probe is answered at once.
-async fn went_dark(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
+async fn went_dark(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, store::Error> {
     if probe(context, refusal.provider).await == Some(false) {
         return Ok(backoff(context, claim, None, &refusal.code, refusal.message.clone()));
     }
@@ -139,7 +127,7 @@ async fn went_dark(context: &Context, claim: &Claim, refusal: &Refusal) -> Resul
 }
 
 /// A 429 came although the budget allowed the call: the limit is lower than documented, or others use it too.
-async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>) -> Result<(), Interrupted> {
+async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>) -> Result<(), store::Error> {
     let Some(call) = Call::of(refusal.endpoint) else { return Ok(()) };
     let mut tx = context.store.begin().await?;
     let left = tx.slow_down(call, after, context.limits.recovery).await?;
@@ -168,7 +156,7 @@ fn agreeing(context: &Context, refusal: &Refusal, suspicion: Suspicion) -> u64 {
 
 /// The provider or the row? Asked first, because a broken credential must not park ten thousand rows, nor one broken
 /// Item stop the fleet (I4).
-async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, Interrupted> {
+async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, store::Error> {
     let probe_refused = probe(context, refusal.provider).await;
     let settings = &context.settings;
     let mut tx = context.store.begin().await?;
@@ -202,7 +190,7 @@ pub(crate) async fn refused_by_all(
     context: &Context,
     claim: &Claim,
     error: &plaid::Error,
-) -> Result<Option<Finish>, Interrupted> {
+) -> Result<Option<Finish>, store::Error> {
     let refusal = Refusal::from(error);
     let settings = &context.settings;
     let probe_refused = probe(context, refusal.provider).await;
@@ -218,7 +206,7 @@ pub(crate) async fn refused_by_all(
 }
 
 /// Nobody is parked: work goes on by itself when a probe succeeds (I4).
-async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -> Result<Finish, Interrupted> {
+async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -> Result<Finish, store::Error> {
     match refusal.provider {
         Provider::Plaid => context.plaid.forget_successes(),
         Provider::Layer => context.layer.forget_successes(),
@@ -255,14 +243,13 @@ pub(crate) async fn probe(context: &Context, provider: Provider) -> Option<bool>
     }
 }
 
-/// Ends a look that something other than the row itself cut short.
-pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interrupted) {
-    let Interrupted::Store(error) = error;
+/// Ends a reconciliation that something other than the row itself cut short.
+pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::Error) {
     match error {
         store::Error::Stale { .. } => {
-            // Whoever holds the row now does not know what this look did last: let the row be looked at once more.
+            // Whoever holds the row now does not know what this reconciliation did last: let the row be looked at once more.
             metrics::counter!(metric::LEASES_LOST, "kind" => claim.kind.as_str()).increment(1);
-            tracing::warn!("the lease was lost during the look; the row is marked due");
+            tracing::warn!("the lease was lost during the reconciliation; the row is marked due");
             if let Err(error) = mark_again(context, claim).await {
                 tracing::warn!(
                     error = chain(&error),
@@ -282,7 +269,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: Interru
         // lease to end, which may be a minute after a list was sent.
         error => {
             let why = format!("the database did not answer as expected: {}", chain(&error));
-            tracing::warn!(error = chain(&error), "the look was cut short by the database");
+            tracing::warn!(error = chain(&error), "the reconciliation was cut short by the database");
             let finish = backoff(context, claim, None, Code::Database, why);
             if let Err(error) = end(context, claim, &finish).await {
                 tracing::debug!(error = chain(&error), "the row comes back when its lease ends");

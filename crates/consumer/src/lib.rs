@@ -7,6 +7,7 @@ mod faults;
 mod intake;
 mod item;
 mod outcome;
+mod reconcile;
 mod settings;
 mod source;
 mod stats;
@@ -15,6 +16,7 @@ mod workers;
 
 pub use context::Context;
 pub use intake::judge;
+pub use reconcile::reconcile;
 pub use settings::{FirstContact, ItemGoneProof, Mode, Settings, SourceSettings};
 pub use source::{SourceError, TokenSource};
 pub use stats::AT_WORK_WITHIN;
@@ -22,15 +24,6 @@ pub use stats::AT_WORK_WITHIN;
 use bus::Intake;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-/// One look, from a claim to its end. [`run`] does nothing else with a claimed row; explorers of the protocol decide
-/// themselves who looks when.
-pub async fn look(context: &Context, claim: store::Claim) {
-    match claim.kind {
-        domain::work::Kind::Item => item::look(context, claim).await,
-        domain::work::Kind::Business => business::look(context, claim).await,
-    }
-}
 
 /// Runs every part of the consumer until `stop`. Then looks end at their next provider call, keep what they did and give
 /// their leases back: another process goes on at once, and waits for no lease to run out.

@@ -45,7 +45,7 @@ impl Stats {
             show_due(&mut tx, *kind, &spent).await?;
             self.show_blocked(&mut tx, *kind).await?;
             let age = tx.looked_oldest(*kind).await?;
-            metrics::gauge!(metric::LOOKED_OLDEST, "kind" => kind.as_str()).set(age.as_secs_f64());
+            metrics::gauge!(metric::RECONCILED_OLDEST, "kind" => kind.as_str()).set(age.as_secs_f64());
         }
         show_not_good(&mut tx).await?;
         metrics::gauge!(metric::OUTBOX).set(tx.outbox_length().await? as f64);

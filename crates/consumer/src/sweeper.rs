@@ -69,7 +69,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
 /// What an earlier release wrote is judged by one process, a slice at a time, and for a moment only: probes and stats
 /// must not wait until a million rows are done.
 ///
-/// A row that can't be read keeps those that would be judged with it until their own looks: `unreadable` counts what is passed
+/// A row that can't be read keeps those that would be judged with it until their own reconciliations: `unreadable` counts what is passed
 /// by, of either kind.
 async fn judge_unknown(context: &Context, unreadable: &mut u32) -> Result<(), store::Error> {
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Claims due rows and gives each to a look of its own.
+//! Claims due rows and gives each to a reconciliation of its own.
 
 use crate::Context;
 use domain::fault::chain;
@@ -14,10 +14,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-/// Works off one kind until `stop`; then no row is claimed any more and looks in flight end.
+/// Works off one kind until `stop`; then no row is claimed any more and reconciliations in flight end.
 pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(context.settings.workers as usize));
-    let looks = TaskTracker::new();
+    let running = TaskTracker::new();
     let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
     while !stop.is_cancelled() {
         let free = slots.available_permits() as u32;
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
                 }
                 let claimed = claims.len() as u32;
                 for claim in claims {
-                    start(&context, claim, &slots, &looks).await;
+                    start(&context, claim, &slots, &running).await;
                 }
                 if claimed > 0 && claimed == free { Duration::from_millis(1) } else { context.settings.poll }
             }
@@ -53,31 +53,37 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
             () = context.due(kind).notified() => {}
         }
     }
-    looks.close();
-    looks.wait().await;
+    running.close();
+    running.wait().await;
 }
 
-async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>, looks: &TaskTracker) {
+async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>, running: &TaskTracker) {
     let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
     let context = Arc::clone(context);
     let span = match claim.kind {
         Kind::Item => {
-            tracing::info_span!("item look", item = claim.id, why = claim.reason, epoch = claim.epoch, trace = Empty)
+            tracing::info_span!(
+                "reconcile item",
+                item = claim.id,
+                why = claim.reason,
+                epoch = claim.epoch,
+                trace = Empty
+            )
         }
         Kind::Business => {
             let (business, why, epoch) = (&claim.id, &claim.reason, claim.epoch);
-            tracing::info_span!("business look", business, why, epoch, trace = Empty)
+            tracing::info_span!("reconcile business", business, why, epoch, trace = Empty)
         }
     };
-    // What this look makes due follows from it.
+    // What this reconciliation makes due follows from it.
     let from = claim.traceparent.as_deref().and_then(TraceParent::parse);
     claim.traceparent = traces::follow(&span, from).map(|t| t.to_string());
-    let look = async move {
+    let reconciling = async move {
         let kind = claim.kind;
-        crate::look(&context, claim).await;
+        crate::reconcile(&context, claim).await;
         drop(slot);
         // A free slot and, likely, new rows: do not wait for the next poll.
         context.due(kind).notify_one();
     };
-    looks.spawn(look.instrument(span));
+    running.spawn(reconciling.instrument(span));
 }

@@ -146,6 +146,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// It is shown, and takes part.
+    pub fn is_present(&self) -> bool {
+        matches!(self, Self::Joined { .. } | Self::Present | Self::Moved { .. })
+    }
+}
+
 /// One account and what the read means for it. `id` is a known or a newly read account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {

@@ -15,6 +15,7 @@ pub mod placement;
 pub mod queue;
 pub mod redact;
 pub mod retry;
+pub mod role;
 pub mod secret;
 pub mod setting;
 pub mod time;
@@ -28,5 +29,6 @@ pub mod work;
 
 pub use fault::{Answered, Endpoint, Next, Provider};
 pub use ids::{AccountId, BusinessId, ItemId, LayerId};
+pub use role::Role;
 pub use secret::{AccessToken, Fingerprint, Fingerprinter, ProcessorToken};
 pub use time::Millis;

@@ -6,6 +6,7 @@
 use crate::accounts::MintRefused;
 use crate::budget::Call;
 use crate::fault::{Answered, Endpoint, Provider};
+use crate::role::Role;
 use crate::verdict::State;
 use crate::webhook::NotTaken;
 use crate::work::{Block, Class, Code, Kind};
@@ -35,13 +36,13 @@ pub struct Label {
 }
 
 /// The roles whose processes show it.
-pub type Roles = &'static [&'static str];
+pub type Roles = &'static [Role];
 
-const EVERY: Roles = &["receiver", "consumer", "console"];
-const KAFKA: Roles = &["receiver", "consumer"];
-const STORE: Roles = &["consumer", "console"];
-const RECEIVER: Roles = &["receiver"];
-const CONSUMER: Roles = &["consumer"];
+const EVERY: Roles = Role::ALL_IN_ONE;
+const KAFKA: Roles = &[Role::Receiver, Role::Consumer];
+const STORE: Roles = &[Role::Consumer, Role::Console];
+const RECEIVER: Roles = &[Role::Receiver];
+const CONSUMER: Roles = &[Role::Consumer];
 
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Metric {
@@ -185,8 +186,8 @@ registry! {
         "How long from the first signal of a change until Layer's list shows it?");
     DRIFT = counter("rekey_drift_total", "rows", CONSUMER,
         "How many changes did only the sweep find, because nobody announced them?").by(&[KIND]);
-    LOOKED_OLDEST = shared("rekey_looked_oldest_seconds", "seconds",
-        "How old is the oldest look? Above the period, the sweep is behind.").by(&[KIND]);
+    RECONCILED_OLDEST = shared("rekey_reconciled_oldest_seconds", "seconds",
+        "How long ago was the row reconciled that has waited longest? Above the period, the sweep is behind.").by(&[KIND]);
     SWEEP_PERIOD = gauge("rekey_sweep_period_seconds", "seconds", CONSUMER,
         "Within which time does the sweep look at everything, as the limits allow it?");
     SWEEP_PERIOD_SET = gauge("rekey_sweep_period_set_seconds", "seconds", CONSUMER,
@@ -255,10 +256,10 @@ registry! {
     BLOCKED_ROWS = shared("rekey_blocked_rows", "rows",
         "What does not go on, and why? Parked and held rows wait for a person.")
         .by(&[KIND, label("by", Block::WORDS), label("code", CODES)]);
-    LOOK = histogram("rekey_look_seconds", CONSUMER,
-        "How long does a look take?").by(&[KIND]);
+    RECONCILE = histogram("rekey_reconcile_seconds", CONSUMER,
+        "How long does a reconciliation take?").by(&[KIND]);
     LEASES_LOST = counter("rekey_leases_lost_total", "leases", CONSUMER,
-        "How often did a worker lose its row in the middle of a look?").by(&[KIND]);
+        "How often did a worker lose its row in the middle of a reconciliation?").by(&[KIND]);
 
     // Tokens and lists.
     TOKEN_CHANGES = counter("rekey_token_changes_total", "tokens", CONSUMER,
@@ -295,8 +296,8 @@ registry! {
     BUDGET_BOOKED = shared("rekey_budget_booked_ratio", "ratio",
         "How far ahead is the budget booked, as a part of how far a person may book? 0: a call leaves at once; 1: even \
          persons wait.").by(&[CALL]);
-    BUDGET_POSTPONED = counter("rekey_budget_postponed_total", "looks", CONSUMER,
-        "How many looks ended early for want of budget?").by(&[CALL]);
+    BUDGET_POSTPONED = counter("rekey_budget_postponed_total", "reconciliations", CONSUMER,
+        "How many reconciliations ended early for want of budget?").by(&[CALL]);
 
     // The process.
     BUILD_INFO = gauge("rekey_build_info", "1", EVERY,

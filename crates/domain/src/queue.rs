@@ -1,7 +1,7 @@
-//! The rules of the work queue: what an event, a claim, the end of a look and a release make of a row.
+//! The rules of the work queue: what an event, a claim, the end of a reconciliation and a release make of a row.
 //!
 //! There is one row per Item and one per business. `wanted` grows with every event, and `done` becomes the `wanted` that a
-//! finished look had started from, so an event that arrives during a look is never lost with its end. A claim raises `epoch`;
+//! finished look had started from, so an event that arrives during a reconciliation is never lost with its end. A claim raises `epoch`;
 //! whoever commits under an older one writes nothing. The store locks, loads and saves rows. It decides only where a statement is about many rows at once, as a pause
 //! or a sweep is, and what the renewal of a lease changes.
 
@@ -56,11 +56,11 @@ pub struct Row {
     pub blocked_at: Option<Millis>,
     /// An operator allows, once, what a guard held back.
     pub permit: bool,
-    /// When the oldest event came that no look has served.
+    /// When the oldest event came that no reconciliation has served.
     pub signal_at: Option<Millis>,
-    /// When the last look began.
+    /// When the last reconciliation began.
     pub looked_at: Option<Millis>,
-    /// The call that the next look needs budget for before it begins.
+    /// The call that the next reconciliation needs budget for before it begins.
     pub needs: Option<Call>,
     /// Not before this time, whatever comes: Plaid limits calls per Item.
     pub next_look: Option<Millis>,
@@ -90,7 +90,7 @@ pub struct Mark<'a> {
     pub reason: &'a str,
     /// When it may be looked at, from now.
     pub wait: Duration,
-    /// At most one look in this time, counted from the last one. An event with one can't have touched a token.
+    /// At most one reconciliation in this time, counted from the last one. An event with one can't have touched a token.
     pub quiet: Option<Duration>,
     /// Clears backoff and parking.
     pub unblocks: bool,
@@ -117,31 +117,31 @@ pub struct Claimant<'a> {
     pub lease: Duration,
     /// The time between two looks at one Item, so that Plaid's limit per Item holds.
     pub each: Duration,
-    /// How much of that a row that rests may save up: so many looks may then begin at once.
+    /// How much of that a row that rests may save up: so many reconciliations may then begin at once.
     pub saved: Duration,
 }
 
-/// How a look ended.
+/// How a reconciliation ended.
 #[derive(Debug, Clone)]
 pub struct Finish {
     /// When to look again if nothing happens until then.
     pub again_after: Duration,
-    /// How urgent the next look is, unless an event of meanwhile is more so.
+    /// How urgent the next reconciliation is, unless an event of meanwhile is more so.
     pub class: Class,
-    /// None: the look reached its end.
+    /// None: the reconciliation reached its end.
     pub blocked: Option<Blocked>,
-    /// A take-over is not settled by this look: what the holder before sent may arrive after it.
+    /// A take-over is not settled by this reconciliation: what the holder before sent may arrive after it.
     pub owes_look: bool,
     /// Parked for a refusal that may be the provider's: not parked but paused, if by now this many rows agree.
     pub unless_agreed: Option<(Provider, u64)>,
-    /// The look did what it had budget for, and goes on where there is budget for this call.
+    /// The reconciliation did what it had budget for, and goes on where there is budget for this call.
     pub unfinished: Option<Call>,
-    /// The look came to its end, and still saw something that speaks against its provider.
+    /// The reconciliation came to its end, and still saw something that speaks against its provider.
     pub suspicious: bool,
 }
 
 impl Finish {
-    /// The look reached its end; the next one is due in `again_after` if nothing happens until then.
+    /// The reconciliation reached its end; the next one is due in `again_after` if nothing happens until then.
     pub fn done(again_after: Duration, class: Class) -> Self {
         Self {
             again_after,
@@ -269,7 +269,7 @@ impl Row {
         self.next_look = Some(self.next_look.unwrap_or(earliest).max(earliest).plus(by.each));
     }
 
-    /// The look that began when `wanted` was `served` has ended. `permit`: it had one.
+    /// The reconciliation that began when `wanted` was `served` has ended. `permit`: it had one.
     pub fn end(&mut self, served: i64, permit: bool, finish: &Finish, now: Millis) {
         let again = now.plus(finish.again_after);
         let (newer, freed) = (self.wanted > served, self.unblocked > served);
@@ -281,15 +281,15 @@ impl Row {
             if !finish.owes_look {
                 self.taken_over = None;
             }
-            // Who wants a look soon has brought the row forward; webhooks that can't touch a token have not.
+            // Who wants a reconciliation soon has brought the row forward; webhooks that can't touch a token have not.
             let wants_soon = newer && self.due_at.zip(lease).is_some_and(|(due, lease)| due < lease.until);
             self.signal_at = wants_soon.then_some(now);
             if !newer {
-                // The next look is the sweep's and none of this trace.
+                // The next reconciliation is the sweep's and none of this trace.
                 self.traceparent = None;
             }
         }
-        // Spent by a look that had it and came to an end; one given during the look is for the next.
+        // Spent by a reconciliation that had it and came to an end; one given during the reconciliation is for the next.
         let passes = finish.is_blocked_by(&[Block::Backoff, Block::Pause]);
         if permit && finish.unfinished.is_none() && !passes {
             self.permit = false;
@@ -304,7 +304,7 @@ impl Row {
             }
         }
         self.class = if newer { self.class.min(finish.class) } else { finish.class };
-        // Such a block outlasts the events that came during the look, unless one of them clears it.
+        // Such a block outlasts the events that came during the reconciliation, unless one of them clears it.
         let lasts = finish.is_blocked_by(&[Block::Backoff, Block::Pause, Block::Parked]) && !freed;
         let earlier = self.due_at.filter(|due| newer && !lasts && *due < again);
         self.due_at = Some(earlier.unwrap_or(again));
@@ -318,8 +318,8 @@ impl Row {
         }
     }
 
-    /// An event waits to be served, and no look has come to an end or given up since that time. What only fails for a
-    /// while is still waited for, and so is a look that was cut short; webhooks that can't touch a token are not.
+    /// An event waits to be served, and no reconciliation has come to an end or given up since that time. What only fails for a
+    /// while is still waited for, and so is a reconciliation that was cut short; webhooks that can't touch a token are not.
     pub fn awaits_look(&self, since: Millis, now: Millis) -> bool {
         let soon = now.plus(Duration::from_secs(10));
         let looked_at = self.looked_at.is_some_and(|at| at > since) && self.due_at.is_none_or(|at| at > soon);

@@ -126,13 +126,13 @@ pub fn signal(webhook_type: &str, webhook_code: &str, error_code: Option<&str>) 
         ("ITEM", "PENDING_DISCONNECT") => soon(Class::Rotation, Some(HintKind::PendingDisconnect)),
         ("ITEM", "PENDING_EXPIRATION") => soon(Class::Rotation, Some(HintKind::PendingExpiration)),
         ("ITEM", "ERROR") if matches!(error_code, Some("ITEM_NOT_FOUND" | "ITEM_CONCURRENTLY_DELETED")) => {
-            // One word for both: a look is to prove that the whole Item is gone.
+            // One word for both: a reconciliation is to prove that the whole Item is gone.
             soon(Class::Rotation, Some(HintKind::PermissionRevoked))
         }
         ("ITEM", "ERROR") if error_code == Some("USER_PERMISSION_REVOKED") => {
             soon(Class::Rotation, Some(HintKind::PermissionRevoked))
         }
-        // Codes that Plaid adds later are looked at as well: a look is cheap, a missed change is not.
+        // Codes that Plaid adds later are looked at as well: a reconciliation is cheap, a missed change is not.
         ("ITEM", _) => soon(Class::Rotation, None),
         // Seldom, and the first thing heard of an Item whose update mode added an account, or that was not ready:
         // https://plaid.com/docs/api/products/transactions/#initial_update

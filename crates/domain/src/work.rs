@@ -18,7 +18,7 @@ impl Kind {
         }
     }
 
-    /// The call that a look begins with, whose budget is taken with the claim.
+    /// The call that a reconciliation begins with, whose budget is taken with the claim.
     pub fn first_call(self) -> Call {
         match self {
             Self::Item => Call::AccountsGet,
@@ -107,7 +107,7 @@ words!(
 );
 
 words!(
-    /// Something a webhook said about an Item that a look should know. Never believed without asking Plaid.
+    /// Something a webhook said about an Item that a reconciliation should know. Never believed without asking Plaid.
     HintKind {
         AccountRevoked => "account_revoked",
         /// The whole Item is said to be gone.

@@ -6,8 +6,9 @@
 use crate::cli::{Ended, say};
 use crate::local::{Ground, Local};
 use crate::logs::Clock;
-use crate::wiring::{Roles, Running};
+use crate::wiring::Running;
 use crate::{logs, process};
+use domain::Role;
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ pub(crate) async fn run(log: &logs::Settings, once: bool) -> anyhow::Result<Ende
     // For a person to read, also through a pipe.
     logs::start(log, Clock::Uptime, None).map_err(anyhow::Error::msg)?;
     let local = Local::new(Ground { kafka: None, databases: None, settings: SETTINGS.into() }).await?;
-    let rekey = local.start(Roles::ALL, "").await?;
+    let rekey = local.start(Role::ALL_IN_ONE, "").await?;
     rekey.ready().await?;
     let mut play = Play { sandbox: local.sandbox.clone(), began };
     let ended = tokio::select! {

@@ -5,9 +5,10 @@
 
 use crate::cli::keys;
 use crate::config::{self, Config};
-use crate::wiring::{Given, Roles, Running, start};
+use crate::wiring::{Given, Running, start};
 use anyhow::bail;
 use bus::EmbeddedBroker;
+use domain::Role;
 use sandbox::{Admin, Sandbox};
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -59,7 +60,7 @@ impl Local {
             true => Some(Arc::new(EmbeddedBroker::start(&config.kafka.topics, 4)?)),
             false => None,
         };
-        let roles = Roles { sandbox: true, ..Roles::default() };
+        let roles = &[Role::Sandbox];
         let sandbox_process = start(config, roles, Given::default()).await?;
         let (Some(sandbox), Some(address)) = (sandbox_process.sandbox.clone(), sandbox_process.sandbox_address) else {
             bail!("the sandbox did not start");
@@ -79,7 +80,7 @@ impl Local {
     }
 
     /// Starts roles in this process and, where there are such, points the sandbox at them.
-    pub async fn start(&self, roles: Roles, extra: &str) -> anyhow::Result<Running> {
+    pub async fn start(&self, roles: &[Role], extra: &str) -> anyhow::Result<Running> {
         let running = start(self.config(extra)?, roles, Given { broker: self.broker.clone() }).await?;
         if let Some(receiver) = running.receiver {
             self.sandbox.set_webhook_url(format!("http://{receiver}/webhooks/plaid"));

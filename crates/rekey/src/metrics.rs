@@ -1,7 +1,7 @@
 //! The recorder of this process, and what is known before anything happened.
 
-use crate::wiring::Roles;
 use anyhow::Context as _;
+use domain::Role;
 use domain::metric::{self, Metric, Type, Values};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
@@ -27,13 +27,8 @@ pub(crate) fn recorder() -> anyhow::Result<PrometheusHandle> {
 
 /// Describes what these roles show and begins their counters at nothing: a counter that first appears with its first
 /// event has, for Prometheus, not increased by it.
-pub(crate) fn begin(roles: Roles) {
-    let runs = |role: &&str| match *role {
-        "receiver" => roles.receiver,
-        "consumer" => roles.consumer,
-        _ => roles.console,
-    };
-    for metric in metric::ALL.iter().filter(|m| m.roles.iter().any(runs)) {
+pub(crate) fn begin(roles: &[Role]) {
+    for metric in metric::ALL.iter().filter(|m| m.roles.iter().any(|role| roles.contains(role))) {
         let (name, help) = (metric.name, metric.help());
         match metric.kind {
             Type::Counter => {

@@ -1,11 +1,12 @@
 //! The life of a process that serves: start, wait for a signal or a failure, drain, exit.
 
 use crate::config::Config;
-use crate::wiring::{Given, Roles, Running, start};
+use crate::wiring::{Given, Running, start};
+use domain::Role;
 use tokio::signal::unix::Signal;
 
 /// Runs the roles until SIGTERM or Ctrl-C.
-pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
+pub async fn run(config: Config, roles: &[Role]) -> anyhow::Result<()> {
     // First of all: without a handler process 1 of a container is deaf to SIGTERM, and any other ends at once.
     let mut told_to_stop = std::pin::pin!(signal());
     let running = tokio::select! {
@@ -28,13 +29,13 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     ended
 }
 
-fn announce(running: &Running, roles: Roles) {
+fn announce(running: &Running, roles: &[Role]) {
     tracing::info!(
         receiver = running.receiver.map(tracing::field::display),
         console = running.console.map(tracing::field::display),
         sandbox = running.sandbox_address.map(tracing::field::display),
         ops = %running.ops,
-        consumer = roles.consumer,
+        consumer = roles.contains(&Role::Consumer),
         version = env!("CARGO_PKG_VERSION"),
         "rekey runs"
     );

@@ -6,9 +6,9 @@ use crate::metrics;
 use crate::waiting::{Opening, until_it_works, until_the_database_does, watch_the_database};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
-use domain::Provider;
 use domain::fault::chain;
 use domain::work::Kind;
+use domain::{Provider, Role};
 use plaid::{Keys, Verifier};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -18,19 +18,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use web::Readiness;
-
-/// What a process does. Each role scales on its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Roles {
-    pub receiver: bool,
-    pub consumer: bool,
-    pub console: bool,
-    pub sandbox: bool,
-}
-
-impl Roles {
-    pub const ALL: Self = Self { receiver: true, consumer: true, console: true, sandbox: false };
-}
 
 /// Parts that outlive a start: a test brings its own.
 #[derive(Debug, Default)]
@@ -79,7 +66,7 @@ pub fn layer_client(config: &Config) -> anyhow::Result<layer::Client> {
 }
 
 /// Starts the roles. Ports are bound when it returns; what else is needed is waited for in the background.
-pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result<Running> {
+pub async fn start(config: Config, roles: &[Role], given: Given) -> anyhow::Result<Running> {
     for told in config.unverified() {
         tracing::warn!("{told}");
     }
@@ -119,16 +106,16 @@ pub async fn start(config: Config, roles: Roles, given: Given) -> anyhow::Result
         web::Limits { connections: 64, header_read: Duration::from_secs(5), drain: Duration::from_millis(200) };
     running.tasks.spawn(web::serve(ops_listener, ops, limits, running.ops_stop.clone()));
 
-    if roles.sandbox {
+    if roles.contains(&Role::Sandbox) {
         running.start_sandbox().await?;
     }
-    if roles.receiver || roles.consumer {
+    if roles.contains(&Role::Receiver) || roles.contains(&Role::Consumer) {
         running.reach_kafka(given, fail.clone())?;
     }
-    if roles.receiver {
+    if roles.contains(&Role::Receiver) {
         running.start_receiver().await?;
     }
-    if roles.consumer || roles.console {
+    if roles.contains(&Role::Consumer) || roles.contains(&Role::Console) {
         running.start_with_store(roles, fail).await?;
     }
     running.readiness.begun();
@@ -214,12 +201,12 @@ impl Running {
     /// The roles that need the store begin when it is open. Settings are checked before anything is waited for.
     async fn start_with_store(
         &mut self,
-        roles: Roles,
+        roles: &[Role],
         fail: tokio::sync::mpsc::Sender<anyhow::Error>,
     ) -> anyhow::Result<()> {
         let opening = Opening::new(&self.config)?;
-        let consumer = if roles.consumer { Some(ConsumerParts::new(self)?) } else { None };
-        let console = if roles.console {
+        let consumer = if roles.contains(&Role::Consumer) { Some(ConsumerParts::new(self)?) } else { None };
+        let console = if roles.contains(&Role::Console) {
             if self.config.console.tokens.is_empty() {
                 tracing::warn!(
                     "console.tokens is empty, so every call will be refused: make one with `rekey token new`"
@@ -236,6 +223,7 @@ impl Running {
         };
         self.readiness.expect("database");
         let (limits, settings) = (self.config.limits(self.config.console.max_connections), self.config.console.clone());
+        let takes_webhooks = roles.contains(&Role::Receiver);
         let (readiness, stop, slot, tasks) =
             (self.readiness.clone(), self.stop.clone(), Arc::clone(&self.store), self.tasks.clone());
         self.tasks.spawn(async move {
@@ -262,7 +250,7 @@ impl Running {
             }
             readiness.started("database");
             // Webhooks go on to Kafka without it, so a process that takes them stays ready.
-            let told = (!roles.receiver).then_some(readiness);
+            let told = (!takes_webhooks).then_some(readiness);
             watch_the_database(watched, told, stopping).await;
         });
         Ok(())
@@ -275,14 +263,9 @@ impl Running {
 
     /// Waits until the process is ready.
     pub async fn ready(&self) -> anyhow::Result<()> {
-        loop {
-            if self.readiness.is_ready() {
-                return Ok(());
-            }
-            tokio::select! {
-                Some(error) = self.failure() => return Err(error),
-                () = tokio::time::sleep(Duration::from_millis(5)) => {}
-            }
+        tokio::select! {
+            () = self.readiness.ready() => Ok(()),
+            Some(error) = self.failure() => Err(error),
         }
     }
 

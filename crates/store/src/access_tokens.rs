@@ -39,13 +39,6 @@ pub enum News {
     },
 }
 
-/// The access token that Plaid proved to be the Item's.
-#[derive(Debug, Clone)]
-pub struct CurrentToken {
-    pub fingerprint: Fingerprint,
-    pub token: AccessToken,
-}
-
 /// An access token as operators see it: never the token.
 #[derive(Debug, Clone)]
 pub struct TokenView {
@@ -150,11 +143,10 @@ impl Tx {
         Ok(found)
     }
 
-    pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<CurrentToken>, Error> {
+    pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<AccessToken>, Error> {
         let sql = "SELECT fingerprint, sealed FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
         let Some(row) = self.row(sql!(sql, item)).await? else { return Ok(None) };
-        let (fingerprint, token) = self.opened(item, &row)?;
-        Ok(Some(CurrentToken { fingerprint, token }))
+        Ok(Some(self.opened(item, &row)?.1))
     }
 
     /// When Plaid proved the current token. It is not opened, so one that can't be read is no obstacle.
@@ -182,7 +174,7 @@ impl Tx {
         let row = self.row(sql!(sql, id)).await?;
         let row = row.ok_or_else(|| Error::Corrupt(format!("the Item {item} has a token but no row")))?;
         self.touch_item(item.as_str());
-        // What was said under the token that was current and is not judged yet, because a look was cut short or the user must
+        // What was said under the token that was current and is not judged yet, because a reconciliation was cut short or the user must
         // log in, is not dead with it.
         let waiting = self.word_of_current(item).await?.map(|(_, word)| word);
         let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3,

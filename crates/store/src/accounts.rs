@@ -93,7 +93,7 @@ impl Tx {
         rows.iter().map(account_row).collect()
     }
 
-    /// Writes what a look found.
+    /// Writes what a reconciliation found.
     pub async fn save_account(&mut self, update: &AccountUpdate) -> Result<(), Error> {
         let sql = "INSERT INTO accounts (item_id, account_id, state, business_id, missing_since, proof, outside, kind,
                 subtype, mask, name, persistent_id, moving_from)
@@ -163,7 +163,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Something happened that may have changed Plaid's mind: what it refused to mint is asked for at the next look.
+    /// Something happened that may have changed Plaid's mind: what it refused to mint is asked for at the next reconciliation.
     pub(crate) async fn ask_refused_again(&mut self, items: &BTreeSet<&str>) -> Result<(), Error> {
         let items: Vec<String> = items.iter().map(ToString::to_string).collect();
         for slice in items.chunks(SLICE) {
@@ -186,7 +186,7 @@ impl Tx {
     /// The old list was read back without them: accounts that were leaving `business` may enter their new one.
     /// Returns the businesses they enter.
     ///
-    /// None while an event has come since the look began: a move may have been ordered that its plan did not know.
+    /// None while an event has come since the reconciliation began: a move may have been ordered that its plan did not know.
     pub async fn moves_done(&mut self, business: &BusinessId, claim: &Claim) -> Result<Vec<BusinessId>, Error> {
         let sql = "UPDATE accounts SET moving_from = NULL WHERE moving_from = $1
             AND EXISTS (SELECT 1 FROM work WHERE kind = 'business' AND id = $1 AND wanted = $2)

@@ -19,7 +19,7 @@ pub struct Claim {
     pub class: Class,
     pub reason: String,
     pub attempts: u32,
-    /// How long ago a holder lost the row without having given it back, or was not answered, if no look has settled that
+    /// How long ago a holder lost the row without having given it back, or was not answered, if no reconciliation has settled that
     /// since: what it sent may still be on its way.
     pub taken_over: Option<Duration>,
     /// An operator released the row and allows, this once, what a guard held back.
@@ -27,7 +27,7 @@ pub struct Claim {
     /// When the oldest unserved event arrived.
     pub signal_at: Option<Millis>,
     pub traceparent: Option<String>,
-    /// How far ahead this look may book calls: its class, raised if it waited long.
+    /// How far ahead this reconciliation may book calls: its class, raised if it waited long.
     pub urgency: Class,
     /// Calls that were booked with the claim, and when they may leave.
     prepaid: Vec<(Call, Instant)>,
@@ -151,7 +151,7 @@ impl Store {
     }
 }
 
-/// How long after the claim a look comes to its mint: accounts are read first. A slot that passes meanwhile is lost to
+/// How long after the claim a reconciliation comes to its mint: accounts are read first. A slot that passes meanwhile is lost to
 /// everybody; one that comes later than needed costs a rotation, which waits for the scarce limit anyway, that time.
 const READS: Duration = Duration::from_secs(1);
 
@@ -199,7 +199,7 @@ impl Purse {
 }
 
 impl Tx {
-    /// Due rows, those whose next look has to mint or the others, locked until the end of this transaction.
+    /// Due rows, those whose next reconciliation has to mint or the others, locked until the end of this transaction.
     async fn due(&mut self, kind: Kind, mints: bool, limit: u32, turn: Turn) -> Result<Vec<Due>, Error> {
         // One class higher for each promotion time that it waited, but never as a person.
         let rows = self

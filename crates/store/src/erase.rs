@@ -113,7 +113,7 @@ impl Tx {
             None => None,
         });
         let confirmed = row.converged_at.is_some_and(|at| since.is_none_or(|since| at >= since));
-        let never = || (!confirmed).then(|| format!("no look at {} has ended well since", row.id));
+        let never = || (!confirmed).then(|| format!("no reconciliation of {} has ended well since", row.id));
         Ok(waits.or_else(never))
     }
 

@@ -171,7 +171,7 @@ impl Tx {
         Ok(wanted)
     }
 
-    /// Puts a declaration in force. Accounts follow at the next look at the Item.
+    /// Puts a declaration in force. Accounts follow at the next reconciliation of the Item.
     pub(crate) async fn declare(&mut self, id: &ItemId, declaration: &Declaration) -> Result<(), Error> {
         let sql = "UPDATE items SET business_id = COALESCE($2, business_id), only_listed = COALESCE($3, only_listed),
             replaces = COALESCE($4, replaces), state = CASE WHEN state = 'removed' THEN 'awaiting_token' ELSE state END WHERE item_id = $1";
@@ -284,7 +284,7 @@ impl Tx {
         // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
         let sql = "DELETE FROM access_tokens WHERE item_id = $1";
         self.run(sql!(sql, item)).await?;
-        // No later look settles what a look that died, or is on its way, has begun. Before the live ones: whatever is saved
+        // No later reconciliation settles what a reconciliation that died, or is on its way, has begun. Before the live ones: whatever is saved
         // meanwhile is an orphan, or is seen below.
         self.orphan_intents(id).await?;
         let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $2

@@ -32,7 +32,7 @@ mod verdict_facts;
 mod verdicts;
 mod verified;
 
-pub use access_tokens::{Candidate, CurrentToken, News, TokenView};
+pub use access_tokens::{Candidate, News, TokenView};
 pub use accounts::{AccountRow, AccountUpdate, MintFault};
 pub use admin::{Orphan, Page, UnknownItem};
 pub use audit::{Act, AuditEntry, AuditFilter, said, subject};

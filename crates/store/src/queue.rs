@@ -124,7 +124,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Makes the lease last `lease` from now, and fails if it was lost. Call it before each provider call of a look
+    /// Makes the lease last `lease` from now, and fails if it was lost. Call it before each provider call of a reconciliation
     /// that makes several.
     pub async fn renew(&mut self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {
         let deadline = self.began + lease;
@@ -138,7 +138,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Ends a look and gives the row back; with it commit the look's results. Fails, and with it the whole
+    /// Ends a reconciliation and gives the row back; with it commit the reconciliation's results. Fails, and with it the whole
     /// transaction, if somebody else has claimed the row since.
     pub async fn finish(&mut self, claim: &Claim, finish: &Finish) -> Result<(), Error> {
         self.traceparent.clone_from(&claim.traceparent);
@@ -153,13 +153,13 @@ impl Tx {
         self.save([&row]).await?;
         self.touch(claim.kind, &claim.id);
         if claim.kind == Kind::Item && row.unblocked > claim.wanted {
-            // Refused in this look, perhaps before the event that changed Plaid's mind: the next look must not wait.
+            // Refused in this reconciliation, perhaps before the event that changed Plaid's mind: the next reconciliation must not wait.
             self.ask_refused_again(&BTreeSet::from([claim.id.as_str()])).await?;
         }
         Ok(())
     }
 
-    /// Others may have come to agree between the refusal and this end of the look.
+    /// Others may have come to agree between the refusal and this end of the reconciliation.
     async fn judged_again(&mut self, finish: &Finish) -> Result<Option<Blocked>, Error> {
         let Some(blocked) = &finish.blocked else { return Ok(None) };
         let agreed = match finish.unless_agreed {
@@ -169,7 +169,7 @@ impl Tx {
         Ok(Some(if agreed { Blocked { by: Block::Pause, ..blocked.clone() } } else { blocked.clone() }))
     }
 
-    /// Locks the row for the transaction that ends the look. Fails if somebody else has claimed it since; a lease that
+    /// Locks the row for the transaction that ends the reconciliation. Fails if somebody else has claimed it since; a lease that
     /// ended meanwhile and that nobody took is still good for that.
     pub async fn lock(&mut self, claim: &Claim) -> Result<(), Error> {
         self.traceparent.clone_from(&claim.traceparent);
@@ -188,7 +188,7 @@ impl Tx {
         Ok(())
     }
 
-    /// What was sent under this claim was not answered and may arrive late: as after a take-over, the row owes a look once
+    /// What was sent under this claim was not answered and may arrive late: as after a take-over, the row owes a reconciliation once
     /// that can't happen any more.
     pub async fn may_arrive_late(&mut self, claim: &Claim) -> Result<(), Error> {
         let sql = "UPDATE work SET taken_over = $5 WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
@@ -220,7 +220,7 @@ impl Tx {
             .transpose()
     }
 
-    /// Rows with an event that no look has served yet and that nothing keeps from being served, a hundred at most.
+    /// Rows with an event that no reconciliation has served yet and that nothing keeps from being served, a hundred at most.
     pub async fn unserved(&mut self, kind: Kind) -> Result<Vec<String>, Error> {
         let sql = "SELECT id FROM work WHERE kind = $1
             AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))

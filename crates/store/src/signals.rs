@@ -9,7 +9,7 @@ use domain::{AccountId, ItemId, Millis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A claim of a webhook that a look has to prove or forget.
+/// A claim of a webhook that a reconciliation has to prove or forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
     pub account: Option<AccountId>,
@@ -31,7 +31,7 @@ pub struct Intake<'a> {
     pub detail: Option<&'a str>,
     /// The wait that lets a burst collect.
     pub debounce: Duration,
-    /// Events that can't touch a token cause at most one look in this time.
+    /// Events that can't touch a token cause at most one reconciliation in this time.
     pub quiet: Duration,
     pub hint_ttl: Duration,
     pub traceparent: Option<&'a str>,
@@ -137,7 +137,7 @@ impl Tx {
         Ok(hints)
     }
 
-    /// A look has judged what the hint said. One that was said again meanwhile stays.
+    /// A reconciliation has judged what the hint said. One that was said again meanwhile stays.
     pub async fn settle_hint(&mut self, item: &ItemId, hint: &Hint) -> Result<(), Error> {
         let sql = "DELETE FROM hints WHERE item_id = $1 AND account_id = $2 AND kind = $3 AND said_at <= $4";
         self.run(of_hint(sql, item, hint)).await?;

@@ -45,7 +45,7 @@ impl Tx {
         let mut oldest = Duration::ZERO;
         for row in self.rows(query).await? {
             let needs: Option<Call> = get(&row, "needs")?;
-            // As in the claim: of what a look needs later, only the mint is paid in advance.
+            // As in the claim: of what a reconciliation needs later, only the mint is paid in advance.
             let waits = is_spent(first) || needs == Some(Call::Mint) && is_spent(Call::Mint);
             if !waits {
                 oldest = oldest.max(now.since(get(&row, "oldest")?));
@@ -70,7 +70,7 @@ impl Tx {
         Ok(counts.into_iter().map(|((by, code), n)| (by, code, n)).collect())
     }
 
-    /// How long ago the row was looked at that has waited longest for its next look.
+    /// How long ago the row was looked at that has waited longest for its next reconciliation.
     pub async fn looked_oldest(&mut self, kind: Kind) -> Result<Duration, Error> {
         let sql = "SELECT MIN(looked_at) AS oldest FROM work WHERE kind = $1";
         let row = self.row(sql!(sql, kind)).await?;

@@ -78,7 +78,7 @@ pub struct Tx {
     now: Millis,
     pub(crate) touched: Touched,
     outcomes: Arc<str>,
-    /// The trace of the look that this transaction is part of.
+    /// The trace of the reconciliation that this transaction is part of.
     pub(crate) traceparent: Option<String>,
     /// Taken before the clock was asked: what lasts from `now` ends here at the latest.
     pub(crate) began: Instant,

@@ -65,7 +65,7 @@ impl Stored {
     }
 }
 
-/// Work under way is no news: each look of the sweep would be two records.
+/// Work under way is no news: each reconciliation of the sweep would be two records.
 fn is_news(told: Option<State>, state: State) -> bool {
     !matches!(state, State::Converging | State::Unknown) && told != Some(state)
 }
@@ -312,7 +312,7 @@ impl Tx {
         Ok(count)
     }
 
-    /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A look may leave one
+    /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A reconciliation may leave one
     /// behind, on the bad side, until it ends.
     pub async fn stale_verdicts(&mut self) -> Result<Vec<String>, Error> {
         let held = self.row(sql!("SELECT COUNT(*) AS n FROM work WHERE held = 1")).await?;

@@ -7,18 +7,24 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use domain::metric;
 use metrics_exporter_prometheus::PrometheusHandle;
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Whether the process shall get work, and what it still waits for.
 ///
 /// Each part reports its name once it has started. A broker or a provider that goes away later does not make the process
 /// unready: leaving the load balancer would not bring it back. A group that refuses this member does, and so does the database
 /// of a process that does nothing without it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Readiness {
-    inner: Arc<Mutex<Parts>>,
+    inner: Arc<watch::Sender<Parts>>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self { inner: Arc::new(watch::Sender::new(Parts::default())) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -28,10 +34,13 @@ struct Parts {
     draining: bool,
 }
 
-impl Readiness {
-    fn with<T>(&self, f: impl FnOnce(&mut Parts) -> T) -> T {
-        f(&mut self.inner.lock())
+impl Parts {
+    fn are_ready(&self) -> bool {
+        !self.draining && self.parts.values().all(Option::is_none)
     }
+}
+
+impl Readiness {
     /// Nothing is ready before [`Readiness::begun`]: a process that has not said yet what it waits for waits for more.
     pub fn begin(&self) {
         self.expect(BEGINNING);
@@ -41,42 +50,46 @@ impl Readiness {
     }
     /// Announces a part that must start before the process is ready.
     pub fn expect(&self, part: &'static str) {
-        self.with(|s| {
+        self.inner.send_modify(|s| {
             s.parts.entry(part).or_insert(Some("starting".into()));
         });
     }
     pub fn waiting(&self, part: &'static str, why: impl Into<String>) {
-        self.with(|s| {
+        self.inner.send_modify(|s| {
             s.parts.insert(part, Some(why.into()));
         });
     }
     pub fn started(&self, part: &'static str) {
-        self.with(|s| {
+        self.inner.send_modify(|s| {
             s.parts.insert(part, None);
         });
     }
     pub fn drain(&self) {
-        self.with(|s| s.draining = true);
+        self.inner.send_modify(|s| s.draining = true);
     }
     pub fn is_draining(&self) -> bool {
-        self.with(|s| s.draining)
+        self.inner.borrow().draining
     }
     /// The configuration was taken and every port is bound; what else is missing is waited for.
     pub fn has_begun(&self) -> bool {
-        self.with(|s| s.parts.get(BEGINNING).is_some_and(Option::is_none))
+        self.inner.borrow().parts.get(BEGINNING).is_some_and(Option::is_none)
     }
     pub fn is_ready(&self) -> bool {
-        self.with(|s| !s.draining && s.parts.values().all(Option::is_none))
+        self.inner.borrow().are_ready()
+    }
+    /// Waits until it is.
+    pub async fn ready(&self) {
+        // The sender lives as long as this.
+        drop(self.inner.subscribe().wait_for(Parts::are_ready).await);
     }
     fn report(&self) -> (bool, String) {
-        self.with(|s| {
-            let mut lines: Vec<String> =
-                s.parts.iter().map(|(part, wait)| format!("{part}: {}", wait.as_deref().unwrap_or("ready"))).collect();
-            if s.draining {
-                lines.push("draining".into());
-            }
-            (!s.draining && s.parts.values().all(Option::is_none), lines.join("\n") + "\n")
-        })
+        let now = self.inner.borrow();
+        let part = |(part, wait): (&&str, &Option<String>)| format!("{part}: {}", wait.as_deref().unwrap_or("ready"));
+        let mut lines: Vec<String> = now.parts.iter().map(part).collect();
+        if now.draining {
+            lines.push("draining".into());
+        }
+        (now.are_ready(), lines.join("\n") + "\n")
     }
 }
 

@@ -20,7 +20,7 @@ struct Customer {
     place: Place,
     id: ItemId,
     business: BusinessId,
-    /// A look at the Item of before.
+    /// A reconciliation of the Item of before.
     held: Claim,
 }
 
@@ -60,7 +60,7 @@ impl Customer {
         tx.commit().await.unwrap();
     }
 
-    /// The next look at the business ends like this.
+    /// The next reconciliation of the business ends like this.
     async fn look(&self, end: &Finish) {
         let sql = "UPDATE work SET due_at = 0, blocked_by = NULL WHERE kind = 'business'";
         self.sql(sql).await;

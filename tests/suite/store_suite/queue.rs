@@ -78,7 +78,7 @@ async fn i7_a_lost_lease_writes_nothing(parts: Parts) {
     assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
     assert!(tx.check_lease(&held).await.is_ok());
     tx.rollback().await.unwrap();
-    // The same process may claim a row again whose lease it lost: only the epoch tells the two looks apart.
+    // The same process may claim a row again whose lease it lost: only the epoch tells the two reconciliations apart.
     finish(&store, &held, &done()).await.unwrap();
     marked(&store, &mark("x")).await;
     let mut lost = claim(&store, "one", Duration::from_millis(1)).await.remove(0);
@@ -153,7 +153,7 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
         assert_eq!(again.attempts, 0, "{by}: a new token starts afresh");
         finish(&store, &again, &done()).await.unwrap();
     }
-    // What unblocks arrives during the look that is about to fail: the failure is about the past.
+    // What unblocks arrives during the reconciliation that is about to fail: the failure is about the past.
     for by in [Block::Backoff, Block::Parked] {
         let id = format!("late-{by}");
         marked(&store, &mark(&id)).await;
@@ -208,7 +208,7 @@ async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
     assert_eq!(claim(&store, "one", LONG).await.len(), 2, "everybody goes on");
 }
 
-/// A webhook about transactions comes during a look: the row is looked at again, but nobody's books have been at risk since.
+/// A webhook about transactions comes during a reconciliation: the row is looked at again, but nobody's books have been at risk since.
 async fn what_cannot_touch_a_token_is_no_signal(parts: Parts) {
     let (store, _place) = open(parts).await;
     for (quiet, signalled) in [(Some(LONG), false), (None, true)] {

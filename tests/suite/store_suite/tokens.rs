@@ -68,11 +68,11 @@ async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
     assert!(tx.item(&item("x")).await.unwrap().unwrap().business.is_none(), "and then for its own judgement");
     tx.apply_word(&item("x"), &fingerprint("token-1")).await.unwrap();
     assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business);
-    assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().token.expose(), "token-1");
+    assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().expose(), "token-1");
     tx.commit().await.unwrap();
     push(&store, "x", "token-2", acme()).await;
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().fingerprint, fingerprint("token-1"));
+    assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().expose(), "token-1");
     tx.reject(&item("x"), &fingerprint("token-2"), TokenCause::OtherItem, "not this Item's", false).await.unwrap();
     let token = AccessToken::new("token-2");
     assert_eq!(tx.add_candidate(&item("x"), &token, "lookup", None).await.unwrap(), News::RefusedBefore { gone: None });
@@ -112,7 +112,7 @@ async fn i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known(parts:
     assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business, "a refused push changes nothing");
 }
 
-/// A look proves the pushed token and dies before it judges what came with it; then the Item is rotated again.
+/// A reconciliation proves the pushed token and dies before it judges what came with it; then the Item is rotated again.
 async fn i5_a_word_that_waits_goes_on_under_the_next_token(parts: Parts) {
     let (store, _place) = open(parts).await;
     push(&store, "x", "token-1", acme()).await;
@@ -167,7 +167,7 @@ async fn i6_the_first_saved_answer_wins(parts: Parts) {
     assert_eq!(tx.open_live_tokens(&acme).await.unwrap()[0].1.expose(), "p-5");
 }
 
-/// Removed between a mint and its answer, or after a look that died there: nobody looks at it again.
+/// Removed between a mint and its answer, or after a reconciliation that died there: nobody looks at it again.
 async fn i6_a_removed_item_leaves_no_open_intent(parts: Parts) {
     let (store, _place) = open(parts).await;
     push(&store, "x", "token-1", acme()).await;
@@ -224,7 +224,7 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     tx.ensure_business(&globex, None).await.unwrap();
     tx.save_account(&in_acme).await.unwrap();
     let look = due(tx).await.remove(0);
-    // The look has planned with the account in the list when the platform orders the move.
+    // The reconciliation has planned with the account in the list when the platform orders the move.
     let mut tx = store.begin().await.unwrap();
     tx.save_account(&AccountUpdate { business: Some(globex.clone()), moving_from: Some(acme.clone()), ..in_acme })
         .await

@@ -1,6 +1,7 @@
 //! What a plan is made of: the truth on our side, the list on Layer's.
 
-use super::{Look, Stop};
+use super::Reconciliation;
+use crate::reconcile::Stop;
 use domain::budget::Call;
 use domain::token_list::{Listed, OurAccount, UnknownPolicy, Wanted};
 use domain::{AccountId, Fingerprint, ItemId, LayerId, ProcessorToken};
@@ -18,19 +19,19 @@ pub(super) struct Facts {
     pub(super) tokens: HashMap<Fingerprint, ProcessorToken>,
 }
 
-pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
-    let rows = list(look, layer_id).await?;
-    let mut tx = look.context.store.begin_read().await?;
-    let wanted = tx.wanted_accounts(&look.id).await?;
-    let mut tokens: HashMap<Fingerprint, ProcessorToken> = tx.open_live_tokens(&look.id).await?.into_iter().collect();
-    let listed = recognise(look, &mut tx, &rows).await?;
+pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
+    let rows = list(of, layer_id).await?;
+    let mut tx = of.context.store.begin_read().await?;
+    let wanted = tx.wanted_accounts(&of.id).await?;
+    let mut tokens: HashMap<Fingerprint, ProcessorToken> = tx.open_live_tokens(&of.id).await?.into_iter().collect();
+    let listed = recognise(of, &mut tx, &rows).await?;
     drop(tx);
-    let fingerprints = look.context.store.fingerprints();
+    let fingerprints = of.context.store.fingerprints();
     for token in rows.into_iter().filter_map(|r| r.token) {
         tokens.entry(fingerprints.of_processor(&token)).or_insert(token);
     }
-    if look.context.layer.settings().unknown_tokens == UnknownPolicy::Adopt {
-        refuse_dead_strangers(look, &listed, &tokens).await?;
+    if of.context.layer.settings().unknown_tokens == UnknownPolicy::Adopt {
+        refuse_dead_strangers(of, &listed, &tokens).await?;
     }
     let mut items: BTreeMap<ItemId, BTreeSet<Fingerprint>> = BTreeMap::new();
     for account in &wanted {
@@ -44,28 +45,28 @@ pub(super) async fn gather(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Fa
 }
 
 /// The list at Layer, every page.
-pub(super) async fn list(look: &mut Look<'_>, layer_id: &LayerId) -> Result<Vec<ListedAccount>, Stop> {
+pub(super) async fn list(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Vec<ListedAccount>, Stop> {
     let mut list = PagedList::default();
     loop {
         // Every page is a call of the budget.
-        look.turn(Call::Layer).await?;
+        of.turn(Call::Layer).await?;
         let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
-        match traces::step(span, layer::Error::code, look.context.layer.next_page(layer_id, &mut list)).await {
+        match traces::step(span, layer::Error::code, of.context.layer.next_page(layer_id, &mut list)).await {
             Ok(()) if list.has_more() => {}
             Ok(()) => return Ok(list.into_rows()),
-            Err(error) if error.meaning() == Meaning::NoSuchBusiness => return Err(look.unknown_to_layer().await?),
-            Err(error) => return Err(look.refused(&error).await),
+            Err(error) if error.meaning() == Meaning::NoSuchBusiness => return Err(of.unknown_to_layer().await?),
+            Err(error) => return Err(of.refused(&error).await),
         }
     }
 }
 
 /// Looks the rows up among the tokens and accounts that Rekey knows.
 pub(super) async fn recognise(
-    look: &Look<'_>,
+    of: &Reconciliation<'_>,
     tx: &mut store::Tx,
     rows: &[ListedAccount],
 ) -> Result<Vec<Listed>, Stop> {
-    let fingerprints = look.context.store.fingerprints();
+    let fingerprints = of.context.store.fingerprints();
     let shown: Vec<Option<Fingerprint>> =
         rows.iter().map(|r| r.token.as_ref().map(|t| fingerprints.of_processor(t))).collect();
     let tokens: Vec<Fingerprint> = shown.iter().flatten().cloned().collect();
@@ -75,7 +76,7 @@ pub(super) async fn recognise(
         let by_token = token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
         let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
         let ours = by_token.or(by_account).and_then(|owner| {
-            let may_leave = owner.placement.may_leave(&look.id, by_token.is_some())?;
+            let may_leave = owner.placement.may_leave(&of.id, by_token.is_some())?;
             Some(OurAccount { account: owner.account.clone(), may_leave })
         });
         Listed { token, account: row.account.clone(), status: row.status, layer_owned: row.layer_owned, ours }
@@ -85,7 +86,7 @@ pub(super) async fn recognise(
 
 /// Adopting means sending along what is alive; a dead stranger is an operator's question.
 async fn refuse_dead_strangers(
-    look: &mut Look<'_>,
+    of: &mut Reconciliation<'_>,
     listed: &[Listed],
     tokens: &HashMap<Fingerprint, ProcessorToken>,
 ) -> Result<(), Stop> {
@@ -93,18 +94,18 @@ async fn refuse_dead_strangers(
     let strangers: Vec<&ProcessorToken> = strangers.filter_map(|r| tokens.get(r.token.as_ref()?)).collect();
     let mut dead = 0;
     for token in strangers {
-        look.turn(Call::TokenProbe).await?;
-        match look.context.plaid.processor_token_health(token).await {
+        of.turn(Call::TokenProbe).await?;
+        match of.context.plaid.processor_token_health(token).await {
             Ok(TokenHealth::Alive) => {}
             Ok(TokenHealth::Dead) => dead += 1,
             Err(error) => {
                 let refusal = crate::faults::Refusal::from(&error);
-                return Err(Stop::Row(crate::faults::conclude(look.context, &look.claim, &refusal).await?));
+                return Err(Stop::Row(crate::faults::conclude(of.context, &of.claim, &refusal).await?));
             }
         }
     }
-    if dead > 0 && !look.claim.permit {
-        return Err(Stop::Row(look.held(&domain::token_list::Hold::UnknownTokens { count: dead })));
+    if dead > 0 && !of.claim.permit {
+        return Err(Stop::Row(of.held(&domain::token_list::Hold::UnknownTokens { count: dead })));
     }
     Ok(())
 }

@@ -1,17 +1,18 @@
-//! The business reconciler: one look at a business, until its list at Layer equals the truth.
+//! The business reconciler: one reconciliation of a business, until its list at Layer equals the truth.
 //!
 //! 1. Find the business at Layer, or create it when the push carried what that takes.
 //! 2. Read the truth (which accounts, with which tokens) and the list at Layer.
 //! 3. Plan. Nothing differs: done, without a PUT (I9). A guard objects: hold (I8).
 //! 4. PUT the whole list while the lease outlasts the request (I7), then list again until it shows.
-//! 5. Commit what was found, and the end of the look, in one transaction.
+//! 5. Commit what was found, and the end of the reconciliation, in one transaction.
 
 mod facts;
 mod put;
 pub(crate) mod resolve;
 
-use crate::faults::{self, Interrupted, Refusal, backoff, conclude, done, parked};
+use crate::faults::{Refusal, backoff, conclude, done, parked};
 use crate::outcome::{self, kind};
+use crate::reconcile::{Reconcile, Stop, is_unannounced};
 use crate::{Context, Mode, budget};
 use domain::budget::Call;
 use domain::fault::chain;
@@ -22,59 +23,18 @@ use domain::work::{Block, Class, Code, Kind};
 use domain::{AccountId, BusinessId, Endpoint, Provider};
 use facts::Facts;
 use serde_json::json;
-use std::time::Instant;
 use store::{BusinessRow, Claim, Tx};
 
-/// One look, while it lasts.
-pub(crate) struct Look<'a> {
+/// One reconciliation, while it lasts.
+pub(crate) struct Reconciliation<'a> {
     context: &'a Context,
     claim: Claim,
     id: BusinessId,
     row: BusinessRow,
 }
 
-/// Why a look ends before its list is verified.
-enum Stop {
-    Row(Finish),
-    Interrupted(Interrupted),
-}
-
-impl Stop {
-    /// The word for traces.
-    fn word(&self) -> &str {
-        match self {
-            Self::Row(finish) => finish.blocked.as_ref().map_or("stopped", |b| &b.code),
-            Self::Interrupted(_) => "interrupted",
-        }
-    }
-}
-
-impl From<store::Error> for Stop {
-    fn from(error: store::Error) -> Self {
-        Self::Interrupted(error.into())
-    }
-}
-impl From<Interrupted> for Stop {
-    fn from(error: Interrupted) -> Self {
-        Self::Interrupted(error)
-    }
-}
-
-/// Looks at the business and ends the claim, whatever happens.
-pub(crate) async fn look(context: &Context, claim: Claim) {
-    let began = Instant::now();
-    let ended = match begin(context, &claim).await {
-        Ok(Some(look)) => look.run().await,
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ended {
-        return faults::interrupted(context, &claim, error).await;
-    }
-    metrics::histogram!(metric::LOOK, "kind" => "business").record(began.elapsed().as_secs_f64());
-}
-
-async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a>>, Interrupted> {
+/// None: nobody knows it, and the row is done.
+pub(crate) async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Reconciliation<'a>>, store::Error> {
     let mut tx = context.store.begin().await?;
     let row = match BusinessId::parse(claim.id.clone()) {
         Ok(id) => tx.business(&id).await?,
@@ -86,19 +46,31 @@ async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Look<'a
         return Ok(None);
     };
     tx.commit().await?;
-    Ok(Some(Look { context, claim: claim.clone(), id: row.id.clone(), row }))
+    Ok(Some(Reconciliation { context, claim: claim.clone(), id: row.id.clone(), row }))
 }
 
-impl Look<'_> {
-    async fn run(mut self) -> Result<(), Interrupted> {
-        match self.reconcile().await {
-            Ok(()) => Ok(()),
-            Err(Stop::Row(finish)) => self.end(finish).await,
-            Err(Stop::Interrupted(error)) => Err(error),
-        }
-    }
+/// What a list that was compared, sent or planned comes to.
+pub(crate) enum Ending {
+    /// The list equals the truth, as far as Layer shows it.
+    Converged(Box<Converged>),
+    /// Observe mode: nothing was written, so nothing converged. What would be sent, if anything.
+    Observed { outcome: String, would: Option<Put> },
+}
 
-    async fn reconcile(&mut self) -> Result<(), Stop> {
+/// A list that is as it should be.
+pub(crate) struct Converged {
+    facts: Facts,
+    verified: bool,
+    /// Left out because somebody archived them at Layer.
+    archived: Vec<AccountId>,
+    /// What was sent. None: nothing had to be.
+    put: Option<Put>,
+}
+
+impl Reconcile for Reconciliation<'_> {
+    type Ending = Ending;
+
+    async fn steps(&mut self) -> Result<Ending, Stop> {
         let Some(layer_id) = self.resolve().await? else {
             // Nothing is minted yet, so there is nothing to create the business with; the mint makes it due again.
             return Err(Stop::Row(done(self.context)));
@@ -106,8 +78,10 @@ impl Look<'_> {
         let facts = facts::gather(self, &layer_id).await?;
         let policy = self.policy();
         let unminted = facts.wanted.iter().filter(|w| w.token.is_none()).count();
-        if self.context.settings.mode == Mode::Observe && unminted > 0 {
-            return self.observed(&format!("observe mode: would mint for {unminted} account(s), then PUT")).await;
+        let observes = self.context.settings.mode == Mode::Observe;
+        if observes && unminted > 0 {
+            let outcome = format!("observe mode: would mint for {unminted} account(s), then PUT");
+            return Ok(Ending::Observed { outcome, would: None });
         }
         match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.permit()) {
             Plan::Converged { verified, left_out, archived } => {
@@ -115,23 +89,58 @@ impl Look<'_> {
                 if !left_out.is_empty() {
                     tracing::warn!(accounts = left_out.len(), "accounts wait outside the list for their new tokens");
                 }
-                self.converged(&facts, verified && left_out.is_empty(), &archived, None).await
+                let verified = verified && left_out.is_empty();
+                Ok(Ending::Converged(Box::new(Converged { facts, verified, archived, put: None })))
             }
             Plan::Wait { left_out } => Err(Stop::Row(self.waits_for_tokens(left_out.len()))),
             Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
             Plan::Put(put) => {
                 // A list that could not be verified is sent again by the sweep; that is no drift.
-                if faults::is_unannounced(&self.claim) && !policy.resend {
+                if is_unannounced(&self.claim) && !policy.resend {
                     metrics::counter!(metric::DRIFT, "kind" => "business").increment(1);
                 }
-                match self.context.settings.mode {
-                    Mode::Observe => self.report(&put).await,
-                    Mode::Act => self.put(&layer_id, &facts, put).await,
+                if observes {
+                    let outcome = "observe mode: a PUT would be sent".to_owned();
+                    return Ok(Ending::Observed { outcome, would: Some(put) });
                 }
+                self.put(&layer_id, facts, put).await
             }
         }
     }
 
+    async fn end(self, ending: Result<Option<Ending>, Finish>) -> Result<(), store::Error> {
+        let mut tx = self.context.store.begin().await?;
+        tx.lock(&self.claim).await?;
+        let mut converged = None;
+        let finish = match ending {
+            Ok(Some(Ending::Converged(found))) => {
+                let finish = self.converged(&mut tx, &found).await?;
+                converged = Some(found);
+                finish
+            }
+            Ok(Some(Ending::Observed { outcome, would })) => {
+                self.observed(&mut tx, &outcome, would.as_ref()).await?;
+                done(self.context)
+            }
+            Ok(None) => done(self.context),
+            Err(finish) => {
+                self.stopped(&mut tx, &finish).await?;
+                finish
+            }
+        };
+        tx.finish(&self.claim, &finish).await?;
+        tx.commit().await?;
+        if let (Some(signal), Some(_)) = (self.claim.signal_at, converged.and_then(|c| c.put)) {
+            let took = self.now_since(signal).await;
+            metrics::histogram!(metric::CONVERGE).record(took.as_secs_f64());
+        }
+        self.context.outbox_filled.notify_one();
+        self.context.businesses_due.notify_one();
+        Ok(())
+    }
+}
+
+impl Reconciliation<'_> {
     fn permit(&self) -> domain::token_list::Permit {
         domain::token_list::Permit { granted: self.claim.permit }
     }
@@ -169,20 +178,13 @@ impl Look<'_> {
         tracing::warn!(error = chain(error), "Layer did not do what was asked");
         match conclude(self.context, &self.claim, &Refusal::from(error)).await {
             Ok(finish) => Stop::Row(finish),
-            Err(interrupted) => Stop::Interrupted(interrupted),
+            Err(error) => Stop::Store(error),
         }
     }
 
-    /// The list equals the truth, as far as Layer shows it.
-    async fn converged(
-        &self,
-        facts: &Facts,
-        verified: bool,
-        archived: &[AccountId],
-        put: Option<&Put>,
-    ) -> Result<(), Stop> {
-        let mut tx = self.context.store.begin().await?;
-        tx.lock(&self.claim).await?;
+    async fn converged(&self, tx: &mut Tx, found: &Converged) -> Result<Finish, store::Error> {
+        let Converged { facts, verified, archived, put } = found;
+        let verified = *verified;
         let older = facts.wanted.iter().any(|w| w.older_generation);
         if self.row.leave_out != LeaveOut::Nothing && !older {
             tx.set_leave_out(&self.id, LeaveOut::Nothing).await?;
@@ -194,7 +196,7 @@ impl Look<'_> {
         };
         if put.is_none() {
             if let Some(unreported) = self.unreported(facts, verified) {
-                self.report_accepted(&mut tx, &unreported, verified).await?;
+                self.report_accepted(tx, &unreported, verified).await?;
             }
             if verified {
                 let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
@@ -202,26 +204,18 @@ impl Look<'_> {
             }
         }
         tx.record_converged(&self.id, verified, archived, outcome).await?;
-        self.moves(&mut tx).await?;
+        self.moves(tx).await?;
         if let Some(put) = put {
-            self.report_accepted(&mut tx, put, verified).await?;
+            self.report_accepted(tx, put, verified).await?;
         }
-        let mut finish = done(self.context);
+        let finish = done(self.context);
         // The holder before may have been stopped with a PUT on its way: list again after the longest life that such a
         // PUT can have, whatever other events make us look before (I7).
         let life = self.context.layer.request_timeout() * 2;
-        if let Some(age) = self.claim.taken_over.filter(|age| *age < life) {
-            finish = Finish { again_after: life - age, class: Class::Retry, owes_look: true, ..finish };
-        }
-        tx.finish(&self.claim, &finish).await?;
-        tx.commit().await?;
-        if let (Some(signal), Some(_)) = (self.claim.signal_at, put) {
-            let took = self.now_since(signal).await;
-            metrics::histogram!(metric::CONVERGE).record(took.as_secs_f64());
-        }
-        self.context.outbox_filled.notify_one();
-        self.context.businesses_due.notify_one();
-        Ok(())
+        Ok(match self.claim.taken_over.filter(|age| *age < life) {
+            Some(age) => Finish { again_after: life - age, class: Class::Retry, owes_look: true, ..finish },
+            None => finish,
+        })
     }
 
     /// A list of ours arrived and nobody said so: its sender died or stopped before it had read the list back, or its
@@ -248,7 +242,7 @@ impl Look<'_> {
     }
 
     /// Accounts that were leaving this list are read back as gone: they may enter their new business.
-    async fn moves(&self, tx: &mut Tx) -> Result<(), Stop> {
+    async fn moves(&self, tx: &mut Tx) -> Result<(), store::Error> {
         for entered in tx.moves_done(&self.id, &self.claim).await? {
             let reason = format!("an account moved here from {}", self.id);
             let wait = std::time::Duration::ZERO;
@@ -257,7 +251,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    async fn report_accepted(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), Stop> {
+    async fn report_accepted(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), store::Error> {
         let payload = json!({
             "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
             "removed": put.removed, "left_out": put.left_out,
@@ -277,60 +271,40 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Observe mode: says what would be sent.
-    async fn report(&self, put: &Put) -> Result<(), Stop> {
-        let mut tx = self.context.store.begin().await?;
-        tx.lock(&self.claim).await?;
-        let payload = json!({
-            "would_list": put.tokens.len(), "added": put.added, "replaced": put.replaced, "removed": put.removed,
-        });
-        outcome::about_business(&mut tx, &self.claim, &self.id, kind::WOULD, payload).await?;
-        tx.commit().await?;
-        tracing::info!(
-            added = put.added.len(),
-            replaced = put.replaced.len(),
-            removed = put.removed.len(),
-            "observe mode: would PUT"
-        );
-        self.observed("observe mode: a PUT would be sent").await
-    }
-
-    /// Observe mode: nothing was written, so nothing converged.
-    async fn observed(&self, outcome: &str) -> Result<(), Stop> {
-        let mut tx = self.context.store.begin().await?;
-        tx.lock(&self.claim).await?;
-        tx.record_outcome(&self.id, outcome).await?;
-        tx.finish(&self.claim, &done(self.context)).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    /// Ends the look with whatever keeps the row from going on.
-    async fn end(&self, finish: Finish) -> Result<(), Interrupted> {
-        let mut tx = self.context.store.begin().await?;
-        tx.lock(&self.claim).await?;
-        if let Some(blocked) = &finish.blocked {
-            tx.record_outcome(&self.id, &format!("{}: {}", blocked.by, blocked.why)).await?;
-            let payload = json!({"kind": "business", "code": blocked.code, "why": blocked.why});
-            let kind = match blocked.by {
-                Block::Hold => Some(kind::BUSINESS_HELD),
-                Block::Parked => Some(kind::PARKED),
-                Block::Backoff | Block::Pause => None,
-            };
-            if blocked.by == Block::Parked {
-                tracing::error!(code = blocked.code, why = blocked.why, "business parked");
-            }
-            if let Some(kind) = kind {
-                outcome::about_business(&mut tx, &self.claim, &self.id, kind, payload).await?;
-            }
+    /// Says what would be sent.
+    async fn observed(&self, tx: &mut Tx, outcome: &str, would: Option<&Put>) -> Result<(), store::Error> {
+        if let Some(put) = would {
+            let payload = json!({
+                "would_list": put.tokens.len(), "added": put.added, "replaced": put.replaced, "removed": put.removed,
+            });
+            outcome::about_business(tx, &self.claim, &self.id, kind::WOULD, payload).await?;
+            tracing::info!(
+                added = put.added.len(),
+                replaced = put.replaced.len(),
+                removed = put.removed.len(),
+                "observe mode: would PUT"
+            );
         }
-        tx.finish(&self.claim, &finish).await?;
-        tx.commit().await?;
-        self.context.outbox_filled.notify_one();
-        Ok(())
+        tx.record_outcome(&self.id, outcome).await
     }
 
-    /// Archived or deleted since we knew it: the next look asks for it by name again. Or a mishap of Layer's, which is over
+    /// Says what keeps the row from going on.
+    async fn stopped(&self, tx: &mut Tx, finish: &Finish) -> Result<(), store::Error> {
+        let Some(blocked) = &finish.blocked else { return Ok(()) };
+        tx.record_outcome(&self.id, &format!("{}: {}", blocked.by, blocked.why)).await?;
+        let payload = json!({"kind": "business", "code": blocked.code, "why": blocked.why});
+        let kind = match blocked.by {
+            Block::Hold => kind::BUSINESS_HELD,
+            Block::Parked => kind::PARKED,
+            Block::Backoff | Block::Pause => return Ok(()),
+        };
+        if blocked.by == Block::Parked {
+            tracing::error!(code = blocked.code, why = blocked.why, "business parked");
+        }
+        outcome::about_business(tx, &self.claim, &self.id, kind, payload).await
+    }
+
+    /// Archived or deleted since we knew it: the next reconciliation asks for it by name again. Or a mishap of Layer's, which is over
     /// after some tries and need not call anybody.
     async fn unknown_to_layer(&self) -> Result<Stop, Stop> {
         const TRIES: u32 = 4;
@@ -360,7 +334,7 @@ impl Look<'_> {
     /// Layer does not take the list as it is. A token in it may be dead because its Item changed and nobody said so:
     /// every Item of the list is looked at, and what they find makes this business due again.
     ///
-    /// Not under the lease: a look too many does no harm, and the Items' rows are locked before the business's.
+    /// Not under the lease: a reconciliation too many does no harm, and the Items' rows are locked before the business's.
     async fn doubt_items(&self, facts: &Facts) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
         let mut marks = Vec::new();
@@ -375,7 +349,7 @@ impl Look<'_> {
     }
 
     /// Whether an Item with a token in this list has not been looked at since the list was refused for the first time, which
-    /// may be now; then its look is ordered.
+    /// may be now; then its reconciliation is ordered.
     async fn items_may_know_more(&self, facts: &Facts, put: &Put) -> Result<bool, Stop> {
         let Some(since) = self.blocked_since(Code::ListRefused).await? else {
             self.doubt_items(facts).await?;
@@ -391,7 +365,7 @@ impl Look<'_> {
         Ok(false)
     }
 
-    /// Since when this business could not be served, if the last look ended for this very reason: what other failures came
+    /// Since when this business could not be served, if the last reconciliation ended for this very reason: what other failures came
     /// before it says nothing about this one.
     async fn blocked_since(&self, code: Code) -> Result<Option<domain::Millis>, Stop> {
         let row = self.context.store.begin_read().await?.work(Kind::Business, self.id.as_str()).await?;

@@ -1,9 +1,10 @@
 //! The PUT and what follows it (I7).
 
 use super::facts::{Facts, list, recognise};
-use super::{Look, Stop};
+use super::{Converged, Ending, Reconciliation};
 use crate::faults::backoff;
 use crate::outcome::{self, kind};
+use crate::reconcile::Stop;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
@@ -17,10 +18,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use tracing::field::Empty;
 
-impl Look<'_> {
-    pub(super) async fn put(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
+impl Reconciliation<'_> {
+    pub(super) async fn put(&mut self, layer_id: &LayerId, facts: Facts, put: Put) -> Result<Ending, Stop> {
         self.guard_fleet(&put).await?;
-        let tokens = self.open(facts, &put)?;
+        let tokens = self.open(&facts, &put)?;
         // A bearer token is fetched before, not under, the part of the lease that the PUT needs.
         if let Err(error) = self.context.layer.warm_up().await {
             return Err(self.refused(&error).await);
@@ -31,7 +32,7 @@ impl Look<'_> {
         match traces::step(span, layer::Error::code, sent).await {
             Ok(()) => {}
             Err(error) if error.meaning() == Meaning::RefusedContent => {
-                return Err(self.list_refused(facts, &put, &error).await?);
+                return Err(self.list_refused(&facts, &put, &error).await?);
             }
             Err(error) if error.meaning() == Meaning::NoSuchBusiness => {
                 metrics::counter!(metric::PUTS, "result" => "failed").increment(1);
@@ -131,7 +132,7 @@ impl Look<'_> {
     }
 
     /// Lists until the PUT shows, or until the deadline.
-    async fn verify(&mut self, layer_id: &LayerId, facts: &Facts, put: Put) -> Result<(), Stop> {
+    async fn verify(&mut self, layer_id: &LayerId, facts: Facts, put: Put) -> Result<Ending, Stop> {
         let settings = self.context.layer.settings();
         let (timeout, interval) = (settings.verify_timeout, settings.verify_interval);
         let began = Instant::now();
@@ -143,16 +144,16 @@ impl Look<'_> {
             self.watch_layers_own(&facts.listed, &after);
             let late = began.elapsed() >= timeout;
             match verify(&put, &facts.listed, &after) {
-                Verification::Applied => return self.converged(facts, true, &put.archived, Some(&put)).await,
-                Verification::Unverifiable => return self.converged(facts, false, &put.archived, Some(&put)).await,
-                Verification::Foreign if self.only_older_skipped(facts, &put, &after) => {
+                Verification::Applied => return Ok(sent(facts, put, true)),
+                Verification::Unverifiable => return Ok(sent(facts, put, false)),
+                Verification::Foreign if self.only_older_skipped(&facts, &put, &after) => {
                     return self.skipped(facts, put, &after).await;
                 }
-                Verification::Unchanged if late && self.only_older_skipped(facts, &put, &after) => {
+                Verification::Unchanged if late && self.only_older_skipped(&facts, &put, &after) => {
                     return self.skipped(facts, put, &after).await;
                 }
                 Verification::Foreign if late => {
-                    self.doubt_items(facts).await?;
+                    self.doubt_items(&facts).await?;
                     return Err(self.third_list(strangers_after(&put.tokens, &after)).await?);
                 }
                 Verification::Unchanged if late => {
@@ -173,7 +174,7 @@ impl Look<'_> {
         shown.is_subset(&sent) && put.tokens.iter().filter(|t| !shown.contains(t)).all(older)
     }
 
-    async fn skipped(&mut self, facts: &Facts, mut put: Put, after: &[Listed]) -> Result<(), Stop> {
+    async fn skipped(&mut self, facts: Facts, mut put: Put, after: &[Listed]) -> Result<Ending, Stop> {
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.set_leave_out(&self.id, LeaveOut::Skipped).await?;
@@ -181,11 +182,11 @@ impl Look<'_> {
         let shown = |w: &Wanted| after.iter().any(|r| r.status.is_row() && r.token == w.token);
         let skipped = facts.wanted.iter().filter(|w| w.older_generation && !shown(w));
         put.left_out.extend(skipped.map(|w| w.account.clone()));
-        self.converged(facts, true, &put.archived, Some(&put)).await
+        Ok(sent(facts, put, true))
     }
 
     /// Neither the list before nor ours. With strangers in it another writer is at work, and to write on would be a fight:
-    /// an operator looks. Without, Layer applied a part, or an earlier list of ours came late, and the next look mends it.
+    /// an operator looks. Without, Layer applied a part, or an earlier list of ours came late, and the next reconciliation mends it.
     async fn third_list(&self, strangers: usize) -> Result<Stop, Stop> {
         let hold = Hold::ForeignWriter { strangers };
         let why = "after our PUT Layer shows a third list: it applied a part, or an earlier list came late".to_owned();
@@ -215,4 +216,10 @@ impl Look<'_> {
             );
         }
     }
+}
+
+/// Layer has the list that was sent.
+fn sent(facts: Facts, put: Put, verified: bool) -> Ending {
+    let archived = put.archived.clone();
+    Ending::Converged(Box::new(Converged { facts, verified, archived, put: Some(put) }))
 }

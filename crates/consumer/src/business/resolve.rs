@@ -1,6 +1,7 @@
 //! Which business at Layer is meant, and making it when Layer does not have it yet.
 
-use super::{Look, Stop};
+use super::Reconciliation;
+use crate::reconcile::Stop;
 use crate::{Context, Mode};
 use domain::budget::Call;
 use domain::ids::BusinessRef;
@@ -19,7 +20,7 @@ pub(crate) async fn layer_id_of(context: &Context, business: &BusinessId) -> Res
     }
 }
 
-impl Look<'_> {
+impl Reconciliation<'_> {
     /// None: it does not exist yet and nothing is minted that it could be created with.
     pub(super) async fn resolve(&mut self) -> Result<Option<LayerId>, Stop> {
         if let Some(id) = &self.row.layer_id {
@@ -101,7 +102,7 @@ impl Look<'_> {
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.record_accepted(&self.id, &fingerprints).await?;
-        // What Layer has by now; the rest of this look reads it back and reports it.
+        // What Layer has by now; the rest of this reconciliation reads it back and reports it.
         if let Some(row) = tx.business(&self.id).await? {
             self.row = row;
         }

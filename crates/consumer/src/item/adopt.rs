@@ -1,10 +1,11 @@
 //! First contact: tokens of our accounts that Layer had before Rekey came. By default they are replaced by minted
 //! ones; told to adopt, Rekey asks Plaid which of them are alive and takes those.
 
-use super::{Found, Look, Stop};
+use super::Reconciliation;
 use crate::FirstContact;
 use crate::business::resolve;
 use crate::faults::{Refusal, conclude};
+use crate::reconcile::Stop;
 use domain::budget::Call;
 use domain::token_list::RowStatus;
 use domain::{AccountId, BusinessId, LayerId};
@@ -12,13 +13,9 @@ use layer::{ListedAccount, PagedList};
 use plaid::TokenHealth;
 use std::collections::BTreeMap;
 
-impl Look<'_> {
+impl Reconciliation<'_> {
     /// Returns the accounts that still need a mint.
-    pub(super) async fn adopt_first(
-        &mut self,
-        missing: Vec<AccountId>,
-        found: &mut Found,
-    ) -> Result<Vec<AccountId>, Stop> {
+    pub(super) async fn adopt_first(&mut self, missing: Vec<AccountId>) -> Result<Vec<AccountId>, Stop> {
         // Only the first generation is a first contact: what Layer lists later is ours or was replaced by ours.
         if self.context.settings.first_contact != FirstContact::Adopt || self.item.generation != 1 {
             return Ok(missing);
@@ -26,7 +23,7 @@ impl Look<'_> {
         let mut lists: BTreeMap<BusinessId, Vec<ListedAccount>> = BTreeMap::new();
         let mut rest = Vec::new();
         for account in missing {
-            let business = found.accounts.iter().find(|a| a.id == account).and_then(|a| a.business.clone());
+            let business = self.found.accounts.iter().find(|a| a.id == account).and_then(|a| a.business.clone());
             let Some(business) = business else { continue };
             if !lists.contains_key(&business) {
                 let rows = self.list(&business).await?;
@@ -34,7 +31,7 @@ impl Look<'_> {
             }
             let rows = lists.get(&business).map(Vec::as_slice).unwrap_or_default();
             if self.adopt(&account, rows).await? {
-                found.adopted.push(account);
+                self.found.adopted.push(account);
             } else {
                 rest.push(account);
             }

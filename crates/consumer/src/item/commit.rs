@@ -1,8 +1,8 @@
 //! Writes the end of a reconciliation of an Item: everything it found and the end of its claim, in one transaction.
 
+use super::Reconciliation;
 use super::end::{End, Facts, List, Rules};
-use super::{Found, Look};
-use crate::faults::{Interrupted, backoff, done};
+use crate::faults::{backoff, done};
 use crate::outcome;
 use crate::{Mode, TokenSource};
 use domain::metric;
@@ -11,11 +11,11 @@ use domain::work::{Code, Kind};
 use serde_json::json;
 use store::{Act, Tx, WantedAccount, subject};
 
-impl Look<'_> {
-    pub(super) async fn commit(&self, found: &Found) -> Result<(), Interrupted> {
+impl Reconciliation<'_> {
+    pub(super) async fn commit(&self) -> Result<(), store::Error> {
         let mut tx = self.context.store.begin().await?;
         tx.lock(&self.claim).await?;
-        let facts = self.facts_of_end(&mut tx, found).await?;
+        let facts = self.facts_of_end(&mut tx).await?;
         let end = End::of(&facts, &self.rules_of_end());
         self.write(&mut tx, &end).await?;
         tx.commit().await?;
@@ -30,14 +30,14 @@ impl Look<'_> {
         Ok(())
     }
 
-    async fn facts_of_end<'a>(&'a self, tx: &mut Tx, found: &'a Found) -> Result<Facts<'a>, Interrupted> {
+    async fn facts_of_end(&self, tx: &mut Tx) -> Result<Facts<'_>, store::Error> {
         let replaced = match &self.item.replaces {
             Some(old) => tx.businesses_of_item(old).await?,
             None => Vec::new(),
         };
         Ok(Facts {
             item: &self.item,
-            found,
+            found: &self.found,
             class: self.claim.class,
             known: tx.lock_accounts(&self.item.id).await?,
             live: tx.live_generations(&self.item.id).await?,
@@ -49,7 +49,7 @@ impl Look<'_> {
         })
     }
 
-    async fn lists(&self, tx: &mut Tx) -> Result<Vec<List>, Interrupted> {
+    async fn lists(&self, tx: &mut Tx) -> Result<Vec<List>, store::Error> {
         let mut lists = Vec::new();
         for business in tx.businesses_of_item(&self.item.id).await? {
             let Some(row) = tx.business(&business).await? else {
@@ -81,7 +81,7 @@ impl Look<'_> {
         }
     }
 
-    async fn write(&self, tx: &mut Tx, end: &End) -> Result<(), Interrupted> {
+    async fn write(&self, tx: &mut Tx, end: &End) -> Result<(), store::Error> {
         let item = &self.item.id;
         if let Some((state, cause, why)) = &end.state {
             tx.set_item_state(item, *state, *cause, why.as_deref()).await?;
@@ -127,7 +127,6 @@ impl Look<'_> {
             let (class, wait, changed) = (mark.class, mark.wait, mark.changed);
             tx.mark_business(&mark.business, class, &reason, wait, changed, Some(&self.claim)).await?;
         }
-        tx.finish(&self.claim, &end.finish).await?;
-        Ok(())
+        tx.finish(&self.claim, &end.finish).await
     }
 }

@@ -285,7 +285,7 @@ impl Facts<'_> {
 
     /// Accounts that take part and have no live token of this generation.
     fn tokenless(&self) -> BTreeSet<AccountId> {
-        let takes_part = self.found.accounts.iter().filter(|a| a.business.is_some() && is_present(&a.settled.change));
+        let takes_part = self.found.accounts.iter().filter(|a| a.business.is_some() && a.settled.change.is_present());
         takes_part.filter(|a| !self.is_live(&a.id)).map(|a| a.id.clone()).collect()
     }
 
@@ -314,7 +314,7 @@ impl Facts<'_> {
             return Vec::new();
         }
         let is_judged = |hint: &&Hint| {
-            let gone = |a: &AccountChange| Some(&a.id) == hint.account.as_ref() && !is_present(&a.settled.change);
+            let gone = |a: &AccountChange| Some(&a.id) == hint.account.as_ref() && !a.settled.change.is_present();
             let late = self.now >= hint.said_at.plus(rules.gone_after);
             is_denial(hint.kind) && (late || self.found.accounts.iter().any(gone))
         };
@@ -399,10 +399,6 @@ impl Facts<'_> {
 /// It says that something is gone, and Plaid's list has to agree.
 fn is_denial(kind: HintKind) -> bool {
     matches!(kind, HintKind::AccountRevoked | HintKind::PermissionRevoked)
-}
-
-fn is_present(change: &Change) -> bool {
-    matches!(change, Change::Joined { .. } | Change::Present | Change::Moved { .. })
 }
 
 #[cfg(test)]

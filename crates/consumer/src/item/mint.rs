@@ -1,41 +1,39 @@
 //! One live processor token per account and generation (I6): the intent is stored before the call.
 
-use super::{Fault, Found, Look, Stop};
+use super::{Fault, Reconciliation};
 use crate::Mode;
 use crate::faults::refused_by_all;
-use domain::accounts::{Change, MintRefused};
+use crate::reconcile::Stop;
+use domain::accounts::MintRefused;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
-use domain::{AccountId, Millis, Next};
+use domain::{AccessToken, AccountId, Millis, Next};
 use plaid::Meaning;
-use store::{CurrentToken, Intent, Saved};
+use store::{Intent, Saved};
 use tracing::field::Empty;
 
-impl Look<'_> {
-    pub(super) async fn mint_missing(&mut self, current: &CurrentToken, found: &mut Found) -> Result<(), Stop> {
-        let missing = self.missing(found).await?;
+impl Reconciliation<'_> {
+    pub(super) async fn mint_missing(&mut self, token: &AccessToken) -> Result<(), Stop> {
+        let missing = self.missing();
         if self.context.settings.mode == Mode::Observe {
-            found.would_mint = missing;
+            self.found.would_mint = missing;
             return Ok(());
         }
-        let missing = self.adopt_first(missing, found).await?;
+        let missing = self.adopt_first(missing).await?;
         for account in missing {
-            self.mint(current, &account, found).await?;
+            self.mint(token, &account).await?;
         }
         Ok(())
     }
 
     /// Accounts that take part and have no live token of this generation.
-    async fn missing(&self, found: &Found) -> Result<Vec<AccountId>, Stop> {
-        let mut tx = self.context.store.begin_read().await?;
-        let live = tx.live_generations(&self.item.id).await?;
-        let now = tx.now();
-        let has = |id: &AccountId| live.iter().any(|(a, g)| a == id && *g >= self.item.generation);
-        let takes_part =
-            |change: &Change| matches!(change, Change::Joined { .. } | Change::Present | Change::Moved { .. });
-        let accounts = found.accounts.iter().filter(|a| a.business.is_some() && takes_part(&a.settled.change));
-        Ok(accounts.filter(|a| !has(&a.id) && !self.waits_to_be_asked(&a.id, now)).map(|a| a.id.clone()).collect())
+    fn missing(&self) -> Vec<AccountId> {
+        let found = &self.found;
+        let has = |id: &AccountId| found.live.iter().any(|(a, g)| a == id && *g >= self.item.generation);
+        let accounts = found.accounts.iter().filter(|a| a.business.is_some() && a.settled.change.is_present());
+        let missing = accounts.filter(|a| !has(&a.id) && !self.waits_to_be_asked(&a.id, found.read_at));
+        missing.map(|a| a.id.clone()).collect()
     }
 
     /// Refused under this very generation: it is asked for ever more slowly. Whatever could have changed Plaid's mind sets
@@ -45,7 +43,7 @@ impl Look<'_> {
         fault.is_some_and(|f| f.generation == self.item.generation && f.again_at > now)
     }
 
-    async fn mint(&mut self, current: &CurrentToken, account: &AccountId, found: &mut Found) -> Result<(), Stop> {
+    async fn mint(&mut self, token: &AccessToken, account: &AccountId) -> Result<(), Stop> {
         self.turn(Call::Mint).await?;
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
@@ -54,8 +52,8 @@ impl Look<'_> {
 
         let generation = self.item.generation;
         let span = tracing::info_span!(target: traces::STEP, "mint", %account, generation, outcome = Empty);
-        let token = self.context.plaid.processor_token_create(&current.token, account);
-        match traces::step(span.clone(), plaid::Error::code, token).await {
+        let minting = self.context.plaid.processor_token_create(token, account);
+        match traces::step(span.clone(), plaid::Error::code, minting).await {
             Ok(token) => {
                 let mut tx = self.context.store.begin().await?;
                 let saved = tx.save_minted(&intent, &token).await?;
@@ -63,21 +61,21 @@ impl Look<'_> {
                 if let Saved::Orphan(_) = saved {
                     traces::failed(&span, "orphan");
                 }
-                self.minted(account, saved, found)
+                self.minted(account, saved)
             }
             Err(error) => {
                 self.settle_intent(&intent, &error).await?;
-                self.not_minted(account, &error, found).await
+                self.not_minted(account, &error).await
             }
         }
     }
 
-    fn minted(&self, account: &AccountId, saved: Saved, found: &mut Found) -> Result<(), Stop> {
+    fn minted(&mut self, account: &AccountId, saved: Saved) -> Result<(), Stop> {
         match saved {
             Saved::Live(token) => {
                 metrics::counter!(metric::MINTS, "result" => "live").increment(1);
                 tracing::info!(account = %account, token = %token, generation = self.item.generation, "processor token minted");
-                found.minted.push(account.clone());
+                self.found.minted.push(account.clone());
                 Ok(())
             }
             Saved::Taken(token) => {
@@ -85,7 +83,7 @@ impl Look<'_> {
                 metrics::counter!(metric::ORPHANED_TOKENS).increment(1);
                 let why = "Plaid answered with the processor token of another account: it is not used".to_owned();
                 tracing::error!(account = %account, token = %token, why, "no processor token for this account");
-                found.faults.push(Fault {
+                self.found.faults.push(Fault {
                     account: account.clone(),
                     refused: MintRefused::NoToken,
                     code: "token_of_another_account".into(),
@@ -93,7 +91,7 @@ impl Look<'_> {
                 });
                 Ok(())
             }
-            // Somebody else works on this Item by now; the end of the look will find that out.
+            // Somebody else works on this Item by now; the end of the reconciliation will find that out.
             Saved::Orphan(token) => {
                 metrics::counter!(metric::MINTS, "result" => "orphan").increment(1);
                 metrics::counter!(metric::ORPHANED_TOKENS).increment(1);
@@ -115,8 +113,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// One account is parked alone and its siblings go on; what concerns the whole Item ends the look.
-    async fn not_minted(&mut self, account: &AccountId, error: &plaid::Error, found: &mut Found) -> Result<(), Stop> {
+    /// One account is parked alone and its siblings go on; what concerns the whole Item ends the reconciliation.
+    async fn not_minted(&mut self, account: &AccountId, error: &plaid::Error) -> Result<(), Stop> {
         metrics::counter!(metric::MINTS, "result" => "failed").increment(1);
         tracing::warn!(account = %account, error = chain(error), "no processor token for this account");
         let refused = match error.meaning() {
@@ -128,7 +126,7 @@ impl Look<'_> {
             Meaning::Other(Next::Suspect) => match refused_by_all(self.context, &self.claim, error).await? {
                 Some(finish) => return Err(Stop::Row(finish)),
                 None => {
-                    found.suspicious = true;
+                    self.found.suspicious = true;
                     MintRefused::Other
                 }
             },
@@ -141,7 +139,7 @@ impl Look<'_> {
             | Meaning::Other(_) => return Err(self.unreadable(error).await?),
         };
         let (account, code) = (account.clone(), error.code().to_owned());
-        found.faults.push(Fault { account, refused, code, why: chain(error) });
+        self.found.faults.push(Fault { account, refused, code, why: chain(error) });
         Ok(())
     }
 }

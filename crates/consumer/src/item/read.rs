@@ -1,28 +1,33 @@
 //! Reads the Item's accounts and settles who takes part (I8).
 
-use super::{AccountChange, Found, Look, NewState, Stop};
+use super::{AccountChange, NewState, Reconciliation};
 use crate::faults::{Refusal, conclude};
+use crate::reconcile::Stop;
 use domain::accounts::{Change, Known, MintRefused, Rules, Said, settle};
 use domain::budget::Call;
 use domain::item::{Cause, ItemState};
 use domain::work::HintKind;
-use domain::{AccountId, BusinessId, Millis};
+use domain::{AccessToken, AccountId, BusinessId, Fingerprint, Millis};
 use plaid::Meaning;
-use store::{CurrentToken, Hint};
+use store::{Declaration, Hint};
 use tracing::field::Empty;
 
-/// What a look needs besides the accounts themselves.
+/// What a reconciliation needs besides the accounts themselves.
 struct Facts {
     rules: Rules,
     hints: Vec<Hint>,
+    /// What was pushed with the current token and is not judged yet.
+    waiting: Option<(Fingerprint, Declaration)>,
+    /// The newest generation of each account's live tokens.
+    live: Vec<(AccountId, i64)>,
     now: Millis,
 }
 
-impl Look<'_> {
-    pub(super) async fn read_accounts(&mut self, current: &CurrentToken, found: &mut Found) -> Result<(), Stop> {
+impl Reconciliation<'_> {
+    pub(super) async fn read_accounts(&mut self, token: &AccessToken) -> Result<(), Stop> {
         self.turn(Call::AccountsGet).await?;
         let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
-        let accounts = self.context.plaid.accounts_get(&current.token);
+        let accounts = self.context.plaid.accounts_get(token);
         let read = match traces::step(span, plaid::Error::code, accounts).await {
             Ok(read) => read,
             // Judged like an empty list of them: https://plaid.com/docs/errors/item/#no_accounts
@@ -31,24 +36,27 @@ impl Look<'_> {
         };
         if read.item.item != self.item.id {
             // It was proved by `/item/get` before, so this is Plaid contradicting itself; nothing is concluded.
-            return Err(Stop::State(NewState::of(ItemState::AwaitingToken, Cause::OtherItemNamed)));
+            return Err(self.stops_in(NewState::of(ItemState::AwaitingToken, Cause::OtherItemNamed)));
         }
         let of_item = read.item.error_code.as_deref().map(|code| (code, plaid::item_meaning(code)));
         if let Some((_, Meaning::ItemGone { revoked })) = of_item {
             return Err(self.gone(revoked).await?);
         }
-        self.judge_word(Some(&read.accounts)).await?;
-        let facts = self.facts().await?;
+        let mut facts = self.facts().await?;
+        if let Some((token, word)) = facts.waiting.take() {
+            self.judge_word(&token, &word, Some(&read.accounts)).await?;
+            facts = self.facts().await?;
+        }
         let known: Vec<Known> = self.known.iter().map(store::AccountRow::known).collect();
         let said = |id: &AccountId| self.said(id, &facts.hints);
         let settled = settle(&known, &read.accounts, said, &facts.rules, facts.now);
         let is_absent = |c: &Change| matches!(c, Change::Missing { .. } | Change::Gone { .. });
         for one in settled.into_iter().filter(|s| read.complete || !is_absent(&s.change)) {
             let business = self.business_after(&one.id, &one.change);
-            found.accounts.push(AccountChange { id: one.id.clone(), business, settled: one });
+            self.found.accounts.push(AccountChange { id: one.id.clone(), business, settled: one });
         }
-        found.read = true;
-        found.state = Some(match of_item {
+        (self.found.read, self.found.read_at, self.found.live) = (true, facts.now, facts.live);
+        self.found.state = Some(match of_item {
             Some((code, Meaning::UserMustAct)) => NewState::user_must_act(code),
             _ => NewState::active(),
         });
@@ -56,10 +64,10 @@ impl Look<'_> {
     }
 
     /// What it means that the accounts can't be read under the current token.
-    pub(super) async fn unreadable(&self, error: &plaid::Error) -> Result<Stop, Stop> {
+    pub(super) async fn unreadable(&mut self, error: &plaid::Error) -> Result<Stop, Stop> {
         match error.meaning() {
             Meaning::UnknownToken => self.token_unknown(Cause::TokenUnknown).await,
-            Meaning::UserMustAct => Ok(Stop::State(NewState::user_must_act(error.code()))),
+            Meaning::UserMustAct => Ok(self.stops_in(NewState::user_must_act(error.code()))),
             Meaning::ItemGone { revoked } => self.gone(revoked).await,
             Meaning::NoAccounts
             | Meaning::UnknownAccount
@@ -85,7 +93,13 @@ impl Look<'_> {
             eligible_types: self.context.plaid.settings().account_types.clone(),
             gone_after: settings.gone_after,
         };
-        Ok(Facts { rules, hints: tx.hints(&self.item.id).await?, now: tx.now() })
+        Ok(Facts {
+            rules,
+            hints: tx.hints(&self.item.id).await?,
+            waiting: tx.word_of_current(&self.item.id).await?,
+            live: tx.live_generations(&self.item.id).await?,
+            now: tx.now(),
+        })
     }
 
     fn said(&self, id: &AccountId, hints: &[Hint]) -> Said {

@@ -1,9 +1,9 @@
 //! Which access token is the Item's (I5).
 
-use super::{Look, Stop};
-use crate::budget::postponed;
+use super::Reconciliation;
 use crate::faults::{Refusal, conclude};
 use crate::outcome::{self, kind};
+use crate::reconcile::Stop;
 use domain::Millis;
 use domain::budget::Call;
 use domain::fault::chain;
@@ -15,7 +15,7 @@ use serde_json::json;
 use store::{Candidate, News};
 use tracing::field::Empty;
 
-impl Look<'_> {
+impl Reconciliation<'_> {
     /// Asks the platform's database. What it names is at most a candidate: a replica may lag.
     pub(super) async fn look_up_token(&mut self) -> Result<(), Stop> {
         let token = match self.context.source.lookup(&self.item.id).await {
@@ -60,7 +60,7 @@ impl Look<'_> {
             if promoted && !candidate.declares {
                 continue;
             }
-            self.proof_turn().await?;
+            self.turn(Call::ItemGet).await?;
             let (answer, refusal) = self.ask_owner(&candidate).await;
             let ours = self.context.plaid.settings().environment.as_str();
             let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
@@ -71,17 +71,15 @@ impl Look<'_> {
             }
             // Said once under the newest token of a linked Item, it may be a mishap: that token is kept and asked about again,
             // for once it was rejected nobody could ask a second time.
-            if matches!(answer, OwnerAnswer::Gone { revoked: false })
-                && proved_at.is_some()
-                && let wait @ Stop::Row(_) = self.gone(false).await?
-            {
-                return Err(wait);
+            if matches!(answer, OwnerAnswer::Gone { revoked: false }) && proved_at.is_some() {
+                self.believe_gone(false).await?;
             }
             let holds = word_may_hold(&self.item.id, &answer, environment);
             let overtaken = promoted || proved_at.is_some_and(|at| at >= candidate.seen_at);
             match judge(&self.item.id, &answer, environment) {
                 Judgement::Promote if !promoted => {
                     proved_at = Some(self.promote(&candidate).await?);
+                    self.proved = Some(candidate.token.clone());
                     promoted = true;
                     if candidate.declares {
                         return Ok(());
@@ -105,18 +103,6 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// `/item/get` has a limit for each Item as well.
-    async fn proof_turn(&mut self) -> Result<(), Stop> {
-        let limits = &self.context.limits;
-        let mut tx = self.context.store.begin().await?;
-        let paced = tx.pace_proof(&self.claim, limits).await?;
-        tx.commit().await?;
-        if let Err(wait) = paced {
-            return Err(Stop::Row(postponed(&self.claim, Call::ItemGet, wait)));
-        }
-        self.turn(Call::ItemGet).await
-    }
-
     async fn ask_owner(&self, candidate: &Candidate) -> (OwnerAnswer, Option<Refusal>) {
         let token = candidate.fingerprint.as_str();
         let span = tracing::info_span!(target: traces::STEP, "prove token", token, outcome = Empty);
@@ -126,7 +112,15 @@ impl Look<'_> {
                 Meaning::UnknownToken => (OwnerAnswer::UnknownToken, None),
                 Meaning::ItemGone { revoked } => (OwnerAnswer::Gone { revoked }, None),
                 Meaning::UserMustAct => (OwnerAnswer::Unanswered, None),
-                _ => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
+                Meaning::NoAccounts
+                | Meaning::UnknownAccount
+                | Meaning::UnknownProcessorToken
+                | Meaning::UnknownKey
+                | Meaning::AccountNotSupported
+                | Meaning::NotReady
+                | Meaning::InstitutionGone
+                | Meaning::Unknown
+                | Meaning::Other(_) => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
             },
         }
     }
@@ -181,7 +175,7 @@ impl Look<'_> {
         let forgotten = self.looked_up.is_none() && tx.forget_unproved(&self.claim, item).await?;
         tx.commit().await?;
         tracing::warn!(token = %candidate.fingerprint, source = candidate.source, why, "access token rejected, the current one stays");
-        if forgotten { Err(Stop::Forgotten) } else { Ok(()) }
+        if forgotten { Err(Stop::Gone) } else { Ok(()) }
     }
 }
 

@@ -1,42 +1,46 @@
 //! What the platform said with an access token: which business, which accounts. It is in force once it is judged.
 
-use super::{Look, Stop};
+use super::Reconciliation;
 use crate::business::resolve;
 use crate::faults::{Refusal, conclude};
 use crate::outcome::{self, kind};
+use crate::reconcile::Stop;
 use domain::accounts::Read;
 use domain::budget::Call;
 use domain::item::TokenCause;
-use domain::{AccountId, BusinessId};
+use domain::{AccountId, BusinessId, Fingerprint};
 use serde_json::json;
 use store::{Accounts, Declaration};
 
-impl Look<'_> {
+impl Reconciliation<'_> {
     /// Judges what waits under the current token. `shown`: the accounts that Plaid shows now; without them only a word that
     /// can take nothing off a list is judged.
-    pub(super) async fn judge_word(&mut self, shown: Option<&[Read]>) -> Result<(), Stop> {
-        let word = self.context.store.begin_read().await?.word_of_current(&self.item.id).await?;
-        let Some((token, word)) = word else { return Ok(()) };
+    pub(super) async fn judge_word(
+        &mut self,
+        token: &Fingerprint,
+        word: &Declaration,
+        shown: Option<&[Read]>,
+    ) -> Result<(), Stop> {
         let is_listed = self.known.iter().any(|a| a.business.is_some());
         let refused = match (is_listed, shown) {
             (false, _) => None,
             (true, None) => return Ok(()),
-            (true, Some(shown)) => match self.strangers_named(&word, shown) {
+            (true, Some(shown)) => match self.strangers_named(word, shown) {
                 Some(refused) => Some(refused),
-                None => self.unknown_target(&word).await?,
+                None => self.unknown_target(word).await?,
             },
         };
         let item = self.item.id.clone();
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         if let Some((cause, why)) = &refused {
-            tx.refuse_word(&item, &token, *cause, why).await?;
+            tx.refuse_word(&item, token, *cause, why).await?;
             let businesses = tx.businesses_of_item(&item).await?;
             let payload = json!({"fingerprint": token, "code": cause, "why": why});
             outcome::about_item(&mut tx, &self.claim, &item, &businesses, kind::PUSH_REFUSED, payload).await?;
             tracing::warn!(token = %token, code = %cause, why, "what was pushed is refused");
         } else {
-            tx.apply_word(&item, &token).await?;
+            tx.apply_word(&item, token).await?;
         }
         if let Some(item) = tx.item(&item).await? {
             self.item = item;

@@ -4,7 +4,8 @@ use super::{Ended, Usage, say};
 use crate::config::{BadSetting, Config, fingerprinter};
 use crate::wiring::{layer_client, plaid_client};
 use anyhow::Context;
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use domain::Role;
 use domain::fault::chain;
 use std::time::Duration;
 use store::{KeyRing, Store};
@@ -12,12 +13,9 @@ use store::{KeyRing, Store};
 /// Longest wait for one dependency.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A role whose settings and connections are checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Role {
-    Receiver,
-    Consumer,
-    Console,
+/// A role whose settings and connections can be checked.
+pub(super) fn role() -> impl TypedValueParser<Value = Role> {
+    PossibleValuesParser::new(Role::ALL_IN_ONE.iter().map(|r| r.as_str())).try_map(Role::try_from)
 }
 
 /// What one check found.
@@ -155,15 +153,15 @@ async fn slow_sweep(config: &Config) -> Option<String> {
 async fn kafka(config: &Config, roles: &[Role], warned: &mut Vec<String>) -> anyhow::Result<()> {
     config.check_properties()?;
     let asked = |role| roles.is_empty() || roles.contains(&role);
-    let (receives, consumes) = (asked(Role::Receiver), asked(Role::Consumer));
+    let roles: Vec<Role> = Role::ALL_IN_ONE.iter().copied().filter(|role| asked(*role)).collect();
     if config.kafka.is_embedded() {
-        return Ok(config.broker_serves(receives, consumes)?);
+        return Ok(config.broker_serves(&roles)?);
     }
     let (connection, topics) = (config.kafka.connection(), &config.kafka.topics);
     let mut faults = bus::check(&connection, topics).await.context("check kafka.bootstrap and kafka.properties")?;
     faults.extend(bus::compare(&connection, topics, config.receiver.max_body).await?);
     let mut faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    match bus::rights(&connection, topics, &config.needs(receives, consumes)).await {
+    match bus::rights(&connection, topics, &config.needs(&roles)).await {
         Ok(rights) => {
             warned.extend(rights.unknown);
             faults.extend(rights.missing);

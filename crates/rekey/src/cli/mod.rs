@@ -10,11 +10,10 @@ pub use keys::sealing_key;
 
 use crate::config::{self, BadSetting, Config};
 use crate::logs::Clock;
-use crate::wiring::Roles;
 use crate::{demo, logs, process};
 use clap::{Parser, Subcommand};
 use domain::fault::chain;
-use domain::metric;
+use domain::{Role, metric};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -90,8 +89,8 @@ enum Command {
     /// Validate the configuration and each connection, and say what to fix.
     Check {
         /// Only what this role needs; may be given several times. All of them if none is named.
-        #[arg(long)]
-        role: Vec<check::Role>,
+        #[arg(long, value_parser = check::role())]
+        role: Vec<Role>,
     },
     /// Kafka topics.
     #[command(subcommand)]
@@ -197,8 +196,8 @@ fn failed(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
 }
 
 /// `service` is what traces call the process.
-async fn serve(config: Config, service: &'static str, roles: Roles) -> anyhow::Result<Ended> {
-    config.broker_serves(roles.receiver, roles.consumer)?;
+async fn serve(config: Config, service: &'static str, roles: &[Role]) -> anyhow::Result<Ended> {
+    config.broker_serves(roles)?;
     let traces = config.traces()?.map(|to| traces::Exporter::new(&to, service)).transpose()?;
     logs::start(&config.log, Clock::Wall, traces.as_ref()).map_err(Usage)?;
     let ended = process::run(config, roles).await;
@@ -211,11 +210,11 @@ async fn serve(config: Config, service: &'static str, roles: Roles) -> anyhow::R
 async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
     match cli.command {
         Command::Run { once } => demo::run(&config.log, once).await,
-        Command::Receiver => serve(config, "rekey-receiver", Roles { receiver: true, ..Roles::default() }).await,
-        Command::Consumer => serve(config, "rekey-consumer", Roles { consumer: true, ..Roles::default() }).await,
-        Command::Console => serve(config, "rekey-console", Roles { console: true, ..Roles::default() }).await,
-        Command::All => serve(config, "rekey", Roles::ALL).await,
-        Command::Sandbox => serve(config, "rekey-sandbox", Roles { sandbox: true, ..Roles::default() }).await,
+        Command::Receiver => serve(config, "rekey-receiver", &[Role::Receiver]).await,
+        Command::Consumer => serve(config, "rekey-consumer", &[Role::Consumer]).await,
+        Command::Console => serve(config, "rekey-console", &[Role::Console]).await,
+        Command::All => serve(config, "rekey", Role::ALL_IN_ONE).await,
+        Command::Sandbox => serve(config, "rekey-sandbox", &[Role::Sandbox]).await,
         Command::Migrate => check::migrate(&config, cli.json).await,
         Command::Check { role } => check::check(&config, &role, cli.config.is_none(), cli.json).await,
         Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config, cli.json).await,

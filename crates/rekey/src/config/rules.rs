@@ -2,6 +2,7 @@
 
 use super::trust::provider_url;
 use super::{Admin, Config};
+use domain::Role;
 use secrecy::ExposeSecret;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -59,8 +60,9 @@ impl Config {
 
     /// Refuses a receiver or a consumer alone on the embedded broker: what one of them publishes there, no other process
     /// would ever read.
-    pub fn broker_serves(&self, receiver: bool, consumer: bool) -> Result<(), BadSetting> {
-        if self.kafka.is_embedded() && receiver != consumer {
+    pub fn broker_serves(&self, roles: &[Role]) -> Result<(), BadSetting> {
+        let alone = roles.contains(&Role::Receiver) != roles.contains(&Role::Consumer);
+        if self.kafka.is_embedded() && alone {
             return Err(BadSetting::new(
                 "kafka.bootstrap",
                 "is \"embedded\", a broker that this process alone sees: start `rekey all`, or name a Kafka that all roles reach",
@@ -95,7 +97,8 @@ impl Config {
     }
 
     /// What these roles do at the brokers.
-    pub fn needs(&self, receives: bool, consumes: bool) -> bus::Needs {
+    pub fn needs(&self, roles: &[Role]) -> bus::Needs {
+        let (receives, consumes) = (roles.contains(&Role::Receiver), roles.contains(&Role::Consumer));
         let topics = &self.kafka.topics;
         let received = [&topics.item_events, &topics.other_events, &topics.dead_letters];
         let told = [&topics.outcomes, &topics.dead_letters];

@@ -1,0 +1,84 @@
+//! The skeleton of both reconcilers: begin, take the steps, end. Whatever happens, the claim ends with it, or with its lease.
+
+use crate::{Context, business, faults, item};
+use domain::metric;
+use domain::queue::Finish;
+use domain::work::{Class, Kind};
+use std::time::Instant;
+use store::Claim;
+
+/// Why the steps ended before the last one.
+pub(crate) enum Stop {
+    /// The row waits, backs off or is parked; what was found until now is kept.
+    Row(Finish),
+    /// Nothing more can be found out now, and what was found is kept.
+    Found,
+    /// Nothing is left that could end.
+    Gone,
+    /// Nothing was committed of this step.
+    Store(store::Error),
+}
+
+impl Stop {
+    /// The word for traces.
+    pub(crate) fn word(&self) -> &str {
+        match self {
+            Self::Row(finish) => finish.blocked.as_ref().map_or("stopped", |b| &b.code),
+            Self::Found | Self::Gone => "stopped",
+            Self::Store(_) => "interrupted",
+        }
+    }
+}
+
+impl From<store::Error> for Stop {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// One reconciliation, while it lasts.
+pub(crate) trait Reconcile: Sized {
+    /// What it does to end well, when every step was taken.
+    type Ending;
+
+    /// Asks, plans and acts. Each step commits what the next one rests on.
+    async fn steps(&mut self) -> Result<Self::Ending, Stop>;
+
+    /// Commits what was found with the end of the claim. None: the steps stopped with nothing more to find.
+    async fn end(self, ending: Result<Option<Self::Ending>, Finish>) -> Result<(), store::Error>;
+}
+
+/// Reconciles what was claimed. A consumer does nothing else with a claimed row; explorers of the protocol decide themselves who
+/// reconciles when.
+pub async fn reconcile(context: &Context, claim: Claim) {
+    let (began, kind) = (Instant::now(), claim.kind);
+    let ended = match kind {
+        Kind::Item => run(item::begin(context, &claim).await).await,
+        Kind::Business => run(business::begin(context, &claim).await).await,
+    };
+    match ended {
+        Ok(()) => {
+            metrics::histogram!(metric::RECONCILE, "kind" => kind.as_str()).record(began.elapsed().as_secs_f64());
+            tracing::debug!(took_ms = began.elapsed().as_millis(), "reconciliation ended");
+        }
+        Err(error) => faults::interrupted(context, &claim, error).await,
+    }
+}
+
+/// None: there is nothing to reconcile, and the row is done.
+async fn run<R: Reconcile>(begun: Result<Option<R>, store::Error>) -> Result<(), store::Error> {
+    let Some(mut reconciliation) = begun? else { return Ok(()) };
+    let ending = match reconciliation.steps().await {
+        Ok(ending) => Ok(Some(ending)),
+        Err(Stop::Found) => Ok(None),
+        Err(Stop::Row(finish)) => Err(finish),
+        Err(Stop::Gone) => return Ok(()),
+        Err(Stop::Store(error)) => return Err(error),
+    };
+    reconciliation.end(ending).await
+}
+
+/// Nobody asked for it but the sweep: what it finds changed, nobody announced.
+pub(crate) fn is_unannounced(claim: &Claim) -> bool {
+    claim.class == Class::Sweep && claim.signal_at.is_none()
+}
