@@ -80,7 +80,8 @@ impl Cluster {
         })
     }
 
-    /// `format` is said to the tool that formats a node's directory. `more` stands behind the properties that every node has, and wins over them.
+    /// `format` is said to the tool that formats a node's directory. `more` stands behind the properties that every node has,
+    /// and wins over them.
     fn with(nodes: usize, format: &[&str], more: impl Fn(&Path) -> String) -> Self {
         let libs = std::env::var("TEST_KAFKA_LIBS")
             .expect("TEST_KAFKA_LIBS is not set: run the tests through `make test`, which fetches Apache Kafka");

@@ -19,6 +19,7 @@ pub mod topics;
 
 pub use conditions::{PATIENCE, holds};
 pub use pgbouncer::PgBouncer;
+pub use rekey::config::merge;
 pub use rows::{is_quiet, ledger, parked, stale_verdicts, unserved};
 pub use servers::{fresh_database, kafka_address, role_without_rights};
 
@@ -398,15 +399,6 @@ fn connection(local: &Local) -> bus::Connection {
     match &local.broker {
         Some(broker) => broker.connection().unwrap(),
         None => local.config("").unwrap().kafka.connection(),
-    }
-}
-
-pub fn merge(into: &mut toml::Table, from: toml::Table) {
-    for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (Some(toml::Value::Table(inner)), toml::Value::Table(table)) => merge(inner, table),
-            (_, value) => drop(into.insert(key, value)),
-        }
     }
 }
 

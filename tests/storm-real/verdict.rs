@@ -219,8 +219,8 @@ async fn accepted(stage: &Stage, platform: &Platform) -> Comparison {
 
 /// Whoever's list changed has an outcome that says so.
 ///
-/// A set of businesses and not of changes: a change whose process dies before it commits is found done by the next reconciliation,
-/// which has nothing to say. How often that was is printed with the figures.
+/// A set of businesses and not of changes: a change whose process dies before it commits is found done by the next
+/// reconciliation, which has nothing to say. How often that was is printed with the figures.
 async fn outcomes(storm: &Storm) -> (Comparison, usize) {
     let expected = storm.stage.world.sandbox.changed_lists().into_keys().collect();
     let records = read(storm, storm.stage.outcomes()).await;

@@ -126,10 +126,20 @@ async fn i6_one_account_refuses_to_mint_while_the_others_go_on(world: &World) {
     let parked: Vec<_> = body["accounts"].as_array().unwrap().iter().filter(|a| !a["not_minted"].is_null()).collect();
     assert_eq!(parked.len(), 1, "{body}");
     assert!(parked[0]["not_minted"].as_str().unwrap().contains("ITEM_NOT_SUPPORTED"));
+    // It stands where people look, and a release asks Plaid at once, which still refuses.
+    let (_, parked) = world.admin("GET", "/v1/parked", None).await;
+    assert_eq!(parked["data"][0]["id"], item.as_str(), "{parked}");
+    let asked = world.sandbox.calls("/processor/token/create");
+    let (status, body) = world.admin("POST", &format!("/v1/parked/item/{item}/release"), None).await;
+    assert_eq!(status, 202, "{body}");
+    world.until("Plaid was asked again", || world.sandbox.calls("/processor/token/create") > asked).await;
+    world.until_quiet().await;
     // Plaid learns to hand it over; a person asks for another reconciliation.
     world.sandbox.refuse_account(&stubborn, false).unwrap();
     world.sync_item(&item).await;
     world.until_exact().await;
+    let (status, _) = world.admin("POST", &format!("/v1/parked/item/{item}/release"), None).await;
+    assert_eq!(status, 404, "nothing is left to release");
 }
 
 async fn i6_a_push_during_the_look_that_is_refused_asks_at_once(parts: Parts) {

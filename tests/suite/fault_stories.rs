@@ -2,7 +2,7 @@
 
 use domain::Role;
 use sandbox::{Announce, Fault, FaultKind};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::Connection;
 use std::time::{Duration, Instant};
 use tests::{Parts, World, holds};
@@ -34,6 +34,14 @@ async fn i4_a_row_that_cannot_be_read_is_parked_alone() {
     sqlx::query(swap).bind(sound.clone()).bind(broken.clone()).execute(&mut database).await.unwrap();
     world.sync_item(&broken).await;
     world.until_blocked("item", &broken, "unreadable_row").await;
+    let topic = world.local.config("").unwrap().kafka.topics.outcomes;
+    let is_told = |seen: &[bus::Delivery]| {
+        let parked = seen.iter().filter_map(|d| d.event.as_ref().ok()).filter(|e| e.kind == "rekey.parked");
+        let told: Vec<Value> = parked.filter_map(|e| serde_json::from_slice(&e.data).ok()).collect();
+        told.iter()
+            .any(|t| t["item_id"] == broken.as_str() && t["business_id"] == "acme" && t["code"] == "unreadable_row")
+    };
+    world.read_topic(&topic, bus::schema::OUTCOME, is_told).await;
     world.rotate(&sound, Announce::Push).await;
     world.until_exact().await;
     // A push brings a token that can be read.

@@ -1,4 +1,5 @@
-//! The whole system's tests: one binary, cases in parallel, each on embedded and on real parts.
+//! The whole system's tests: one binary, cases in parallel. Stories run twice, on embedded parts and on real ones; the latter
+//! need `tests/with-servers`. `i8_` in a name is the guarantee of crates/README.md that the story is about.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
@@ -19,8 +20,8 @@ macro_rules! on_both_parts {
 }
 
 /// Makes two tests of each story, with a world in which Rekey runs in every role, and ends that world: every list exact, no
-/// invariant violated, nothing left waiting. For a story that is about the likely answers of the providers, `on likely`; for one
-/// after which somebody still has to look, `ending parked`; with settings of its own, `in "…"`.
+/// invariant violated, nothing left waiting. For a story that is about the likely answers of the providers, `on likely`; for
+/// one after which somebody still has to look, `ending parked`; with settings of its own, `in "…"`.
 macro_rules! stories {
     ($($name:ident $(on $likely:ident)? $(ending $parked:ident)? $(in $settings:literal)?),+ $(,)?) => {
         $(mod $name {

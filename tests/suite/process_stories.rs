@@ -120,8 +120,8 @@ async fn i7_a_late_put_of_a_process_that_never_wakes_is_found_by_the_owed_look()
     end_after_a_late_put(world).await;
 }
 
-/// An event between the take-over and the owed reconciliation makes the business looked at once more; the owed reconciliation comes all the
-/// same.
+/// An event between the take-over and the owed reconciliation makes the business looked at once more; the owed reconciliation
+/// comes all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_an_event_does_not_cancel_the_look_that_a_take_over_owes() {
     let (world, _first, _second) = with_an_old_put_on_its_way().await;

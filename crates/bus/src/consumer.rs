@@ -226,6 +226,7 @@ impl std::fmt::Debug for Intake {
 }
 
 impl Intake {
+    /// Joins the group. Without a broker it only waits. Err: a property that librdkafka does not take.
     pub fn new(connection: &Connection, settings: &IntakeSettings) -> Result<Self, Error> {
         let membership = Membership { topics: settings.topics.clone(), ..Membership::default() };
         let mut config = connection.config();

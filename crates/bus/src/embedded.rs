@@ -23,6 +23,7 @@ impl std::fmt::Debug for EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
+    /// A broker with these topics, each of so many partitions.
     pub fn start(topics: &Topics, partitions: i32) -> Result<Self, Error> {
         let owner: BaseProducer =
             ClientConfig::new().set("test.mock.num.brokers", "1").create().map_err(Error::config)?;
@@ -60,6 +61,7 @@ impl EmbeddedBroker {
     pub fn down(&self) -> Result<(), Error> {
         self.with(|cluster| cluster.broker_down(1))
     }
+    /// Ends [`EmbeddedBroker::down`].
     pub fn up(&self) -> Result<(), Error> {
         self.with(|cluster| cluster.broker_up(1))
     }

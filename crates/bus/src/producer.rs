@@ -123,6 +123,7 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
+    /// Connects in the background. Err: a property that librdkafka does not take.
     pub fn new(connection: &Connection, settings: &Settings) -> Result<Self, Error> {
         let health = Health::default();
         let bounds = Bounds {
@@ -164,6 +165,7 @@ impl Producer {
         }
     }
 
+    /// No broker could be reached the last time.
     pub fn is_away(&self) -> bool {
         self.health.away.load(Ordering::Relaxed)
     }

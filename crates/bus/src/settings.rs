@@ -40,10 +40,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The broker is one in this process.
     pub fn is_embedded(&self) -> bool {
         self.bootstrap == "embedded"
     }
 
+    /// How to reach the brokers.
     pub fn connection(&self) -> Connection {
         let properties = self.properties.iter().map(|(k, v)| (k.clone(), v.expose_secret().to_owned()));
         Connection { bootstrap: self.bootstrap.clone(), properties: properties.collect() }

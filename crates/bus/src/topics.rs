@@ -41,6 +41,7 @@ pub struct Topics {
 }
 
 impl Topics {
+    /// All five.
     pub fn names(&self) -> [&str; 5] {
         [&self.item_events, &self.other_events, &self.notices, &self.outcomes, &self.dead_letters]
     }
@@ -133,8 +134,8 @@ pub async fn check(connection: &Connection, topics: &Topics) -> Result<Vec<Topic
     looked.await.unwrap_or_else(|_| Ok(Vec::new()))
 }
 
-/// Compares the topics that exist with what the settings say: fewer replicas than planned are how acknowledged webhooks get lost. More of
-/// anything is fine.
+/// Compares the topics that exist with what the settings say: fewer replicas than planned are how acknowledged webhooks get
+/// lost. More of anything is fine.
 pub async fn compare(connection: &Connection, topics: &Topics, max_body: usize) -> Result<Vec<TopicFault>, Error> {
     let mut faults = Vec::new();
     for topic in made(connection, topics).await? {

@@ -84,6 +84,7 @@ pub fn new_token() -> (String, String) {
     (token, hash)
 }
 
+/// SHA-256 in hexadecimal, as `console.tokens` holds it.
 pub fn hash_token(token: &str) -> String {
     hex(digest::digest(&digest::SHA256, token.as_bytes()).as_ref())
 }

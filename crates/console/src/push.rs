@@ -261,7 +261,8 @@ impl Console {
     ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
         let asked = query.timeout.map(|s| Duration::from_secs(s.into()));
         let deadline = Instant::now() + asked.unwrap_or(self.settings.push_wait).min(self.settings.max_wait);
-        let mut poll = self.settings.wait_poll;
+        let mut poll = self.settings.wait_poll.max(Duration::from_millis(1));
+        let most = poll * 10;
         loop {
             let late = Instant::now() >= deadline || self.stop.is_cancelled();
             let standing = match &fingerprint {
@@ -294,7 +295,7 @@ impl Console {
             tokio::time::sleep(poll.min(deadline.saturating_duration_since(Instant::now()))).await;
             // The longer it takes, the less often: hundreds of waiting calls must not take the database from the work that
             // they wait for.
-            poll = (poll * 2).min(self.settings.wait_poll * 10);
+            poll = (poll * 2).min(most);
         }
     }
 
@@ -304,7 +305,7 @@ impl Console {
         let tokens = tx.token_views(item).await?;
         let current = tokens.into_iter().find(|t| t.standing == TokenStanding::Current);
         Ok(match current {
-            Some(token) if token.word_waits => match looked(&mut tx, item, pushed).await? {
+            Some(token) if token.declaration_waits => match looked(&mut tx, item, pushed).await? {
                 Some(ItemRow { state, .. }) if state != ItemState::Active => Standing::WaitsForItem,
                 _ => Standing::Pending,
             },
@@ -323,7 +324,7 @@ impl Console {
         };
         match token.standing {
             TokenStanding::Candidate => Ok(Standing::Pending),
-            TokenStanding::Superseded if token.cause == Some(TokenCause::WordHolds) => Ok(Standing::Superseded),
+            TokenStanding::Superseded if token.cause == Some(TokenCause::DeclarationHolds) => Ok(Standing::Superseded),
             TokenStanding::Rejected | TokenStanding::Superseded => {
                 Ok(Standing::Rejected(token.why.unwrap_or_default()))
             }
@@ -332,18 +333,18 @@ impl Console {
                 if refused {
                     return Ok(Standing::Refused(token.why.unwrap_or_default()));
                 }
-                if !token.word_waits && token.judged_at.is_some_and(|at| at >= pushed.at) {
+                if !token.declaration_waits && token.judged_at.is_some_and(|at| at >= pushed.at) {
                     return Ok(Standing::Current);
                 }
-                // Proved some time ago; whether it still lives, the reconciliation that this push caused finds out, and judges what
-                // came with it.
+                // Proved some time ago; whether it still lives, the reconciliation that this push caused finds out, and
+                // judges what came with it.
                 let Some(row) = looked(&mut tx, item, pushed).await? else { return Ok(Standing::Pending) };
                 Ok(match row.state {
                     ItemState::AwaitingToken | ItemState::Revoked | ItemState::Removed => {
                         Standing::Rejected(row.state_why.unwrap_or_default())
                     }
-                    ItemState::LoginRequired if token.word_waits => Standing::WaitsForItem,
-                    ItemState::Active if token.word_waits => Standing::Pending,
+                    ItemState::LoginRequired if token.declaration_waits => Standing::WaitsForItem,
+                    ItemState::Active if token.declaration_waits => Standing::Pending,
                     ItemState::Active | ItemState::LoginRequired => Standing::Current,
                 })
             }

@@ -85,7 +85,7 @@ pub(crate) struct Work {
     pub(crate) class: String,
     /// Why it was made due last.
     pub(crate) reason: String,
-    /// Events so far, and how many of them the last finished look had seen.
+    /// Events so far, and how many of them the last finished reconciliation had seen.
     pub(crate) wanted: i64,
     pub(crate) done: i64,
     pub(crate) failures_in_a_row: u32,

@@ -12,7 +12,11 @@ const MISSES: u32 = 3;
 
 /// Waits for the moment at which this call may be made, and makes the lease outlast it. Err: there is no budget soon,
 /// so the reconciliation ends, keeps what it did, and goes on when there is.
-pub(crate) async fn turn(context: &Context, claim: &mut Claim, call: Call) -> Result<Result<(), Finish>, store::Error> {
+pub(crate) async fn wait_for_slot(
+    context: &Context,
+    claim: &mut Claim,
+    call: Call,
+) -> Result<Result<(), Finish>, store::Error> {
     let lease = context.settings.lease;
     // As long as the last slot was missed by: a slow database costs a slot and some time, and never all calls.
     let mut lead = Duration::ZERO;

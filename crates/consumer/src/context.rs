@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 #[error("{0}")]
 pub struct Unreachable(String);
 
-/// The parts that looks are made with.
+/// The parts that reconciliations are made with.
 #[derive(Debug)]
 pub struct Context {
     pub store: Store,
@@ -55,6 +55,7 @@ pub struct Context {
 }
 
 impl Context {
+    /// Puts the parts together. `kafka`: the topics, and the group that shares the work.
     pub fn new(
         store: Store,
         plaid: plaid::Client,
@@ -94,6 +95,13 @@ impl Context {
             Provider::Layer => self.layer.probe().await.map_err(|e| chain(&e)),
         };
         answer.map_err(Unreachable)
+    }
+
+    pub(crate) fn http(&self, provider: Provider) -> &web::Client {
+        match provider {
+            Provider::Plaid => self.plaid.http(),
+            Provider::Layer => self.layer.http(),
+        }
     }
 
     pub(crate) fn due(&self, kind: Kind) -> &Notify {
@@ -136,7 +144,7 @@ impl Context {
         }
     }
 
-    /// When to look again although nothing happened: within the sweep period, spread so that rows which were looked
+    /// When to reconcile again although nothing happened: within the sweep period, spread so that rows which were looked
     /// at together do not stay together.
     pub(crate) fn sweep_wait(&self) -> Duration {
         let mut rng = self.rng.lock();

@@ -1,12 +1,14 @@
 //! From a provider's refusal to what happens to the row: written once for both reconcilers.
 
 use crate::Context;
+use crate::outcome::{self, kind};
 use domain::budget::Call;
 use domain::fault::{chain, provider_is_at_fault};
 use domain::metric;
 use domain::queue::{Blocked, Finish, Mark};
-use domain::work::{Block, Class, Code};
-use domain::{Endpoint, Next, Provider};
+use domain::work::{Block, Class, Code, Kind};
+use domain::{BusinessId, Endpoint, ItemId, Next, Provider};
+use serde_json::json;
 use std::time::Duration;
 use store::{Claim, Suspicion};
 
@@ -89,7 +91,7 @@ pub(crate) fn done(context: &Context) -> Finish {
 /// Decides what a refusal means for the row. May probe the provider and pause it.
 pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, store::Error> {
     match refusal.next {
-        Next::Retry { .. } if refusal.outage && is_dark(context, refusal.provider) => {
+        Next::Retry { .. } if refusal.outage && context.http(refusal.provider).is_dark(context.settings.dark_after) => {
             went_dark(context, claim, refusal).await
         }
         Next::Retry { after } => Ok(backoff(context, claim, after, &refusal.code, refusal.message.clone())),
@@ -107,14 +109,6 @@ pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal
             Ok(parked(context, &refusal.code, why))
         }
         Next::Suspect => suspect(context, claim, refusal).await,
-    }
-}
-
-fn is_dark(context: &Context, provider: Provider) -> bool {
-    let calls = context.settings.dark_after;
-    match provider {
-        Provider::Plaid => context.plaid.is_dark(calls),
-        Provider::Layer => context.layer.is_dark(calls),
     }
 }
 
@@ -147,10 +141,7 @@ const TRIES_AFTER_A_PAUSE: u32 = 8;
 /// that were in a pause before count again until a call of that endpoint succeeds: then it is the rows themselves.
 fn agreeing(context: &Context, refusal: &Refusal, suspicion: Suspicion) -> u64 {
     let window = context.settings.agree_window;
-    let succeeds = match refusal.provider {
-        Provider::Plaid => context.plaid.has_succeeded(refusal.endpoint, window),
-        Provider::Layer => context.layer.has_succeeded(refusal.endpoint, window),
-    };
+    let succeeds = context.http(refusal.provider).has_succeeded(refusal.endpoint, window);
     if succeeds { suspicion.rows } else { suspicion.ever }
 }
 
@@ -163,7 +154,7 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
     let window = settings.agree_window;
     let suspicion = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, window).await?;
     let rows = agreeing(context, refusal, suspicion);
-    if !provider_is_at_fault(probe_refused, rows, settings.agree) {
+    if !provider_is_at_fault(probe_refused, rows, settings.agree.into()) {
         tx.commit().await?;
         // The provider may not have recovered when it was resumed, or a credential died and was replaced between the
         // refusal and the probe: patience before this row is blamed.
@@ -175,7 +166,7 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
             refusal.message, claim.kind
         );
         let finish = parked(context, &refusal.code, why);
-        return Ok(Finish { unless_agreed: Some((refusal.provider, settings.agree)), ..finish });
+        return Ok(Finish { unless_agreed: Some((refusal.provider, u64::from(settings.agree))), ..finish });
     }
     tx.commit().await?;
     pause(context, claim, refusal, &format!("refuses everybody ({rows} rows)")).await
@@ -199,7 +190,7 @@ pub(crate) async fn refused_by_all(
     let suspicion = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, window).await?;
     tx.commit().await?;
     let rows = agreeing(context, &refusal, suspicion);
-    if !provider_is_at_fault(probe_refused, rows, settings.agree) {
+    if !provider_is_at_fault(probe_refused, rows, settings.agree.into()) {
         return Ok(None);
     }
     Ok(Some(pause(context, claim, &refusal, &format!("refuses to mint for everybody ({rows} Items)")).await?))
@@ -207,10 +198,7 @@ pub(crate) async fn refused_by_all(
 
 /// Nobody is parked: work goes on by itself when a probe succeeds (I4).
 async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -> Result<Finish, store::Error> {
-    match refusal.provider {
-        Provider::Plaid => context.plaid.forget_successes(),
-        Provider::Layer => context.layer.forget_successes(),
-    }
+    context.http(refusal.provider).forget_successes();
     let interval = context.settings.probe_interval;
     let mut tx = context.store.begin().await?;
     let new = tx.pause(refusal.provider, &refusal.message, &refusal.code, interval).await?;
@@ -261,7 +249,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::
         error if !error.is_passing() => {
             let why = format!("{}: mend the cause, then release it", chain(&error));
             tracing::error!(error = why, "the row can't be worked on and is parked");
-            if let Err(error) = end(context, claim, &parked(context, Code::UnreadableRow, why)).await {
+            if let Err(error) = park(context, claim, &parked(context, Code::UnreadableRow, why)).await {
                 tracing::warn!(error = chain(&error), "it could not be parked; it comes back when its lease ends");
             }
         }
@@ -276,6 +264,30 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::
             }
         }
     }
+}
+
+/// What can't be read any more may be the row alone: whoever it concerns is told as far as that can be found out.
+async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
+    let mut tx = context.store.begin().await?;
+    tx.lock(claim).await?;
+    let was = tx.work(claim.kind, &claim.id).await?.and_then(|row| row.blocked);
+    tx.finish(claim, finish).await?;
+    if let Some(blocked) = finish.blocked.as_ref().filter(|b| was.is_none_or(|was| was.code != b.code)) {
+        let payload = json!({"kind": claim.kind, "code": blocked.code, "why": blocked.why});
+        match (claim.kind, ItemId::parse(claim.id.clone()), BusinessId::parse(claim.id.clone())) {
+            (Kind::Item, Ok(item), _) => {
+                let businesses = tx.businesses_of_item(&item).await?;
+                outcome::about_item(&mut tx, claim, &item, &businesses, kind::PARKED, payload).await?;
+            }
+            (Kind::Business, _, Ok(business)) => {
+                outcome::about_business(&mut tx, claim, &business, kind::PARKED, payload).await?;
+            }
+            (Kind::Item | Kind::Business, ..) => {}
+        }
+    }
+    tx.commit().await?;
+    context.outbox_filled.notify_one();
+    Ok(())
 }
 
 async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {

@@ -22,7 +22,7 @@ use tracing::field::Empty;
 /// Records that share one transaction at most.
 const BATCH: usize = 100;
 
-/// "Reconciliation at Item X", from the platform. It never carries the token.
+/// "Look at Item X", from the platform. It never carries the token.
 #[derive(Deserialize)]
 struct Notice {
     item_id: ItemId,
@@ -304,9 +304,9 @@ async fn bury(context: &Context, unreadable: &[(&Delivery, String)]) -> Result<(
     Ok(())
 }
 
-/// Records that were lost before they were read: whatever they said, a reconciliation of every Item finds it. One sweep serves all gaps
-/// that come within [`crate::Settings::gap_spread`] after it, and none of them is forgotten: it is owed in the store before the
-/// offsets behind the gap are.
+/// Records that were lost before they were read: whatever they said, a reconciliation of every Item finds it. One sweep
+/// serves all gaps that come within [`crate::Settings::gap_spread`] after it, and none of them is forgotten: it is owed in
+/// the store before the offsets behind the gap are.
 #[derive(Default)]
 struct Gaps {
     owed: bool,

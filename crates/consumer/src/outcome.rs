@@ -66,8 +66,8 @@ async fn record(tx: &mut Tx, claim: &Claim, key: &str, kind: &str, payload: Valu
 
 /// Records that are sent in one go.
 const BATCH: u32 = 200;
-/// How long the publisher's turn lasts; another process takes over when this one is gone that long.
-const TURN: Duration = Duration::from_secs(10);
+/// How long the publisher leases the outbox; another process takes over when this one is gone that long.
+const LEASE: Duration = Duration::from_secs(10);
 
 /// Publishes the outbox until `stop`, then once more. One process at a time, so that the records of a business stay
 /// in order.
@@ -106,7 +106,7 @@ async fn publish_some(context: &Context) -> Result<usize, String> {
         return Ok(0);
     }
     let mut tx = context.store.begin().await.map_err(|e| chain(&e))?;
-    let ours = tx.take_turn("outbox", &context.owner, TURN).await.map_err(|e| chain(&e))?;
+    let ours = tx.lease_chore("outbox", &context.owner, LEASE).await.map_err(|e| chain(&e))?;
     let rows = if ours { tx.outbox(BATCH).await.map_err(|e| chain(&e))? } else { Vec::new() };
     tx.commit().await.map_err(|e| chain(&e))?;
     let mut sent = Vec::with_capacity(rows.len());

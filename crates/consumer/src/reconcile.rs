@@ -9,11 +9,11 @@ use store::Claim;
 
 /// Why the steps ended before the last one.
 pub(crate) enum Stop {
-    /// The row waits, backs off or is parked; what was found until now is kept.
+    /// The row ends like this; what was found until now is kept.
     Row(Finish),
     /// Nothing more can be found out now, and what was found is kept.
     Found,
-    /// Nothing is left that could end.
+    /// The row was deleted, and what it was about with it.
     Gone,
     /// Nothing was committed of this step.
     Store(store::Error),
@@ -48,8 +48,8 @@ pub(crate) trait Reconcile: Sized {
     async fn end(self, ending: Result<Option<Self::Ending>, Finish>) -> Result<(), store::Error>;
 }
 
-/// Reconciles what was claimed. A consumer does nothing else with a claimed row; explorers of the protocol decide themselves who
-/// reconciles when.
+/// Reconciles what was claimed. A consumer does nothing else with a claimed row; explorers of the protocol decide themselves
+/// who reconciles when.
 pub async fn reconcile(context: &Context, claim: Claim) {
     let (began, kind) = (Instant::now(), claim.kind);
     let ended = match kind {
@@ -57,7 +57,8 @@ pub async fn reconcile(context: &Context, claim: Claim) {
         Kind::Business => run(business::begin(context, &claim).await).await,
     };
     match ended {
-        Ok(()) => {
+        Ok(false) => {}
+        Ok(true) => {
             metrics::histogram!(metric::RECONCILE, "kind" => kind.as_str()).record(began.elapsed().as_secs_f64());
             tracing::debug!(took_ms = began.elapsed().as_millis(), "reconciliation ended");
         }
@@ -65,17 +66,18 @@ pub async fn reconcile(context: &Context, claim: Claim) {
     }
 }
 
-/// None: there is nothing to reconcile, and the row is done.
-async fn run<R: Reconcile>(begun: Result<Option<R>, store::Error>) -> Result<(), store::Error> {
-    let Some(mut reconciliation) = begun? else { return Ok(()) };
+/// False: there was nothing to reconcile, and the row is done.
+async fn run<R: Reconcile>(begun: Result<Option<R>, store::Error>) -> Result<bool, store::Error> {
+    let Some(mut reconciliation) = begun? else { return Ok(false) };
     let ending = match reconciliation.steps().await {
         Ok(ending) => Ok(Some(ending)),
         Err(Stop::Found) => Ok(None),
         Err(Stop::Row(finish)) => Err(finish),
-        Err(Stop::Gone) => return Ok(()),
+        Err(Stop::Gone) => return Ok(true),
         Err(Stop::Store(error)) => return Err(error),
     };
-    reconciliation.end(ending).await
+    reconciliation.end(ending).await?;
+    Ok(true)
 }
 
 /// Nobody asked for it but the sweep: what it finds changed, nobody announced.

@@ -84,7 +84,8 @@ pub struct Settings {
     pub new_accounts_join: bool,
     pub first_contact: FirstContact,
     /// Unrelated rows that must be refused alike before their provider is paused without a probe's word.
-    pub agree: u64,
+    #[serde(with = "Count")]
+    pub agree: u32,
     /// How long a refused row counts.
     #[serde(with = "Span")]
     pub agree_window: Duration,

@@ -51,6 +51,7 @@ fn refused(error: &sqlx::Error) -> SourceError {
 }
 
 impl TokenSource {
+    /// Connects with the first look-up. Err: the URL is of no database that Rekey knows.
     pub fn new(settings: &SourceSettings) -> Result<Self, SourceError> {
         let SourceSettings { url, sql: query, connections, timeout } = settings.clone();
         if url.expose_secret().is_empty() {

@@ -1,6 +1,6 @@
 //! Chores: probes of paused providers, expired hints, stats about the queue.
 //!
-//! The sweep itself needs no chore: every finished look leaves its row due again within the sweep period.
+//! The sweep itself needs no chore: every finished reconciliation leaves its row due again within the sweep period.
 
 use crate::Context;
 use crate::faults::probe;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How often stats are taken: seldom enough that a large fleet of consumers is no load on the database.
 const FIGURES: Duration = Duration::from_secs(5);
-/// How often the rows that the sweep has to look at are counted, which reads whole indexes.
+/// How often the rows that the sweep has to serve are counted, which reads whole indexes.
 const COUNT_ROWS: Duration = Duration::from_mins(10);
 /// Entries of the audit trail that one transaction deletes.
 const FORGOTTEN_AT_ONCE: u32 = 5000;
@@ -51,7 +51,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         probe_paused(context).await?;
     }
     let mut tx = context.store.begin().await?;
-    if tx.take_turn("hints", &context.owner, Duration::from_secs(60)).await? {
+    if tx.lease_chore("hints", &context.owner, Duration::from_secs(60)).await? {
         tx.forget_expired_hints().await?;
         tx.forget_refused_pushes(Duration::from_hours(1)).await?;
         let settings = &context.settings;
@@ -59,7 +59,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         tx.forget_old_audit(settings.audit_kept, FORGOTTEN_AT_ONCE).await?;
     }
     let group = &context.group;
-    if tx.take_turn(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {
+    if tx.lease_chore(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {
         tx.is_at_work(group).await?;
     }
     tx.commit().await?;
@@ -69,14 +69,14 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
 /// What an earlier release wrote is judged by one process, a slice at a time, and for a moment only: probes and stats
 /// must not wait until a million rows are done.
 ///
-/// A row that can't be read keeps those that would be judged with it until their own reconciliations: `unreadable` counts what is passed
-/// by, of either kind.
+/// A row that can't be read keeps those that would be judged with it until their own reconciliations: `unreadable` counts
+/// what is passed by, of either kind.
 async fn judge_unknown(context: &Context, unreadable: &mut u32) -> Result<(), store::Error> {
     let began = Instant::now();
     while began.elapsed() < JUDGE_FOR {
         let mut tx = context.store.begin().await?;
         if tx.judge_unknown(SLICE, *unreadable).await? == 0
-            || !tx.take_turn("verdicts", &context.owner, JUDGE_FOR * 10).await?
+            || !tx.lease_chore("verdicts", &context.owner, JUDGE_FOR * 10).await?
         {
             return tx.rollback().await;
         }
@@ -94,7 +94,7 @@ async fn judge_unknown(context: &Context, unreadable: &mut u32) -> Result<(), st
     Ok(())
 }
 
-/// Counts what the sweep has to look at.
+/// Counts what the sweep has to serve.
 async fn fit_sweep(context: &Context) -> Result<(), store::Error> {
     let mut tx = context.store.begin_read().await?;
     let (items, businesses) = (tx.count_items().await?, tx.count_businesses().await?);

@@ -92,6 +92,7 @@ words!(
 );
 
 impl Outside {
+    /// For people.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Filtered => "the account filter of the Item leaves it out",

@@ -101,6 +101,7 @@ const SLOWEST: f64 = 1.0 / 32.0;
 const LONGEST_REST: Duration = Duration::from_mins(5);
 
 impl Limits {
+    /// Calls a minute.
     pub fn per_minute(&self, call: Call) -> u32 {
         match call {
             Call::ItemGet => self.item_get,

@@ -55,6 +55,7 @@ macro_rules! id {
                 check($what, &text, $fits, $form)?;
                 Ok(Self(text))
             }
+            /// As it is written.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -110,6 +111,7 @@ pub enum BusinessRef<'a> {
 }
 
 impl BusinessId {
+    /// How Layer is asked for it.
     pub fn reference(&self) -> BusinessRef<'_> {
         match self.0.strip_prefix("layer:") {
             Some(id) => BusinessRef::Layer(id),

@@ -52,6 +52,7 @@ words!(
 );
 
 impl Cause {
+    /// For people.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NoTokenProved => "no access token has been proved yet",
@@ -79,7 +80,7 @@ words!(
         GoneAtPlaid => "gone_at_plaid",
         NewerProved => "newer_proved",
         /// A newer token was proved first, and what was pushed with this one holds: no rejection.
-        WordHolds => "word_holds",
+        DeclarationHolds => "word_holds",
         /// The token is the current one, and what was pushed with it was refused.
         BusinessUnknown => "business_unknown",
         AccountUnknown => "account_unknown",
@@ -87,6 +88,7 @@ words!(
 );
 
 impl TokenCause {
+    /// For people.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::OtherItem => "the access token belongs to another Item",
@@ -99,7 +101,7 @@ impl TokenCause {
             }
             Self::GoneAtPlaid => "Plaid answers that the Item behind this access token is gone",
             Self::NewerProved => "a newer access token was proved",
-            Self::WordHolds => "a newer access token was proved; what was pushed with this one holds",
+            Self::DeclarationHolds => "a newer access token was proved; what was pushed with this one holds",
             Self::BusinessUnknown => "Layer has no such business",
             Self::AccountUnknown => "Plaid does not show the accounts that were named",
         }
@@ -114,7 +116,7 @@ impl TokenCause {
             | Self::OtherEnvironment
             | Self::UnknownToPlaid
             | Self::NewerProved
-            | Self::WordHolds
+            | Self::DeclarationHolds
             | Self::BusinessUnknown
             | Self::AccountUnknown => None,
         }
@@ -177,7 +179,7 @@ pub fn judge(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str,
 /// Whether what a push said besides its token may hold although its token can't become current: the token was live
 /// when it was pushed and is dead now. A token that is somebody else's, or of another environment, was never this
 /// Item's, and then neither was the rest of the push.
-pub fn word_may_hold(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str, &str)>) -> bool {
+pub fn declaration_may_hold(expected: &ItemId, answer: &OwnerAnswer, environment: Option<(&str, &str)>) -> bool {
     match answer {
         OwnerAnswer::Names(item) => item == expected,
         OwnerAnswer::UnknownToken => environment.is_none_or(|(token, ours)| token == ours),
@@ -213,7 +215,7 @@ mod tests {
     #[test]
     fn what_a_push_said_may_outlive_its_token_but_not_its_mistakes() {
         let ours = id("ours");
-        let holds = |answer, env| word_may_hold(&ours, &answer, env);
+        let holds = |answer, env| declaration_may_hold(&ours, &answer, env);
         assert!(holds(OwnerAnswer::UnknownToken, None));
         assert!(holds(OwnerAnswer::UnknownToken, Some(("sandbox", "sandbox"))));
         assert!(holds(OwnerAnswer::Names(id("ours")), None));

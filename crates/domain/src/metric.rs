@@ -1,7 +1,7 @@
 //! Every metric of Rekey: its name, type, unit, labels with their values, who shows it, and the question it answers.
 //!
-//! Code names a metric by a constant of this file, so one that isn't here does not compile; the table of deploy/README.md and the
-//! descriptions that a scrape shows come from here as well. No label ever holds an id: its values are a closed set.
+//! Code names a metric by a constant of this file, so one that isn't here does not compile; the table of deploy/README.md and
+//! the descriptions that a scrape shows come from here as well. No label ever holds an id: its values are a closed set.
 
 use crate::accounts::MintRefused;
 use crate::budget::Call;
@@ -29,6 +29,7 @@ pub enum Values {
     From(&'static str),
 }
 
+/// One label of a metric.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Label {
     pub name: &'static str,
@@ -44,6 +45,7 @@ const STORE: Roles = &[Role::Consumer, Role::Console];
 const RECEIVER: Roles = &[Role::Receiver];
 const CONSUMER: Roles = &[Role::Consumer];
 
+/// One metric, as scrapes, dashboards and the table of deploy/README.md know it.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Metric {
     pub name: &'static str,

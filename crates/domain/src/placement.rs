@@ -39,15 +39,15 @@ impl Placement {
         is_ours.then_some(self.is_gone() || moved || self.outside)
     }
 
-    /// The business that it is leaving once it is assigned to `to`. `is_listed`: the one that it was in is known at Layer; a
-    /// business that was never found there has no list that the account could be in.
-    pub fn leaves_for(&self, to: Option<&BusinessId>, is_listed: bool) -> Option<&BusinessId> {
+    /// The business that it is leaving once it is assigned to `to`. `exists_at_layer`: the one that it was in is known at
+    /// Layer; a business that was never found there has no list that the account could be in.
+    pub fn leaves_for(&self, to: Option<&BusinessId>, exists_at_layer: bool) -> Option<&BusinessId> {
         match (&self.business, &self.moving_from) {
             (now, before) if now.as_ref() == to => before.as_ref(),
             // Back to where it came from: it never left.
             (_, Some(before)) if Some(before) == to => None,
             (_, Some(before)) => Some(before),
-            (now, None) => now.as_ref().filter(|_| is_listed),
+            (now, None) => now.as_ref().filter(|_| exists_at_layer),
         }
     }
 }
@@ -125,9 +125,9 @@ mod tests {
             ("enters", "-", Some("acme"), true, None),
             ("is taken back in while it leaves", "-<globex", Some("acme"), true, Some("globex")),
         ];
-        for (name, word, to, is_listed, expected) in table {
+        for (name, word, to, exists_at_layer, expected) in table {
             let to = to.map(business);
-            let leaves = placed(word).leaves_for(to.as_ref(), is_listed).cloned();
+            let leaves = placed(word).leaves_for(to.as_ref(), exists_at_layer).cloned();
             assert_eq!(leaves, expected.map(business), "{name}");
         }
     }

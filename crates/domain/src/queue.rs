@@ -1,9 +1,9 @@
 //! The rules of the work queue: what an event, a claim, the end of a reconciliation and a release make of a row.
 //!
 //! There is one row per Item and one per business. `wanted` grows with every event, and `done` becomes the `wanted` that a
-//! finished look had started from, so an event that arrives during a reconciliation is never lost with its end. A claim raises `epoch`;
-//! whoever commits under an older one writes nothing. The store locks, loads and saves rows. It decides only where a statement is about many rows at once, as a pause
-//! or a sweep is, and what the renewal of a lease changes.
+//! finished reconciliation had started from, so an event that arrives meanwhile is never lost with its end. A claim raises
+//! `epoch`; whoever commits under an older one writes nothing. The store locks, loads and saves rows. It decides only what a
+//! statement about many rows does, such as a pause or a sweep, and what the renewal of a lease changes.
 
 use crate::budget::Call;
 use crate::work::{Block, Class, Kind};
@@ -40,7 +40,7 @@ pub struct Row {
     pub done: i64,
     /// The `wanted` of the last event that clears a block.
     pub unblocked: i64,
-    /// Looks in a row that failed.
+    /// Reconciliations in a row that failed.
     pub attempts: u32,
     /// None: nobody works on it.
     pub lease: Option<Lease>,
@@ -115,7 +115,7 @@ pub struct Claimant<'a> {
     pub owner: &'a str,
     /// How long it may work before it renews.
     pub lease: Duration,
-    /// The time between two looks at one Item, so that Plaid's limit per Item holds.
+    /// The time between two reconciliations of one Item, so that Plaid's limit per Item holds.
     pub each: Duration,
     /// How much of that a row that rests may save up: so many reconciliations may then begin at once.
     pub saved: Duration,
@@ -124,7 +124,7 @@ pub struct Claimant<'a> {
 /// How a reconciliation ended.
 #[derive(Debug, Clone)]
 pub struct Finish {
-    /// When to look again if nothing happens until then.
+    /// When to reconcile again if nothing happens until then.
     pub again_after: Duration,
     /// How urgent the next reconciliation is, unless an event of meanwhile is more so.
     pub class: Class,
@@ -277,7 +277,7 @@ impl Row {
         self.held = false;
         if finish.is_complete() {
             self.done = served;
-            // A take-over that failed still owes the later look at the list.
+            // A take-over that failed still owes the later reconciliation.
             if !finish.owes_look {
                 self.taken_over = None;
             }

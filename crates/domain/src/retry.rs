@@ -48,15 +48,19 @@ pub struct Retries {
 }
 
 impl Retries {
+    /// No failure yet.
     pub fn new(curve: Curve) -> Self {
         Self { curve, failures: 0 }
     }
+    /// It went well: the next wait is the first again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
+    /// How many in a row.
     pub fn failures(&self) -> u32 {
         self.failures
     }
+    /// Counts one more failure, and says how long to wait after it.
     pub fn next_wait(&mut self, rng: &mut impl Rng) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.curve.wait(self.failures, rng)

@@ -12,6 +12,7 @@ macro_rules! token {
         pub struct $name(SecretString);
 
         impl $name {
+            /// Takes the token as it came.
             pub fn new(text: impl Into<String>) -> Self {
                 Self(SecretString::from(text.into()))
             }
@@ -64,6 +65,7 @@ impl Fingerprint {
     pub fn from_stored(text: String) -> Self {
         Self(text)
     }
+    /// As it is stored and shown.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -89,17 +91,21 @@ impl fmt::Debug for Fingerprinter {
 }
 
 impl Fingerprinter {
+    /// Fingerprints under this key; `version` tells them from those of another one.
     pub fn new(version: u32, key: &[u8; 32]) -> Self {
         Self { version, key: hmac::Key::new(hmac::HMAC_SHA256, key) }
     }
+    /// HMAC-SHA-256 of the text.
     pub fn of(&self, token: &str) -> Fingerprint {
         let tag = hmac::sign(&self.key, token.as_bytes());
         // 96 bits: no two of a fleet's tokens collide, and the text stays short enough for a log line.
         Fingerprint(format!("fp{}_{}", self.version, hex(&tag.as_ref()[..12])))
     }
+    /// Of an access token.
     pub fn of_access(&self, token: &AccessToken) -> Fingerprint {
         self.of(token.expose())
     }
+    /// Of a processor token.
     pub fn of_processor(&self, token: &ProcessorToken) -> Fingerprint {
         self.of(token.expose())
     }

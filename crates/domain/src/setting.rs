@@ -31,7 +31,7 @@ words!(
 #[derive(Debug)]
 pub struct Span;
 
-/// The same, longer than nothing.
+/// The same, greater than zero.
 #[derive(Debug)]
 pub struct Interval;
 
@@ -48,6 +48,7 @@ pub struct Share;
 pub struct Count;
 
 impl Span {
+    /// Err: no duration with a unit.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         let span: jiff::Span = text
@@ -55,21 +56,23 @@ impl Span {
             .map_err(|_| D::Error::custom("expected a duration with a unit, such as \"500ms\" or \"10min\""))?;
         let days = jiff::SpanRelativeTo::days_are_24_hours();
         let wait = span.to_duration(days).ok().and_then(|d| Duration::try_from(d).ok());
-        wait.ok_or_else(|| D::Error::custom("the duration must be positive and at most weeks long"))
+        wait.ok_or_else(|| D::Error::custom("the duration must not be negative, and its units no longer than weeks"))
     }
 }
 
 impl Interval {
+    /// Err: no duration, or one of nothing.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let wait = Span::deserialize(deserializer)?;
         if wait.is_zero() {
-            return Err(D::Error::custom("expected a duration that is longer than nothing"));
+            return Err(D::Error::custom("expected a duration that is longer than nothing, such as \"500ms\""));
         }
         Ok(wait)
     }
 }
 
 impl Ratio {
+    /// Err: no number from 0 to 1.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         let number = f64::deserialize(deserializer)?;
         if !(0.0..=1.0).contains(&number) {
@@ -80,6 +83,7 @@ impl Ratio {
 }
 
 impl Share {
+    /// Err: no number above 0 and up to 1.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         let number = f64::deserialize(deserializer)?;
         if !(number > 0.0 && number <= 1.0) {
@@ -90,6 +94,7 @@ impl Share {
 }
 
 impl Count {
+    /// Err: no number from 1 on.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         let number = u32::deserialize(deserializer)?;
         if number == 0 {
@@ -136,7 +141,7 @@ mod tests {
             (said(Span::deserialize(json!("1d")).map(drop)), None),
             (said(Span::deserialize(json!("0s")).map(drop)), None),
             (said(Span::deserialize(json!("marked")).map(drop)), Some("a duration with a unit")),
-            (said(Span::deserialize(json!("-1s")).map(drop)), Some("must be positive")),
+            (said(Span::deserialize(json!("-1s")).map(drop)), Some("must not be negative")),
             (said(Interval::deserialize(json!("0s")).map(drop)), Some("longer than nothing")),
             (said(Interval::deserialize(json!("1ms")).map(drop)), None),
             (said(Ratio::deserialize(json!(0.0)).map(drop)), None),

@@ -8,9 +8,11 @@ use std::time::Duration;
 pub struct Millis(pub i64);
 
 impl Millis {
+    /// Later; the end of time at most.
     pub fn plus(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(millis(wait)))
     }
+    /// Earlier; the beginning of time at least.
     pub fn minus(self, wait: Duration) -> Self {
         Self(self.0.saturating_sub(millis(wait)))
     }
@@ -18,6 +20,7 @@ impl Millis {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+    /// For people and for JSON.
     pub fn rfc3339(self) -> String {
         jiff::Timestamp::from_millisecond(self.0).map_or_else(|_| "out-of-range".into(), |t| t.to_string())
     }

@@ -17,7 +17,7 @@ words!(
         Refuse => "refuse",
         /// Send them along unchanged.
         Keep => "keep",
-        /// Probe them at Plaid and, if alive, send them along as tokens of ours.
+        /// Probe them at Plaid: those that are alive are sent along unchanged, a dead one holds the business.
         Adopt => "adopt",
     }
 );
@@ -124,10 +124,10 @@ pub struct Put {
     pub removed: Vec<AccountId>,
     /// Left out although wanted: tokens of older generations that Layer refuses the list for.
     pub left_out: Vec<AccountId>,
-    /// Tokens nobody here knows, sent along.
-    pub kept_unknown: Vec<Fingerprint>,
     /// Left out because somebody archived them at Layer.
     pub archived: Vec<AccountId>,
+    /// Nothing differs: it is sent once more because nobody could read it back (I9).
+    pub resent: bool,
 }
 
 /// Why an operator must look before anything is sent.
@@ -139,6 +139,8 @@ pub enum Hold {
     Empty,
     /// Tokens that Rekey does not know are listed.
     UnknownTokens { count: usize },
+    /// Among the tokens that Rekey does not know, and was told to adopt, are dead ones.
+    DeadTokens { count: usize },
     /// A token that must be kept is not shown by Layer, so it can't be sent back.
     Hidden { count: usize },
     /// Between our PUT and the list after it somebody else changed the list.
@@ -158,7 +160,7 @@ impl Hold {
         match self {
             Self::Shrink { .. } => Code::ShrinkGuard,
             Self::Empty => Code::EmptyListGuard,
-            Self::UnknownTokens { .. } => Code::UnknownTokens,
+            Self::UnknownTokens { .. } | Self::DeadTokens { .. } => Code::UnknownTokens,
             Self::Hidden { .. } => Code::HiddenTokens,
             Self::ForeignWriter { .. } => Code::ForeignWriter,
         }
@@ -181,6 +183,11 @@ impl std::fmt::Display for Hold {
                 f,
                 "Layer lists {count} token(s) that Rekey does not know: link their Items here, set layer.unknown_tokens \
                  to keep or adopt, or release to keep them this once"
+            ),
+            Self::DeadTokens { count } => write!(
+                f,
+                "Layer lists {count} token(s) that Rekey does not know and Plaid does not either: link their Items here, remove \
+                 them at Layer, or release to send them along this once"
             ),
             Self::ForeignWriter { strangers } => write!(
                 f,
@@ -241,6 +248,7 @@ struct Draft {
     unproved: Vec<AccountId>,
     unknown: usize,
     hidden: usize,
+    resends: bool,
 }
 
 impl Draft {
@@ -301,7 +309,9 @@ impl Draft {
             // The list shows the account but not which token: only our own last accepted PUT tells.
             None => {
                 self.verified = false;
-                accepted.contains(token) && !policy.resend
+                let accepted = accepted.contains(token);
+                self.resends |= accepted && policy.resend;
+                accepted
             }
         }
     }
@@ -326,10 +336,7 @@ impl Draft {
         match (&row.token, policy.unknown) {
             (None, _) => self.hidden += 1,
             (Some(_), UnknownPolicy::Refuse) if !permit.granted => self.unknown += 1,
-            (Some(token), _) => {
-                self.put.tokens.push(token.clone());
-                self.put.kept_unknown.push(token.clone());
-            }
+            (Some(token), _) => self.put.tokens.push(token.clone()),
         }
     }
 
@@ -337,7 +344,8 @@ impl Draft {
         if self.unknown > 0 {
             return Plan::Hold(Hold::UnknownTokens { count: self.unknown });
         }
-        if !self.differs {
+        self.put.resent = self.resends && !self.differs;
+        if !self.differs && !self.resends {
             let Put { left_out, archived, .. } = self.put;
             return Plan::Converged { verified: self.verified, left_out, archived };
         }

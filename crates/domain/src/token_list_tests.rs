@@ -183,7 +183,20 @@ fn a_list_that_hides_tokens_is_judged_by_the_last_accepted_put_and_sent_again_by
         at(&Accepted::from([fp("1")]), false),
         Plan::Converged { verified: false, left_out: vec![], archived: vec![] }
     );
-    assert_eq!(put_of(at(&Accepted::from([fp("1")]), true)), vec![fp("1")]);
+    let again = Put { resent: true, ..sent(&["1"]) };
+    assert_eq!(at(&Accepted::from([fp("1")]), true), Plan::Put(again), "nothing differs");
+    // A real difference is none the less, though the sweep would have sent the list anyway.
+    let policy = Policy { resend: true, ..policy() };
+    let both = plan(
+        &[want("a", "1"), want("b", "2")],
+        std::slice::from_ref(&omitted),
+        &Accepted::from([fp("1")]),
+        &policy,
+        Permit::default(),
+    );
+    assert!(
+        matches!(both, Plan::Put(Put { resent: false, added, replaced, .. }) if added == [acc("b")] && replaced.is_empty())
+    );
 }
 
 #[test]
@@ -275,6 +288,7 @@ fn each_hold_has_a_word_and_says_how_much_is_at_stake() {
         (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "(a, b)"),
         (Hold::Empty, "empty_list_guard", "become empty"),
         (Hold::UnknownTokens { count: 3 }, "unknown_tokens", "lists 3 token(s)"),
+        (Hold::DeadTokens { count: 2 }, "unknown_tokens", "lists 2 token(s)"),
         (Hold::Hidden { count: 4 }, "hidden_tokens", "show 4 token(s)"),
         (Hold::ForeignWriter { strangers: 5 }, "foreign_writer", "5 token(s) in it"),
     ];

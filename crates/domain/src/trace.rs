@@ -23,6 +23,7 @@ impl TraceParent {
         (trace != 0 && span != 0).then_some(Self { trace, span, sampled })
     }
 
+    /// The trace's id, the parent span's id, and whether it is sampled.
     pub fn parts(&self) -> (u128, u64, bool) {
         (self.trace, self.span, self.sampled)
     }
@@ -39,6 +40,7 @@ impl TraceParent {
         Self::from_parts(trace, span, u8::from_str_radix(flags, 16).ok()? & 1 == 1)
     }
 
+    /// 32 hexadecimal digits.
     pub fn trace_id(&self) -> String {
         format!("{:032x}", self.trace)
     }

@@ -21,6 +21,7 @@ pub struct WorkFacts {
     pub due_at: Option<Millis>,
 }
 
+/// What keeps a row from going on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockFacts {
     pub by: Block,
@@ -46,6 +47,7 @@ impl WorkFacts {
     }
 }
 
+/// What is stored of an Item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemFacts {
     pub id: ItemId,
@@ -64,15 +66,18 @@ pub struct ItemFacts {
     pub was_read: bool,
 }
 
+/// What is stored of an account that takes part, or is leaving.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountFacts {
     pub id: AccountId,
     /// None: it leaves `moving_from` for no other.
     pub business: Option<BusinessId>,
     pub moving_from: Option<BusinessId>,
+    /// The last read did not show it.
     pub missing: bool,
     /// Its newest live token and the generation that it was minted under.
     pub token: Option<(Fingerprint, i64)>,
+    /// Why it has no token of the current generation.
     pub refusal: Option<MintRefusal>,
 }
 
@@ -85,6 +90,7 @@ pub struct MintRefusal {
     pub again_at: Millis,
 }
 
+/// What is stored of a business and of its Items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BusinessFacts {
     pub id: BusinessId,
@@ -95,6 +101,7 @@ pub struct BusinessFacts {
     pub was_listed: bool,
     /// The last accepted list was read back.
     pub read_back: bool,
+    /// Tokens of the last list that Layer accepted.
     pub accepted: Accepted,
     /// Accounts that the last read found archived, and that are left out for that.
     pub archived: BTreeSet<AccountId>,
@@ -116,13 +123,17 @@ pub struct Wrong {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub state: State,
+    /// Which provider's pause would stop it.
     pub waits_on: WaitsOn,
+    /// Who acts next.
     pub next: Actor,
     /// When Rekey acts, if it is Rekey's turn.
     pub next_at: Option<Millis>,
     /// Accounts that belong here, and how many of them are right.
     pub accounts: usize,
+    /// How many of them are right.
     pub right: usize,
+    /// The others, and Items as a whole.
     pub wrong: Vec<Wrong>,
     /// What keeps the row itself.
     pub blocked: Option<BlockFacts>,

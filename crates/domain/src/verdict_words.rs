@@ -38,7 +38,9 @@ words!(
 );
 
 impl State {
+    /// Nobody has to act, and nothing is at risk.
     pub const GOOD: &'static [Self] = &[Self::Converged, Self::Empty, Self::Gone];
+    /// All others.
     pub const NOT_GOOD: &'static [Self] = &[
         Self::Converging,
         Self::Partly,
@@ -63,6 +65,7 @@ impl State {
         words
     };
 
+    /// See [`State::GOOD`].
     pub fn is_good(self) -> bool {
         Self::GOOD.contains(&self)
     }
@@ -82,6 +85,7 @@ words!(
 );
 
 impl WaitsOn {
+    /// Whether it stands still while this provider is paused.
     pub fn includes(self, provider: Provider) -> bool {
         match self {
             Self::Nobody => false,

@@ -125,11 +125,14 @@ pub fn signal(webhook_type: &str, webhook_code: &str, error_code: Option<&str>) 
         ("ITEM", "USER_ACCOUNT_REVOKED") => soon(Class::Rotation, Some(HintKind::AccountRevoked)),
         ("ITEM", "PENDING_DISCONNECT") => soon(Class::Rotation, Some(HintKind::PendingDisconnect)),
         ("ITEM", "PENDING_EXPIRATION") => soon(Class::Rotation, Some(HintKind::PendingExpiration)),
-        ("ITEM", "ERROR") if matches!(error_code, Some("ITEM_NOT_FOUND" | "ITEM_CONCURRENTLY_DELETED")) => {
-            // One word for both: a reconciliation is to prove that the whole Item is gone.
-            soon(Class::Rotation, Some(HintKind::PermissionRevoked))
-        }
-        ("ITEM", "ERROR") if error_code == Some("USER_PERMISSION_REVOKED") => {
+        // A reconciliation is to prove that the whole Item is gone, whoever took it away. The codes are those that are read as
+        // `ItemGone` in answers, too.
+        ("ITEM", "ERROR")
+            if matches!(
+                error_code,
+                Some("ITEM_NOT_FOUND" | "ITEM_CONCURRENTLY_DELETED" | "USER_PERMISSION_REVOKED")
+            ) =>
+        {
             soon(Class::Rotation, Some(HintKind::PermissionRevoked))
         }
         // Codes that Plaid adds later are looked at as well: a reconciliation is cheap, a missed change is not.

@@ -43,7 +43,7 @@ words!(
 const PATIENCE: u32 = 3;
 
 impl Class {
-    /// The class of a row whose look failed so often in a row. One call in many is not answered, and a person must not wait
+    /// The class of a row that failed so often in a row. One call in many is not answered, and a person must not wait
     /// for the end of a storm for it; what goes on failing stands behind everything that is new.
     pub fn after(self, failures: u32) -> Self {
         match self {
@@ -56,6 +56,7 @@ impl Class {
     pub fn rank(self) -> i64 {
         self as i64
     }
+    /// An unknown rank is the least urgent class.
     pub fn from_rank(rank: i64) -> Self {
         Self::ALL.iter().copied().find(|c| c.rank() == rank).unwrap_or(Self::Sweep)
     }

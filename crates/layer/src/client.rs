@@ -151,6 +151,7 @@ impl Client {
         Ok(Self { settings, base_url, bearer, http })
     }
 
+    /// What it was made from.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -233,19 +234,9 @@ impl Client {
         self.call_within(endpoint, || self.http.put(&url).json(&body), Some(lease_end)).await.map(drop)
     }
 
-    /// What this process knows of its calls' success: see [`web::Client::has_succeeded`].
-    pub fn has_succeeded(&self, endpoint: Endpoint, within: Duration) -> bool {
-        self.http.has_succeeded(endpoint, within)
-    }
-
-    /// See [`web::Client::forget_successes`].
-    pub fn forget_successes(&self) {
-        self.http.forget_successes();
-    }
-
-    /// Whether this many calls in a row found nobody at home. Said once per such row of calls.
-    pub fn is_dark(&self, calls: u32) -> bool {
-        self.http.is_dark(calls)
+    /// What this process knows of how its calls went.
+    pub fn http(&self) -> &web::Client {
+        &self.http
     }
 
     /// `GET /whoami`: are our credentials accepted at all?

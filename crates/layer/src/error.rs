@@ -41,6 +41,7 @@ pub enum Meaning {
 }
 
 impl Error {
+    /// What follows from it.
     pub fn meaning(&self) -> Meaning {
         match self {
             Self::Unanswered { .. } | Self::Malformed { .. } => Meaning::Other(Next::Retry { after: None }),

@@ -114,6 +114,7 @@ impl Client {
         Ok(Self { base_url: settings.url(), settings: settings.clone(), http: web::Client::new(&http)? })
     }
 
+    /// What it was made from.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -211,19 +212,9 @@ impl Client {
         }
     }
 
-    /// What this process knows of its calls' success: see [`web::Client::has_succeeded`].
-    pub fn has_succeeded(&self, endpoint: Endpoint, within: Duration) -> bool {
-        self.http.has_succeeded(endpoint, within)
-    }
-
-    /// See [`web::Client::forget_successes`].
-    pub fn forget_successes(&self) {
-        self.http.forget_successes();
-    }
-
-    /// Whether this many calls in a row found nobody at home. Said once per such row of calls.
-    pub fn is_dark(&self, calls: u32) -> bool {
-        self.http.is_dark(calls)
+    /// What this process knows of how its calls went.
+    pub fn http(&self) -> &web::Client {
+        &self.http
     }
 
     /// Are our credentials accepted at all? Asks for a key that can't exist: that it is unknown is the good answer.

@@ -62,6 +62,7 @@ pub enum Meaning {
 }
 
 impl Error {
+    /// What follows from it.
     pub fn meaning(&self) -> Meaning {
         let retry = |after| Meaning::Other(Next::Retry { after });
         match self {

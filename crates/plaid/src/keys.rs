@@ -106,6 +106,7 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
+    /// Begins with the keys of `settings.file`. Look-ups need [`Keys::run`].
     pub fn new(client: Client, settings: KeySettings) -> Self {
         let state = State { known: load(&settings), ..State::default() };
         let inner = Inner { client, settings, state: Mutex::new(state), wanted: Notify::new(), settled: Notify::new() };

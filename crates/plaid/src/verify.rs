@@ -127,6 +127,7 @@ const WRONG_AGES_WITHIN: Duration = Duration::from_mins(10);
 const MOST_REFUSED: usize = 1024;
 
 impl Verifier {
+    /// Verifies by these keys.
     pub fn new(keys: Keys) -> Self {
         Self {
             keys,
@@ -184,7 +185,8 @@ impl Verifier {
         {
             return Err(again);
         }
-        // A clock of ours that is wrong refuses everything, and shall be seen; one old webhook that somebody caught is no clock.
+        // A clock of ours that is wrong refuses everything, and shall be seen; one old webhook that somebody caught is no
+        // clock.
         if age.is_ok() || self.wrong_age_again() {
             metrics::gauge!(metric::WEBHOOK_CLOCK_SKEW).set((now - claims.iat) as f64);
         }

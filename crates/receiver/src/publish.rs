@@ -29,6 +29,7 @@ pub(crate) enum NotPublished {
 }
 
 impl WebhookPublisher {
+    /// Publishes to these topics; `environment` stands in each record.
     pub fn new(producer: Producer, topics: Topics, fingerprints: Fingerprinter, environment: &str) -> Self {
         Self { producer, topics, fingerprints, source: format!("/plaid/{environment}") }
     }

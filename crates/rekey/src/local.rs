@@ -92,6 +92,7 @@ impl Local {
         Ok(running)
     }
 
+    /// Ends the sandbox and whatever was made for it.
     pub async fn stop(self) {
         self.sandbox_process.stop().await;
     }
@@ -134,18 +135,10 @@ fn load(settings: &str, environment: &BTreeMap<String, String>) -> anyhow::Resul
 
 /// Puts `extra` over `base`, section by section.
 fn layered(base: &str, extra: &str) -> String {
-    fn merge(into: &mut toml::Table, from: toml::Table) {
-        for (key, value) in from {
-            match (into.get_mut(&key), value) {
-                (Some(toml::Value::Table(inner)), toml::Value::Table(table)) => merge(inner, table),
-                (_, value) => drop(into.insert(key, value)),
-            }
-        }
-    }
     let parse = |text: &str| text.parse::<toml::Table>();
     match (parse(base), parse(extra)) {
         (Ok(mut merged), Ok(extra)) => {
-            merge(&mut merged, extra);
+            config::merge(&mut merged, extra);
             merged.to_string()
         }
         // Left as it is: the loader names the line.

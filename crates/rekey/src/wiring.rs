@@ -60,6 +60,7 @@ pub fn plaid_client(config: &Config, timeout: Duration) -> anyhow::Result<plaid:
     client.context("the HTTP client for Plaid can't be made")
 }
 
+/// Err: settings that are missing or can't be used.
 pub fn layer_client(config: &Config) -> anyhow::Result<layer::Client> {
     let client = layer::Client::new(config.layer()?.clone(), config.extra_roots()?);
     client.context("the HTTP client for Layer can't be made")

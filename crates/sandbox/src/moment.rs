@@ -26,6 +26,7 @@ impl std::fmt::Debug for Moment {
 }
 
 impl Sandbox {
+    /// Remembers the world as it is.
     pub fn moment(&self) -> Moment {
         let World { items, minted, layer, counts, violations, .. } = &*self.world();
         Moment {
@@ -37,6 +38,7 @@ impl Sandbox {
         }
     }
 
+    /// Makes the world what it was then.
     pub fn return_to(&self, moment: &Moment) {
         let mut world = self.world();
         let moment = moment.clone();

@@ -60,6 +60,7 @@ pub struct Listed {
 }
 
 impl Sandbox {
+    /// Compares the whole world with what it should be.
     pub fn verdict(&self) -> Verdict {
         let world = self.world();
         // Sorted by business once: a world of thousands is judged while it runs.
@@ -117,6 +118,7 @@ impl Sandbox {
         self.world().changed.clone()
     }
 
+    /// Compares one business's list with what it should be.
     pub fn business_verdict(&self, business: &str) -> BusinessVerdict {
         let world = self.world();
         let wanted = world.truth_of(business).into_iter().map(|(_, a)| a.id.clone()).collect();

@@ -26,6 +26,7 @@ pub enum Announce {
     Silent,
 }
 
+/// A business to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewBusiness {
     pub external_id: String,
@@ -38,6 +39,7 @@ pub struct NewBusiness {
     pub archived: bool,
 }
 
+/// An account to be opened at the bank.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewAccount {
     pub name: String,
@@ -54,11 +56,13 @@ fn depository() -> String {
 }
 
 impl NewAccount {
+    /// An ordinary account whose number ends so.
     pub fn checking(mask: &str) -> Self {
         Self { name: "Checking".into(), kind: depository(), mask: mask.into(), business: None }
     }
 }
 
+/// An Item to be linked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewItem {
     pub business: String,
@@ -100,6 +104,7 @@ impl Sandbox {
         world.items.values_mut().for_each(|i| i.webhook_url = Some(url.to_owned()));
     }
 
+    /// Makes it known to the platform and, if it says so, to Layer. One that is there stays as it is.
     pub fn create_business(&self, new: &NewBusiness) {
         let mut world = self.world();
         if !world.businesses.contains(&new.external_id) {
@@ -144,6 +149,7 @@ impl Sandbox {
                 accounts,
                 webhook_url: world.webhook_url.clone(),
                 offboarded: false,
+                assigned: false,
                 pushed: false,
             };
             world.items.insert(id.clone(), item);
@@ -163,6 +169,7 @@ impl Sandbox {
         self.announce(item, announce).await
     }
 
+    /// Tells Rekey the Item's access token of now.
     pub async fn announce(&self, item: &str, how: Announce) -> Result<(), Error> {
         match how {
             Announce::Silent => Ok(()),
@@ -200,6 +207,8 @@ impl Sandbox {
                 .filter(|a| a.business.is_some())
                 .map(|a| json!({"account_id": a.id, "business": a.business}))
                 .collect();
+        } else if item.assigned {
+            body["accounts"] = "all".into();
         }
         if let (Some(body), Value::Object(with)) = (body.as_object_mut(), with) {
             body.extend(with.clone());
@@ -248,6 +257,7 @@ impl Sandbox {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
+    /// Opens an account at the bank; its id.
     pub fn add_account(&self, item: &str, new: &NewAccount) -> Result<String, Error> {
         let mut world = self.world();
         let business = world.item(item)?.business.clone();
@@ -257,11 +267,13 @@ impl Sandbox {
         Ok(id)
     }
 
+    /// The bank no longer shows it.
     pub fn close_account(&self, account: &str) -> Result<(), Error> {
         self.world().account(account)?.1.open = false;
         Ok(())
     }
 
+    /// The bank shows it again.
     pub fn reopen_account(&self, account: &str) -> Result<(), Error> {
         self.world().account(account)?.1.open = true;
         Ok(())
@@ -297,16 +309,18 @@ impl Sandbox {
         world.account(account)?.1.business = business.map(str::to_owned);
         // The next push says so.
         for item in world.items.values_mut().filter(|i| i.accounts.iter().any(|a| a.id == account)) {
-            item.pushed = false;
+            (item.assigned, item.pushed) = (true, false);
         }
         Ok(())
     }
 
+    /// The user must log in before Plaid answers for the Item.
     pub fn require_login(&self, item: &str) -> Result<(), Error> {
         self.world().item(item)?.status = ItemStatus::LoginRequired;
         Ok(())
     }
 
+    /// The user has logged in.
     pub fn repair(&self, item: &str) -> Result<(), Error> {
         self.world().item(item)?.status = ItemStatus::Good;
         Ok(())
@@ -370,6 +384,7 @@ impl Sandbox {
         Ok(token)
     }
 
+    /// Somebody archives the account at Layer.
     pub fn archive_row(&self, business: &str, account: &str) -> Result<(), Error> {
         let mut world = self.world();
         let unknown = || Error::Unknown { what: "business", id: business.into() };
@@ -389,6 +404,7 @@ impl Sandbox {
         self.world().item(item).is_ok_and(good)
     }
 
+    /// Whether the user must log in.
     pub fn needs_login(&self, item: &str) -> bool {
         self.world().item(item).is_ok_and(|i| i.status == ItemStatus::LoginRequired)
     }
@@ -398,10 +414,12 @@ impl Sandbox {
         self.world().account(account).ok().map(|(item, _)| item.to_owned())
     }
 
+    /// The one that Plaid takes now.
     pub fn access_token(&self, item: &str) -> Result<String, Error> {
         Ok(self.world().item(item)?.access_token.clone())
     }
 
+    /// Ids of the accounts that the bank shows.
     pub fn accounts_of(&self, item: &str) -> Result<Vec<String>, Error> {
         Ok(self.world().item(item)?.accounts.iter().map(|a| a.id.clone()).collect())
     }
@@ -413,14 +431,17 @@ impl Sandbox {
         rows.into_iter().filter(|r| !r.archived).filter_map(|r| r.token).collect()
     }
 
+    /// How many rows Layer's list has, archived ones included.
     pub fn layer_rows(&self, business: &str) -> usize {
         self.world().layer_by_external(business).map_or(0, |b| b.rows.len())
     }
 
+    /// Layer's id of the business.
     pub fn layer_id(&self, business: &str) -> Option<String> {
         self.world().layer_by_external(business).map(|b| b.id.clone())
     }
 
+    /// Ids of all Items.
     pub fn items(&self) -> Vec<String> {
         self.world().items.keys().cloned().collect()
     }

@@ -32,6 +32,7 @@ pub(crate) fn uuid(rng: &mut impl Rng) -> String {
 }
 
 impl Signer {
+    /// Makes a key of Plaid's.
     pub fn new(rng: &mut impl Rng) -> Self {
         loop {
             let bytes: [u8; 32] = rng.random();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 /// The client ids that the fakes accept; the secrets are made at run time.
 pub const PLAID_CLIENT_ID: &str = "sandbox-client";
+/// The `client_id` that the fake Layer demands.
 pub const LAYER_CLIENT_ID: &str = "sandbox-layer-client";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(crate) struct Item {
     pub(crate) webhook_url: Option<String>,
     /// The platform took it off its books; Rekey was told.
     pub(crate) offboarded: bool,
+    /// The platform chose businesses for its accounts, at some time: a push that no longer does has to take that back.
+    pub(crate) assigned: bool,
     /// Rekey took a push of it: from then on a new token is all that it is told.
     pub(crate) pushed: bool,
 }

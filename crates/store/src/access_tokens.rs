@@ -18,7 +18,9 @@ const REMEMBERED: i64 = 16;
 pub struct Candidate {
     pub fingerprint: Fingerprint,
     pub token: AccessToken,
+    /// `push`, `import` or `lookup`.
     pub source: String,
+    /// When it last reached Rekey.
     pub seen_at: Millis,
     /// A push, which says more than the token.
     pub declares: bool,
@@ -44,15 +46,17 @@ pub enum News {
 pub struct TokenView {
     pub fingerprint: Fingerprint,
     pub standing: TokenStanding,
+    /// `push`, `import` or `lookup`.
     pub source: String,
     /// What decides; `why` is for people.
     pub cause: Option<TokenCause>,
     pub why: Option<String>,
+    /// When it last reached Rekey.
     pub seen_at: Millis,
     /// When Plaid's answer settled what it is.
     pub judged_at: Option<Millis>,
     /// What was pushed with it is not judged yet.
-    pub word_waits: bool,
+    pub declaration_waits: bool,
     /// When what was pushed with the current token was refused.
     pub refused_at: Option<Millis>,
 }
@@ -89,12 +93,12 @@ impl Tx {
             _ => {}
         }
         let sealed = self.keys.seal(&place(item, &fingerprint), token.expose())?;
-        let waiting = self.waiting_word(item, &fingerprint).await?;
-        let word = match push {
+        let waiting = self.waiting_declaration(item, &fingerprint).await?;
+        let declared = match push {
             Some(said) => Some(said.clone().over(waiting.unwrap_or_default())).filter(|d| !d.is_empty()),
             None => None,
         };
-        let declaration = word.map(|d| d.seal(&self.keys, &declared_at(item, &fingerprint))).transpose()?;
+        let declaration = declared.map(|d| d.seal(&self.keys, &declared_at(item, &fingerprint))).transpose()?;
         let sql = "INSERT INTO access_tokens (item_id, fingerprint, standing, sealed, source, seen_at, declaration)
             VALUES ($1, $2, 'candidate', $3, $4, $5, $6)
             ON CONFLICT (item_id, fingerprint) DO UPDATE SET standing = 'candidate', sealed = $3, source = $4,
@@ -143,6 +147,7 @@ impl Tx {
         Ok(found)
     }
 
+    /// The access token that Plaid proved to be the Item's.
     pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<AccessToken>, Error> {
         let sql = "SELECT fingerprint, sealed FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
         let Some(row) = self.row(sql!(sql, item)).await? else { return Ok(None) };
@@ -165,7 +170,8 @@ impl Tx {
 
     /// Plaid proved the candidate: it becomes current and the generation grows. An Item has one live token, so the
     /// current one and candidates that are not newer are dead; one that arrived while Plaid was being asked is not
-    /// judged by this, nor is what an older push said, unless the candidate says something itself. Fails when the candidate was settled by somebody else meanwhile. Returns the new generation.
+    /// judged by this, nor is what an older push said, unless the candidate says something itself. Fails when the candidate
+    /// was settled by somebody else meanwhile. Returns the new generation.
     pub async fn promote(&mut self, item: &ItemId, candidate: &Fingerprint) -> Result<i64, Error> {
         let id = item.as_str().to_owned();
         let now = self.now().0;
@@ -174,9 +180,9 @@ impl Tx {
         let row = self.row(sql!(sql, id)).await?;
         let row = row.ok_or_else(|| Error::Corrupt(format!("the Item {item} has a token but no row")))?;
         self.touch_item(item.as_str());
-        // What was said under the token that was current and is not judged yet, because a reconciliation was cut short or the user must
-        // log in, is not dead with it.
-        let waiting = self.word_of_current(item).await?.map(|(_, word)| word);
+        // What was said under the token that was current and is not judged yet, because a reconciliation was cut short or the
+        // user must log in, is not dead with it.
+        let waiting = self.declaration_of_current(item).await?.map(|(_, declaration)| declaration);
         let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3,
             cause = $4, why = $5 WHERE item_id = $1 AND fingerprint <> $2
             AND (standing = 'current' OR standing = 'candidate' AND EXISTS (
@@ -191,15 +197,17 @@ impl Tx {
         }
         // What came with it waits for its own judgement, and is newer than what waited already: a push under the current token
         // clears what older ones said.
-        match (self.waiting_word(item, candidate).await?, waiting) {
-            (own, Some(waiting)) => self.set_word(item, candidate, &own.unwrap_or_default().over(waiting)).await?,
+        match (self.waiting_declaration(item, candidate).await?, waiting) {
+            (own, Some(waiting)) => {
+                self.set_declaration(item, candidate, &own.unwrap_or_default().over(waiting)).await?
+            }
             (Some(_), None) => {}
             (None, None) => self.apply_kept_declaration(item).await?,
         }
         number(&row, "generation")
     }
 
-    /// A push whose token died before it could be proved was the last word about an Item of which nothing else is
+    /// A push whose token died before it could be proved was the last that was said about an Item of which nothing else is
     /// known: without it the Item would belong to nobody.
     async fn apply_kept_declaration(&mut self, item: &ItemId) -> Result<(), Error> {
         let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'rejected'
@@ -207,13 +215,13 @@ impl Tx {
             ORDER BY seen_at DESC, fingerprint LIMIT 1"
             .replace("$UNDECLARED", UNDECLARED);
         if let Some(row) = self.row(sql!(built(sql), item)).await? {
-            self.apply_word(item, &get(&row, "fingerprint")?).await?;
+            self.apply_declaration(item, &get(&row, "fingerprint")?).await?;
         }
         Ok(())
     }
 
-    /// The platform said something under the current token: the newest word, which waits for its judgement. What an older
-    /// push said must not be found to hold later. With no current token there is no list to protect yet.
+    /// The platform said something under the current token: the newest declaration, which waits for its judgement. What an
+    /// older push said must not be found to hold later. With no current token there is no list to protect yet.
     pub(crate) async fn say_of_current(&mut self, item: &ItemId, said: &Declaration) -> Result<(), Error> {
         let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
         let current = self.row(sql!(sql, item)).await?;
@@ -223,34 +231,39 @@ impl Tx {
             return self.declare(item, said).await;
         };
         let current = get(&current, "fingerprint")?;
-        let waiting = self.waiting_word(item, &current).await?;
+        let waiting = self.waiting_declaration(item, &current).await?;
         let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint <> $2";
         self.run(sql!(sql, item, current)).await?;
         let is_so = self.item(item).await?.is_some_and(|i| said.is_so_of(&i));
         if waiting.is_none() && is_so {
             return Ok(());
         }
-        self.set_word(item, &current, &said.clone().over(waiting.unwrap_or_default())).await
+        self.set_declaration(item, &current, &said.clone().over(waiting.unwrap_or_default())).await
     }
 
-    async fn set_word(&mut self, item: &ItemId, fingerprint: &Fingerprint, word: &Declaration) -> Result<(), Error> {
-        let sealed = word.seal(&self.keys, &declared_at(item, fingerprint))?;
+    async fn set_declaration(
+        &mut self,
+        item: &ItemId,
+        fingerprint: &Fingerprint,
+        declaration: &Declaration,
+    ) -> Result<(), Error> {
+        let sealed = declaration.seal(&self.keys, &declared_at(item, fingerprint))?;
         let sql = "UPDATE access_tokens SET declaration = $3 WHERE item_id = $1 AND fingerprint = $2";
         self.run(sql!(sql, item, fingerprint, sealed)).await?;
         Ok(())
     }
 
     /// What was pushed with the current token and is not judged yet.
-    pub async fn word_of_current(&mut self, item: &ItemId) -> Result<Option<(Fingerprint, Declaration)>, Error> {
+    pub async fn declaration_of_current(&mut self, item: &ItemId) -> Result<Option<(Fingerprint, Declaration)>, Error> {
         let sql = "SELECT fingerprint FROM access_tokens
             WHERE item_id = $1 AND standing = 'current' AND declaration IS NOT NULL";
         let Some(row) = self.row(sql!(sql, item)).await? else { return Ok(None) };
         let fingerprint = get(&row, "fingerprint")?;
-        Ok(self.waiting_word(item, &fingerprint).await?.map(|word| (fingerprint, word)))
+        Ok(self.waiting_declaration(item, &fingerprint).await?.map(|declaration| (fingerprint, declaration)))
     }
 
     /// What was pushed with the current token is refused: nothing of it is in force. The token stays.
-    pub async fn refuse_word(
+    pub async fn refuse_declaration(
         &mut self,
         item: &ItemId,
         fingerprint: &Fingerprint,
@@ -265,19 +278,30 @@ impl Tx {
 
     /// What came with this candidate is what counts from now on, under the newer token that is current. Older words are
     /// past.
-    pub async fn adopt_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
-        if let Some(word) = self.waiting_word(item, fingerprint).await? {
-            self.say_of_current(item, &word).await?;
+    pub async fn adopt_declaration(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
+        if let Some(declaration) = self.waiting_declaration(item, fingerprint).await? {
+            self.say_of_current(item, &declaration).await?;
         }
         let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3, why = $4, cause = $5
             WHERE item_id = $1 AND standing = 'candidate' AND seen_at <= (
                 SELECT c.seen_at FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2)";
-        self.run(sql!(sql, item, fingerprint, self.now(), TokenCause::WordHolds.sentence(), TokenCause::WordHolds))
-            .await?;
+        self.run(sql!(
+            sql,
+            item,
+            fingerprint,
+            self.now(),
+            TokenCause::DeclarationHolds.sentence(),
+            TokenCause::DeclarationHolds
+        ))
+        .await?;
         Ok(())
     }
 
-    async fn waiting_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<Option<Declaration>, Error> {
+    async fn waiting_declaration(
+        &mut self,
+        item: &ItemId,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Declaration>, Error> {
         let sql = "SELECT declaration FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
         let Some(row) = self.row(sql!(sql, item, fingerprint)).await? else { return Ok(None) };
         let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(None) };
@@ -285,16 +309,16 @@ impl Tx {
     }
 
     /// What was pushed with this token is in force from now on.
-    pub async fn apply_word(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
-        if let Some(word) = self.waiting_word(item, fingerprint).await? {
-            self.declare(item, &word).await?;
+    pub async fn apply_declaration(&mut self, item: &ItemId, fingerprint: &Fingerprint) -> Result<(), Error> {
+        if let Some(declaration) = self.waiting_declaration(item, fingerprint).await? {
+            self.declare(item, &declaration).await?;
             let sql = "UPDATE access_tokens SET declaration = NULL WHERE item_id = $1 AND fingerprint = $2";
             self.run(sql!(sql, item, fingerprint)).await?;
         }
         Ok(())
     }
 
-    /// The candidate is not the Item's token; what is kept is its fingerprint and why. `keep_word`: what came with it
+    /// The candidate is not the Item's token; what is kept is its fingerprint and why. `keep_declaration`: what came with it
     /// is kept too, for an Item of which nothing else is known.
     pub async fn reject(
         &mut self,
@@ -302,14 +326,14 @@ impl Tx {
         fingerprint: &Fingerprint,
         cause: TokenCause,
         why: &str,
-        keep_word: bool,
+        keep_declaration: bool,
     ) -> Result<(), Error> {
         let sql = "UPDATE access_tokens SET standing = 'rejected', sealed = NULL, why = $3, judged_at = $4, cause = $6,
             declaration = CASE WHEN $5 = 1 AND EXISTS (SELECT 1 FROM items i WHERE i.item_id = $1 AND $UNDECLARED)
                 THEN declaration ELSE NULL END
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'"
             .replace("$UNDECLARED", UNDECLARED);
-        self.run(sql!(built(sql), item, fingerprint, why, self.now(), keep_word, cause)).await?;
+        self.run(sql!(built(sql), item, fingerprint, why, self.now(), keep_declaration, cause)).await?;
         Ok(())
     }
 
@@ -321,6 +345,7 @@ impl Tx {
         Ok(row.as_ref().map(cause).transpose()?.flatten().and_then(TokenCause::gone))
     }
 
+    /// Every access token of the Item, for operators; the newest first.
     pub async fn token_views(&mut self, item: &ItemId) -> Result<Vec<TokenView>, Error> {
         let sql = "SELECT * FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint";
         let rows = self.rows(sql!(sql, item)).await?;
@@ -334,7 +359,7 @@ impl Tx {
                     why: get(r, "why")?,
                     seen_at: get(r, "seen_at")?,
                     judged_at: get(r, "judged_at")?,
-                    word_waits: is_set(r, "declaration")?,
+                    declaration_waits: is_set(r, "declaration")?,
                     refused_at: get(r, "refused_at")?,
                 })
             })

@@ -20,6 +20,7 @@ pub struct AccountRow {
     pub business: Option<BusinessId>,
     /// The business whose list it must have left, verified, before it enters `business`.
     pub moving_from: Option<BusinessId>,
+    /// The first read that did not show it.
     pub missing_since: Option<Millis>,
     /// What proved it gone.
     pub proof: Option<Proof>,
@@ -41,6 +42,7 @@ pub struct MintFault {
     pub generation: i64,
     /// How often in a row.
     pub tries: u32,
+    /// Not asked for before this time, unless something happens.
     pub again_at: Millis,
 }
 
@@ -51,6 +53,7 @@ impl AccountRow {
         Placement { state: self.state, item, business, moving_from, outside: self.outside.is_some() }
     }
 
+    /// What a read of the accounts is compared with.
     pub fn known(&self) -> Known {
         Known {
             id: self.id.clone(),
@@ -73,12 +76,14 @@ pub struct AccountUpdate {
     pub moving_from: Option<BusinessId>,
     /// The business that it was in until now.
     pub before: Option<BusinessId>,
+    /// The first read that did not show it.
     pub missing_since: Option<Millis>,
     pub proof: Option<Proof>,
     pub outside: Option<Outside>,
 }
 
 impl Tx {
+    /// Every account of the Item, by id.
     pub async fn accounts(&mut self, item: &ItemId) -> Result<Vec<AccountRow>, Error> {
         let sql = "SELECT * FROM accounts WHERE item_id = $1 ORDER BY account_id";
         let rows = self.rows(sql!(sql, item)).await?;
@@ -163,16 +168,18 @@ impl Tx {
         Ok(())
     }
 
-    /// Something happened that may have changed Plaid's mind: what it refused to mint is asked for at the next reconciliation.
-    pub(crate) async fn ask_refused_again(&mut self, items: &BTreeSet<&str>) -> Result<(), Error> {
+    /// Something happened that may have changed Plaid's mind: what it refused to mint is asked for at the next
+    /// reconciliation. Returns for how many accounts.
+    pub(crate) async fn ask_refused_again(&mut self, items: &BTreeSet<&str>) -> Result<u64, Error> {
         let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+        let mut asked = 0;
         for slice in items.chunks(SLICE) {
             let at = places(slice.len());
             let sql =
                 "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN";
-            self.run(with_each(sql!(built(format!("{sql} ({at})"))), slice)).await?;
+            asked += self.run(with_each(sql!(built(format!("{sql} ({at})"))), slice)).await?;
         }
-        Ok(())
+        Ok(asked)
     }
 
     /// How many accounts have no token because Plaid refuses, by reason.
@@ -212,7 +219,9 @@ impl Tx {
 /// Of a row that joins an account with its Item's state, `item_state`.
 pub(crate) fn placement(row: &AnyRow) -> Result<Placement, Error> {
     Ok(Placement {
-        state: get(row, "state")?,
+        // A word of a later release means at least that it is not active; one account must not keep its business's list from
+        // being read.
+        state: AccountState::from_word(&text(row, "state")?).unwrap_or(AccountState::Closed),
         item: get(row, "item_state")?,
         business: get(row, "business_id")?,
         moving_from: get(row, "moving_from")?,

@@ -12,7 +12,9 @@ use domain::queue::Row;
 /// A page of a list: at most `limit` rows after the id `after`.
 #[derive(Debug, Clone)]
 pub struct Page {
+    /// Where the page before it ended. None: the first page.
     pub after: Option<String>,
+    /// Rows of the page, at most.
     pub limit: u32,
 }
 
@@ -22,6 +24,7 @@ pub struct UnknownItem {
     pub item: String,
     pub first_seen: Millis,
     pub last_seen: Millis,
+    /// How many webhooks named it.
     pub seen: i64,
 }
 
@@ -38,12 +41,14 @@ pub struct Orphan {
 }
 
 impl Tx {
+    /// A page of Items, by id.
     pub async fn list_items(&mut self, page: &Page) -> Result<Vec<ItemRow>, Error> {
         let sql = "SELECT * FROM items WHERE item_id > $1 ORDER BY item_id LIMIT $2";
         let rows = self.rows(paged(sql, page)).await?;
         rows.iter().map(item_row).collect()
     }
 
+    /// A page of businesses, by id.
     pub async fn list_businesses(&mut self, page: &Page) -> Result<Vec<BusinessRow>, Error> {
         let sql = "SELECT * FROM businesses WHERE business_id > $1 ORDER BY business_id LIMIT $2";
         let rows = self.rows(paged(sql, page)).await?;
@@ -80,6 +85,7 @@ impl Tx {
         rows.iter().map(work_row).collect()
     }
 
+    /// A page of Items that webhooks name and nobody pushed.
     pub async fn list_unknown_items(&mut self, page: &Page) -> Result<Vec<UnknownItem>, Error> {
         let sql = "SELECT * FROM unknown_items WHERE item_id > $1 ORDER BY item_id LIMIT $2";
         let rows = self.rows(paged(sql, page)).await?;

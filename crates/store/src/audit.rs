@@ -122,6 +122,7 @@ fn each_named(value: &mut Value, with: &mut impl FnMut(&str, &mut String)) {
 }
 
 impl Tx {
+    /// Records an act, in the transaction that does it.
     pub async fn audit(&mut self, act: &Act<'_>) -> Result<(), Error> {
         let sql = "INSERT INTO audit (id, actor, remote, action, subject, detail, was, became, at)
             VALUES ($1, $2, $3, $4, $5, '', $6, $7, $8)";
@@ -206,8 +207,8 @@ impl Tx {
         format!("{kind}/{}", self.fingerprints.of(id))
     }
 
-    /// The customer is forgotten, and what was done is not: the id becomes a pseudonym, in its own entries and in those that name
-    /// it, and so do the ids of its accounts.
+    /// The customer is forgotten, and what was done is not: the id becomes a pseudonym, in its own entries and in those that
+    /// name it, and so do the ids of its accounts.
     pub(crate) async fn pseudonymise(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
         let (whole, bare, acts) = (subject(kind, id), id.to_owned(), format!("{kind}.%"));
         let own = "FROM audit WHERE subject IN ($1, $2) AND (subject = $1 OR action LIKE $3)";

@@ -25,8 +25,8 @@ pub struct BudgetRow {
 const THOUSAND: f64 = 1000.0;
 
 impl Tx {
-    /// Books one call, to leave when `lead` is over at the earliest; it counts once this transaction commits. The row stays locked until then, so a transaction that
-    /// also changes work rows changes those first.
+    /// Books one call, to leave when `lead` is over at the earliest; it counts once this transaction commits. The row stays
+    /// locked until then, so a transaction that also changes work rows changes those first.
     pub async fn book(
         &mut self,
         limits: &Limits,
@@ -38,7 +38,7 @@ impl Tx {
         match booked.book_ahead(limits, call, self.now(), horizon, lead) {
             Ok(wait) => {
                 self.save_budget(call, &booked).await?;
-                Ok(Booking::At(self.told + wait))
+                Ok(Booking::At(self.answered_at + wait))
             }
             Err(wait) => Ok(Booking::NotBefore(wait)),
         }
@@ -52,6 +52,7 @@ impl Tx {
         Ok(booked.slowed_to)
     }
 
+    /// Each limit of which something was ever booked.
     pub async fn budgets(&mut self) -> Result<Vec<BudgetRow>, Error> {
         let mut budgets = Vec::new();
         for call in Call::ALL {

@@ -15,14 +15,18 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct BusinessRow {
     pub id: BusinessId,
+    /// None: not found at Layer yet.
     pub layer_id: Option<LayerId>,
     /// Layer refused the list while it held tokens of older generations.
     pub leave_out: LeaveOut,
     pub accepted: Accepted,
     /// The last accepted list was read back.
     pub verified: bool,
+    /// When the list was last known to be right.
     pub converged_at: Option<Millis>,
+    /// When Layer last accepted a list.
     pub put_at: Option<Millis>,
+    /// How the last reconciliation ended, for people.
     pub last_outcome: Option<String>,
 }
 
@@ -32,6 +36,7 @@ pub type Accepted = HashSet<Fingerprint>;
 /// What is known of a token or account that Layer lists.
 #[derive(Debug, Clone)]
 pub struct TokenOwner {
+    /// None: found by its account, not by a token.
     pub fingerprint: Option<Fingerprint>,
     pub account: AccountId,
     pub placement: Placement,
@@ -59,6 +64,7 @@ impl Tx {
         Ok(())
     }
 
+    /// None: nobody named it yet.
     pub async fn business(&mut self, id: &BusinessId) -> Result<Option<BusinessRow>, Error> {
         self.row(sql!("SELECT * FROM businesses WHERE business_id = $1", id))
             .await?
@@ -66,6 +72,7 @@ impl Tx {
             .transpose()
     }
 
+    /// What Layer needs to create it, as JSON; none once it exists there.
     pub async fn creation_details(&mut self, id: &BusinessId) -> Result<Option<String>, Error> {
         let Some(row) = self.row(sql!("SELECT creation FROM businesses WHERE business_id = $1", id)).await? else {
             return Ok(None);
@@ -131,12 +138,14 @@ impl Tx {
         Ok(())
     }
 
+    /// How the last reconciliation ended, for people.
     pub async fn record_outcome(&mut self, id: &BusinessId, outcome: &str) -> Result<(), Error> {
         let sql = "UPDATE businesses SET last_outcome = $2 WHERE business_id = $1";
         self.run(sql!(sql, id, outcome)).await?;
         Ok(())
     }
 
+    /// Which tokens the next list leaves out.
     pub async fn set_leave_out(&mut self, id: &BusinessId, leave_out: LeaveOut) -> Result<(), Error> {
         let sql = "UPDATE businesses SET leave_out = $2 WHERE business_id = $1";
         self.run(sql!(sql, id, leave_out)).await?;
@@ -165,7 +174,7 @@ impl Tx {
 
     /// Counts accounts that are about to leave a list. Some(n): with them more than `limit` would leave all lists within
     /// the window, of which `n` have; nothing is counted then. Counted before the PUT, because its answer may be lost.
-    pub async fn count_removals(
+    pub async fn book_removals(
         &mut self,
         id: &BusinessId,
         accounts: usize,

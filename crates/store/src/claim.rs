@@ -14,18 +14,22 @@ use std::time::{Duration, Instant};
 pub struct Claim {
     pub kind: Kind,
     pub id: String,
+    /// The fencing token: whoever commits under an older one writes nothing.
     pub epoch: i64,
+    /// How many events there were when it was claimed: an end serves these.
     pub wanted: i64,
     pub class: Class,
     pub reason: String,
+    /// Failures in a row before this one.
     pub attempts: u32,
-    /// How long ago a holder lost the row without having given it back, or was not answered, if no reconciliation has settled that
-    /// since: what it sent may still be on its way.
+    /// How long ago a holder lost the row without having given it back, or was not answered, if no reconciliation has settled
+    /// that since: what it sent may still be on its way.
     pub taken_over: Option<Duration>,
     /// An operator released the row and allows, this once, what a guard held back.
     pub permit: bool,
     /// When the oldest unserved event arrived.
     pub signal_at: Option<Millis>,
+    /// The W3C trace of what made it due.
     pub traceparent: Option<String>,
     /// How far ahead this reconciliation may book calls: its class, raised if it waited long.
     pub urgency: Class,
@@ -90,12 +94,12 @@ struct Due {
 /// claim in eight is for these: an import of thousands, each of whom has waited for long, must not stand before a rotation
 /// of this moment, and still goes on while rotations never end.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum Order {
     Own,
     Aged,
 }
 
-impl Turn {
+impl Order {
     fn of(now: Millis) -> Self {
         if now.0 % 8 == 0 { Self::Aged } else { Self::Own }
     }
@@ -119,11 +123,11 @@ impl Store {
         };
         let by = Claimant { owner, lease, saved, each };
         let mut tx = self.begin().await?;
-        let turn = Turn::of(tx.now());
-        let mut due = tx.due(kind, false, limit, turn).await?;
+        let order = Order::of(tx.now());
+        let mut due = tx.due(kind, false, limit, order).await?;
         if kind == Kind::Item {
-            due.extend(tx.due(kind, true, limit, turn).await?);
-            let class = |d: &Due| if turn == Turn::Aged { Class::Person } else { d.row.class };
+            due.extend(tx.due(kind, true, limit, order).await?);
+            let class = |d: &Due| if order == Order::Aged { Class::Person } else { d.row.class };
             due.sort_by_key(|d| (d.urgency, class(d), d.row.due_at));
         }
         if due.is_empty() {
@@ -131,10 +135,10 @@ impl Store {
             return Ok(Vec::new());
         }
         // Work rows are locked before budgets, as everywhere.
-        let mut purse = Purse::open(&mut tx, kind, due.iter().any(|d| d.row.needs == Some(Call::Mint))).await?;
+        let mut budget = ClaimBudget::open(&mut tx, kind, due.iter().any(|d| d.row.needs == Some(Call::Mint))).await?;
         let (mut rows, mut claims) = (Vec::new(), Vec::new());
         for Due { mut row, urgency } in due.into_iter().take(limit as usize) {
-            if let Some(prepaid) = purse.afford(&tx, &row, urgency, lease, limits) {
+            if let Some(prepaid) = budget.book(&tx, &row, urgency, lease, limits) {
                 row.claim(&by, tx.now());
                 claims.push(Claim::of(&row, urgency, prepaid, deadline, tx.now()));
                 rows.push(row);
@@ -144,24 +148,24 @@ impl Store {
             tx.rollback().await?;
         } else {
             tx.save(&rows).await?;
-            purse.close(&mut tx).await?;
+            budget.save(&mut tx).await?;
             tx.commit().await?;
         }
         Ok(claims)
     }
 }
 
-/// How long after the claim a reconciliation comes to its mint: accounts are read first. A slot that passes meanwhile is lost to
-/// everybody; one that comes later than needed costs a rotation, which waits for the scarce limit anyway, that time.
+/// How long after the claim a reconciliation comes to its mint: accounts are read first. A slot that passes meanwhile is lost
+/// to everybody; one that comes later than needed costs a rotation, which waits for the scarce limit anyway, that time.
 const READS: Duration = Duration::from_secs(1);
 
-/// The budgets that looks begin with: it is taken before the lease, never waited for under it.
-struct Purse {
+/// The budget for first calls: it is taken before the lease, never waited for under it.
+struct ClaimBudget {
     first: (Call, Booked),
     mint: Option<Booked>,
 }
 
-impl Purse {
+impl ClaimBudget {
     async fn open(tx: &mut Tx, kind: Kind, mints: bool) -> Result<Self, Error> {
         let first = kind.first_call();
         let mint = if mints { Some(tx.lock_budget(Call::Mint).await?) } else { None };
@@ -169,7 +173,7 @@ impl Purse {
     }
 
     /// None: too early for a row of this urgency.
-    fn afford(
+    fn book(
         &mut self,
         tx: &Tx,
         row: &Row,
@@ -179,18 +183,18 @@ impl Purse {
     ) -> Option<Vec<(Call, Instant)>> {
         let (ahead, now) = (horizon(urgency), tx.now());
         let (call, mut first) = self.first;
-        let mut prepaid = vec![(call, tx.told + first.book(limits, call, now, ahead).ok()?)];
+        let mut prepaid = vec![(call, tx.answered_at + first.book(limits, call, now, ahead).ok()?)];
         if row.needs == Some(Call::Mint)
             && let Some(mint) = &mut self.mint
         {
             let lead = if urgency == Class::Person { Duration::ZERO } else { READS.min(lease / 4) };
-            prepaid.push((Call::Mint, tx.told + mint.book_ahead(limits, Call::Mint, now, ahead, lead).ok()?));
+            prepaid.push((Call::Mint, tx.answered_at + mint.book_ahead(limits, Call::Mint, now, ahead, lead).ok()?));
         }
         self.first = (call, first);
         Some(prepaid)
     }
 
-    async fn close(self, tx: &mut Tx) -> Result<(), Error> {
+    async fn save(self, tx: &mut Tx) -> Result<(), Error> {
         if let Some(mint) = self.mint {
             tx.save_budget(Call::Mint, &mint).await?;
         }
@@ -200,7 +204,7 @@ impl Purse {
 
 impl Tx {
     /// Due rows, those whose next reconciliation has to mint or the others, locked until the end of this transaction.
-    async fn due(&mut self, kind: Kind, mints: bool, limit: u32, turn: Turn) -> Result<Vec<Due>, Error> {
+    async fn due(&mut self, kind: Kind, mints: bool, limit: u32, order: Order) -> Result<Vec<Due>, Error> {
         // One class higher for each promotion time that it waited, but never as a person.
         let rows = self
             .rows(sql!(
@@ -212,7 +216,7 @@ impl Tx {
                  AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $2)
              ORDER BY urgency, {} due_at LIMIT $6 {}",
                     if mints { "=" } else { "<>" },
-                    if turn == Turn::Aged { "" } else { "class," },
+                    if order == Order::Aged { "" } else { "class," },
                     self.dialect.skip_locked()
                 )),
                 kind,

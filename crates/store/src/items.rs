@@ -25,6 +25,7 @@ pub struct ItemRow {
     pub business: Option<BusinessId>,
     /// The push named the accounts that take part; all others stay outside.
     pub only_listed: bool,
+    /// Grows with each access token that Plaid proved; 0: none yet.
     pub generation: i64,
     /// The Item that leaves when this one's tokens exist.
     pub replaces: Option<ItemId>,
@@ -69,6 +70,7 @@ pub struct Declaration {
 }
 
 impl Declaration {
+    /// It says nothing besides the token.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -135,10 +137,12 @@ impl ItemRow {
 }
 
 impl Tx {
+    /// None: nobody pushed it.
     pub async fn item(&mut self, id: &ItemId) -> Result<Option<ItemRow>, Error> {
         self.row(sql!("SELECT * FROM items WHERE item_id = $1", id)).await?.map(|r| item_row(&r)).transpose()
     }
 
+    /// Accounts that the platform named, by id.
     pub async fn assignments(&mut self, id: &ItemId) -> Result<Vec<Assignment>, Error> {
         let sql = "SELECT account_id, business_id FROM assignments WHERE item_id = $1 ORDER BY account_id";
         let rows = self.rows(sql!(sql, id)).await?;
@@ -284,8 +288,8 @@ impl Tx {
         // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
         let sql = "DELETE FROM access_tokens WHERE item_id = $1";
         self.run(sql!(sql, item)).await?;
-        // No later reconciliation settles what a reconciliation that died, or is on its way, has begun. Before the live ones: whatever is saved
-        // meanwhile is an orphan, or is seen below.
+        // No later reconciliation settles what a reconciliation that died, or is on its way, has begun. Before the live ones:
+        // whatever is saved meanwhile is an orphan, or is seen below.
         self.orphan_intents(id).await?;
         let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $2
             WHERE item_id = $1 AND state = 'live'";
@@ -302,15 +306,18 @@ impl Tx {
         rows.iter().map(|r| get(r, "b")).collect()
     }
 
+    /// The Item that this one replaces has left.
     pub async fn replaced(&mut self, id: &ItemId) -> Result<(), Error> {
         self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", id)).await?;
         Ok(())
     }
 
+    /// How many there are.
     pub async fn count_businesses(&mut self) -> Result<i64, Error> {
         self.count(sql!("SELECT COUNT(*) AS n FROM businesses")).await
     }
 
+    /// How many there are, removed ones aside.
     pub async fn count_items(&mut self) -> Result<i64, Error> {
         self.count(sql!("SELECT COUNT(*) AS n FROM items WHERE state <> 'removed'")).await
     }

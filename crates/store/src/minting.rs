@@ -16,6 +16,7 @@ pub struct Intent {
     pub id: String,
     pub item: ItemId,
     pub account: AccountId,
+    /// Of the access token that it is minted under.
     pub generation: i64,
 }
 
@@ -166,7 +167,7 @@ impl Tx {
             LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
                 AND t.generation = (SELECT MAX(x.generation) FROM processor_tokens x WHERE x.item_id = a.item_id
                     AND x.account_id = a.account_id AND x.state = 'live')
-            WHERE a.business_id = $1 ORDER BY a.item_id, a.account_id";
+            WHERE a.business_id = $1 AND a.state = 'active' ORDER BY a.item_id, a.account_id";
         let rows = self.rows(sql!(sql, business)).await?;
         let mut wanted = Vec::with_capacity(rows.len());
         for row in &rows {

@@ -325,10 +325,12 @@ impl Store {
         Ok(())
     }
 
+    /// Makes the fingerprints that are stored.
     pub fn fingerprints(&self) -> &Fingerprinter {
         &self.fingerprints
     }
 
+    /// Gives the connections back.
     pub async fn close(&self) {
         self.pool.close().await;
     }

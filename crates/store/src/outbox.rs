@@ -8,6 +8,7 @@ use domain::Millis;
 /// An outcome to publish.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
+    /// Records of one key stay in order.
     pub key: &'a str,
     /// The CloudEvents type, such as `rekey.business.verdict_changed`.
     pub kind: &'a str,
@@ -30,6 +31,7 @@ pub struct OutboxRow {
 }
 
 impl Tx {
+    /// Puts a record into the outbox, in the transaction that it tells of.
     pub async fn publish(&mut self, record: &Record<'_>) -> Result<(), Error> {
         let sql = "INSERT INTO outbox (id, topic, record_key, record_type, subject, payload, traceparent, created_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -68,6 +70,7 @@ impl Tx {
             .collect()
     }
 
+    /// Kafka has acknowledged these.
     pub async fn published(&mut self, ids: &[String]) -> Result<(), Error> {
         for some in ids.chunks(SLICE) {
             self.run(with_each(sql!(built(format!("DELETE FROM outbox WHERE id IN ({})", places(some.len())))), some))
@@ -76,13 +79,14 @@ impl Tx {
         Ok(())
     }
 
+    /// Records that are not acknowledged yet.
     pub async fn outbox_length(&mut self) -> Result<i64, Error> {
         self.count(sql!("SELECT COUNT(*) AS n FROM outbox")).await
     }
 
     /// One process at a time does a chore of the whole fleet. Saves work only: two at once would publish twice, which
-    /// at-least-once permits. Returns whether it is `owner`'s turn until `lasts` from now.
-    pub async fn take_turn(&mut self, chore: &str, owner: &str, lasts: std::time::Duration) -> Result<bool, Error> {
+    /// at-least-once permits. Returns whether `owner` has it until `lasts` from now.
+    pub async fn lease_chore(&mut self, chore: &str, owner: &str, lasts: std::time::Duration) -> Result<bool, Error> {
         let name = format!("turn_{chore}");
         let now = self.now();
         if let Some(held) = self.meta(&name).await? {

@@ -66,14 +66,21 @@ impl Tx {
     /// Returns whether there was anything to release.
     pub async fn release(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
         let Some(mut row) = self.lock_one(kind, id).await? else { return Ok(false) };
-        let released = row.release(self.now());
+        let asked = match kind {
+            Kind::Item => self.ask_refused_again(&BTreeSet::from([id])).await? > 0,
+            Kind::Business => false,
+        };
+        let mut released = row.release(self.now());
+        if !released && asked {
+            // Nothing keeps the row itself: what waits for a person is a mint that Plaid refuses.
+            let mark = Mark { unblocks: true, ..Mark::new(kind, id, Class::Person, "released by an operator") };
+            row.mark(&mark, self.now());
+            released = true;
+        }
         if released {
             self.save([&row]).await?;
         }
         self.touch(kind, id);
-        if kind == Kind::Item {
-            self.ask_refused_again(&BTreeSet::from([id])).await?;
-        }
         Ok(released)
     }
 
@@ -142,7 +149,7 @@ impl Tx {
     /// transaction, if somebody else has claimed the row since.
     pub async fn finish(&mut self, claim: &Claim, finish: &Finish) -> Result<(), Error> {
         self.traceparent.clone_from(&claim.traceparent);
-        let finish = Finish { blocked: self.judged_again(finish).await?, ..finish.clone() };
+        let finish = self.judged_again(finish.clone()).await?;
         if finish.blocked.is_none() && finish.unfinished.is_none() && !finish.suspicious {
             self.unsuspect(claim.kind, &claim.id).await?;
         }
@@ -153,24 +160,25 @@ impl Tx {
         self.save([&row]).await?;
         self.touch(claim.kind, &claim.id);
         if claim.kind == Kind::Item && row.unblocked > claim.wanted {
-            // Refused in this reconciliation, perhaps before the event that changed Plaid's mind: the next reconciliation must not wait.
+            // Refused in this reconciliation, perhaps before the event that changed Plaid's mind: the next reconciliation
+            // must not wait.
             self.ask_refused_again(&BTreeSet::from([claim.id.as_str()])).await?;
         }
         Ok(())
     }
 
-    /// Others may have come to agree between the refusal and this end of the reconciliation.
-    async fn judged_again(&mut self, finish: &Finish) -> Result<Option<Blocked>, Error> {
-        let Some(blocked) = &finish.blocked else { return Ok(None) };
-        let agreed = match finish.unless_agreed {
-            Some((provider, agree)) => self.suspects(provider, &blocked.code).await? >= agree,
-            None => false,
+    /// Others may have come to agree between the refusal and the end of the reconciliation: then the row is paused like them,
+    /// and nobody is told that it is parked.
+    pub async fn judged_again(&mut self, finish: Finish) -> Result<Finish, Error> {
+        let (Some(blocked), Some((provider, agree))) = (&finish.blocked, finish.unless_agreed) else {
+            return Ok(finish);
         };
-        Ok(Some(if agreed { Blocked { by: Block::Pause, ..blocked.clone() } } else { blocked.clone() }))
+        let by = if self.suspects(provider, &blocked.code).await? >= agree { Block::Pause } else { blocked.by };
+        Ok(Finish { blocked: Some(Blocked { by, ..blocked.clone() }), unless_agreed: None, ..finish })
     }
 
-    /// Locks the row for the transaction that ends the reconciliation. Fails if somebody else has claimed it since; a lease that
-    /// ended meanwhile and that nobody took is still good for that.
+    /// Locks the row for the transaction that ends the reconciliation. Fails if somebody else has claimed it since; a lease
+    /// that ended meanwhile and that nobody took is still good for that.
     pub async fn lock(&mut self, claim: &Claim) -> Result<(), Error> {
         self.traceparent.clone_from(&claim.traceparent);
         let sql = "UPDATE work SET held = held WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
@@ -188,8 +196,8 @@ impl Tx {
         Ok(())
     }
 
-    /// What was sent under this claim was not answered and may arrive late: as after a take-over, the row owes a reconciliation once
-    /// that can't happen any more.
+    /// What was sent under this claim was not answered and may arrive late: as after a take-over, the row owes a
+    /// reconciliation once that can't happen any more.
     pub async fn may_arrive_late(&mut self, claim: &Claim) -> Result<(), Error> {
         let sql = "UPDATE work SET taken_over = $5 WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
         if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner, self.now())).await? == 0 {
@@ -213,6 +221,7 @@ impl Tx {
         }
     }
 
+    /// The row as it stands; none if there is none.
     pub async fn work(&mut self, kind: Kind, id: &str) -> Result<Option<Row>, Error> {
         self.row(sql!("SELECT * FROM work WHERE kind = $1 AND id = $2", kind, id))
             .await?
@@ -235,6 +244,7 @@ impl Tx {
         self.set_meta(OWED_SWEEP, &since).await
     }
 
+    /// Whether a sweep after a gap is ordered and not carried out.
     pub async fn owes_sweep(&mut self) -> Result<bool, Error> {
         Ok(self.meta(OWED_SWEEP).await?.is_some_and(|since| since != NOT_OWED))
     }
@@ -263,8 +273,8 @@ impl Tx {
 }
 
 impl Store {
-    /// Makes every row of a kind due within `spread`, in a stable pseudo-random order; for Items no sweep is owed any more then. In
-    /// slices: over a large table one statement would hold the locks of all rows for longer than a lease.
+    /// Makes every row of a kind due within `spread`, in a stable pseudo-random order; for Items no sweep is owed any more
+    /// then. In slices: over a large table one statement would hold the locks of all rows for longer than a lease.
     pub async fn mark_all(&self, kind: Kind, spread: Duration, reason: &str) -> Result<u64, Error> {
         let (mut marked, mut last, mut owed) = (0, String::new(), None);
         loop {

@@ -61,6 +61,7 @@ impl KeyRing {
         self.keys.iter().map(|(id, _)| id.as_str())
     }
 
+    /// Reads `id:base64-of-32-bytes`, several with commas between; the first one seals.
     pub fn parse(text: &SecretString) -> Result<Self, BadKeyRing> {
         let keys = parse_keys(text.expose_secret())?;
         let mut ring = Vec::with_capacity(keys.len());
@@ -83,6 +84,7 @@ impl KeyRing {
         Ok(format!("1.{id}.{}.{}", BASE64.encode(nonce), BASE64.encode(boxed)))
     }
 
+    /// Err: no key of the ring has sealed it, or not for this place.
     pub fn open(&self, place: &str, sealed: &str) -> Result<SecretString, Error> {
         let broken = || Error::Corrupt(format!("the sealed value at {place} can't be opened: it was changed or moved"));
         let parts: Vec<&str> = sealed.split('.').collect();

@@ -14,8 +14,11 @@ use std::time::Duration;
 pub struct Hint {
     pub account: Option<AccountId>,
     pub kind: HintKind,
+    /// When the event happened, by its own record.
     pub said_at: Millis,
+    /// When access will end, as Plaid wrote it.
     pub detail: Option<String>,
+    /// The platform was told.
     pub reported: bool,
 }
 
@@ -152,6 +155,7 @@ impl Tx {
         Ok(())
     }
 
+    /// Deletes them; how many there were.
     pub async fn forget_expired_hints(&mut self) -> Result<u64, Error> {
         let now = self.now().0;
         self.run(sql!("DELETE FROM hints WHERE expires_at <= $1", now)).await

@@ -121,7 +121,7 @@ stored!(
     String: String, |v| v.clone(), |s| Ok(s);
     i64: i64, |v| *v, |s| Ok(s);
     u32: i64, |v| i64::from(*v), |s| u32::try_from(s).map_err(|e| e.to_string());
-    bool: i64, |v| i64::from(*v), |s| Ok(s == 1);
+    bool: i64, |v| i64::from(*v), |s| if matches!(s, 0 | 1) { Ok(s == 1) } else { Err(format!("{s} is neither 0 nor 1")) };
     Millis: i64, |v| v.0, |s| Ok(Millis(s));
     Fingerprint: String, |v| v.to_string(), |s| Ok(Fingerprint::from_stored(s));
 );

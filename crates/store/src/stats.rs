@@ -13,10 +13,12 @@ use std::time::Duration;
 pub struct DueRows {
     pub class: Class,
     pub rows: i64,
+    /// How long the first of them has been due.
     pub oldest: Duration,
 }
 
 impl Tx {
+    /// How much work is due, by urgency.
     pub async fn due_rows(&mut self, kind: Kind) -> Result<Vec<DueRows>, Error> {
         let sql = "SELECT class, COUNT(*) AS due, MIN(due_at) AS oldest FROM work
             WHERE kind = $1 AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2) GROUP BY class";
@@ -78,6 +80,7 @@ impl Tx {
         Ok(oldest.map_or(Duration::ZERO, |at| self.now().since(at)))
     }
 
+    /// Processor tokens that may exist at Plaid and are in no list.
     pub async fn count_orphans(&mut self) -> Result<i64, Error> {
         let sql = "SELECT COUNT(*) AS n FROM processor_tokens WHERE state = 'orphaned'";
         self.count(sql!(sql)).await

@@ -13,6 +13,7 @@ pub struct PauseRow {
     pub provider: Provider,
     pub reason: String,
     pub since: Millis,
+    /// When the provider is asked next.
     pub probe_at: Millis,
 }
 
@@ -93,6 +94,7 @@ impl Tx {
         rows.iter().map(pause_row).collect()
     }
 
+    /// Providers that are paused.
     pub async fn pauses(&mut self) -> Result<Vec<PauseRow>, Error> {
         let rows = self.rows(sql!("SELECT * FROM pauses ORDER BY provider")).await?;
         rows.iter().map(pause_row).collect()

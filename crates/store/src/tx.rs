@@ -83,7 +83,7 @@ pub struct Tx {
     /// Taken before the clock was asked: what lasts from `now` ends here at the latest.
     pub(crate) began: Instant,
     /// Taken when the clock had answered: what is to happen a time after `now` does not happen earlier than that.
-    pub(crate) told: Instant,
+    pub(crate) answered_at: Instant,
 }
 
 impl std::fmt::Debug for Tx {
@@ -136,7 +136,7 @@ impl Tx {
         let began = Instant::now();
         let clock = sql!(store.dialect.clock());
         let now: i64 = in_time("statement", clock.fetch_one(&mut *inner)).await?.try_get(0)?;
-        let told = Instant::now();
+        let answered_at = Instant::now();
         Ok(Self {
             inner,
             dialect: store.dialect,
@@ -148,7 +148,7 @@ impl Tx {
             outcomes: Arc::clone(&store.outcomes),
             traceparent: None,
             began,
-            told,
+            answered_at,
         })
     }
 

@@ -312,8 +312,8 @@ impl Tx {
         Ok(count)
     }
 
-    /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A reconciliation may leave one
-    /// behind, on the bad side, until it ends.
+    /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A reconciliation may
+    /// leave one behind, on the bad side, until it ends.
     pub async fn stale_verdicts(&mut self) -> Result<Vec<String>, Error> {
         let held = self.row(sql!("SELECT COUNT(*) AS n FROM work WHERE held = 1")).await?;
         let leased = held.map_or(Ok(0), |r| number(&r, "n"))? > 0;

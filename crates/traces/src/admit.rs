@@ -16,6 +16,7 @@ pub struct Admit {
 }
 
 impl Admit {
+    /// `lines`: what is logged. `traces`: spans are exported as well.
     pub fn new(lines: EnvFilter, traces: bool) -> Self {
         Self { lines, traces }
     }

@@ -59,6 +59,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// Err: roots that are no certificates.
     pub fn new(settings: &ClientSettings) -> Result<Self, reqwest::Error> {
         let roots = reqwest::Certificate::from_pem_bundle(settings.extra_roots.as_bytes())?;
         let http = outgoing()
@@ -78,12 +79,15 @@ impl Client {
         })
     }
 
+    /// A POST that is not sent yet.
     pub fn post(&self, url: &str) -> RequestBuilder {
         self.http.post(url)
     }
+    /// A PUT that is not sent yet.
     pub fn put(&self, url: &str) -> RequestBuilder {
         self.http.put(url)
     }
+    /// A GET that is not sent yet.
     pub fn get(&self, url: &str) -> RequestBuilder {
         self.http.get(url)
     }

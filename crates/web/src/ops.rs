@@ -45,6 +45,7 @@ impl Readiness {
     pub fn begin(&self) {
         self.expect(BEGINNING);
     }
+    /// It has said what it waits for.
     pub fn begun(&self) {
         self.started(BEGINNING);
     }
@@ -54,19 +55,23 @@ impl Readiness {
             s.parts.entry(part).or_insert(Some("starting".into()));
         });
     }
+    /// The part waits, and for what; the process is not ready.
     pub fn waiting(&self, part: &'static str, why: impl Into<String>) {
         self.inner.send_modify(|s| {
             s.parts.insert(part, Some(why.into()));
         });
     }
+    /// The part waits for nothing any more.
     pub fn started(&self, part: &'static str) {
         self.inner.send_modify(|s| {
             s.parts.insert(part, None);
         });
     }
+    /// The process is about to stop: not ready from now on.
     pub fn drain(&self) {
         self.inner.send_modify(|s| s.draining = true);
     }
+    /// Whether it is about to stop.
     pub fn is_draining(&self) -> bool {
         self.inner.borrow().draining
     }
@@ -74,6 +79,7 @@ impl Readiness {
     pub fn has_begun(&self) -> bool {
         self.inner.borrow().parts.get(BEGINNING).is_some_and(Option::is_none)
     }
+    /// Whether it shall get work.
     pub fn is_ready(&self) -> bool {
         self.inner.borrow().are_ready()
     }

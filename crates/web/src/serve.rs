@@ -66,7 +66,8 @@ pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: 
     }
 }
 
-/// Accepted first, and given a slot then: one connection waits for a slot, the others wait in the kernel's queue and cost nothing.
+/// Accepted first, and given a slot then: one connection waits for a slot, the others wait in the kernel's queue and cost
+/// nothing.
 async fn next_connection(
     listener: &TcpListener,
     connections: &Connections,

@@ -34,7 +34,7 @@ impl Customer {
         let held = claim(&store, "one", LONG).await.remove(0);
         let mut tx = store.begin().await.unwrap();
         tx.promote(&id, &store.fingerprints().of("token-1")).await.unwrap();
-        tx.apply_word(&id, &store.fingerprints().of("token-1")).await.unwrap();
+        tx.apply_declaration(&id, &store.fingerprints().of("token-1")).await.unwrap();
         save_account(&mut tx, id.as_str(), business.as_str()).await;
         let intent = tx.intend(&held, &id, &account, 1).await.unwrap();
         let Saved::Live(token) = tx.save_minted(&intent, &ProcessorToken::new("p-1")).await.unwrap() else { panic!() };
@@ -47,7 +47,7 @@ impl Customer {
         let became = Some(serde_json::json!({"accounts": accounts}));
         tx.audit(&Act { became, ..act("item.put", Kind::Item, id.as_str()) }).await.unwrap();
         tx.audit(&act("business.sync", Kind::Business, business.as_str())).await.unwrap();
-        tx.count_removals(&business, 1, 10, LONG).await.unwrap();
+        tx.book_removals(&business, 1, 10, LONG).await.unwrap();
         tx.finish(&held, &done()).await.unwrap();
         tx.commit().await.unwrap();
         Self { store, place, id, business, held }
@@ -127,7 +127,7 @@ async fn what_is_erased_leaves_only_the_audit_under_a_pseudonym(parts: Parts) {
     customer.sql("UPDATE work SET taken_over = due_at WHERE kind = 'business'").await;
     customer.item_waits_for("may still arrive").await;
     customer.look(&done()).await;
-    customer.item_waits_for("no look at acme-gone has ended well").await;
+    customer.item_waits_for("no reconciliation of acme-gone has ended well").await;
     assert_eq!(customer.item(true).await, Erasure::Done, "an operator knows that Layer has no such business");
     customer.converge().await;
     assert_eq!(customer.item(false).await, Erasure::Done);

@@ -208,7 +208,8 @@ async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
     assert_eq!(claim(&store, "one", LONG).await.len(), 2, "everybody goes on");
 }
 
-/// A webhook about transactions comes during a reconciliation: the row is looked at again, but nobody's books have been at risk since.
+/// A webhook about transactions comes during a reconciliation: the row is looked at again, but nobody's books have been at
+/// risk since.
 async fn what_cannot_touch_a_token_is_no_signal(parts: Parts) {
     let (store, _place) = open(parts).await;
     for (quiet, signalled) in [(Some(LONG), false), (None, true)] {
@@ -240,7 +241,7 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
     let mut tx = store.begin().await.unwrap();
     let pushed = tx.candidates(&item("x")).await.unwrap().remove(0);
     tx.promote(&item("x"), &pushed.fingerprint).await.unwrap();
-    tx.apply_word(&item("x"), &pushed.fingerprint).await.unwrap();
+    tx.apply_declaration(&item("x"), &pushed.fingerprint).await.unwrap();
     tx.set_item_state(&item("x"), ItemState::Active, None, None).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(figures(None).await, (1, true, 1), "an Item whose accounts nobody has read yet");

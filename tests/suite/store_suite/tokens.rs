@@ -66,7 +66,7 @@ async fn i5_candidates_are_stored_before_they_are_current(parts: Parts) {
     assert!(tx.item(&item("x")).await.unwrap().unwrap().business.is_none(), "what came with it waits for the proof");
     assert_eq!(tx.promote(&item("x"), &fingerprint("token-1")).await.unwrap(), 1);
     assert!(tx.item(&item("x")).await.unwrap().unwrap().business.is_none(), "and then for its own judgement");
-    tx.apply_word(&item("x"), &fingerprint("token-1")).await.unwrap();
+    tx.apply_declaration(&item("x"), &fingerprint("token-1")).await.unwrap();
     assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business);
     assert_eq!(tx.current_token(&item("x")).await.unwrap().unwrap().expose(), "token-1");
     tx.commit().await.unwrap();
@@ -123,8 +123,8 @@ async fn i5_a_word_that_waits_goes_on_under_the_next_token(parts: Parts) {
     tx.add_candidate(&item("x"), &AccessToken::new("token-2"), "lookup", None).await.unwrap();
     let second = store.fingerprints().of("token-2");
     tx.promote(&item("x"), &second).await.unwrap();
-    assert_eq!(tx.word_of_current(&item("x")).await.unwrap(), Some((second.clone(), acme())));
-    tx.apply_word(&item("x"), &second).await.unwrap();
+    assert_eq!(tx.declaration_of_current(&item("x")).await.unwrap(), Some((second.clone(), acme())));
+    tx.apply_declaration(&item("x"), &second).await.unwrap();
     assert_eq!(tx.item(&item("x")).await.unwrap().unwrap().business, acme().business);
     tx.commit().await.unwrap();
 }
@@ -218,7 +218,7 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     };
     let mut tx = store.begin().await.unwrap();
     tx.promote(&id, &store.fingerprints().of("token-1")).await.unwrap();
-    tx.apply_word(&id, &store.fingerprints().of("token-1")).await.unwrap();
+    tx.apply_declaration(&id, &store.fingerprints().of("token-1")).await.unwrap();
     tx.set_item_state(&id, ItemState::Active, None, None).await.unwrap();
     tx.set_layer_id(&acme, &LayerId::parse("at-layer").unwrap()).await.unwrap();
     tx.ensure_business(&globex, None).await.unwrap();

@@ -41,7 +41,7 @@ async fn act(store: &Store, rng: &mut StdRng) {
         1 => {
             if let Some(candidate) = tx.candidates(&item(id)).await.unwrap().first() {
                 tx.promote(&item(id), &candidate.fingerprint).await.unwrap();
-                tx.apply_word(&item(id), &candidate.fingerprint).await.unwrap();
+                tx.apply_declaration(&item(id), &candidate.fingerprint).await.unwrap();
             }
         }
         2 => {
@@ -157,7 +157,7 @@ async fn i11_two_changes_of_one_business_are_judged_together(parts: Parts) {
         push(&store, id, &format!("token-{id}"), acme()).await;
         let mut tx = store.begin().await.unwrap();
         tx.promote(&item(id), &store.fingerprints().of(&format!("token-{id}"))).await.unwrap();
-        tx.apply_word(&item(id), &store.fingerprints().of(&format!("token-{id}"))).await.unwrap();
+        tx.apply_declaration(&item(id), &store.fingerprints().of(&format!("token-{id}"))).await.unwrap();
         save_account(&mut tx, id, "acme").await;
         tx.item_was_read(&item(id)).await.unwrap();
         tx.commit().await.unwrap();

@@ -49,7 +49,7 @@ pub(super) async fn list(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Res
     let mut list = PagedList::default();
     loop {
         // Every page is a call of the budget.
-        of.turn(Call::Layer).await?;
+        of.wait_for_slot(Call::Layer).await?;
         let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
         match traces::step(span, layer::Error::code, of.context.layer.next_page(layer_id, &mut list)).await {
             Ok(()) if list.has_more() => {}
@@ -94,7 +94,7 @@ async fn refuse_dead_strangers(
     let strangers: Vec<&ProcessorToken> = strangers.filter_map(|r| tokens.get(r.token.as_ref()?)).collect();
     let mut dead = 0;
     for token in strangers {
-        of.turn(Call::TokenProbe).await?;
+        of.wait_for_slot(Call::TokenProbe).await?;
         match of.context.plaid.processor_token_health(token).await {
             Ok(TokenHealth::Alive) => {}
             Ok(TokenHealth::Dead) => dead += 1,
@@ -105,7 +105,7 @@ async fn refuse_dead_strangers(
         }
     }
     if dead > 0 && !of.claim.permit {
-        return Err(Stop::Row(of.held(&domain::token_list::Hold::UnknownTokens { count: dead })));
+        return Err(Stop::Row(of.held(&domain::token_list::Hold::DeadTokens { count: dead })));
     }
     Ok(())
 }

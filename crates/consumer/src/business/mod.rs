@@ -73,7 +73,7 @@ impl Reconcile for Reconciliation<'_> {
     async fn steps(&mut self) -> Result<Ending, Stop> {
         let Some(layer_id) = self.resolve().await? else {
             // Nothing is minted yet, so there is nothing to create the business with; the mint makes it due again.
-            return Err(Stop::Row(done(self.context)));
+            return Err(Stop::Found);
         };
         let facts = facts::gather(self, &layer_id).await?;
         let policy = self.policy();
@@ -95,8 +95,7 @@ impl Reconcile for Reconciliation<'_> {
             Plan::Wait { left_out } => Err(Stop::Row(self.waits_for_tokens(left_out.len()))),
             Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
             Plan::Put(put) => {
-                // A list that could not be verified is sent again by the sweep; that is no drift.
-                if is_unannounced(&self.claim) && !policy.resend {
+                if is_unannounced(&self.claim) && !put.resent {
                     metrics::counter!(metric::DRIFT, "kind" => "business").increment(1);
                 }
                 if observes {
@@ -111,12 +110,12 @@ impl Reconcile for Reconciliation<'_> {
     async fn end(self, ending: Result<Option<Ending>, Finish>) -> Result<(), store::Error> {
         let mut tx = self.context.store.begin().await?;
         tx.lock(&self.claim).await?;
-        let mut converged = None;
+        let mut shown_after = None;
         let finish = match ending {
             Ok(Some(Ending::Converged(found))) => {
-                let finish = self.converged(&mut tx, &found).await?;
-                converged = Some(found);
-                finish
+                let is_shown = found.put.is_some() && found.verified;
+                shown_after = self.claim.signal_at.filter(|_| is_shown).map(|signal| tx.now().since(signal));
+                self.converged(&mut tx, &found).await?
             }
             Ok(Some(Ending::Observed { outcome, would })) => {
                 self.observed(&mut tx, &outcome, would.as_ref()).await?;
@@ -124,14 +123,14 @@ impl Reconcile for Reconciliation<'_> {
             }
             Ok(None) => done(self.context),
             Err(finish) => {
+                let finish = tx.judged_again(finish).await?;
                 self.stopped(&mut tx, &finish).await?;
                 finish
             }
         };
         tx.finish(&self.claim, &finish).await?;
         tx.commit().await?;
-        if let (Some(signal), Some(_)) = (self.claim.signal_at, converged.and_then(|c| c.put)) {
-            let took = self.now_since(signal).await;
+        if let Some(took) = shown_after {
             metrics::histogram!(metric::CONVERGE).record(took.as_secs_f64());
         }
         self.context.outbox_filled.notify_one();
@@ -234,13 +233,6 @@ impl Reconciliation<'_> {
         (never_read_back || !replaced.is_empty()).then(|| Put { tokens, added, replaced, ..Put::default() })
     }
 
-    async fn now_since(&self, signal: domain::Millis) -> std::time::Duration {
-        match self.context.store.begin_read().await {
-            Ok(tx) => tx.now().since(signal),
-            Err(_) => std::time::Duration::ZERO,
-        }
-    }
-
     /// Accounts that were leaving this list are read back as gone: they may enter their new business.
     async fn moves(&self, tx: &mut Tx) -> Result<(), store::Error> {
         for entered in tx.moves_done(&self.id, &self.claim).await? {
@@ -304,8 +296,8 @@ impl Reconciliation<'_> {
         outcome::about_business(tx, &self.claim, &self.id, kind, payload).await
     }
 
-    /// Archived or deleted since we knew it: the next reconciliation asks for it by name again. Or a mishap of Layer's, which is over
-    /// after some tries and need not call anybody.
+    /// Archived or deleted since we knew it: the next reconciliation asks for it by name again. Or a mishap of Layer's, which
+    /// is over after some tries and need not call anybody.
     async fn unknown_to_layer(&self) -> Result<Stop, Stop> {
         const TRIES: u32 = 4;
         let code = Code::BusinessUnknownToLayer;
@@ -365,8 +357,8 @@ impl Reconciliation<'_> {
         Ok(false)
     }
 
-    /// Since when this business could not be served, if the last reconciliation ended for this very reason: what other failures came
-    /// before it says nothing about this one.
+    /// Since when this business could not be served, if the last reconciliation ended for this very reason: what other
+    /// failures came before it says nothing about this one.
     async fn blocked_since(&self, code: Code) -> Result<Option<domain::Millis>, Stop> {
         let row = self.context.store.begin_read().await?.work(Kind::Business, self.id.as_str()).await?;
         Ok(row.filter(|r| r.blocked.as_ref().is_some_and(|b| b.code == code.as_str())).and_then(|r| r.blocked_at))
@@ -377,7 +369,7 @@ impl Reconciliation<'_> {
     }
 
     /// Waits until this call may be made; fails if the lease was lost.
-    async fn turn(&mut self, call: Call) -> Result<(), Stop> {
-        budget::turn(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
+    async fn wait_for_slot(&mut self, call: Call) -> Result<(), Stop> {
+        budget::wait_for_slot(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
     }
 }

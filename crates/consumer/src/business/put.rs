@@ -26,7 +26,7 @@ impl Reconciliation<'_> {
         if let Err(error) = self.context.layer.warm_up().await {
             return Err(self.refused(&error).await);
         }
-        self.turn(Call::Layer).await?;
+        self.wait_for_slot(Call::Layer).await?;
         let span = tracing::info_span!(target: traces::STEP, "put", tokens = tokens.len(), outcome = Empty);
         let sent = self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline());
         match traces::step(span, layer::Error::code, sent).await {
@@ -49,7 +49,7 @@ impl Reconciliation<'_> {
             }
         }
         // A list that could not be read back is sent again by each sweep, by design; that is told apart (I9).
-        let result = if self.policy().resend { "resent" } else { "accepted" };
+        let result = if put.resent { "resent" } else { "accepted" };
         metrics::counter!(metric::PUTS, "result" => result).increment(1);
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
@@ -59,8 +59,8 @@ impl Reconciliation<'_> {
         traces::step(span, Stop::word, self.verify(layer_id, facts, put)).await
     }
 
-    /// Removals out of the ordinary over the whole fleet hold everything: more likely a fault of ours or of a provider
-    /// than that many closed accounts.
+    /// Removals out of the ordinary over the whole fleet hold each list that would lose an account: more likely a fault of
+    /// ours or of a provider than that many closed accounts.
     async fn guard_fleet(&self, put: &Put) -> Result<(), Stop> {
         if put.removed.is_empty() || self.claim.permit {
             return Ok(());
@@ -69,7 +69,7 @@ impl Reconciliation<'_> {
         let removals = put.removed.len();
         let mut tx = self.context.store.begin().await?;
         let limit = i64::from(settings.max_fleet_removals);
-        let over = tx.count_removals(&self.id, removals, limit, settings.removal_window).await?;
+        let over = tx.book_removals(&self.id, removals, limit, settings.removal_window).await?;
         tx.commit().await?;
         let Some(lately) = over else { return Ok(()) };
         let why = format!(
@@ -77,14 +77,15 @@ impl Reconciliation<'_> {
              whether they are really gone, then release",
             settings.removal_window
         );
-        tracing::error!(why, "removals are held over the whole fleet");
+        tracing::error!(why, "more removals over the whole fleet than allowed: this list is held");
         let blocked = Blocked { by: Block::Hold, code: Code::FleetRemovalGuard.to_string(), why };
         Err(Stop::Row(Finish::blocked(settings.removal_window, Class::Sweep, blocked)))
     }
 
     fn open(&self, facts: &Facts, put: &Put) -> Result<Vec<ProcessorToken>, Stop> {
         let opened: Option<Vec<ProcessorToken>> = put.tokens.iter().map(|f| facts.tokens.get(f).cloned()).collect();
-        opened.ok_or_else(|| Stop::Row(self.held(&Hold::Hidden { count: 1 })))
+        let hidden = put.tokens.iter().filter(|f| !facts.tokens.contains_key(*f)).count();
+        opened.ok_or_else(|| Stop::Row(self.held(&Hold::Hidden { count: hidden })))
     }
 
     /// Layer read the list and refuses it. Tokens of older generations are the likely cause: they alone are left out,
@@ -136,12 +137,13 @@ impl Reconciliation<'_> {
         let settings = self.context.layer.settings();
         let (timeout, interval) = (settings.verify_timeout, settings.verify_interval);
         let began = Instant::now();
+        let mut vanished = false;
         loop {
             let rows = list(self, layer_id).await?;
             let mut tx = self.context.store.begin_read().await?;
             let after = recognise(self, &mut tx, &rows).await?;
             drop(tx);
-            self.watch_layers_own(&facts.listed, &after);
+            vanished = vanished || self.own_vanished(&facts.listed, &after);
             let late = began.elapsed() >= timeout;
             match verify(&put, &facts.listed, &after) {
                 Verification::Applied => return Ok(sent(facts, put, true)),
@@ -186,7 +188,8 @@ impl Reconciliation<'_> {
     }
 
     /// Neither the list before nor ours. With strangers in it another writer is at work, and to write on would be a fight:
-    /// an operator looks. Without, Layer applied a part, or an earlier list of ours came late, and the next reconciliation mends it.
+    /// an operator looks. Without, Layer applied a part, or an earlier list of ours came late, and the next reconciliation
+    /// mends it.
     async fn third_list(&self, strangers: usize) -> Result<Stop, Stop> {
         let hold = Hold::ForeignWriter { strangers };
         let why = "after our PUT Layer shows a third list: it applied a part, or an earlier list came late".to_owned();
@@ -204,17 +207,19 @@ impl Reconciliation<'_> {
     }
 
     /// A PUT must not touch what Layer connected itself; no page promises that, so it is watched.
-    fn watch_layers_own(&self, before: &[Listed], after: &[Listed]) {
+    fn own_vanished(&self, before: &[Listed], after: &[Listed]) -> bool {
         let own = |rows: &[Listed]| -> HashSet<Option<String>> {
             let rows = rows.iter().filter(|r| r.layer_owned);
             rows.map(|r| r.account.as_ref().map(ToString::to_string)).collect()
         };
-        if !own(before).is_subset(&own(after)) {
+        let vanished = !own(before).is_subset(&own(after));
+        if vanished {
             metrics::counter!(metric::LAYER_OWNED_CHANGED).increment(1);
             tracing::error!(
                 "an account that Layer connected itself disappeared after our PUT: tell Layer, and set consumer.mode to observe"
             );
         }
+        vanished
     }
 }
 

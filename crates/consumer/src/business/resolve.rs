@@ -26,7 +26,7 @@ impl Reconciliation<'_> {
         if let Some(id) = &self.row.layer_id {
             return Ok(Some(id.clone()));
         }
-        self.turn(Call::Layer).await?;
+        self.wait_for_slot(Call::Layer).await?;
         match layer_id_of(self.context, &self.id).await {
             Ok(Some(id)) => {
                 self.note(&id).await?;
@@ -73,7 +73,7 @@ impl Reconciliation<'_> {
         if tokens.is_empty() || self.context.settings.mode == Mode::Observe {
             return Ok(None);
         }
-        self.turn(Call::LayerCreate).await?;
+        self.wait_for_slot(Call::LayerCreate).await?;
         let made = match self.context.layer.create_business(&details, &external_id, &tokens).await {
             Ok(made) => made,
             Err(error) if error.meaning() == Meaning::RefusedContent => {

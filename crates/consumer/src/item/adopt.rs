@@ -40,7 +40,7 @@ impl Reconciliation<'_> {
     }
 
     async fn list(&mut self, business: &BusinessId) -> Result<Vec<ListedAccount>, Stop> {
-        self.turn(Call::Layer).await?;
+        self.wait_for_slot(Call::Layer).await?;
         let rows = match resolve::layer_id_of(self.context, business).await {
             Ok(Some(id)) => self.pages(&id).await?,
             Ok(None) => Ok(Vec::new()),
@@ -55,7 +55,7 @@ impl Reconciliation<'_> {
     async fn pages(&mut self, id: &LayerId) -> Result<Result<Vec<ListedAccount>, layer::Error>, Stop> {
         let mut list = PagedList::default();
         while list.has_more() {
-            self.turn(Call::Layer).await?;
+            self.wait_for_slot(Call::Layer).await?;
             if let Err(error) = self.context.layer.next_page(id, &mut list).await {
                 return Ok(Err(error));
             }
@@ -66,7 +66,7 @@ impl Reconciliation<'_> {
     async fn adopt(&mut self, account: &AccountId, rows: &[ListedAccount]) -> Result<bool, Stop> {
         let ours = |r: &&ListedAccount| r.status == RowStatus::Active && r.account.as_ref() == Some(account);
         let Some(token) = rows.iter().filter(ours).find_map(|r| r.token.clone()) else { return Ok(false) };
-        self.turn(Call::TokenProbe).await?;
+        self.wait_for_slot(Call::TokenProbe).await?;
         match self.context.plaid.processor_token_health(&token).await {
             Ok(TokenHealth::Alive) => {}
             Ok(TokenHealth::Dead) => return Ok(false),

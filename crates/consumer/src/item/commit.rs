@@ -12,9 +12,12 @@ use serde_json::json;
 use store::{Act, Tx, WantedAccount, subject};
 
 impl Reconciliation<'_> {
-    pub(super) async fn commit(&self) -> Result<(), store::Error> {
+    pub(super) async fn commit(&mut self) -> Result<(), store::Error> {
         let mut tx = self.context.store.begin().await?;
         tx.lock(&self.claim).await?;
+        if let Some(finish) = self.found.finish.take() {
+            self.found.finish = Some(tx.judged_again(finish).await?);
+        }
         let facts = self.facts_of_end(&mut tx).await?;
         let end = End::of(&facts, &self.rules_of_end());
         self.write(&mut tx, &end).await?;
@@ -32,14 +35,23 @@ impl Reconciliation<'_> {
 
     async fn facts_of_end(&self, tx: &mut Tx) -> Result<Facts<'_>, store::Error> {
         let replaced = match &self.item.replaces {
-            Some(old) => tx.businesses_of_item(old).await?,
+            Some(old) => {
+                // A reconciliation of the old one that is about to end may bring an account into one more business.
+                tx.lock_row(Kind::Item, old.as_str()).await?;
+                tx.businesses_of_item(old).await?
+            }
             None => Vec::new(),
         };
         Ok(Facts {
             item: &self.item,
             found: &self.found,
             class: self.claim.class,
-            known: tx.lock_accounts(&self.item.id).await?,
+            // Only what is written has to stay as it was read: locked needlessly, accounts and the lists they leave could end
+            // in a deadlock.
+            known: match self.found.read {
+                true => tx.lock_accounts(&self.item.id).await?,
+                false => tx.accounts(&self.item.id).await?,
+            },
             live: tx.live_generations(&self.item.id).await?,
             hints: tx.hints(&self.item.id).await?,
             lists: self.lists(tx).await?,
@@ -53,7 +65,7 @@ impl Reconciliation<'_> {
         let mut lists = Vec::new();
         for business in tx.businesses_of_item(&self.item.id).await? {
             let Some(row) = tx.business(&business).await? else {
-                lists.push(List { business, is_known: false, is_behind: false });
+                lists.push(List { business, is_at_layer: false, is_behind: false });
                 continue;
             };
             // Tokens that Layer refused a list for wait outside until there are new ones; that is no news.
@@ -61,7 +73,7 @@ impl Reconciliation<'_> {
             let lacks = |w: &WantedAccount| !waits(w) && w.token.as_ref().is_some_and(|t| !row.accepted.contains(t));
             let wanted = tx.wanted_accounts(&business).await?;
             let is_behind = wanted.iter().any(|w| w.item == self.item.id && lacks(w));
-            lists.push(List { business, is_known: row.layer_id.is_some(), is_behind });
+            lists.push(List { business, is_at_layer: row.layer_id.is_some(), is_behind });
         }
         Ok(lists)
     }

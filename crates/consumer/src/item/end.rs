@@ -17,7 +17,7 @@ use store::{AccountRow, AccountUpdate, Hint, ItemRow, MintFault};
 pub(super) struct List {
     pub(super) business: BusinessId,
     /// It was found at Layer, so it may have a list there.
-    pub(super) is_known: bool,
+    pub(super) is_at_layer: bool,
     /// The last accepted list lacks a live token of the Item.
     pub(super) is_behind: bool,
 }
@@ -89,21 +89,21 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn of(facts: &Facts<'_>, rules: &Rules<'_>) -> Self {
-        let mut ending = Ending { facts, rules, touched: BTreeSet::new(), reports: Vec::new() };
-        let state = ending.state();
+        let mut draft = Draft { facts, rules, touched: BTreeSet::new(), reports: Vec::new() };
+        let state = draft.state();
         let tokenless = facts.tokenless();
         let settled = facts.found.accounts.iter().filter(|c| !facts.waits_for_heir(c, &tokenless));
-        let accounts: Vec<AccountUpdate> = settled.clone().map(|c| ending.account(c)).collect();
+        let accounts: Vec<AccountUpdate> = settled.clone().map(|c| draft.account(c)).collect();
         let inherits = settled.filter_map(|c| facts.inherits(c)).collect();
-        let mint_faults = ending.mint_faults();
-        let retires = if tokenless.is_empty() { ending.retires() } else { None };
+        let mint_faults = draft.mint_faults();
+        let retires = if tokenless.is_empty() { draft.retires() } else { None };
         let settled_hints = facts.settled_hints(rules);
-        let reported_hints = ending.announcements();
+        let reported_hints = draft.announcements();
         if !facts.found.would_mint.is_empty() {
-            ending.report(Report::WouldMint(facts.found.would_mint.clone()));
+            draft.report(Report::WouldMint(facts.found.would_mint.clone()));
         }
         let finish = facts.finish(rules, &accounts, &mint_faults, &settled_hints);
-        ending.parked(&finish);
+        draft.parked(&finish);
         Self {
             state,
             was_read: facts.found.read,
@@ -113,8 +113,8 @@ impl End {
             retires,
             settled_hints,
             reported_hints,
-            marks: ending.marks(),
-            reports: ending.reports,
+            marks: draft.marks(),
+            reports: draft.reports,
             finish,
         }
     }
@@ -126,7 +126,7 @@ impl End {
 }
 
 /// What builds up while the end is decided.
-struct Ending<'a> {
+struct Draft<'a> {
     facts: &'a Facts<'a>,
     rules: &'a Rules<'a>,
     /// Businesses whose truth changed.
@@ -134,7 +134,7 @@ struct Ending<'a> {
     reports: Vec<(Report, Vec<BusinessId>)>,
 }
 
-impl Ending<'_> {
+impl Draft<'_> {
     /// To every business of the Item, those that an account joins now included.
     fn report(&mut self, report: Report) {
         let joined = self.facts.found.accounts.iter().filter_map(|c| c.business.clone());
@@ -178,8 +178,8 @@ impl Ending<'_> {
             self.reports.push((report, concerned.into_iter().collect()));
         }
         let moving_from = known.and_then(|k| {
-            let is_listed = before.as_ref().is_some_and(|b| self.facts.is_known(b));
-            k.placement(self.facts.item.state).leaves_for(change.business.as_ref(), is_listed).cloned()
+            let at_layer = before.as_ref().is_some_and(|b| self.facts.is_at_layer(b));
+            k.placement(self.facts.item.state).leaves_for(change.business.as_ref(), at_layer).cloned()
         });
         let (id, traits, business) = (change.id.clone(), settled.traits.clone(), change.business.clone());
         let item = self.facts.item.id.clone();
@@ -245,12 +245,11 @@ impl Ending<'_> {
         let before = self.facts.blocked.as_ref();
         // The sweep found it as it was: said once is enough.
         if before.is_none_or(|b| b.by != Block::Parked || b.code != blocked.code) {
-            let businesses = self.touched.iter().cloned().collect();
-            self.reports.push((Report::Parked(blocked.clone()), businesses));
+            self.report(Report::Parked(blocked.clone()));
         }
     }
 
-    /// The business of an Item that is linked for the first time is no rotation.
+    /// The business of an Item that is linked for the first time is at least as urgent as a new account.
     fn marks(&self) -> Vec<BusinessMark> {
         let facts = self.facts;
         let class = if facts.item.generation > 1 { facts.class } else { facts.class.min(Class::NewAccount) };
@@ -275,8 +274,8 @@ impl Facts<'_> {
         self.lists.iter().map(|l| l.business.clone())
     }
 
-    fn is_known(&self, business: &BusinessId) -> bool {
-        self.lists.iter().any(|l| l.business == *business && l.is_known)
+    fn is_at_layer(&self, business: &BusinessId) -> bool {
+        self.lists.iter().any(|l| l.business == *business && l.is_at_layer)
     }
 
     fn is_live(&self, id: &AccountId) -> bool {
@@ -310,7 +309,7 @@ impl Facts<'_> {
     /// A hint is judged when its account is gone, or when Plaid still shows what it denied a while after it was said.
     fn settled_hints(&self, rules: &Rules<'_>) -> Vec<Hint> {
         let is_there = |s: &NewState| matches!(s.state, ItemState::Active | ItemState::LoginRequired);
-        if !self.found.state.as_ref().is_some_and(is_there) || self.found.accounts.is_empty() {
+        if !self.found.state.as_ref().is_some_and(is_there) || !self.found.read {
             return Vec::new();
         }
         let is_judged = |hint: &&Hint| {
@@ -367,7 +366,7 @@ impl Facts<'_> {
             self.known.iter().map(|k| (&k.id, k.mint_fault.as_ref())).collect();
         faults.extend(mint_faults.iter().map(|(id, fault)| (id, fault.as_ref())));
         let waiting = faults.into_iter().filter(|(id, _)| takes_part(id)).filter_map(|(_, fault)| fault);
-        // This one could not ask for it, though it was time: at once again would be for ever.
+        // This one could not ask for it although it was due. Due at once, it would be asked in a loop.
         let next = |f: &MintFault| match f.again_at > self.now {
             true => f.again_at,
             false => self.now.plus((rules.refused)(f.tries.max(1))),

@@ -68,7 +68,7 @@ struct Scene {
 }
 
 /// What makes a scene another one.
-type Turn = fn(&mut Scene);
+type Tweak = fn(&mut Scene);
 
 fn quiet() -> Scene {
     Scene {
@@ -83,7 +83,7 @@ fn quiet() -> Scene {
         known: vec![known("a"), known("b")],
         live: vec![("a", 2), ("b", 2)],
         hints: Vec::new(),
-        lists: vec![List { business: business("acme"), is_known: true, is_behind: false }],
+        lists: vec![List { business: business("acme"), is_at_layer: true, is_behind: false }],
         blocked: None,
         observes: false,
         can_look_up: false,
@@ -146,7 +146,7 @@ fn said(end: &End) -> String {
 
 #[test]
 fn what_is_told_and_who_is_due() {
-    let table: &[(&str, Turn, &str)] = &[
+    let table: &[(&str, Tweak, &str)] = &[
         ("nothing new", |_| {}, "again 72000s"),
         ("its tokens were minted", |s| s.found.minted = vec![account("a")], "due acme! rotation 2s; again 72000s"),
         (
@@ -269,7 +269,7 @@ fn what_is_told_and_who_is_due() {
             "again 72000s",
         ),
         ("observe mode", |s| s.found.would_mint = vec![account("a")], "would mint 1 @acme; again 72000s"),
-        ("it is parked", |s| s.found.finish = Some(parked("ODD")), "parked ODD @; again 5s"),
+        ("it is parked", |s| s.found.finish = Some(parked("ODD")), "parked ODD @acme; again 5s"),
         (
             "it was parked for this already",
             |s| (s.found.finish, s.blocked) = (Some(parked("ODD")), parked("ODD").blocked),
@@ -297,9 +297,9 @@ fn what_is_told_and_who_is_due() {
             "active>awaiting_token @acme; due acme! rotation 2s; again 30s",
         ),
     ];
-    for (name, turn, expected) in table {
+    for (name, tweak, expected) in table {
         let mut scene = quiet();
-        turn(&mut scene);
+        tweak(&mut scene);
         assert_eq!(said(&scene.end()), *expected, "{name}");
     }
 }
@@ -336,10 +336,10 @@ fn i8_a_renumbered_account_leaves_when_its_heir_has_a_token() {
 
 #[test]
 fn a_newcomer_keeps_what_was_said_of_the_old_id() {
-    let inherits = |turn: Turn| {
+    let inherits = |tweak: Tweak| {
         let mut scene = renumbered();
         scene.live.push(("c", 2));
-        turn(&mut scene);
+        tweak(&mut scene);
         scene.end().inherits
     };
     assert_eq!(inherits(|_| {}), [], "the Item's business says so already");
@@ -354,7 +354,7 @@ fn a_newcomer_keeps_what_was_said_of_the_old_id() {
 
 #[test]
 fn a_replaced_item_leaves_with_the_last_token_of_the_new_one() {
-    let table: &[(&str, Turn, bool)] = &[
+    let table: &[(&str, Tweak, bool)] = &[
         ("complete", |_| {}, true),
         ("a token is missing", |s| s.live = vec![("a", 2)], false),
         ("a token is of an earlier generation", |s| s.live = vec![("a", 2), ("b", 1)], false),
@@ -364,10 +364,10 @@ fn a_replaced_item_leaves_with_the_last_token_of_the_new_one() {
         ("the user must log in", |s| s.found.state = Some(NewState::user_must_act("X")), false),
         ("observe mode", |s| s.observes = true, false),
     ];
-    for (name, turn, leaves) in table {
+    for (name, tweak, leaves) in table {
         let mut scene = quiet();
         scene.item.replaces = Some(ItemId::parse("before".to_owned()).unwrap());
-        turn(&mut scene);
+        tweak(&mut scene);
         let end = scene.end();
         assert_eq!(end.retires.is_some(), *leaves, "{name}");
         let is_due = end.marks.iter().any(|m| m.business == business("old") && m.changed);
@@ -396,7 +396,7 @@ fn an_account_of_a_business_without_a_list_moves_at_once() {
     scene.found.accounts[0] = change("a", "globex", Change::Moved { to: business("globex") });
     let from = |scene: &Scene| scene.end().accounts[0].moving_from.clone();
     assert_eq!(from(&scene), Some(business("acme")));
-    scene.lists[0].is_known = false;
+    scene.lists[0].is_at_layer = false;
     assert_eq!(from(&scene), None);
 }
 

@@ -44,7 +44,7 @@ impl Reconciliation<'_> {
     }
 
     async fn mint(&mut self, token: &AccessToken, account: &AccountId) -> Result<(), Stop> {
-        self.turn(Call::Mint).await?;
+        self.wait_for_slot(Call::Mint).await?;
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         let intent = tx.intend(&self.claim, &self.item.id, account, self.item.generation).await?;
@@ -113,7 +113,7 @@ impl Reconciliation<'_> {
         Ok(())
     }
 
-    /// One account is parked alone and its siblings go on; what concerns the whole Item ends the reconciliation.
+    /// One account waits alone and its siblings go on; what concerns the whole Item ends the reconciliation.
     async fn not_minted(&mut self, account: &AccountId, error: &plaid::Error) -> Result<(), Stop> {
         metrics::counter!(metric::MINTS, "result" => "failed").increment(1);
         tracing::warn!(account = %account, error = chain(error), "no processor token for this account");

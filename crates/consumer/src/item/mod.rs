@@ -8,12 +8,12 @@
 
 mod adopt;
 mod commit;
+mod declaration;
 mod end;
 mod mint;
 mod read;
 mod report;
 mod token;
-mod word;
 
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
 use crate::{Context, ItemGoneProof, budget, faults};
@@ -164,14 +164,14 @@ impl Reconciliation<'_> {
     /// What waits under it is judged, as far as that takes nothing off a list.
     async fn current_token(&mut self) -> Result<AccessToken, Stop> {
         let mut tx = self.context.store.begin_read().await?;
-        let waiting = tx.word_of_current(&self.item.id).await?;
+        let waiting = tx.declaration_of_current(&self.item.id).await?;
         let current = match self.proved.take() {
             Some(token) => Some(token),
             None => tx.current_token(&self.item.id).await?,
         };
         drop(tx);
-        if let Some((token, word)) = waiting {
-            self.judge_word(&token, &word, None).await?;
+        if let Some((token, declaration)) = waiting {
+            self.judge_declaration(&token, &declaration, None).await?;
         }
         match current {
             Some(token) => Ok(token),
@@ -208,8 +208,9 @@ impl Reconciliation<'_> {
         Ok(self.stops_in(state))
     }
 
-    /// That a user withdrew consent is explicit; that there is no such Item has also been said by mishap, and takes every account
-    /// off its list: it is believed when it is said twice, set apart, or when a webhook says it as well. Until then the row waits.
+    /// That a user withdrew consent is explicit; that there is no such Item has also been said by mishap, and takes every
+    /// account off its list: it is believed when it is said twice, set apart, or when a webhook says it as well. Until then
+    /// the row waits.
     async fn believe_gone(&self, revoked: bool) -> Result<NewState, Stop> {
         if revoked {
             return Ok(NewState::of(ItemState::Revoked, Cause::ConsentWithdrawn));
@@ -239,7 +240,7 @@ impl Reconciliation<'_> {
     }
 
     /// Waits until this call may be made; fails if the lease was lost.
-    async fn turn(&mut self, call: Call) -> Result<(), Stop> {
-        budget::turn(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
+    async fn wait_for_slot(&mut self, call: Call) -> Result<(), Stop> {
+        budget::wait_for_slot(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
     }
 }

@@ -25,7 +25,7 @@ struct Facts {
 
 impl Reconciliation<'_> {
     pub(super) async fn read_accounts(&mut self, token: &AccessToken) -> Result<(), Stop> {
-        self.turn(Call::AccountsGet).await?;
+        self.wait_for_slot(Call::AccountsGet).await?;
         let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
         let accounts = self.context.plaid.accounts_get(token);
         let read = match traces::step(span, plaid::Error::code, accounts).await {
@@ -35,7 +35,8 @@ impl Reconciliation<'_> {
             Err(error) => return Err(self.unreadable(&error).await?),
         };
         if read.item.item != self.item.id {
-            // It was proved by `/item/get` before, so this is Plaid contradicting itself; nothing is concluded.
+            // It was proved by `/item/get` before, so Plaid contradicts itself: nothing is concluded about the accounts, and
+            // a new token is awaited.
             return Err(self.stops_in(NewState::of(ItemState::AwaitingToken, Cause::OtherItemNamed)));
         }
         let of_item = read.item.error_code.as_deref().map(|code| (code, plaid::item_meaning(code)));
@@ -43,8 +44,8 @@ impl Reconciliation<'_> {
             return Err(self.gone(revoked).await?);
         }
         let mut facts = self.facts().await?;
-        if let Some((token, word)) = facts.waiting.take() {
-            self.judge_word(&token, &word, Some(&read.accounts)).await?;
+        if let Some((token, declaration)) = facts.waiting.take() {
+            self.judge_declaration(&token, &declaration, Some(&read.accounts)).await?;
             facts = self.facts().await?;
         }
         let known: Vec<Known> = self.known.iter().map(store::AccountRow::known).collect();
@@ -58,7 +59,22 @@ impl Reconciliation<'_> {
         (self.found.read, self.found.read_at, self.found.live) = (true, facts.now, facts.live);
         self.found.state = Some(match of_item {
             Some((code, Meaning::UserMustAct)) => NewState::user_must_act(code),
-            _ => NewState::active(),
+            // Its accounts were read all the same. A bank that Plaid gave up is told by the calls that it refuses.
+            Some((
+                _,
+                Meaning::ItemGone { .. }
+                | Meaning::UnknownToken
+                | Meaning::NoAccounts
+                | Meaning::UnknownAccount
+                | Meaning::UnknownProcessorToken
+                | Meaning::UnknownKey
+                | Meaning::AccountNotSupported
+                | Meaning::NotReady
+                | Meaning::InstitutionGone
+                | Meaning::Unknown
+                | Meaning::Other(_),
+            ))
+            | None => NewState::active(),
         });
         Ok(())
     }
@@ -96,7 +112,7 @@ impl Reconciliation<'_> {
         Ok(Facts {
             rules,
             hints: tx.hints(&self.item.id).await?,
-            waiting: tx.word_of_current(&self.item.id).await?,
+            waiting: tx.declaration_of_current(&self.item.id).await?,
             live: tx.live_generations(&self.item.id).await?,
             now: tx.now(),
         })

@@ -7,7 +7,7 @@ use crate::reconcile::Stop;
 use domain::Millis;
 use domain::budget::Call;
 use domain::fault::chain;
-use domain::item::{Judgement, OwnerAnswer, TokenCause, judge, word_may_hold};
+use domain::item::{Judgement, OwnerAnswer, TokenCause, declaration_may_hold, judge};
 use domain::metric;
 use domain::work::Class;
 use plaid::Meaning;
@@ -60,7 +60,7 @@ impl Reconciliation<'_> {
             if promoted && !candidate.declares {
                 continue;
             }
-            self.turn(Call::ItemGet).await?;
+            self.wait_for_slot(Call::ItemGet).await?;
             let (answer, refusal) = self.ask_owner(&candidate).await;
             let ours = self.context.plaid.settings().environment.as_str();
             let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
@@ -74,7 +74,7 @@ impl Reconciliation<'_> {
             if matches!(answer, OwnerAnswer::Gone { revoked: false }) && proved_at.is_some() {
                 self.believe_gone(false).await?;
             }
-            let holds = word_may_hold(&self.item.id, &answer, environment);
+            let holds = declaration_may_hold(&self.item.id, &answer, environment);
             let overtaken = promoted || proved_at.is_some_and(|at| at >= candidate.seen_at);
             match judge(&self.item.id, &answer, environment) {
                 Judgement::Promote if !promoted => {
@@ -86,7 +86,7 @@ impl Reconciliation<'_> {
                     }
                 }
                 Judgement::Promote | Judgement::Reject { .. } if holds && overtaken && candidate.declares => {
-                    return self.adopt_word(&candidate).await;
+                    return self.adopt_declaration(&candidate).await;
                 }
                 Judgement::Promote => {}
                 Judgement::Reject { cause, why } => self.reject(&candidate, cause, &why, holds).await?,
@@ -125,15 +125,15 @@ impl Reconciliation<'_> {
         }
     }
 
-    async fn adopt_word(&mut self, candidate: &Candidate) -> Result<(), Stop> {
+    async fn adopt_declaration(&mut self, candidate: &Candidate) -> Result<(), Stop> {
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        tx.adopt_word(&self.item.id, &candidate.fingerprint).await?;
+        tx.adopt_declaration(&self.item.id, &candidate.fingerprint).await?;
         if let Some(item) = tx.item(&self.item.id).await? {
             self.item = item;
         }
         tx.commit().await?;
-        tracing::info!(token = %candidate.fingerprint, source = candidate.source, "{}", TokenCause::WordHolds.sentence());
+        tracing::info!(token = %candidate.fingerprint, source = candidate.source, "{}", TokenCause::DeclarationHolds.sentence());
         Ok(())
     }
 
@@ -162,11 +162,17 @@ impl Reconciliation<'_> {
         Ok(proved_at)
     }
 
-    async fn reject(&self, candidate: &Candidate, cause: TokenCause, why: &str, keep_word: bool) -> Result<(), Stop> {
+    async fn reject(
+        &self,
+        candidate: &Candidate,
+        cause: TokenCause,
+        why: &str,
+        keep_declaration: bool,
+    ) -> Result<(), Stop> {
         let item = &self.item.id;
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        tx.reject(item, &candidate.fingerprint, cause, why, keep_word).await?;
+        tx.reject(item, &candidate.fingerprint, cause, why, keep_declaration).await?;
         let businesses = tx.businesses_of_item(item).await?;
         let payload = json!({"fingerprint": candidate.fingerprint, "source": candidate.source, "why": why});
         let kind = kind::ITEM_TOKEN_REJECTED;

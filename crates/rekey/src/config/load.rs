@@ -149,13 +149,12 @@ fn nearest(key: &str, path: &str, known: &Table) -> String {
     }
 }
 
-fn merge(into: &mut Table, from: Table) {
+/// Puts `from` over `into`, section by section.
+pub fn merge(into: &mut Table, from: Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
             (Some(Value::Table(inner)), Value::Table(table)) => merge(inner, table),
-            (_, value) => {
-                into.insert(key, value);
-            }
+            (_, value) => drop(into.insert(key, value)),
         }
     }
 }

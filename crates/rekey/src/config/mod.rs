@@ -7,7 +7,7 @@ mod schema;
 mod secrets;
 mod trust;
 
-pub use load::{ConfigError, EXAMPLE, load, load_text};
+pub use load::{ConfigError, EXAMPLE, load, load_text, merge};
 pub use rules::BadSetting;
 pub use schema::chart_schema;
 pub use secrets::fingerprinter;

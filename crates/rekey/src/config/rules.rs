@@ -108,6 +108,7 @@ impl Config {
         bus::Needs { writes: writes.cloned().collect(), reads, group }
     }
 
+    /// Err: no URL, or one that no database of Rekey's has.
     pub fn store(&self) -> Result<&store::Settings, BadSetting> {
         let url = self.database.url.expose_secret();
         need("database.url", url)?;
@@ -120,6 +121,7 @@ impl Config {
         }
     }
 
+    /// Err: something is missing, or credentials would go in the clear.
     pub fn plaid(&self) -> Result<&plaid::Settings, BadSetting> {
         need("plaid.client_id", &self.plaid.client_id)?;
         need("plaid.secret (or plaid.secret_file)", self.plaid.secret.expose_secret())?;
@@ -132,6 +134,7 @@ impl Config {
         Ok(&self.plaid)
     }
 
+    /// Err: something is missing, or credentials would go in the clear.
     pub fn layer(&self) -> Result<&layer::Settings, BadSetting> {
         let layer = &self.layer;
         need("layer.client_id", &layer.client_id)?;
@@ -141,6 +144,7 @@ impl Config {
         Ok(layer)
     }
 
+    /// The platform's database, or none.
     pub fn token_source(&self) -> Result<consumer::TokenSource, BadSetting> {
         if let Some(fault) = store::url_fault(self.token_source.url.expose_secret()) {
             return Err(BadSetting::new("token_source.url", fault));
@@ -148,6 +152,7 @@ impl Config {
         consumer::TokenSource::new(&self.token_source).map_err(|e| BadSetting::new("token_source.url", e.to_string()))
     }
 
+    /// Err: a bound that Plaid's webhooks don't fit in.
     pub fn receiver(&self) -> Result<&receiver::Settings, BadSetting> {
         let receiver = &self.receiver;
         if !matches!(receiver.unavailable_status, 429 | 503) {
@@ -171,14 +176,16 @@ impl Config {
         web::Limits { connections: connections.get(), header_read, drain }
     }
 
+    /// Err: an entry that is no hash of an admin token.
     pub fn console(&self) -> Result<console::AdminTokens, BadSetting> {
         console::AdminTokens::parse(self.console.tokens.iter().map(String::as_str))
             .map_err(|e| BadSetting::new("console.tokens", e.to_string()))
     }
 
+    /// Err: a lease that a provider's call could outlast.
     pub fn consumer(&self) -> Result<&consumer::Settings, BadSetting> {
         need("kafka.group", &self.kafka.group)?;
-        // A call waits for its slot in the budget and then for its answer; the lease must outlive both.
+        // A part of the lease is spent waiting for a slot in the budget, so a call gets no more than half of it.
         let longest = self.plaid.timeout.max(self.layer.timeout) * 2;
         if self.consumer.lease <= longest {
             let why = format!("must be longer than the longest provider call ({longest:?} with these timeouts)");
