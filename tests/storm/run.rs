@@ -237,9 +237,13 @@ impl Storm {
                 }
             }
             Step::Renumber { item, account } => {
-                if let Some((_item, account)) = self.account(item, account) {
+                if let Some((item, account)) = self.account(item, account) {
                     let new = sandbox.renumber_account(&account)?;
                     tracing::info!(account, new, "storm re-numbers");
+                    // A platform that names accounts has to name the new id as well: Rekey may never have read the old one.
+                    if sandbox.push_body(&item, &json!({}))?["accounts"].is_array() {
+                        self.push(&item);
+                    }
                 }
             }
             Step::MoveAccount { item, account, business } => {
