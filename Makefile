@@ -34,7 +34,7 @@ test: prerequisites ## everything that must pass, against a real Apache Kafka an
 	TMPDIR=$(SHM) $(TARGET)/debug/explore --faults 1 --states 400
 	tests/with-servers --own $(TARGET)/debug/storm-real
 
-test-alerts: prerequisites ## each alert fired, the runbook's commands, the dashboard's metrics; then a running system is broken; 3 minutes
+test-alerts: prerequisites ## each alert fired, the runbook's commands, the dashboard's metrics; then a running system is broken; 4 minutes
 	$(CARGO) build --package rekey
 	tests/alerts/check $(TARGET)/debug/rekey
 	tests/alerts/live $(TARGET)/debug/rekey

@@ -134,7 +134,7 @@ impl Membership {
             }
         }
     }
-    /// The first offset that a partition still has is behind the one that should come next. Noticed here, because to some
+    /// The first offset that a partition still has is later than the one that should come next. Noticed here, because to some
     /// partitions nothing more comes for long.
     fn compare(&self, statistics: &Statistics) {
         let mut next = self.next.lock();

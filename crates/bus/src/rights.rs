@@ -191,7 +191,7 @@ fn cannot_read(mut config: ClientConfig, group: &str, topics: &[String]) -> Resu
     Ok(missing)
 }
 
-/// Who is told of no coordinator waits for one, longer than a person would: then the commit goes on waiting by itself.
+/// Without a coordinator a commit waits longer than a person would: then it is left to wait on its own thread.
 fn commit_nowhere(consumer: &Arc<BaseConsumer<Commit>>, topic: &str) -> KafkaResult<()> {
     let mut nowhere = TopicPartitionList::new();
     nowhere.add_partition_offset(topic, NO_PARTITION, Offset::Offset(0))?;

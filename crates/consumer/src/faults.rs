@@ -173,7 +173,7 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
 }
 
 /// A mint was refused in a way that speaks against the provider: our credentials, or a processor that Plaid retired. With
-/// others that are refused alike it is, and everybody waits; a row that alone is refused asks again by itself.
+/// others refused alike, the provider is at fault, and everybody waits; a row that is refused alone asks again by itself.
 ///
 /// Plaid's probe does not mint, so it succeeds all the same. After a pause it is therefore the next refused mint that
 /// tells, unless one has succeeded meanwhile.

@@ -315,7 +315,7 @@ struct Gaps {
 }
 
 impl Gaps {
-    /// What a process owed that has ended.
+    /// What a process that has ended owed.
     async fn recall(context: &Context) -> Self {
         let owed = async { context.store.begin_read().await?.owes_sweep().await };
         // Unknown is owed: a sweep too many does no harm.

@@ -25,7 +25,7 @@ use bus::Intake;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Runs every part of the consumer until `stop`. Then looks end at their next provider call, keep what they did and give
+/// Runs every part until `stop`. Then reconciliations end at their next provider call, keep what they did and give
 /// their leases back: another process goes on at once, and waits for no lease to run out.
 pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
     let stopping = context.stopping.clone();

@@ -210,7 +210,7 @@ pub fn settle(
     settled
 }
 
-/// Where the heir of an account goes: what the platform said about the old id last holds for the new one.
+/// Where an account's successor goes: what the platform last said about the old id holds for the new one.
 fn inheritance(gone: &Known, rules: &Rules) -> Option<BusinessId> {
     let business = gone.business.clone()?;
     let is_named = rules.assigned.iter().any(|(named, _)| *named == gone.id);

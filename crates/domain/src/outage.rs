@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Between two lines of one outage.
 const EVERY: Duration = Duration::from_mins(1);
-/// So long without a failure it is over. Less, and a fault that hits every other call would begin and end all the time.
+/// Over after this long without a failure. If shorter, a fault that hits every other call would begin and end all the time.
 const OVER_AFTER: Duration = Duration::from_secs(5);
 
 /// One kind of fault.

@@ -176,7 +176,7 @@ impl Finish {
 
 impl Row {
     /// A row of which no event has told yet. Epochs begin at the clock's milliseconds: a row that was erased and comes again is
-    /// then ahead of every claim of before, for nobody claims a row once a millisecond. A count from 0 would take an old
+    /// then ahead of every earlier claim, because nobody claims a row once a millisecond. A count from 0 would take an old
     /// holder for the new one.
     pub fn new(kind: Kind, id: &str, now: Millis) -> Self {
         Self {

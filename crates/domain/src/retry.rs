@@ -1,6 +1,6 @@
 //! How long to wait before the next try.
 //!
-//! The curve comes from the `backoff` crate. It is no longer maintained (RUSTSEC-2025-0012) and was asked for; this
+//! The curve comes from the `backoff` crate. It is no longer maintained (RUSTSEC-2025-0012) but was a requirement; this
 //! module is its only user, so replacing it is one file. Its own jitter and clock are not used: jitter comes from the
 //! injected generator, so that a seed repeats a run.
 

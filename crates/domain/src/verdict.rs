@@ -1,4 +1,4 @@
-//! What is so of a business or an Item (I11): one verdict, and everything that shows anything reads it.
+//! How a business or an Item stands (I11): one verdict, which everything that shows its state reads.
 //!
 //! A verdict is made from stored facts alone. It says which accounts are not right and why, and who acts next. Two rules:
 //! what is not known is never shown as fine, and *converged* means that every account that belongs into the list stands

@@ -7,8 +7,8 @@
 //!   the same key, so a genuine one is seen twice within a minute; forged ones, drawn at random, are not.
 //! - *first*, for a `kid` seen once, the newest first, because its caller is still waiting.
 //!
-//! A flood of forged ones spends the second budget and never the first. What it costs an attacker to spend that as well is a
-//! `kid` of his for each look-up, each of which is then believed to be absent. What to *ask* needs no trust; what to use
+//! A flood of forged ones spends the budget *first* and never *again*. To spend that as well, an attacker needs a
+//! new `kid` for each look-up, and each is then believed to be absent. What to *ask* needs no trust; what to use
 //! comes from Plaid alone. Whoever waits longer than [`KeySettings::wait`] gets no verdict, which is answered 503, not 401.
 
 use crate::KeySettings;

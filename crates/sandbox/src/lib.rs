@@ -1,6 +1,6 @@
 //! Faithful simulators of Plaid and Layer over HTTP, the platform that uses both, and the oracle that knows the truth.
 //!
-//! Nothing of Rekey's own code is used here, so that a mistake there can't hide itself: signatures are made with
+//! Of Rekey's own code only the listener of `web` is used here, so that a mistake there can't hide itself: signatures are made with
 //! another library, and the oracle judges from the truth of the simulated world alone.
 
 mod control;

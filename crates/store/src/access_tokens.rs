@@ -199,7 +199,7 @@ impl Tx {
         // clears what older ones said.
         match (self.waiting_declaration(item, candidate).await?, waiting) {
             (own, Some(waiting)) => {
-                self.set_declaration(item, candidate, &own.unwrap_or_default().over(waiting)).await?
+                self.set_declaration(item, candidate, &own.unwrap_or_default().over(waiting)).await?;
             }
             (Some(_), None) => {}
             (None, None) => self.apply_kept_declaration(item).await?,

@@ -1,5 +1,5 @@
-//! The audit trail: who did what to what, from where, and what was so before and after. An entry is never changed, but that
-//! an erased id in it becomes a pseudonym, and goes by age alone.
+//! The audit trail: who did what to what, from where, and what was so before and after. An entry never changes, except that
+//! an erased id in it becomes a pseudonym; it is deleted only because of its age.
 
 use crate::sql::{built, get, opt_text, sql, text, with_each};
 use crate::{Accounts, Declaration, Error, Page, Push, Tx};

@@ -90,9 +90,9 @@ struct Due {
     urgency: Class,
 }
 
-/// Who comes first among rows of one urgency: those whose own class it is, or those that waited until they had it. One
-/// claim in eight is for these: an import of thousands, each of whom has waited for long, must not stand before a rotation
-/// of this moment, and still goes on while rotations never end.
+/// Who comes first among rows of one urgency: rows of that class itself, or rows that waited until they reached it. One
+/// claim in eight is for the latter: an import of thousands that have waited long must not go ahead of a rotation
+/// that has just happened, but must still progress while rotations never end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
     Own,

@@ -1,5 +1,5 @@
-//! The form of a PostgreSQL URL. The driver takes less than `libpq` does, and what it misreads it looks up in the DNS, so what
-//! is wrong is told before, in words that quote nothing: any part of such a URL may be the password.
+//! The form of a PostgreSQL URL. The driver takes less than `libpq` does, and looks up in the DNS what it misreads, so what
+//! is wrong is reported before that, in words that quote nothing: any part of such a URL may be the password.
 
 use sqlx::any::AnyConnectOptions;
 

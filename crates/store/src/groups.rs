@@ -1,5 +1,5 @@
 //! Which consumer groups work on this database. It should be one: two releases that share a database share its work, each with
-//! its own providers, topics and limits, and neither knows of it.
+//! its own providers, topics and limits, and neither knows of the other.
 
 use crate::sql::{sql, text};
 use crate::{Error, Tx};

@@ -50,7 +50,7 @@ impl Tx {
         Ok(())
     }
 
-    /// The oldest records. Whoever holds the publisher's turn (see [`Tx::take_turn`]) sends and then deletes them.
+    /// The oldest records. Whoever leases the outbox (see [`Tx::lease_chore`]) sends and then deletes them.
     pub async fn outbox(&mut self, limit: u32) -> Result<Vec<OutboxRow>, Error> {
         let sql = "SELECT * FROM outbox ORDER BY id LIMIT $1";
         let rows = self.rows(sql!(sql, limit)).await?;

@@ -1,5 +1,5 @@
-//! Sessions of the database that are not what they were: nothing of a session's state is assumed, and after an error that
-//! tells of a lost state every session that is older is replaced.
+//! Database sessions that may have lost their state: nothing about that state is assumed, and after an error that
+//! points to lost state every older session is replaced.
 
 use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions as _, Connection as _, Error, Row as _};

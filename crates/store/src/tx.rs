@@ -169,7 +169,7 @@ impl Tx {
     }
 
     /// Undoes all of it, and returns once its locks are free. A drop leaves them to a task of the pool: for a moment `claim`
-    /// passes the rows by that they stand on, as if nothing were due.
+    /// skips the rows that they lock, as if nothing were due.
     pub async fn rollback(self) -> Result<(), Error> {
         in_time("rollback", self.inner.rollback()).await
     }

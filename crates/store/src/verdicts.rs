@@ -196,7 +196,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Judges these rows by the facts of now; those that do not exist are left away.
+    /// Judges these rows by the facts of now; those that do not exist are left out.
     async fn judge(&mut self, businesses: &[String], items: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
         let mut all: BTreeSet<String> = items.iter().cloned().collect();
         if !businesses.is_empty() {

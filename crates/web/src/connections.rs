@@ -5,7 +5,7 @@
 //! caller, and the one that has done so for longest makes room. A good caller sends its request in milliseconds and is
 //! never the one; a request that has arrived is never cut.
 //!
-//! Attackers that connect again at once only turn the queue: it moves by all places each [`GRACE`], which for 2 048 places
+//! Attackers that reconnect at once only keep the queue moving: all places turn over each [`GRACE`], which for 2 048 places
 //! empties the kernel's queue within a second, where the limits of header and body alone would take five for each turn.
 
 use axum::body::{Body, Bytes, HttpBody};

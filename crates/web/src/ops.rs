@@ -41,7 +41,7 @@ impl Parts {
 }
 
 impl Readiness {
-    /// Nothing is ready before [`Readiness::begun`]: a process that has not said yet what it waits for waits for more.
+    /// Nothing is ready before [`Readiness::begun`]: a process that has not yet said what it waits for is not ready.
     pub fn begin(&self) {
         self.expect(BEGINNING);
     }

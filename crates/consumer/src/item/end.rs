@@ -119,7 +119,7 @@ impl End {
         }
     }
 
-    /// Something is other than it was, and not only a list that was sent or not.
+    /// Something has changed besides whether a list was sent.
     pub(super) fn changed(&self) -> bool {
         self.marks.iter().any(|m| m.changed)
     }

@@ -208,8 +208,8 @@ impl Reconciliation<'_> {
         Ok(self.stops_in(state))
     }
 
-    /// That a user withdrew consent is explicit; that there is no such Item has also been said by mishap, and takes every
-    /// account off its list: it is believed when it is said twice, set apart, or when a webhook says it as well. Until then
+    /// Withdrawn consent is explicit. That there is no such Item has also been said by mistake, and takes every
+    /// account off its list: it is believed when said twice, some time apart, or when a webhook says it too. Until then
     /// the row waits.
     async fn believe_gone(&self, revoked: bool) -> Result<NewState, Stop> {
         if revoked {
