@@ -27,7 +27,7 @@ pub(crate) enum Ended {
     Failed,
     /// 3: there is no such thing.
     NotFound,
-    /// 4: the access token is not the Item's.
+    /// 4: a push was refused: it can't be stored as it is, or its access token is not the Item's.
     Rejected,
     /// 5: stored, but Plaid or Layer have not answered yet.
     Pending,
