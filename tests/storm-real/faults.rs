@@ -312,11 +312,14 @@ impl Storm {
         let Some(disk) = &self.stage.disk else { return };
         self.say(&Kind::FillDisk.word(), lasts);
         let (before, began) = (self.stage.out_of_space(), Instant::now());
-        let mut felt = 0;
-        // The first time is waited for, so that there is one: whoever writes may be stopped just now.
+        // The first time is waited for, so that there is one.
         let patience = if before == 0 { Duration::from_secs(30) } else { lasts };
-        let mut squeezed = false;
+        let (mut felt, mut squeezed, mut left_alone) = (0, false, Vec::new());
         while began.elapsed() < lasts || felt == 0 && began.elapsed() < patience {
+            // A process that is killed every other second never gets as far as to write.
+            if began.elapsed() >= lasts && left_alone.is_empty() {
+                left_alone = futures::future::join_all(self.stage.fleet.iter().map(|m| m.busy.lock())).await;
+            }
             if !squeezed {
                 disk.free();
                 squeezed = self.stage.squeeze().await;

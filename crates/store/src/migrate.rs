@@ -52,7 +52,7 @@ impl Store {
     /// A schema that is current is left alone, so that a role which may only read and write rows can run.
     pub async fn migrate(&self) -> Result<(), Error> {
         self.make_private_file();
-        if self.is_current().await {
+        if self.is_current().await? {
             return self.check_range().await;
         }
         match tokio::time::timeout(MIGRATION, self.migrate_what_is_missing()).await {
@@ -62,16 +62,22 @@ impl Store {
         }
     }
 
-    async fn is_current(&self) -> bool {
+    async fn is_current(&self) -> Result<bool, Error> {
         let sql = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
-        let Ok(rows) = sqlx::query(sql).fetch_all(&self.pool).await else { return false };
+        let rows = match sqlx::query(sql).fetch_all(&self.pool).await {
+            Ok(rows) => rows,
+            // The database has an answer, such as that there is no such table yet.
+            Err(error) if error.as_database_error().is_some() => return Ok(false),
+            // It has none. To go on would wait for a connection a second time before the log says why there is none.
+            Err(error) => return Err(Error::Database(error)),
+        };
         let applied = |version: i64, checksum: &[u8]| {
             rows.iter().any(|row| {
                 row.try_get::<i64, _>(0).is_ok_and(|v| v == version)
                     && row.try_get::<Vec<u8>, _>(1).is_ok_and(|c| c == checksum)
             })
         };
-        MIGRATIONS.iter().all(|m| applied(m.version, &m.checksum))
+        Ok(MIGRATIONS.iter().all(|m| applied(m.version, &m.checksum)))
     }
 
     async fn migrate_what_is_missing(&self) -> Result<(), Error> {
