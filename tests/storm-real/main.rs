@@ -5,11 +5,11 @@
 //! storm-real [--seed N] [--seconds S] [--rotations N] [--kills N] [--businesses N] [--rate N]
 //! ```
 //!
-//! It rages until all three are reached: the seconds, the rotations, the kills, and until each kind of fault was met. Then
-//! everything heals, and the verdict compares sets: what was answered 200 with what is on the topics and in the store,
-//! what belongs into each business's list with what Layer has. A seed fixes the faults, their order and length, and the
-//! inputs. Not fixed: how the processes are interleaved, and the moments at which network and disk answer; so a red seed
-//! replayed meets the same storm, not the same schedule.
+//! It rages until all three are reached: the seconds, the rotations, the kills, and until each kind of fault was met; or
+//! until SIGINT. Then everything heals, and the verdict compares sets: what was answered 200 with what is on the topics and
+//! in the store, what belongs into each business's list with what Layer has. A seed fixes the faults, their order and
+//! length, and the inputs. Not fixed: how the processes are interleaved, and the moments at which network and disk answer;
+//! so a red seed replayed meets the same storm, not the same schedule.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool for a terminal; it ends by panic")]
 
@@ -27,6 +27,7 @@ use stage::{Brokers, Ground};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -70,9 +71,11 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     // Whatever ends it, a panic too, the runtime drops the storm, and that kills, unmounts and removes what it started.
     let green = runtime.block_on(async {
+        let cut = Arc::new(AtomicBool::new(false));
+        tokio::spawn(cut_short(Arc::clone(&cut)));
         tokio::select! {
-            green = storms(seed, &options, &logs) => Some(green),
-            () = interrupted() => None,
+            green = storms(seed, &options, &logs, &cut) => Some(green),
+            () = terminated() => None,
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(10));
@@ -93,17 +96,20 @@ fn traces(logs: &Path) {
     tracing_subscriber::fmt().with_env_filter(level).with_writer(file).with_ansi(false).compact().init();
 }
 
-async fn interrupted() {
-    let mut term = signal(SignalKind::terminate()).unwrap();
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = term.recv() => {}
-    }
-    println!("interrupted: ending what was started");
+async fn terminated() {
+    signal(SignalKind::terminate()).unwrap().recv().await;
+    println!("terminated: ending what was started");
+}
+
+/// A long storm that must end earlier is judged all the same.
+async fn cut_short(cut: Arc<AtomicBool>) {
+    let Ok(()) = tokio::signal::ctrl_c().await else { return };
+    println!("interrupted: the storm ends now, and is judged; SIGTERM ends it without that");
+    cut.store(true, Ordering::SeqCst);
 }
 
 /// The storm on PostgreSQL, then a small one on SQLite over the same brokers.
-async fn storms(seed: u64, options: &Options, logs: &Path) -> bool {
+async fn storms(seed: u64, options: &Options, logs: &Path, cut: &Arc<AtomicBool>) -> bool {
     let began = Instant::now();
     println!(
         "seed {seed}: at least {} rotations of {} businesses, {} kills, {} s",
@@ -121,11 +127,11 @@ async fn storms(seed: u64, options: &Options, logs: &Path) -> bool {
     let small = Limits { seconds: 8, rotations: 40, kills: 2, businesses: 6, rate: options.rate.min(10), ..large };
     let mut red = Vec::new();
     for (ground, limits) in [(Ground::Postgres, large), (Ground::Sqlite, small)] {
-        if ground == Ground::Sqlite && options.no_sqlite {
+        if ground == Ground::Sqlite && (options.no_sqlite || cut.load(Ordering::SeqCst)) {
             continue;
         }
         let log = Arc::new(Log::new(ground.name()));
-        let found = run::storm(ground, limits, &options.only, &brokers, logs, &log).await;
+        let found = run::storm(ground, limits, &options.only, &brokers, logs, &log, cut).await;
         red.extend(found.into_iter().map(|line| format!("{}: {line}", ground.name())));
     }
     // At the very end: of a long output often nothing but the last lines is kept.

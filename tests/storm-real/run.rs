@@ -46,6 +46,7 @@ pub(crate) async fn storm(
     brokers: &Arc<Brokers>,
     logs: &Path,
     log: &Arc<Log>,
+    cut: &AtomicBool,
 ) -> Vec<String> {
     let megabytes = match ground {
         Ground::Postgres => 160 + limits.rotations as u64 / 40,
@@ -71,7 +72,7 @@ pub(crate) async fn storm(
     let left = until_settled(&storm, &platform, Duration::from_secs(60)).await;
     assert!(left.is_empty(), "what was linked does not settle, before any fault: {left:?}");
     log.say(&format!("{} Items linked, every list exact; the storm begins", platform.items.len()));
-    rage(&storm, &platform, limits, only).await;
+    rage(&storm, &platform, limits, only, cut).await;
     log.say("the storm is over; everything heals");
     let healed = Instant::now();
     heal(&storm).await;
@@ -86,7 +87,7 @@ pub(crate) async fn storm(
 }
 
 /// All at once until each limit is reached and each lane has met each of its faults.
-async fn rage(storm: &Arc<Storm>, platform: &Arc<Platform>, limits: Limits, only: &[String]) {
+async fn rage(storm: &Arc<Storm>, platform: &Arc<Platform>, limits: Limits, only: &[String], cut: &AtomicBool) {
     let (mut lanes_running, mut drivers) = (JoinSet::new(), JoinSet::new());
     let lanes = lanes(storm.stage.ground, storm.stage.disk.is_some(), only);
     let how_many = lanes.len();
@@ -106,7 +107,7 @@ async fn rage(storm: &Arc<Storm>, platform: &Arc<Platform>, limits: Limits, only
         assert!(last.1.elapsed() < STALL, "the platform gets nothing across any more, for {STALL:?}");
         let enough =
             began.elapsed().as_secs() >= limits.seconds && rotations >= limits.rotations && kills >= limits.kills;
-        if enough && storm.rounds.load(Ordering::SeqCst) >= how_many {
+        if cut.load(Ordering::SeqCst) || enough && storm.rounds.load(Ordering::SeqCst) >= how_many {
             break;
         }
         if told.elapsed() > Duration::from_secs(10) {
