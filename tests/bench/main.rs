@@ -1,10 +1,12 @@
 //! Figures, each as a ratio of two measurements of one run: the machine cancels out.
 //!
 //! ```text
-//! bench [--items N] [--seconds S] [--latency MS]
+//! bench [--only pages|floods|limits] [--stored N] [--items N] [--seconds S] [--latency MS]
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a terminal; what it can't do ends it")]
+
+mod scale;
 
 use clap::Parser;
 use domain::Role;
@@ -28,16 +30,42 @@ struct Options {
     /// How long half of the providers' answers take in that storm, in milliseconds; one in a hundred takes five times as long.
     #[arg(long, default_value_t = 400)]
     latency: u32,
+    /// Items of the large store.
+    #[arg(long, default_value_t = 1_000_000)]
+    stored: u64,
+    /// One part alone.
+    #[arg(long)]
+    only: Option<Part>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Pages of each statement in a small and a large store.
+    Pages,
+    /// Good webhooks beside forged ones.
+    Floods,
+    /// Due Items at the documented limits.
+    Limits,
 }
 
 const MINT: &str = "/processor/token/create";
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
+fn main() {
     let options = Options::parse();
-    println!("{:<58} {:>10} {:>10} {:>8}", "", "calm", "beside", "ratio");
-    floods().await;
-    budget(&options).await;
+    let wants = |part| options.only.is_none_or(|only| only == part);
+    if wants(Part::Pages) {
+        // In one thread: what the database says of a statement is read from the log of the thread that asked.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(scale::scale(options.stored));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if wants(Part::Floods) {
+        runtime.block_on(floods());
+    }
+    if wants(Part::Limits) {
+        runtime.block_on(budget(&options));
+    }
 }
 
 fn row(what: &str, calm: Duration, beside: Duration) {
@@ -47,6 +75,7 @@ fn row(what: &str, calm: Duration, beside: Duration) {
 
 /// How long good webhooks take until they are answered 200, nothing else being there and beside forged ones.
 async fn floods() {
+    println!("\n{:<58} {:>10} {:>10} {:>8}", "", "calm", "beside", "ratio");
     let world = World::start(Parts::Embedded, "").await;
     world.business("acme");
     let item = world.link("acme", 1).await;

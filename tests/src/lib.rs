@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
 
 pub mod answers;
+pub mod bare_store;
 mod conditions;
 pub mod disk;
+pub mod explain;
 pub mod fleet;
 pub mod kafka;
 pub mod metrics;
@@ -13,6 +15,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 mod rows;
+pub mod scale;
 mod servers;
 pub mod tls;
 pub mod topics;
@@ -25,9 +28,10 @@ pub use servers::{fresh_database, kafka_address, role_without_rights};
 
 use answers::Answer;
 use bus::{Intake, IntakeSettings, schema};
+use domain::ItemId;
 use domain::Role;
 use domain::queue::Mark;
-use domain::work::{Class, Kind};
+use domain::work::Class;
 use rekey::local::{Databases, Ground, Local};
 use rekey::wiring::Running;
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
@@ -255,9 +259,14 @@ impl World {
 
     /// What spoke against a provider is past: the window in which it counts has gone by.
     pub async fn forget_suspicions(&self) {
+        self.sql("DELETE FROM suspicions").await;
+    }
+
+    /// Changes the store past Rekey.
+    pub async fn sql(&self, text: &'static str) {
         sqlx::any::install_default_drivers();
         let pool = sqlx::AnyPool::connect(&self.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
-        sqlx::query("DELETE FROM suspicions").execute(&pool).await.unwrap();
+        sqlx::query(text).execute(&pool).await.unwrap();
         pool.close().await;
     }
 
@@ -271,7 +280,8 @@ impl World {
     /// What notices about these Items come to, all at the same moment.
     pub async fn make_due(&self, items: &[String]) {
         let mut tx = self.store().begin().await.unwrap();
-        let marks: Vec<Mark<'_>> = items.iter().map(|i| Mark::new(Kind::Item, i, Class::Rotation, "notice")).collect();
+        let mark = |item: &String| Mark::new(&ItemId::parse(item).unwrap(), Class::Rotation, "notice");
+        let marks: Vec<Mark<'_>> = items.iter().map(mark).collect();
         tx.mark_each(&marks).await.unwrap();
         tx.commit().await.unwrap();
     }

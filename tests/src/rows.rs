@@ -37,7 +37,7 @@ pub async fn parked(store: &Store) -> Vec<String> {
     let rows = tx.list_parked(&Page { after: None, limit: 100 }).await.unwrap_or_default();
     let waits =
         |r: &domain::queue::Row| r.blocked.as_ref().is_some_and(|b| matches!(b.by, Block::Parked | Block::Hold));
-    rows.into_iter().filter(waits).map(|r| format!("{} {}: {:?}", r.kind, r.id, r.blocked)).collect()
+    rows.into_iter().filter(waits).map(|r| format!("{}: {:?}", r.subject, r.blocked)).collect()
 }
 
 /// Rekey's own ledger of mints: how many rows of these Items are in each state.

@@ -29,7 +29,7 @@ stories!(
     an_account_archived_at_layer_stays_out ending parked,
 );
 
-on_both_parts!(observe_mode_writes_nothing);
+on_both_parts!(observe_mode_writes_nothing, what_an_observer_took_is_ordered_when_it_is_gone);
 
 async fn i8_an_unknown_token_holds_until_an_operator_decides(world: &World) {
     world.business("acme");
@@ -389,6 +389,26 @@ async fn observe_mode_writes_nothing(parts: Parts) {
     let mut world = world;
     world.rekeys.remove(0).stop().await;
     world.start_rekey(Role::ALL_IN_ONE, "[consumer]\nmode = \"act\"\n").await;
+    world.until_exact().await;
+    world.end().await;
+}
+
+/// While the one mode takes over from the other, an observer may take what the start of the other ordered. What it left is
+/// ordered again when the last of them has been gone for a while.
+async fn what_an_observer_took_is_ordered_when_it_is_gone(parts: Parts) {
+    let mut world = World::start(parts, "[consumer]\nmode = \"observe\"\n").await;
+    world.link("acme", 2).await;
+    let planned = || async {
+        let (_, body) = world.admin("GET", "/v1/businesses/acme", None).await;
+        body["last_outcome"].as_str().is_some_and(|o| o.contains("would mint"))
+    };
+    assert!(tests::holds(planned).await);
+    world.rekeys.remove(0).stop().await;
+    world.sql("UPDATE meta SET value = '-1' WHERE name = 'observed_at'").await;
+    world.start_rekey(Role::ALL_IN_ONE, "[consumer]\nmode = \"act\"\n").await;
+    world.until_quiet().await;
+    assert!(!world.sandbox.verdict().exact, "nothing is ordered by a start that knows of no observer");
+    world.sql("UPDATE meta SET value = '0' WHERE name = 'observed_at'").await;
     world.until_exact().await;
     world.end().await;
 }

@@ -98,7 +98,8 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// What the caller does; what changes by it is added.
-    pub(crate) fn act<'a>(&'a self, action: &'a str, subject: String) -> Act<'a> {
+    pub(crate) fn act<'a>(&'a self, action: &'a str, subject: &impl ToString) -> Act<'a> {
+        let subject = subject.to_string();
         Act { by: &self.name, from: Some(self.from), action, subject, was: None, became: None }
     }
 }

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::BusinessId;
-use domain::work::Kind;
+use domain::work::{Kind, Subject};
 
 pub(crate) fn parse(text: &str) -> Result<BusinessId, ApiError> {
     BusinessId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
@@ -37,7 +37,7 @@ pub(crate) async fn list(
     };
     let ids: Vec<String> = rows.iter().map(|r| r.id.to_string()).collect();
     let judged = tx.verdicts(Kind::Business, &ids).await?;
-    let of = |row: &store::BusinessRow| judged.iter().find(|j| j.id == row.id.as_str());
+    let of = |row: &store::BusinessRow| judged.iter().find(|j| j.subject.id() == row.id.as_str());
     let businesses: Vec<Business> = rows.iter().map(|r| Business::new(r, of(r))).collect();
     Ok(Json(Paged::new(businesses, &pages, |b| b.business_id.clone())))
 }
@@ -65,8 +65,8 @@ pub(crate) async fn show(
         })
         .collect();
     let differs = accounts.iter().filter(|a| !a.accepted).map(|a| a.account_id.clone()).collect();
-    let work = tx.work(Kind::Business, id.as_str()).await?.as_ref().map(Work::from);
-    let judged = tx.verdict(Kind::Business, id.as_str()).await?;
+    let work = tx.work(&id).await?.as_ref().map(Work::from);
+    let judged = tx.verdict(&id).await?;
     Ok(Json(BusinessDetail { business: Business::new(&row, judged.as_ref()), accounts, differs, work }))
 }
 
@@ -84,9 +84,9 @@ pub(crate) async fn sync(
         tx.rollback().await?;
         return Err(no_business());
     }
-    tx.mark_unminted(Some(id.as_str()), "an operator asked").await?;
-    tx.mark(&sync_mark(Kind::Business, id.as_str())).await?;
-    tx.audit(&caller.act("business.sync", store::subject(Kind::Business, id.as_str()))).await?;
+    tx.mark_unminted(&id, "an operator asked").await?;
+    tx.mark(&sync_mark(&id)).await?;
+    tx.audit(&caller.act("business.sync", &Subject::from(&id))).await?;
     tx.commit().await?;
     console.wake();
     Ok(StatusCode::ACCEPTED)

@@ -7,10 +7,10 @@ use crate::error::{ApiError, ErrorBody};
 use crate::items::{item_id, no_item};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
-use domain::work::Kind;
+use domain::work::Subject;
 use serde::Deserialize;
 use serde_json::json;
-use store::{Act, Erasure, Tx, subject};
+use store::{Act, Erasure, Tx};
 use utoipa::IntoParams;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -23,7 +23,7 @@ pub(crate) struct EraseQuery {
 }
 
 impl EraseQuery {
-    fn act<'a>(&self, caller: &'a Caller, action: &'a str, subject: String) -> Act<'a> {
+    fn act<'a>(&self, caller: &'a Caller, action: &'a str, subject: &Subject) -> Act<'a> {
         Act { became: self.unconfirmed.then(|| json!({"unconfirmed": true})), ..caller.act(action, subject) }
     }
 }
@@ -41,9 +41,10 @@ pub(crate) async fn item(
     let id = item_id(&item)?;
     let mut tx = console.store.begin().await?;
     // First, so that its subject becomes a pseudonym with the others.
-    tx.audit(&query.act(&caller, "item.erase", subject(Kind::Item, id.as_str()))).await?;
+    let subject = Subject::from(&id);
+    tx.audit(&query.act(&caller, "item.erase", &subject)).await?;
     let erasure = tx.erase_item(&id, query.unconfirmed).await?;
-    end(tx, &caller, Kind::Item, id.as_str(), erasure).await
+    end(tx, &caller, &subject, erasure).await
 }
 
 /// Forget a business that no Item names any more: every row about it is deleted.
@@ -58,16 +59,17 @@ pub(crate) async fn business(
 ) -> Result<StatusCode, ApiError> {
     let id = businesses::parse(&business)?;
     let mut tx = console.store.begin().await?;
-    tx.audit(&query.act(&caller, "business.erase", subject(Kind::Business, id.as_str()))).await?;
+    let subject = Subject::from(&id);
+    tx.audit(&query.act(&caller, "business.erase", &subject)).await?;
     let erasure = tx.erase_business(&id, query.unconfirmed).await?;
-    end(tx, &caller, Kind::Business, id.as_str(), erasure).await
+    end(tx, &caller, &subject, erasure).await
 }
 
-async fn end(tx: Tx, caller: &Caller, kind: Kind, id: &str, erasure: Erasure) -> Result<StatusCode, ApiError> {
-    let refused = match (erasure, kind) {
+async fn end(tx: Tx, caller: &Caller, subject: &Subject, erasure: Erasure) -> Result<StatusCode, ApiError> {
+    let refused = match (erasure, subject) {
         (Erasure::Done, _) => None,
-        (Erasure::Unknown, Kind::Item) => Some(no_item()),
-        (Erasure::Unknown, Kind::Business) => Some(no_business()),
+        (Erasure::Unknown, Subject::Item(_)) => Some(no_item()),
+        (Erasure::Unknown, Subject::Business(_)) => Some(no_business()),
         (Erasure::Refused(why), _) => Some(ApiError::conflict(why)),
     };
     if let Some(refused) = refused {
@@ -75,6 +77,6 @@ async fn end(tx: Tx, caller: &Caller, kind: Kind, id: &str, erasure: Erasure) ->
         return Err(refused);
     }
     tx.commit().await?;
-    tracing::info!(%kind, id, by = caller.name, "erased");
+    tracing::info!(kind = %subject.kind(), id = subject.id(), by = caller.name, "erased");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,9 +9,9 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::ItemId;
 use domain::queue::Mark;
-use domain::work::{Class, Kind};
+use domain::work::{Class, Kind, Subject};
 use std::time::Duration;
-use store::{Act, subject};
+use store::Act;
 
 pub(crate) fn item_id(text: &str) -> Result<ItemId, ApiError> {
     ItemId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
@@ -39,7 +39,7 @@ pub(crate) async fn list(
     };
     let ids: Vec<String> = rows.iter().map(|r| r.id.to_string()).collect();
     let judged = tx.verdicts(Kind::Item, &ids).await?;
-    let of = |row: &store::ItemRow| judged.iter().find(|j| j.id == row.id.as_str());
+    let of = |row: &store::ItemRow| judged.iter().find(|j| j.subject.id() == row.id.as_str());
     let items: Vec<Item> = rows.iter().map(|r| Item::new(r, of(r))).collect();
     Ok(Json(Paged::new(items, &pages, |i| i.item_id.clone())))
 }
@@ -54,13 +54,13 @@ pub(crate) async fn show(
     let id = item_id(&item)?;
     let mut tx = console.store.begin_read().await?;
     let row = tx.item(&id).await?.ok_or_else(no_item)?;
-    let judged = tx.verdict(Kind::Item, id.as_str()).await?;
+    let judged = tx.verdict(&id).await?;
     Ok(Json(ItemDetail {
         item: Item::new(&row, judged.as_ref()),
         access_tokens: tx.token_views(&id).await?.iter().map(Token::from).collect(),
         accounts: tx.accounts(&id).await?.iter().map(Account::from).collect(),
         processor_tokens: tx.processor_token_counts(&id).await?.into_iter().collect(),
-        work: tx.work(Kind::Item, id.as_str()).await?.as_ref().map(Work::from),
+        work: tx.work(&id).await?.as_ref().map(Work::from),
     }))
 }
 
@@ -74,13 +74,13 @@ pub(crate) async fn remove(
 ) -> Result<StatusCode, ApiError> {
     let id = item_id(&item)?;
     let mut tx = console.store.begin().await?;
-    tx.lock_row(Kind::Item, id.as_str()).await?;
+    tx.lock_row(&id).await?;
     if tx.item(&id).await?.is_none() {
         tx.rollback().await?;
         return Err(no_item());
     }
     let reason = format!("item {id} removed by the platform");
-    let act = Act { was: tx.in_force(&id).await?, ..caller.act("item.remove", subject(Kind::Item, id.as_str())) };
+    let act = Act { was: tx.in_force(&id).await?, ..caller.act("item.remove", &Subject::from(&id)) };
     for business in tx.remove_item(&id).await? {
         tx.mark_business(&business, Class::Rotation, &reason, Duration::ZERO, true, None).await?;
     }
@@ -105,13 +105,13 @@ pub(crate) async fn sync(
         tx.rollback().await?;
         return Err(no_item());
     }
-    tx.mark(&sync_mark(Kind::Item, id.as_str())).await?;
-    tx.audit(&caller.act("item.sync", subject(Kind::Item, id.as_str()))).await?;
+    tx.mark(&sync_mark(&id)).await?;
+    tx.audit(&caller.act("item.sync", &Subject::from(&id))).await?;
     tx.commit().await?;
     console.wake();
     Ok(StatusCode::ACCEPTED)
 }
 
-pub(crate) fn sync_mark(kind: Kind, id: &str) -> Mark<'_> {
-    Mark { unblocks: true, ..Mark::new(kind, id, Class::Person, "an operator asked") }
+pub(crate) fn sync_mark(subject: impl Into<Subject>) -> Mark<'static> {
+    Mark { unblocks: true, ..Mark::new(subject, Class::Person, "an operator asked") }
 }

@@ -12,11 +12,11 @@ use axum::http::StatusCode;
 use axum::{Json, debug_handler};
 use domain::item::{ItemState, TokenCause, TokenStanding};
 use domain::trace::TraceParent;
-use domain::work::{Class, Kind};
+use domain::work::{Class, Kind, Subject};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use store::{Accounts, Act, All, Assignment, Declaration, ItemRow, Judged, Push, Tx, said, subject};
+use store::{Accounts, Act, All, Assignment, Declaration, ItemRow, Judged, Push, Tx, said};
 use tokio::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -243,8 +243,8 @@ impl Console {
         token: Option<&Fingerprint>,
     ) -> Result<Pushed, store::Error> {
         let mut tx = self.store.begin().await?;
-        let act = caller.act("item.put", subject(Kind::Item, push.item.as_str()));
-        tx.lock_row(Kind::Item, push.item.as_str()).await?;
+        let act = caller.act("item.put", &Subject::from(&push.item));
+        tx.lock_row(&push.item).await?;
         let (was, became) = (tx.in_force(&push.item).await?, Some(said(push, token)));
         let pushed = Pushed { at: tx.now(), wanted: tx.push(push).await? };
         tx.audit(&Act { was, became, ..act }).await?;
@@ -354,12 +354,11 @@ impl Console {
     /// How the Item and its businesses stand, and whether the reconciliation that saw this push has ended.
     async fn stand(&self, item: &ItemId, wanted: i64) -> Result<Stand, ApiError> {
         let mut tx = self.store.begin_read().await?;
-        let served = tx.work(Kind::Item, item.as_str()).await?.is_none_or(|w| w.done >= wanted);
-        let of_item = tx.verdict(Kind::Item, item.as_str()).await?;
+        let served = tx.work(item).await?.is_none_or(|w| w.done >= wanted);
+        let of_item = tx.verdict(item).await?;
         let businesses: Vec<String> = tx.businesses_of_item(item).await?.iter().map(ToString::to_string).collect();
         let of_businesses = tx.verdicts(Kind::Business, &businesses).await?;
-        let of_item = of_item.into_iter().map(|j| (Kind::Item, j));
-        let judged = of_item.chain(of_businesses.into_iter().map(|j| (Kind::Business, j))).collect();
+        let judged = of_item.into_iter().chain(of_businesses).collect();
         Ok(Stand { served, judged })
     }
 }
@@ -367,7 +366,7 @@ impl Console {
 /// The Item, once the reconciliation that this push caused has ended.
 async fn looked(tx: &mut Tx, item: &ItemId, pushed: &Pushed) -> Result<Option<ItemRow>, ApiError> {
     let ended = |w: &domain::queue::Row| w.lease.is_none() && w.looked_at.is_some_and(|at| at >= pushed.at);
-    let work = tx.work(Kind::Item, item.as_str()).await?;
+    let work = tx.work(item).await?;
     let has = work.is_none_or(|w| w.done >= pushed.wanted || ended(&w));
     Ok(if has { tx.item(item).await? } else { None })
 }
@@ -400,9 +399,9 @@ fn answer(
 ) -> (StatusCode, Json<PutAnswer>) {
     let finished = token != "pending" && stand.is_none_or(Stand::is_accepted);
     let status = if finished { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let waiting = |(kind, judged): &(Kind, Judged)| Waiting {
-        kind: kind.to_string(),
-        id: judged.id.clone(),
+    let waiting = |judged: &Judged| Waiting {
+        kind: judged.subject.kind().to_string(),
+        id: judged.subject.id().to_owned(),
         verdict: VerdictView::from(judged),
     };
     let answer = PutAnswer {

@@ -7,10 +7,10 @@ use crate::view::{PageQuery, Paged, Parked, VerdictView, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
-use domain::work::Kind;
+use domain::work::{Kind, Subject};
 use serde::Serialize;
 use serde_json::json;
-use store::{Act, subject};
+use store::Act;
 use utoipa::ToSchema;
 
 /// What waits for a person: rows that are parked or held, and Items with accounts whose mint Plaid refuses, with the
@@ -24,8 +24,13 @@ pub(crate) async fn parked(
     let rows = tx.list_parked(&query.page()?).await?;
     let mut parked = Vec::with_capacity(rows.len());
     for row in &rows {
-        let verdict = tx.verdict(row.kind, &row.id).await?.as_ref().map(VerdictView::from);
-        parked.push(Parked { kind: row.kind.to_string(), id: row.id.clone(), verdict, work: Work::from(row) });
+        let verdict = tx.verdict(&row.subject).await?.as_ref().map(VerdictView::from);
+        parked.push(Parked {
+            kind: row.subject.kind().to_string(),
+            id: row.subject.id().to_owned(),
+            verdict,
+            work: Work::from(row),
+        });
     }
     Ok(Json(Paged::new(parked, &query, |p| format!("{}/{}", p.kind, p.id))))
 }
@@ -41,21 +46,19 @@ pub(crate) async fn release(
     Path((kind, id)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let kind = Kind::from_word(&kind).ok_or_else(|| ApiError::bad_request("the kind is `item` or `business`"))?;
-    if !id.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(ApiError::bad_request("the id has characters that no id has"));
-    }
+    let subject = Subject::parse(kind, id).map_err(|e| ApiError::bad_request(e.to_string()))?;
     let mut tx = console.store.begin().await?;
-    tx.lock_row(kind, &id).await?;
-    let was = tx.work(kind, &id).await?.and_then(|w| w.blocked);
-    if !tx.release(kind, &id).await? {
+    tx.lock_row(&subject).await?;
+    let was = tx.work(&subject).await?.and_then(|w| w.blocked);
+    if !tx.release(&subject).await? {
         tx.rollback().await?;
         return Err(ApiError::not_found("blocked row", "GET /v1/parked lists those that wait for a person"));
     }
     let was = was.map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
-    tx.audit(&Act { was, ..caller.act("parked.release", subject(kind, &id)) }).await?;
+    tx.audit(&Act { was, ..caller.act("parked.release", &subject) }).await?;
     tx.commit().await?;
     console.wake();
-    tracing::info!(%kind, id, by = caller.name, "released by an operator");
+    tracing::info!(%kind, id = subject.id(), by = caller.name, "released by an operator");
     Ok(StatusCode::ACCEPTED)
 }
 

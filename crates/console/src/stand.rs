@@ -1,36 +1,39 @@
 //! How far a change came, for a caller that waits for it: read from the verdicts and nothing else.
 
 use domain::verdict::State;
-use domain::work::Kind;
 use store::Judged;
 
 /// How far a change came.
 pub(crate) struct Stand {
     /// The reconciliation that saw the change has ended.
     pub(crate) served: bool,
-    pub(crate) judged: Vec<(Kind, Judged)>,
+    pub(crate) judged: Vec<Judged>,
 }
 
 impl Stand {
     pub(crate) fn converged(&self) -> bool {
-        self.served && self.judged.iter().all(|(_, j)| j.verdict.state.is_good())
+        self.served && self.judged.iter().all(|j| j.verdict.state.is_good())
     }
 
     /// Layer took everything, as far as it shows.
     pub(crate) fn is_accepted(&self) -> bool {
         let accepted = |state: State| state.is_good() || state == State::Unverified;
-        self.served && self.judged.iter().all(|(_, j)| accepted(j.verdict.state))
+        self.served && self.judged.iter().all(|j| accepted(j.verdict.state))
     }
 
     pub(crate) fn blocked(&self) -> Vec<String> {
-        let stuck = self.judged.iter().filter(|(_, j)| is_stuck(j.verdict.state));
-        stuck.map(|(kind, j)| format!("{kind} {} is {}: {}", j.id, j.verdict.state, j.verdict.sentence())).collect()
+        let stuck = self.judged.iter().filter(|j| is_stuck(j.verdict.state));
+        stuck
+            .map(|j| {
+                format!("{} {} is {}: {}", j.subject.kind(), j.subject.id(), j.verdict.state, j.verdict.sentence())
+            })
+            .collect()
     }
 
     /// Waiting on can bring something.
     pub(crate) fn is_under_way(&self) -> bool {
-        let is_stuck = self.judged.iter().any(|(_, j)| is_stuck(j.verdict.state));
-        let is_converging = self.judged.iter().any(|(_, j)| j.verdict.state == State::Converging);
+        let is_stuck = self.judged.iter().any(|j| is_stuck(j.verdict.state));
+        let is_converging = self.judged.iter().any(|j| j.verdict.state == State::Converging);
         !self.is_accepted() && (is_converging || !is_stuck)
     }
 }

@@ -36,7 +36,7 @@ pub(crate) async fn rotate_keys(
     if resealed.moved > 0 {
         let mut tx = console.store.begin().await?;
         let became = Some(json!({"values_sealed_again": resealed.moved}));
-        tx.audit(&Act { became, ..caller.act("keys.rotate", format!("key/{}", resealed.under)) }).await?;
+        tx.audit(&Act { became, ..caller.act("keys.rotate", &format!("key/{}", resealed.under)) }).await?;
         tx.commit().await?;
         tracing::info!(moved = resealed.moved, under = resealed.under, by = caller.name, "values sealed again");
     }

@@ -6,8 +6,8 @@ use domain::budget::Call;
 use domain::fault::{chain, provider_is_at_fault};
 use domain::metric;
 use domain::queue::{Blocked, Finish, Mark};
-use domain::work::{Block, Class, Code, Kind};
-use domain::{BusinessId, Endpoint, ItemId, Next, Provider};
+use domain::work::{Block, Class, Code, Subject};
+use domain::{Endpoint, Next, Provider};
 use serde_json::json;
 use std::time::Duration;
 use store::{Claim, Suspicion};
@@ -152,7 +152,7 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
     let settings = &context.settings;
     let mut tx = context.store.begin().await?;
     let window = settings.agree_window;
-    let suspicion = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, window).await?;
+    let suspicion = tx.suspect(refusal.provider, &refusal.code, &claim.subject, window).await?;
     let rows = agreeing(context, refusal, suspicion);
     if !provider_is_at_fault(probe_refused, rows, settings.agree.into()) {
         tx.commit().await?;
@@ -163,7 +163,8 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
         }
         let why = format!(
             "{}; others are not refused, so it is this {}: mend it and release it",
-            refusal.message, claim.kind
+            refusal.message,
+            claim.subject.kind()
         );
         let finish = parked(context, &refusal.code, why);
         return Ok(Finish { unless_agreed: Some((refusal.provider, u64::from(settings.agree))), ..finish });
@@ -187,7 +188,7 @@ pub(crate) async fn refused_by_all(
     let probe_refused = probe(context, refusal.provider).await;
     let mut tx = context.store.begin().await?;
     let window = settings.agree_window;
-    let suspicion = tx.suspect(refusal.provider, &refusal.code, claim.kind, &claim.id, window).await?;
+    let suspicion = tx.suspect(refusal.provider, &refusal.code, &claim.subject, window).await?;
     tx.commit().await?;
     let rows = agreeing(context, &refusal, suspicion);
     if !provider_is_at_fault(probe_refused, rows, settings.agree.into()) {
@@ -209,7 +210,7 @@ async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -
             "provider paused, it {how}: {}; nothing is parked, work goes on when a probe succeeds", refusal.message
         );
     }
-    if refusal.provider != claim.kind.provider() {
+    if refusal.provider != claim.subject.kind().provider() {
         // This kind of work is not paused with that provider, so the row waits by itself.
         return Ok(backoff(context, claim, Some(interval), &refusal.code, refusal.message.clone()));
     }
@@ -236,7 +237,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::
     match error {
         store::Error::Stale { .. } => {
             // Whoever holds the row now does not know what this reconciliation did last: let the row be looked at once more.
-            metrics::counter!(metric::LEASES_LOST, "kind" => claim.kind.as_str()).increment(1);
+            metrics::counter!(metric::LEASES_LOST, "kind" => claim.subject.kind().as_str()).increment(1);
             tracing::warn!("the lease was lost during the reconciliation; the row is marked due");
             if let Err(error) = mark_again(context, claim).await {
                 tracing::warn!(
@@ -270,19 +271,18 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::
 async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
     tx.lock(claim).await?;
-    let was = tx.work(claim.kind, &claim.id).await?.and_then(|row| row.blocked);
+    let was = tx.work(&claim.subject).await?.and_then(|row| row.blocked);
     tx.finish(claim, finish).await?;
     if let Some(blocked) = finish.blocked.as_ref().filter(|b| was.is_none_or(|was| was.code != b.code)) {
-        let payload = json!({"kind": claim.kind, "code": blocked.code, "why": blocked.why});
-        match (claim.kind, ItemId::parse(claim.id.clone()), BusinessId::parse(claim.id.clone())) {
-            (Kind::Item, Ok(item), _) => {
-                let businesses = tx.businesses_of_item(&item).await?;
-                outcome::about_item(&mut tx, claim, &item, &businesses, kind::PARKED, payload).await?;
+        let payload = json!({"kind": claim.subject.kind(), "code": blocked.code, "why": blocked.why});
+        match &claim.subject {
+            Subject::Item(item) => {
+                let businesses = tx.businesses_of_item(item).await?;
+                outcome::about_item(&mut tx, claim, item, &businesses, kind::PARKED, payload).await?;
             }
-            (Kind::Business, _, Ok(business)) => {
-                outcome::about_business(&mut tx, claim, &business, kind::PARKED, payload).await?;
+            Subject::Business(business) => {
+                outcome::about_business(&mut tx, claim, business, kind::PARKED, payload).await?;
             }
-            (Kind::Item | Kind::Business, ..) => {}
         }
     }
     tx.commit().await?;
@@ -298,11 +298,11 @@ async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), st
 
 async fn mark_again(context: &Context, claim: &Claim) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
-    if tx.work(claim.kind, &claim.id).await?.is_none() {
+    if tx.work(&claim.subject).await?.is_none() {
         // Erased meanwhile: marked, it would be looked for at every sweep.
         return tx.rollback().await;
     }
-    let mark = Mark::new(claim.kind, &claim.id, Class::Retry, "a lease was lost");
+    let mark = Mark::new(&claim.subject, Class::Retry, "a lease was lost");
     tx.mark(&Mark { traceparent: claim.traceparent.as_deref(), ..mark }).await?;
     tx.commit().await
 }

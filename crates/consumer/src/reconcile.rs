@@ -3,7 +3,7 @@
 use crate::{Context, business, faults, item};
 use domain::metric;
 use domain::queue::Finish;
-use domain::work::{Class, Kind};
+use domain::work::{Class, Subject};
 use std::time::Instant;
 use store::Claim;
 
@@ -51,10 +51,10 @@ pub(crate) trait Reconcile: Sized {
 /// Reconciles what was claimed. A consumer does nothing else with a claimed row; explorers of the protocol decide themselves
 /// who reconciles when.
 pub async fn reconcile(context: &Context, claim: Claim) {
-    let (began, kind) = (Instant::now(), claim.kind);
-    let ended = match kind {
-        Kind::Item => run(item::begin(context, &claim).await).await,
-        Kind::Business => run(business::begin(context, &claim).await).await,
+    let (began, kind) = (Instant::now(), claim.subject.kind());
+    let ended = match &claim.subject {
+        Subject::Item(id) => run(item::begin(context, &claim, id).await).await,
+        Subject::Business(id) => run(business::begin(context, &claim, id).await).await,
     };
     match ended {
         Ok(false) => {}

@@ -4,7 +4,7 @@ use crate::Context;
 use domain::fault::chain;
 use domain::retry::{Curve, Retries};
 use domain::trace::TraceParent;
-use domain::work::Kind;
+use domain::work::{Kind, Subject};
 use std::sync::Arc;
 use std::time::Duration;
 use store::Claim;
@@ -60,18 +60,18 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
 async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>, running: &TaskTracker) {
     let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
     let context = Arc::clone(context);
-    let span = match claim.kind {
-        Kind::Item => {
+    let span = match &claim.subject {
+        Subject::Item(id) => {
             tracing::info_span!(
                 "reconcile item",
-                item = claim.id,
+                item = id.as_str(),
                 why = claim.reason,
                 epoch = claim.epoch,
                 trace = Empty
             )
         }
-        Kind::Business => {
-            let (business, why, epoch) = (&claim.id, &claim.reason, claim.epoch);
+        Subject::Business(id) => {
+            let (business, why, epoch) = (id.as_str(), &claim.reason, claim.epoch);
             tracing::info_span!("reconcile business", business, why, epoch, trace = Empty)
         }
     };
@@ -79,7 +79,7 @@ async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>,
     let from = claim.traceparent.as_deref().and_then(TraceParent::parse);
     claim.traceparent = traces::follow(&span, from).map(|t| t.to_string());
     let reconciling = async move {
-        let kind = claim.kind;
+        let kind = claim.subject.kind();
         crate::reconcile(&context, claim).await;
         drop(slot);
         // A free slot and, likely, new rows: do not wait for the next poll.

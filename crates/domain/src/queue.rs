@@ -5,8 +5,8 @@
 //! `epoch`; whoever commits under an older one writes nothing. The store locks, loads and saves rows. It decides only what a
 //! statement about many rows does, such as a pause or a sweep, and what the renewal of a lease changes.
 
-use crate::budget::Call;
-use crate::work::{Block, Class, Kind};
+use crate::budget::{Call, PROMOTION};
+use crate::work::{Block, Class, Subject};
 use crate::{Millis, Provider};
 use std::time::Duration;
 
@@ -24,10 +24,8 @@ pub struct Blocked {
 /// One row. Times are database time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// With `id`: what it is about.
-    pub kind: Kind,
-    /// Of the Item or the business.
-    pub id: String,
+    /// What it is about.
+    pub subject: Subject,
     /// None: nobody looks at it until an event comes.
     pub due_at: Option<Millis>,
     /// Who goes first when provider calls are scarce.
@@ -80,10 +78,8 @@ pub struct Lease {
 /// An event that makes a row due.
 #[derive(Debug, Clone)]
 pub struct Mark<'a> {
-    /// With `id`: what it is about.
-    pub kind: Kind,
-    /// Of the Item or the business.
-    pub id: &'a str,
+    /// What it is about.
+    pub subject: Subject,
     /// How urgent it is.
     pub class: Class,
     /// What happened, in words.
@@ -102,9 +98,9 @@ pub struct Mark<'a> {
 
 impl<'a> Mark<'a> {
     /// One that may be looked at at once and clears no block.
-    pub fn new(kind: Kind, id: &'a str, class: Class, reason: &'a str) -> Self {
-        let wait = Duration::ZERO;
-        Self { kind, id, class, reason, wait, quiet: None, unblocks: false, since: None, traceparent: None }
+    pub fn new(subject: impl Into<Subject>, class: Class, reason: &'a str) -> Self {
+        let (subject, wait) = (subject.into(), Duration::ZERO);
+        Self { subject, class, reason, wait, quiet: None, unblocks: false, since: None, traceparent: None }
     }
 }
 
@@ -178,10 +174,9 @@ impl Row {
     /// A row of which no event has told yet. Epochs begin at the clock's milliseconds: a row that was erased and comes again is
     /// then ahead of every earlier claim, because nobody claims a row once a millisecond. A count from 0 would take an old
     /// holder for the new one.
-    pub fn new(kind: Kind, id: &str, now: Millis) -> Self {
+    pub fn new(subject: Subject, now: Millis) -> Self {
         Self {
-            kind,
-            id: id.to_owned(),
+            subject,
             due_at: None,
             class: Class::Sweep,
             reason: String::new(),
@@ -251,6 +246,16 @@ impl Row {
         "released by an operator".clone_into(&mut self.reason);
         self.signal_at = self.signal_at.or(Some(now));
         true
+    }
+
+    /// How urgent it is by now: one class higher for each [`PROMOTION`] that it has been due, but never as a person.
+    pub fn urgency(&self, now: Millis) -> Class {
+        let waited = self.due_at.map_or(Duration::ZERO, |due| now.since(due));
+        let steps = i64::try_from(waited.as_millis() / PROMOTION.as_millis()).unwrap_or(i64::MAX);
+        match self.class {
+            Class::Person => Class::Person,
+            class => Class::from_rank(class.rank().saturating_sub(steps).max(Class::Rotation.rank())),
+        }
     }
 
     /// A worker takes it.

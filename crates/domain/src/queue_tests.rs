@@ -1,8 +1,13 @@
 use super::*;
+use crate::work::Kind;
 
-const NOW: Millis = Millis(1_000_000);
+const NOW: Millis = Millis(1_000_000_000);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
+
+fn subject() -> Subject {
+    Subject::parse(Kind::Item, "x").unwrap()
+}
 
 fn blocked(by: Block) -> Blocked {
     Blocked { by, code: "code".into(), why: "why".into() }
@@ -16,7 +21,7 @@ fn resting() -> Row {
         wanted: 3,
         done: 3,
         looked_at: Some(NOW.minus(MINUTE)),
-        ..Row::new(Kind::Item, "x", NOW)
+        ..Row::new(subject(), NOW)
     }
 }
 
@@ -34,7 +39,7 @@ fn stuck(by: Block) -> Row {
 }
 
 fn event() -> Mark<'static> {
-    Mark::new(Kind::Item, "x", Class::Rotation, "event")
+    Mark::new(subject(), Class::Rotation, "event")
 }
 
 fn marked(mut row: Row, mark: &Mark<'_>) -> Row {
@@ -62,7 +67,7 @@ fn i4_an_event_makes_a_row_due_unless_something_keeps_it() {
     let clears = Mark { unblocks: true, ..event() };
     let soon = Row { due_at: Some(NOW.plus(Duration::from_secs(1))), ..resting() };
     let table = [
-        ("a row of its own", Row::new(Kind::Item, "x", NOW), event(), NOW),
+        ("a row of its own", Row::new(subject(), NOW), event(), NOW),
         ("brought forward", resting(), event(), NOW),
         ("in a while", resting(), later.clone(), NOW.plus(MINUTE)),
         ("not put off", soon.clone(), later, NOW.plus(Duration::from_secs(1))),
@@ -92,7 +97,7 @@ fn i4_an_event_makes_a_row_due_unless_something_keeps_it() {
 
 #[test]
 fn i9_the_most_urgent_event_names_class_reason_and_trace() {
-    let named = |class, reason, trace| Mark { traceparent: Some(trace), ..Mark::new(Kind::Item, "x", class, reason) };
+    let named = |class, reason, trace| Mark { traceparent: Some(trace), ..Mark::new(subject(), class, reason) };
     let row = marked(resting(), &named(Class::Rotation, "webhook", "first"));
     let row = marked(row, &named(Class::Sweep, "sweep", "second"));
     assert_eq!(
@@ -269,4 +274,25 @@ fn i4_a_look_is_awaited_until_it_ended_or_gave_up() {
     for (claim, row, expected) in table {
         assert_eq!(row.awaits_look(since, now), expected, "{claim}");
     }
+}
+
+#[test]
+fn i9_who_waits_long_comes_before_who_came_later_and_never_before_a_person() {
+    let table = [
+        (Class::Person, Duration::ZERO, Class::Person),
+        (Class::Person, 9 * HOUR, Class::Person),
+        (Class::Rotation, 9 * HOUR, Class::Rotation),
+        (Class::Sweep, PROMOTION - Duration::from_millis(1), Class::Sweep),
+        (Class::Sweep, PROMOTION, Class::Retry),
+        (Class::Sweep, 2 * PROMOTION, Class::NewAccount),
+        (Class::Sweep, 3 * PROMOTION, Class::Rotation),
+        (Class::Sweep, 9 * HOUR, Class::Rotation),
+        (Class::Retry, PROMOTION, Class::NewAccount),
+    ];
+    for (class, waited, urgency) in table {
+        let row = Row { class, due_at: Some(NOW.minus(waited)), ..resting() };
+        assert_eq!(row.urgency(NOW), urgency, "{class} after {waited:?}");
+    }
+    assert_eq!(Row { class: Class::Sweep, due_at: Some(NOW.plus(HOUR)), ..resting() }.urgency(NOW), Class::Sweep);
+    assert_eq!(Row { class: Class::Sweep, due_at: None, ..resting() }.urgency(NOW), Class::Sweep);
 }

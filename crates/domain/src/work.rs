@@ -1,8 +1,9 @@
 //! The words of the work queue: what is due, why, how urgently, and what keeps it from being done.
 
-use crate::Provider;
 use crate::budget::Call;
+use crate::ids::BadId;
 use crate::words::words;
+use crate::{BusinessId, ItemId, Provider};
 
 words!(
     /// The two things Rekey reconciles.
@@ -24,6 +25,62 @@ impl Kind {
             Self::Item => Call::AccountsGet,
             Self::Business => Call::Layer,
         }
+    }
+}
+
+/// What a row of the queue is about. In the order in which rows are locked: Items, then businesses, each by id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    Item(ItemId),
+    Business(BusinessId),
+}
+
+impl Subject {
+    /// As the two stand in the database.
+    pub fn parse(kind: Kind, id: impl Into<String>) -> Result<Self, BadId> {
+        Ok(match kind {
+            Kind::Item => Self::Item(ItemId::parse(id)?),
+            Kind::Business => Self::Business(BusinessId::parse(id)?),
+        })
+    }
+
+    /// Which of the two it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Item(_) => Kind::Item,
+            Self::Business(_) => Kind::Business,
+        }
+    }
+
+    /// Its id without the kind.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Item(id) => id.as_str(),
+            Self::Business(id) => id.as_str(),
+        }
+    }
+}
+
+/// `item/…` or `business/…`, as the audit trail names it.
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.kind(), self.id())
+    }
+}
+
+impl From<&ItemId> for Subject {
+    fn from(id: &ItemId) -> Self {
+        Self::Item(id.clone())
+    }
+}
+impl From<&BusinessId> for Subject {
+    fn from(id: &BusinessId) -> Self {
+        Self::Business(id.clone())
+    }
+}
+impl From<&Subject> for Subject {
+    fn from(subject: &Subject) -> Self {
+        subject.clone()
     }
 }
 

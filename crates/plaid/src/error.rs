@@ -61,6 +61,39 @@ pub enum Meaning {
     Other(Next),
 }
 
+/// What an error says about the Item as a whole, and about the access token it was asked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfItem {
+    /// The access token is not one of this environment's any more.
+    UnknownToken,
+    /// The user must log in or consent again.
+    UserMustAct,
+    /// Plaid has no such Item any more. `revoked`: the user's own doing.
+    Gone { revoked: bool },
+    /// Nothing: the call, the account or the moment is to blame.
+    Nothing,
+}
+
+impl Meaning {
+    /// The part of it that concerns the Item. Without a wildcard: whoever adds a meaning decides it here.
+    pub fn of_item(&self) -> OfItem {
+        match self {
+            Self::UnknownToken => OfItem::UnknownToken,
+            Self::UserMustAct => OfItem::UserMustAct,
+            Self::ItemGone { revoked } => OfItem::Gone { revoked: *revoked },
+            Self::NoAccounts
+            | Self::UnknownAccount
+            | Self::UnknownProcessorToken
+            | Self::UnknownKey
+            | Self::AccountNotSupported
+            | Self::NotReady
+            | Self::InstitutionGone
+            | Self::Unknown
+            | Self::Other(_) => OfItem::Nothing,
+        }
+    }
+}
+
 impl Error {
     /// What follows from it.
     pub fn meaning(&self) -> Meaning {

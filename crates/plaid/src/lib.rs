@@ -9,7 +9,7 @@ mod settings;
 mod verify;
 
 pub use client::{Accounts, Client, ItemInfo, TokenHealth};
-pub use error::{Error, Meaning, item_meaning};
+pub use error::{Error, Meaning, OfItem, item_meaning};
 pub use keys::Keys;
 pub use settings::{KeySettings, Limits, Settings};
 pub use verify::{Rejection, Verified, Verifier};

@@ -3,11 +3,10 @@
 
 use crate::config::{Config, fingerprinter};
 use crate::metrics;
-use crate::waiting::{Opening, until_it_works, until_the_database_does, watch_the_database};
+use crate::waiting::{Opening, until_it_works, watch_the_database};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::fault::chain;
-use domain::work::Kind;
 use domain::{Provider, Role};
 use plaid::{Keys, Verifier};
 use std::net::SocketAddr;
@@ -238,9 +237,8 @@ impl Running {
             let (watched, stopping) = (store.clone(), stop.clone());
             let mut wake = Vec::new();
             if let Some(parts) = consumer {
-                match parts.start(store.clone(), &readiness, &tasks, stop.clone(), fail.clone()).await {
-                    Ok(Some(notifies)) => wake = notifies,
-                    Ok(None) => return,
+                match parts.start(store.clone(), &readiness, &tasks, stop.clone(), fail.clone()) {
+                    Ok(notifies) => wake = notifies,
                     Err(error) => return drop(fail.send(error).await),
                 }
             }
@@ -365,19 +363,15 @@ impl ConsumerParts {
         })
     }
 
-    /// Starts the consumer's tasks; returns what wakes them. None: stopped first.
-    async fn start(
+    /// Starts the consumer's tasks; returns what wakes them.
+    fn start(
         self,
         store: Store,
         readiness: &Readiness,
         tasks: &TaskTracker,
         stop: CancellationToken,
         fail: tokio::sync::mpsc::Sender<anyhow::Error>,
-    ) -> anyhow::Result<Option<Vec<Arc<tokio::sync::Notify>>>> {
-        let begun = until_the_database_does(&store, readiness, &stop, || self.begin_sweep(&store)).await?;
-        if begun.is_none() {
-            return Ok(None);
-        }
+    ) -> anyhow::Result<Vec<Arc<tokio::sync::Notify>>> {
         let context = Arc::new(consumer::Context::new(
             store,
             self.plaid,
@@ -401,22 +395,6 @@ impl ConsumerParts {
         }
         watch_intake(intake.health(), readiness.clone(), fail, tasks, stop.clone());
         tasks.spawn(consumer::run(context, intake, stop));
-        Ok(Some(wake))
-    }
-
-    /// Orders what the start asks for.
-    async fn begin_sweep(&self, store: &Store) -> Result<(), store::Error> {
-        let mut tx = store.begin().await?;
-        if self.config.consumer.mode == consumer::Mode::Act {
-            // What observe mode planned and did not do.
-            tx.mark_unminted(None, "start: accounts without a token").await?;
-        }
-        tx.commit().await?;
-        if self.config.consumer.sweep_at_start {
-            for kind in Kind::ALL {
-                store.mark_all(*kind, self.config.consumer.debounce, "sweep at start").await?;
-            }
-        }
-        Ok(())
+        Ok(wake)
     }
 }

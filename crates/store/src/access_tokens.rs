@@ -5,6 +5,7 @@ use crate::items::Declaration;
 use crate::sql::{built, get, is_set, number, opt_text, sql, text};
 use crate::{Error, Tx};
 use domain::item::{TokenCause, TokenStanding};
+use domain::work::Subject;
 use domain::{AccessToken, Fingerprint, ItemId, Millis};
 use secrecy::ExposeSecret;
 use sqlx::any::AnyRow;
@@ -193,7 +194,7 @@ impl Tx {
         let sql = "UPDATE access_tokens SET standing = 'current', why = NULL, cause = NULL, judged_at = $3
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate' AND sealed IS NOT NULL";
         if self.run(sql!(sql, id, candidate, now)).await? == 0 {
-            return Err(Error::Stale { kind: "item", id: item.to_string(), epoch: 0 });
+            return Err(Error::Stale { subject: Subject::from(item).to_string(), epoch: 0 });
         }
         // What came with it waits for its own judgement, and is newer than what waited already: a push under the current token
         // clears what older ones said.

@@ -170,7 +170,7 @@ impl Tx {
 
     /// Something happened that may have changed Plaid's mind: what it refused to mint is asked for at the next
     /// reconciliation. Returns for how many accounts.
-    pub(crate) async fn ask_refused_again(&mut self, items: &BTreeSet<&str>) -> Result<u64, Error> {
+    pub(crate) async fn ask_refused_again(&mut self, items: &BTreeSet<&ItemId>) -> Result<u64, Error> {
         let items: Vec<String> = items.iter().map(ToString::to_string).collect();
         let mut asked = 0;
         for slice in items.chunks(SLICE) {

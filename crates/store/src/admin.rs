@@ -8,6 +8,9 @@ use crate::verdict_facts::places;
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::queue::Row;
+use domain::verdict::State;
+use domain::work::{Block, Kind};
+use std::cmp::Ordering;
 
 /// A page of a list: at most `limit` rows after the id `after`.
 #[derive(Debug, Clone)]
@@ -76,12 +79,40 @@ impl Tx {
     /// Parked and held rows, and Items with accounts whose mint is refused: what waits for a person. The cursor is
     /// `kind/id`.
     pub async fn list_parked(&mut self, page: &Page) -> Result<Vec<Row>, Error> {
-        // Two indexes name them; as one condition with OR it reads all of `work` for each page.
-        let sql = "SELECT w.* FROM (SELECT kind, id FROM work WHERE blocked_by IN ('parked', 'hold')
-                UNION SELECT kind, id FROM verdicts WHERE kind = 'item' AND state IN ('partly', 'refused')) p
-            JOIN work w ON w.kind = p.kind AND w.id = p.id
-            WHERE p.kind || '/' || p.id > $1 ORDER BY p.kind || '/' || p.id LIMIT $2";
-        let rows = self.rows(paged(sql, page)).await?;
+        let (after_kind, after) = page.after.as_deref().and_then(|a| a.split_once('/')).unwrap_or(("", ""));
+        let mut found = Vec::new();
+        // In the order of their words, as the cursor has them.
+        for kind in [Kind::Business, Kind::Item] {
+            let after = match kind.as_str().cmp(after_kind) {
+                Ordering::Less => continue,
+                Ordering::Equal => after,
+                Ordering::Greater => "",
+            };
+            let left = i64::from(page.limit) - i64::try_from(found.len()).unwrap_or(i64::MAX);
+            if left > 0 {
+                found.extend(self.parked(kind, after, left).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn parked(&mut self, kind: Kind, after: &str, limit: i64) -> Result<Vec<Row>, Error> {
+        // Each part is a stretch of an index; as one condition with OR the database reads all of `work` for each page.
+        let part = |n: usize, from: &str| {
+            format!("SELECT id FROM (SELECT id FROM {from} AND id > $2 ORDER BY id LIMIT $3) AS p{n}")
+        };
+        let blocked = |by: Block| format!("work WHERE blocked_by = '{by}' AND kind = $1");
+        let stands = |state: State| format!("verdicts WHERE kind = $1 AND state = '{state}'");
+        let mut parts = vec![part(0, &blocked(Block::Parked)), part(1, &blocked(Block::Hold))];
+        if kind == Kind::Item {
+            parts.extend([part(2, &stands(State::Partly)), part(3, &stands(State::Refused))]);
+        }
+        let parts = parts.join(" UNION ");
+        let sql = format!(
+            "SELECT w.* FROM (SELECT id FROM ({parts}) AS ids ORDER BY id LIMIT $3) AS p
+            JOIN work w ON w.kind = $1 AND w.id = p.id ORDER BY w.id"
+        );
+        let rows = self.rows(sql!(built(sql), kind, after, limit)).await?;
         rows.iter().map(work_row).collect()
     }
 

@@ -4,7 +4,7 @@
 use crate::sql::{built, get, opt_text, sql, text, with_each};
 use crate::{Accounts, Declaration, Error, Page, Push, Tx};
 use domain::redact::shows_any_token;
-use domain::work::Kind;
+use domain::work::{Kind, Subject};
 use domain::{Fingerprint, ItemId, Millis};
 use serde_json::{Value, json};
 use sqlx::any::AnyRow;
@@ -50,11 +50,6 @@ pub struct AuditEntry {
 pub struct AuditFilter {
     pub subject: Option<String>,
     pub by: Option<String>,
-}
-
-/// The subject of an act.
-pub fn subject(kind: Kind, id: &str) -> String {
-    format!("{kind}/{id}")
 }
 
 /// What a push says, with the fingerprint of its token. Of the data for a new business only the names: they are a
@@ -141,7 +136,7 @@ impl Tx {
         .await?;
         let mut named = BTreeSet::new();
         for mut value in act.was.iter().chain(&act.became).cloned() {
-            each_named(&mut value, &mut |key, id| named.extend(kind_named(key).map(|kind| subject(kind, id))));
+            each_named(&mut value, &mut |key, id| named.extend(kind_named(key).map(|kind| format!("{kind}/{id}"))));
         }
         for mentioned in named {
             let sql = "INSERT INTO audit_mentions (subject, audit_id) VALUES ($1, $2)";
@@ -209,8 +204,9 @@ impl Tx {
 
     /// The customer is forgotten, and what was done is not: the id becomes a pseudonym, in its own entries and in those that
     /// name it, and so do the ids of its accounts.
-    pub(crate) async fn pseudonymise(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
-        let (whole, bare, acts) = (subject(kind, id), id.to_owned(), format!("{kind}.%"));
+    pub(crate) async fn pseudonymise(&mut self, subject: &Subject) -> Result<(), Error> {
+        let (kind, id) = (subject.kind(), subject.id());
+        let (whole, bare, acts) = (subject.to_string(), id, format!("{kind}.%"));
         let own = "FROM audit WHERE subject IN ($1, $2) AND (subject = $1 OR action LIKE $3)";
         // In one order before any is read: two who are erased at once may name each other, and what one of them cloaked must
         // not be written back by the other.
@@ -225,9 +221,9 @@ impl Tx {
         self.cloak(&rows, Some(&pseudonym), &|key, _| key == "account_id").await?;
         let naming =
             "SELECT a.id, a.was, a.became FROM audit_mentions m JOIN audit a ON a.id = m.audit_id WHERE m.subject = $1";
-        let rows = self.rows(sql!(naming, subject(kind, id))).await?;
+        let rows = self.rows(sql!(naming, whole)).await?;
         self.cloak(&rows, None, &|key, named| kind_named(key) == Some(kind) && named == id).await?;
-        let forgotten = sql!("DELETE FROM audit_mentions WHERE subject = $1", subject(kind, id));
+        let forgotten = sql!("DELETE FROM audit_mentions WHERE subject = $1", whole);
         self.run(forgotten).await?;
         Ok(())
     }

@@ -72,7 +72,7 @@ impl Tx {
         let sql = "UPDATE work SET next_proof = $4 +
                 CASE WHEN next_proof IS NULL OR next_proof < $3 THEN $3 ELSE next_proof END
             WHERE kind = $1 AND id = $2 AND (next_proof IS NULL OR next_proof <= $5)";
-        let query = sql!(sql, claim.kind, claim.id, earliest, domain::time::millis(each), now);
+        let query = sql!(sql, claim.subject.kind(), claim.subject.id(), earliest, domain::time::millis(each), now);
         // The wait is a guess of one interval: nobody else proves tokens of this Item meanwhile.
         if self.run(query).await? == 1 { Ok(Ok(())) } else { Ok(Err(each)) }
     }

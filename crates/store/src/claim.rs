@@ -1,19 +1,19 @@
 //! Who works on a due row: the claim, with its lease, its epoch and the budget for its first calls.
 
 use crate::queue::work_row;
-use crate::sql::{built, number, sql};
+use crate::sql::{built, sql};
 use crate::{Error, Store, Tx};
 use domain::Millis;
-use domain::budget::{Booked, Call, Limits, PROMOTION, horizon};
+use domain::budget::{Booked, Call, Limits, horizon};
 use domain::queue::{Claimant, Row};
-use domain::work::{Class, Kind};
+use domain::work::{Class, Kind, Subject};
 use std::time::{Duration, Instant};
 
 /// A row that this worker, and nobody else, may work on while its lease lasts.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    pub kind: Kind,
-    pub id: String,
+    /// What it is about.
+    pub subject: Subject,
     /// The fencing token: whoever commits under an older one writes nothing.
     pub epoch: i64,
     /// How many events there were when it was claimed: an end serves these.
@@ -61,8 +61,7 @@ impl Claim {
     /// Of a row that was just claimed.
     fn of(row: &Row, urgency: Class, prepaid: Vec<(Call, Instant)>, deadline: Instant, now: Millis) -> Self {
         Self {
-            kind: row.kind,
-            id: row.id.clone(),
+            subject: row.subject.clone(),
             epoch: row.epoch,
             wanted: row.wanted,
             class: row.class,
@@ -80,14 +79,31 @@ impl Claim {
     }
 
     pub(crate) fn stale(&self) -> Error {
-        Error::Stale { kind: self.kind.as_str(), id: self.id.clone(), epoch: self.epoch }
+        Error::Stale { subject: self.subject.to_string(), epoch: self.epoch }
     }
 }
 
-/// A row that may be claimed.
-struct Due {
-    row: Row,
-    urgency: Class,
+/// What the next reconciliation of a due row needs budget for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    ToRead,
+    ToMint,
+}
+
+impl Due {
+    /// As the index over such rows says it, word for word: a database uses it for no other.
+    pub(crate) fn filter(self) -> String {
+        match self {
+            Self::ToRead => format!("(needs IS NULL OR needs <> '{}')", Call::Mint),
+            Self::ToMint => format!("needs = '{}'", Call::Mint),
+        }
+    }
+}
+
+/// A condition for each class, and one for whatever class a newer release may have left, so that none is forgotten.
+pub(crate) fn each_class() -> impl Iterator<Item = String> {
+    let least = Class::ALL.iter().map(|c| c.rank()).max().unwrap_or_default();
+    Class::ALL.iter().map(|c| format!("class = {}", c.rank())).chain([format!("class > {least}")])
 }
 
 /// Who comes first among rows of one urgency: rows of that class itself, or rows that waited until they reached it. One
@@ -124,20 +140,22 @@ impl Store {
         let by = Claimant { owner, lease, saved, each };
         let mut tx = self.begin().await?;
         let order = Order::of(tx.now());
-        let mut due = tx.due(kind, false, limit, order).await?;
+        let mut due = tx.due(kind, Due::ToRead, limit).await?;
         if kind == Kind::Item {
-            due.extend(tx.due(kind, true, limit, order).await?);
-            let class = |d: &Due| if order == Order::Aged { Class::Person } else { d.row.class };
-            due.sort_by_key(|d| (d.urgency, class(d), d.row.due_at));
+            due.extend(tx.due(kind, Due::ToMint, limit).await?);
         }
+        let now = tx.now();
+        let class = |row: &Row| if order == Order::Aged { Class::Person } else { row.class };
+        due.sort_by_key(|row| (row.urgency(now), class(row), row.due_at));
         if due.is_empty() {
             tx.rollback().await?;
             return Ok(Vec::new());
         }
         // Work rows are locked before budgets, as everywhere.
-        let mut budget = ClaimBudget::open(&mut tx, kind, due.iter().any(|d| d.row.needs == Some(Call::Mint))).await?;
+        let mut budget = ClaimBudget::open(&mut tx, kind, due.iter().any(|row| row.needs == Some(Call::Mint))).await?;
         let (mut rows, mut claims) = (Vec::new(), Vec::new());
-        for Due { mut row, urgency } in due.into_iter().take(limit as usize) {
+        for mut row in due.into_iter().take(limit as usize) {
+            let urgency = row.urgency(now);
             if let Some(prepaid) = budget.book(&tx, &row, urgency, lease, limits) {
                 row.claim(&by, tx.now());
                 claims.push(Claim::of(&row, urgency, prepaid, deadline, tx.now()));
@@ -203,32 +221,29 @@ impl ClaimBudget {
 }
 
 impl Tx {
-    /// Due rows, those whose next reconciliation has to mint or the others, locked until the end of this transaction.
-    async fn due(&mut self, kind: Kind, mints: bool, limit: u32, order: Order) -> Result<Vec<Due>, Error> {
-        // One class higher for each promotion time that it waited, but never as a person.
-        let rows = self
-            .rows(sql!(
-                built(format!(
-                    "SELECT work.*, CASE WHEN class = 0 THEN 0 WHEN class - ($3 - due_at) / $4 < 1 THEN 1
-                 ELSE class - ($3 - due_at) / $4 END AS urgency
-             FROM work WHERE kind = $1 AND due_at <= $3 AND (lease_until IS NULL OR lease_until <= $3)
-                 AND (next_look IS NULL OR next_look <= $3) AND COALESCE(needs, '') {} $5
-                 AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $2)
-             ORDER BY urgency, {} due_at LIMIT $6 {}",
-                    if mints { "=" } else { "<>" },
-                    if order == Order::Aged { "" } else { "class," },
-                    self.dialect.skip_locked()
-                )),
-                kind,
-                kind.provider(),
-                self.now(),
-                domain::time::millis(PROMOTION),
-                Call::Mint,
-                limit
-            ))
-            .await?;
-        let due =
-            rows.iter().map(|row| Ok(Due { row: work_row(row)?, urgency: Class::from_rank(number(row, "urgency")?) }));
-        due.collect()
+    /// For each class the `limit` rows that have been due the longest, locked until the end of this transaction. Within a
+    /// class who waits longest is most urgent, so nobody else can come first; and each part is the beginning of an index,
+    /// however many rows are due.
+    async fn due(&mut self, kind: Kind, due: Due, limit: u32) -> Result<Vec<Row>, Error> {
+        let (filter, lock) = (due.filter(), self.dialect.skip_locked());
+        let parts = each_class().map(|class| {
+            format!(
+                "SELECT * FROM (SELECT * FROM work WHERE kind = $1 AND {class} AND {filter} AND due_at <= $3
+                     AND (lease_until IS NULL OR lease_until <= $3) AND (next_look IS NULL OR next_look <= $3)
+                     AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $2) ORDER BY due_at LIMIT $4 {lock}) AS due"
+            )
+        });
+        let text = parts.collect::<Vec<_>>().join(" UNION ALL ");
+        let rows = self.rows(sql!(built(text), kind, kind.provider(), self.now(), limit)).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match work_row(row) {
+                Ok(row) => found.push(row),
+                // Rekey writes no such row, and one that somebody else wrote must not keep the others from being worked on.
+                Err(error @ Error::Corrupt(_)) => tracing::error!(%error, "a row of the work queue can't be read"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 }

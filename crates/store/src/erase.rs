@@ -3,7 +3,7 @@
 use crate::businesses::BusinessRow;
 use crate::sql::{sql, text};
 use crate::{Claim, Error, Tx};
-use domain::work::Kind;
+use domain::work::Subject;
 use domain::{BusinessId, ItemId, Millis};
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ impl Tx {
     /// that Layer does not have any more.
     pub async fn erase_item(&mut self, id: &ItemId, unconfirmed: bool) -> Result<Erasure, Error> {
         // First, so that nobody claims or marks the row meanwhile.
-        let was_due = self.erase_work(Kind::Item, id.as_str()).await?;
+        let was_due = self.erase_work(&id.into()).await?;
         let was_unknown = self.delete("DELETE FROM unknown_items WHERE item_id = $1", id.as_str()).await? > 0;
         let Some(item) = self.item(id).await? else {
             if !was_due && !was_unknown {
                 return Ok(Erasure::Unknown);
             }
-            self.erase_traces(Kind::Item, id.as_str()).await?;
+            self.erase_traces(&id.into()).await?;
             return Ok(Erasure::Done);
         };
         if !item.is_offboarded() {
@@ -52,7 +52,7 @@ impl Tx {
         for table in ["accounts", "assignments", "access_tokens", "processor_tokens", "hints", "items"] {
             self.delete(&format!("DELETE FROM {table} WHERE item_id = $1"), id.as_str()).await?;
         }
-        self.erase_traces(Kind::Item, id.as_str()).await?;
+        self.erase_traces(&id.into()).await?;
         Ok(Erasure::Done)
     }
 
@@ -60,11 +60,12 @@ impl Tx {
     pub async fn erase_business(&mut self, id: &BusinessId, unconfirmed: bool) -> Result<Erasure, Error> {
         let Some(row) = self.business(id).await? else { return Ok(Erasure::Unknown) };
         let unsettled = self.unsettled(&row, row.put_at).await?;
-        self.erase_work(Kind::Business, id.as_str()).await?;
+        self.erase_work(&id.into()).await?;
         // Before the Items are looked for: whoever names the business meanwhile waits, or is seen.
         self.delete("DELETE FROM businesses WHERE business_id = $1", id.as_str()).await?;
         let sql = "SELECT item_id FROM items WHERE business_id = $1
-            UNION SELECT item_id FROM accounts WHERE business_id = $1 OR moving_from = $1
+            UNION SELECT item_id FROM accounts WHERE business_id = $1
+            UNION SELECT item_id FROM accounts WHERE moving_from = $1
             UNION SELECT item_id FROM assignments WHERE business_id = $1 ORDER BY 1 LIMIT 5";
         let rows = self.rows(sql!(sql, id)).await?;
         let items = rows.iter().map(|r| text(r, "item_id")).collect::<Result<Vec<_>, _>>()?;
@@ -79,14 +80,14 @@ impl Tx {
             return Ok(Erasure::Refused(why));
         }
         self.delete("DELETE FROM removals WHERE business_id = $1", id.as_str()).await?;
-        self.erase_traces(Kind::Business, id.as_str()).await?;
+        self.erase_traces(&id.into()).await?;
         Ok(Erasure::Done)
     }
 
     /// Deletes the row of a claim about nothing: what it was about was erased.
     pub async fn forget(&mut self, claim: &Claim) -> Result<(), Error> {
         self.check_lease(claim).await?;
-        self.erase_work(claim.kind, &claim.id).await?;
+        self.erase_work(&claim.subject).await?;
         Ok(())
     }
 
@@ -102,7 +103,7 @@ impl Tx {
             // It never was at Layer.
             return Ok(None);
         }
-        let work = self.work(Kind::Business, row.id.as_str()).await?;
+        let work = self.work(&row.id).await?;
         let waits = work.as_ref().and_then(|w| match &w.blocked {
             Some(blocked) => Some(format!("{} waits ({}: {})", row.id, blocked.code, blocked.why)),
             None if w.lease.is_some() => Some(format!("{} is being looked at", row.id)),
@@ -118,15 +119,16 @@ impl Tx {
     }
 
     /// Whether there was one.
-    async fn erase_work(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
-        self.touch(kind, id);
-        Ok(self.run(sql!("DELETE FROM work WHERE kind = $1 AND id = $2", kind, id)).await? > 0)
+    async fn erase_work(&mut self, subject: &Subject) -> Result<bool, Error> {
+        self.touch(subject);
+        let sql = "DELETE FROM work WHERE kind = $1 AND id = $2";
+        Ok(self.run(sql!(sql, subject.kind(), subject.id())).await? > 0)
     }
 
     /// What stands about it in tables of other things.
-    async fn erase_traces(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
-        self.run(sql!("DELETE FROM suspicions WHERE kind = $1 AND id = $2", kind, id)).await?;
-        self.pseudonymise(kind, id).await
+    async fn erase_traces(&mut self, subject: &Subject) -> Result<(), Error> {
+        self.unsuspect(subject).await?;
+        self.pseudonymise(subject).await
     }
 
     async fn delete(&mut self, sql: &str, id: &str) -> Result<u64, Error> {

@@ -7,8 +7,8 @@ pub enum Error {
     #[error("the database did not answer as expected")]
     Database(#[source] sqlx::Error),
     /// Somebody else holds the lease by now; nothing was written.
-    #[error("the lease of {kind} {id} was lost (epoch {epoch}); nothing was written")]
-    Stale { kind: &'static str, id: String, epoch: i64 },
+    #[error("the lease of {subject} was lost (epoch {epoch}); nothing was written")]
+    Stale { subject: String, epoch: i64 },
     #[error("a row was sealed under key {id}, which secrets.keys does not hold: add that key again")]
     MissingKey { id: String },
     #[error("a secret could not be sealed")]

@@ -5,7 +5,7 @@ use crate::sql::{built, get, number, sql};
 use crate::{Claim, Error, KeyRing, Tx};
 use domain::item::{Cause, ItemState};
 use domain::queue::Mark;
-use domain::work::{Block, Class, Kind};
+use domain::work::{Block, Class};
 use domain::{AccessToken, AccountId, BusinessId, ItemId, Millis};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -155,7 +155,7 @@ impl Tx {
     /// proof, so that a push with a wrong token changes nothing. Returns the `wanted` it raised.
     pub async fn push(&mut self, push: &Push) -> Result<i64, Error> {
         // First of all, and it makes the row where there is none: everybody else waits here, holding nothing.
-        let mark = Mark::new(Kind::Item, push.item.as_str(), push.class, push.source);
+        let mark = Mark::new(&push.item, push.class, push.source);
         let wanted = self.mark(&Mark { unblocks: true, traceparent: push.traceparent.as_deref(), ..mark }).await?;
         let sql = "INSERT INTO items (item_id, state, state_since, only_listed, generation, created_at)
             VALUES ($1, 'awaiting_token', $2, 0, 0, $2)
@@ -215,7 +215,7 @@ impl Tx {
     }
 
     async fn is_parked(&mut self, business: &BusinessId) -> Result<bool, Error> {
-        let row = self.work(Kind::Business, business.as_str()).await?;
+        let row = self.work(business).await?;
         Ok(row.and_then(|r| r.blocked).is_some_and(|b| b.by == Block::Parked))
     }
 

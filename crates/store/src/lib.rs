@@ -35,7 +35,7 @@ mod verified;
 pub use access_tokens::{Candidate, News, TokenView};
 pub use accounts::{AccountRow, AccountUpdate, MintFault};
 pub use admin::{Orphan, Page, UnknownItem};
-pub use audit::{Act, AuditEntry, AuditFilter, said, subject};
+pub use audit::{Act, AuditEntry, AuditFilter, said};
 pub use budget::{Booking, BudgetRow};
 pub use businesses::{Accepted, BusinessRow, TokenOwner};
 pub use claim::Claim;

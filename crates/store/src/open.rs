@@ -230,6 +230,9 @@ impl Store {
             Some(sealed) => self.opens(&sealed)?,
         }
         tx.check_fingerprint_key(&self.fingerprints).await?;
+        // A start writes something in any case: a full disk is found by it, and not by the first event.
+        let now = tx.now().0.to_string();
+        tx.set_meta("started_at", &now).await?;
         tx.commit().await
     }
 

@@ -9,7 +9,8 @@ use crate::verdict_facts::places;
 use crate::{Claim, Error, Store, Tx};
 use domain::budget::Call;
 use domain::queue::{Blocked, Finish, Lease, Mark, Row};
-use domain::work::{Block, Class, Code, Kind};
+use domain::work::{Block, Class, Code, Kind, Subject};
+use domain::{BusinessId, Millis};
 use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,13 +22,16 @@ const MARKED_AT_ONCE: i64 = 1000;
 /// In `meta`: since when a sweep over all Items is owed.
 const OWED_SWEEP: &str = "owed_sweep";
 const NOT_OWED: &str = "0";
+/// In `meta`: when a consumer in observe mode was last at work.
+const OBSERVED: &str = "observed_at";
+const NEVER: &str = "-1";
 
 impl Tx {
     /// The facts of a row changed.
-    pub(crate) fn touch(&mut self, kind: Kind, id: &str) {
-        match kind {
-            Kind::Item => self.touch_item(id),
-            Kind::Business => self.touch_business(id),
+    pub(crate) fn touch(&mut self, subject: &Subject) {
+        match subject {
+            Subject::Item(id) => self.touch_item(id.as_str()),
+            Subject::Business(id) => self.touch_business(id.as_str()),
         }
     }
 
@@ -42,17 +46,17 @@ impl Tx {
         let mut wanted = vec![0; marks.len()];
         let mut unblocked = BTreeSet::new();
         for kind in Kind::ALL.iter().copied() {
-            let of_kind: Vec<(usize, &Mark<'_>)> = marks.iter().enumerate().filter(|(_, m)| m.kind == kind).collect();
-            let ids: BTreeSet<String> = of_kind.iter().map(|(_, m)| m.id.to_owned()).collect();
-            let mut rows = self.lock_or_make(kind, ids.into_iter().collect()).await?;
-            for (place, mark) in of_kind {
+            let of_kind = || marks.iter().enumerate().filter(|(_, m)| m.subject.kind() == kind);
+            let subjects: BTreeSet<Subject> = of_kind().map(|(_, m)| m.subject.clone()).collect();
+            let mut rows = self.lock_or_make(kind, subjects.into_iter().collect()).await?;
+            for (place, mark) in of_kind() {
                 // Gone between the two statements that make it: the event is told again, not lost.
-                let row = rows.get_mut(mark.id).ok_or(Error::Database(sqlx::Error::RowNotFound))?;
+                let row = rows.get_mut(&mark.subject).ok_or(Error::Database(sqlx::Error::RowNotFound))?;
                 if row.mark(mark, self.now()) {
-                    self.touch(kind, mark.id);
+                    self.touch(&mark.subject);
                 }
-                if mark.unblocks && kind == Kind::Item {
-                    unblocked.insert(mark.id);
+                if let (true, Subject::Item(item)) = (mark.unblocks, &mark.subject) {
+                    unblocked.insert(item);
                 }
                 wanted[place] = row.wanted;
             }
@@ -64,57 +68,59 @@ impl Tx {
 
     /// An operator's release: due at once, every block cleared, and one permit for what a guard held back.
     /// Returns whether there was anything to release.
-    pub async fn release(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
-        let Some(mut row) = self.lock_one(kind, id).await? else { return Ok(false) };
-        let asked = match kind {
-            Kind::Item => self.ask_refused_again(&BTreeSet::from([id])).await? > 0,
-            Kind::Business => false,
+    pub async fn release(&mut self, subject: impl Into<Subject>) -> Result<bool, Error> {
+        let subject = subject.into();
+        let Some(mut row) = self.lock_one(&subject).await? else { return Ok(false) };
+        let asked = match &subject {
+            Subject::Item(item) => self.ask_refused_again(&BTreeSet::from([item])).await? > 0,
+            Subject::Business(_) => false,
         };
         let mut released = row.release(self.now());
         if !released && asked {
             // Nothing keeps the row itself: what waits for a person is a mint that Plaid refuses.
-            let mark = Mark { unblocks: true, ..Mark::new(kind, id, Class::Person, "released by an operator") };
+            let mark = Mark { unblocks: true, ..Mark::new(&subject, Class::Person, "released by an operator") };
             row.mark(&mark, self.now());
             released = true;
         }
         if released {
             self.save([&row]).await?;
         }
-        self.touch(kind, id);
+        self.touch(&subject);
         Ok(released)
     }
 
-    async fn lock_one(&mut self, kind: Kind, id: &str) -> Result<Option<Row>, Error> {
-        Ok(self.lock_rows(kind, &[id.to_owned()]).await?.remove(id))
+    async fn lock_one(&mut self, subject: &Subject) -> Result<Option<Row>, Error> {
+        Ok(self.lock_rows(subject.kind(), std::slice::from_ref(subject)).await?.remove(subject))
     }
 
-    /// Those that exist, by their ids and locked in that order.
-    async fn lock_rows(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<String, Row>, Error> {
+    /// Those that exist, all of `kind`; locked in the order of their ids.
+    async fn lock_rows(&mut self, kind: Kind, subjects: &[Subject]) -> Result<BTreeMap<Subject, Row>, Error> {
         let mut found = BTreeMap::new();
-        for slice in ids.chunks(MOST) {
+        for slice in subjects.chunks(MOST) {
             // As few texts as there are powers of two: the databases keep a plan for each.
             let padded = slice.len().next_power_of_two();
             let (at, lock) = (places(padded), self.dialect.for_update());
             let sql = format!("SELECT * FROM work WHERE id IN ({at}) AND kind = ${} ORDER BY id {lock}", padded + 1);
-            let query = with_each(sql!(built(sql)), slice.iter().chain(slice.last().into_iter().cycle()).take(padded));
+            let ids = slice.iter().chain(slice.last().into_iter().cycle()).map(Subject::id);
+            let query = with_each(sql!(built(sql)), ids.take(padded));
             for row in self.rows(with_each(query, [kind])).await? {
                 let row = work_row(&row)?;
-                found.insert(row.id.clone(), row);
+                found.insert(row.subject.clone(), row);
             }
         }
         Ok(found)
     }
 
-    async fn lock_or_make(&mut self, kind: Kind, ids: Vec<String>) -> Result<BTreeMap<String, Row>, Error> {
-        let mut rows = self.lock_rows(kind, &ids).await?;
-        let new: Vec<String> = ids.into_iter().filter(|id| !rows.contains_key(id)).collect();
-        let made: Vec<Row> = new.iter().map(|id| Row::new(kind, id, self.now())).collect();
+    async fn lock_or_make(&mut self, kind: Kind, subjects: Vec<Subject>) -> Result<BTreeMap<Subject, Row>, Error> {
+        let mut rows = self.lock_rows(kind, &subjects).await?;
+        let new: Vec<Subject> = subjects.into_iter().filter(|s| !rows.contains_key(s)).collect();
+        let made: Vec<Row> = new.iter().map(|s| Row::new(s.clone(), self.now())).collect();
         let mut count = 0;
         for slice in in_powers_of_two(&made.iter().collect::<Vec<_>>()) {
             count += self.run(insert(slice, "DO NOTHING")).await?;
         }
         if count as usize == made.len() {
-            rows.extend(made.into_iter().map(|row| (row.id.clone(), row)));
+            rows.extend(new.into_iter().zip(made));
         } else {
             // Somebody else made one of them meanwhile.
             rows.extend(self.lock_rows(kind, &new).await?);
@@ -138,7 +144,9 @@ impl Tx {
         let sql = "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $5 ELSE due_at END, lease_until = $5
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $6";
         let (now, until) = (self.now(), self.now().plus(lease));
-        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner, until, now)).await? == 0 {
+        if self.run(sql!(sql, claim.subject.kind(), claim.subject.id(), claim.epoch, claim.owner, until, now)).await?
+            == 0
+        {
             return Err(claim.stale());
         }
         claim.deadline = deadline;
@@ -151,18 +159,18 @@ impl Tx {
         self.traceparent.clone_from(&claim.traceparent);
         let finish = self.judged_again(finish.clone()).await?;
         if finish.blocked.is_none() && finish.unfinished.is_none() && !finish.suspicious {
-            self.unsuspect(claim.kind, &claim.id).await?;
+            self.unsuspect(&claim.subject).await?;
         }
         let ours = |row: &Row| row.epoch == claim.epoch && row.lease.as_ref().is_some_and(|l| l.owner == claim.owner);
-        let row = self.lock_one(claim.kind, &claim.id).await?.filter(ours);
+        let row = self.lock_one(&claim.subject).await?.filter(ours);
         let mut row = row.ok_or_else(|| claim.stale())?;
         row.end(claim.wanted, claim.permit, &finish, self.now());
         self.save([&row]).await?;
-        self.touch(claim.kind, &claim.id);
-        if claim.kind == Kind::Item && row.unblocked > claim.wanted {
+        self.touch(&claim.subject);
+        if let (Subject::Item(item), true) = (&claim.subject, row.unblocked > claim.wanted) {
             // Refused in this reconciliation, perhaps before the event that changed Plaid's mind: the next reconciliation
             // must not wait.
-            self.ask_refused_again(&BTreeSet::from([claim.id.as_str()])).await?;
+            self.ask_refused_again(&BTreeSet::from([item])).await?;
         }
         Ok(())
     }
@@ -182,7 +190,7 @@ impl Tx {
     pub async fn lock(&mut self, claim: &Claim) -> Result<(), Error> {
         self.traceparent.clone_from(&claim.traceparent);
         let sql = "UPDATE work SET held = held WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
-        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner)).await? == 0 {
+        if self.run(sql!(sql, claim.subject.kind(), claim.subject.id(), claim.epoch, claim.owner)).await? == 0 {
             Err(claim.stale())
         } else {
             Ok(())
@@ -190,9 +198,10 @@ impl Tx {
     }
 
     /// Locks the row, if there is one, so that what is read next stays so until the transaction ends.
-    pub async fn lock_row(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
+    pub async fn lock_row(&mut self, subject: impl Into<Subject>) -> Result<(), Error> {
+        let subject = subject.into();
         let sql = "UPDATE work SET held = held WHERE kind = $1 AND id = $2";
-        self.run(sql!(sql, kind, id)).await?;
+        self.run(sql!(sql, subject.kind(), subject.id())).await?;
         Ok(())
     }
 
@@ -200,7 +209,9 @@ impl Tx {
     /// reconciliation once that can't happen any more.
     pub async fn may_arrive_late(&mut self, claim: &Claim) -> Result<(), Error> {
         let sql = "UPDATE work SET taken_over = $5 WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4";
-        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner, self.now())).await? == 0 {
+        if self.run(sql!(sql, claim.subject.kind(), claim.subject.id(), claim.epoch, claim.owner, self.now())).await?
+            == 0
+        {
             Err(claim.stale())
         } else {
             Ok(())
@@ -214,7 +225,7 @@ impl Tx {
         let sql = "UPDATE work SET held = held
             WHERE kind = $1 AND id = $2 AND epoch = $3 AND lease_owner = $4 AND lease_until > $5";
         let now = self.now().0;
-        if self.run(sql!(sql, claim.kind, claim.id, claim.epoch, claim.owner, now)).await? == 0 {
+        if self.run(sql!(sql, claim.subject.kind(), claim.subject.id(), claim.epoch, claim.owner, now)).await? == 0 {
             Err(claim.stale())
         } else {
             Ok(())
@@ -222,11 +233,10 @@ impl Tx {
     }
 
     /// The row as it stands; none if there is none.
-    pub async fn work(&mut self, kind: Kind, id: &str) -> Result<Option<Row>, Error> {
-        self.row(sql!("SELECT * FROM work WHERE kind = $1 AND id = $2", kind, id))
-            .await?
-            .map(|r| work_row(&r))
-            .transpose()
+    pub async fn work(&mut self, subject: impl Into<Subject>) -> Result<Option<Row>, Error> {
+        let subject = subject.into();
+        let sql = "SELECT * FROM work WHERE kind = $1 AND id = $2";
+        self.row(sql!(sql, subject.kind(), subject.id())).await?.map(|r| work_row(&r)).transpose()
     }
 
     /// Rows with an event that no reconciliation has served yet and that nothing keeps from being served, a hundred at most.
@@ -257,19 +267,54 @@ impl Tx {
         Ok(())
     }
 
-    /// Makes the Items due that have an account without a token of the current generation, and those of `business` alone
-    /// if one is named: what observe mode left, or an operator asks for.
-    pub async fn mark_unminted(&mut self, business: Option<&str>, reason: &str) -> Result<u64, Error> {
-        let sql = "UPDATE work SET wanted = wanted + 1, due_at = $1, reason = $2,
-                class = CASE WHEN class < $3 THEN class ELSE $3 END
-            WHERE kind = 'item' AND blocked_by IS NULL AND id IN (
-                SELECT a.item_id FROM accounts a JOIN items i ON i.item_id = a.item_id
-                WHERE a.business_id IS NOT NULL AND a.state = 'active' AND a.mint_fault IS NULL
-                  AND i.state IN ('active', 'login_required') AND ($4 IS NULL OR a.business_id = $4)
-                  AND NOT EXISTS (SELECT 1 FROM processor_tokens t WHERE t.item_id = a.item_id
-                      AND t.account_id = a.account_id AND t.state = 'live' AND t.generation = i.generation))";
-        self.run(sql!(sql, self.now(), reason, Class::NewAccount, business)).await
+    /// A consumer in observe mode is at work: whatever it plans, it does not do.
+    pub async fn observes(&mut self) -> Result<(), Error> {
+        let now = self.now().0.to_string();
+        self.set_meta(OBSERVED, &now).await
     }
+
+    /// When a consumer in observe mode was last at work; none if what it left was ordered since.
+    pub async fn observed_at(&mut self) -> Result<Option<Millis>, Error> {
+        let at = self.meta(OBSERVED).await?.and_then(|at| at.parse().ok());
+        Ok(at.filter(|at| *at >= 0).map(Millis))
+    }
+
+    /// What it left is ordered. One that came meanwhile leaves more.
+    pub async fn forget_observed(&mut self, at: Millis) -> Result<(), Error> {
+        if self.observed_at().await? == Some(at) {
+            self.set_meta(OBSERVED, NEVER).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the Items of a business due that have an account without a token of the current generation.
+    pub async fn mark_unminted(&mut self, business: &BusinessId, reason: &str) -> Result<u64, Error> {
+        let of = "a.business_id = $4";
+        self.run(sql!(unminted(of), self.now(), reason, Class::NewAccount, business)).await
+    }
+
+    /// The last id of the next slice of rows, locked, that nothing blocks.
+    async fn next_slice(&mut self, kind: Kind, after: &str) -> Result<Option<String>, Error> {
+        let lock = self.dialect.for_update();
+        let sql = format!(
+            "SELECT id FROM work WHERE kind = $1 AND id > $2 AND blocked_by IS NULL ORDER BY id LIMIT $3 {lock}"
+        );
+        let rows = self.rows(sql!(built(sql), kind, after, MARKED_AT_ONCE)).await?;
+        rows.last().map(|row| text(row, "id")).transpose()
+    }
+}
+
+/// Makes those Items due that have an account without a token of the current generation and that `of` names.
+fn unminted(of: &str) -> sqlx::AssertSqlSafe<String> {
+    built(format!(
+        "UPDATE work SET wanted = wanted + 1, due_at = $1, reason = $2, class = CASE WHEN class < $3 THEN class ELSE $3 END
+        WHERE kind = 'item' AND blocked_by IS NULL AND id IN (
+            SELECT a.item_id FROM accounts a JOIN items i ON i.item_id = a.item_id
+            WHERE {of} AND a.business_id IS NOT NULL AND a.state = 'active' AND a.mint_fault IS NULL
+              AND i.state IN ('active', 'login_required')
+              AND NOT EXISTS (SELECT 1 FROM processor_tokens t WHERE t.item_id = a.item_id
+                  AND t.account_id = a.account_id AND t.state = 'live' AND t.generation = i.generation))"
+    ))
 }
 
 impl Store {
@@ -282,17 +327,7 @@ impl Store {
             if last.is_empty() && kind == Kind::Item {
                 owed = tx.meta(OWED_SWEEP).await?;
             }
-            let sql = format!(
-                "SELECT id FROM work WHERE kind = $1 AND id > $2 AND blocked_by IS NULL ORDER BY id LIMIT $3 {}",
-                tx.dialect.for_update()
-            );
-            let ids = tx
-                .rows(sql!(built(sql), kind, last, MARKED_AT_ONCE))
-                .await?
-                .iter()
-                .map(|r| text(r, "id"))
-                .collect::<Result<Vec<_>, _>>()?;
-            let Some(end) = ids.last().cloned() else {
+            let Some(end) = tx.next_slice(kind, &last).await? else {
                 tx.forget_owed_sweep(owed).await?;
                 tx.commit().await?;
                 return Ok(marked);
@@ -303,6 +338,23 @@ impl Store {
                 WHERE kind = $1 AND blocked_by IS NULL AND id > $5 AND id <= $6";
             let (now, spread) = (tx.now().0, domain::time::millis(spread).max(1));
             marked += tx.run(sql!(sql, kind, reason, now, spread, last, end)).await?;
+            tx.commit().await?;
+            last = end;
+        }
+    }
+
+    /// Makes every Item due that has an account without a token of the current generation: what observe mode planned and did
+    /// not do. In slices, too.
+    pub async fn mark_all_unminted(&self, reason: &str) -> Result<u64, Error> {
+        let (mut marked, mut last) = (0, String::new());
+        loop {
+            let mut tx = self.begin().await?;
+            let Some(end) = tx.next_slice(Kind::Item, &last).await? else {
+                tx.rollback().await?;
+                return Ok(marked);
+            };
+            let of = "a.item_id > $4 AND a.item_id <= $5";
+            marked += tx.run(sql!(unminted(of), tx.now(), reason, Class::NewAccount, last, end)).await?;
             tx.commit().await?;
             last = end;
         }
@@ -358,8 +410,17 @@ fn insert(rows: &[&Row], on_conflict: &str) -> Query {
     let sql = format!("INSERT INTO work ({columns}) VALUES {values} ON CONFLICT (kind, id) {on_conflict}");
     rows.iter().fold(sql!(built(sql)), |query, row| {
         let (lease, blocked) = (row.lease.as_ref(), row.blocked.as_ref());
-        let query =
-            and!(query, row.kind, row.id, row.due_at, row.class, row.reason, row.wanted, row.done, row.unblocked);
+        let query = and!(
+            query,
+            row.subject.kind(),
+            row.subject.id(),
+            row.due_at,
+            row.class,
+            row.reason,
+            row.wanted,
+            row.done,
+            row.unblocked
+        );
         let query = and!(query, row.attempts, lease.map(|l| &*l.owner), lease.map(|l| l.until), row.epoch, row.held);
         let query = and!(query, row.taken_over, blocked.map(|b| b.by), blocked.map(|b| &*b.code));
         let query = and!(query, blocked.map(|b| &*b.why), row.blocked_at, row.permit, row.signal_at, row.looked_at);
@@ -384,11 +445,15 @@ pub(crate) fn blocked(row: &AnyRow) -> Result<Option<Blocked>, Error> {
     }))
 }
 
+/// Of the columns `kind` and `id`.
+pub(crate) fn subject_of(row: &AnyRow) -> Result<Subject, Error> {
+    Subject::parse(get(row, "kind")?, text(row, "id")?).map_err(|e| Error::Corrupt(format!("a row of {e}")))
+}
+
 pub(crate) fn work_row(row: &AnyRow) -> Result<Row, Error> {
     let (owner, until) = (opt_text(row, "lease_owner")?, get::<Option<_>>(row, "lease_until")?);
     Ok(Row {
-        kind: get(row, "kind")?,
-        id: text(row, "id")?,
+        subject: subject_of(row)?,
         due_at: get(row, "due_at")?,
         class: Class::from_rank(number(row, "class")?),
         reason: text(row, "reason")?,

@@ -4,7 +4,7 @@ use crate::sql::{Query, get, sql, text};
 use crate::{Error, ItemRow, Tx};
 use domain::queue::Mark;
 use domain::webhook::{Pace, Signal};
-use domain::work::{Class, HintKind, Kind};
+use domain::work::{Class, HintKind};
 use domain::{AccountId, ItemId, Millis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Intake<'_> {
             quiet: (self.signal.pace == Pace::Quiet).then_some(self.quiet),
             unblocks: self.signal.unblocks,
             traceparent: self.traceparent,
-            ..Mark::new(Kind::Item, self.item.as_str(), self.signal.class, self.reason)
+            ..Mark::new(self.item, self.signal.class, self.reason)
         }
     }
 }
@@ -174,15 +174,11 @@ impl Tx {
     ) -> Result<i64, Error> {
         self.ensure_business(business, None).await?;
         let mark = Mark {
-            kind: Kind::Business,
-            id: business.as_str(),
-            class,
-            reason,
             wait,
-            quiet: None,
             unblocks: changed,
             since: cause.and_then(|c| c.signal_at),
             traceparent: cause.and_then(|c| c.traceparent.as_deref()),
+            ..Mark::new(business, class, reason)
         };
         self.mark(&mark).await
     }

@@ -1,12 +1,18 @@
 //! What metrics show of the store. Asked every few seconds by each consumer, so every count stands on an index.
 
+use crate::claim::{Due, each_class};
 use crate::queue::blocked;
-use crate::sql::{get, number, sql, text};
+use crate::sql::{built, get, number, sql, text};
 use crate::{Error, Tx};
+use domain::Millis;
 use domain::budget::Call;
 use domain::work::{Block, Class, Kind};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Due rows of one urgency that are counted at most: to count a million every few seconds would cost more than to work on
+/// them.
+pub(crate) const MOST_COUNTED: i64 = 10_000;
 
 /// Rows of one urgency that are due and that nobody works on.
 #[derive(Debug, Clone, Copy)]
@@ -17,43 +23,57 @@ pub struct DueRows {
     pub oldest: Duration,
 }
 
+/// Each class, of rows to read and of rows to mint.
+fn each_part() -> impl Iterator<Item = (String, Due)> {
+    each_class().flat_map(|class| [(class.clone(), Due::ToRead), (class, Due::ToMint)])
+}
+
 impl Tx {
-    /// How much work is due, by urgency.
+    /// How much work is due, by urgency; of each at most [`MOST_COUNTED`] rows, which then stand for that many or more.
     pub async fn due_rows(&mut self, kind: Kind) -> Result<Vec<DueRows>, Error> {
-        let sql = "SELECT class, COUNT(*) AS due, MIN(due_at) AS oldest FROM work
-            WHERE kind = $1 AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2) GROUP BY class";
         let now = self.now();
-        let rows = self.rows(sql!(sql, kind, now)).await?;
-        let due = rows.iter().map(|r| {
-            let (class, oldest) = (Class::from_rank(number(r, "class")?), now.since(get(r, "oldest")?));
-            Ok(DueRows { class, rows: number(r, "due")?, oldest })
-        });
-        due.collect()
+        let part = |(class, due): (String, Due)| {
+            format!(
+                "SELECT MIN(class) AS class, COUNT(*) AS due, MIN(due_at) AS oldest FROM (
+                     SELECT class, due_at FROM work WHERE kind = $1 AND {class} AND {} AND due_at <= $2
+                     AND (lease_until IS NULL OR lease_until <= $2) ORDER BY due_at LIMIT $3) AS counted",
+                due.filter()
+            )
+        };
+        let text = each_part().map(part).collect::<Vec<_>>().join(" UNION ALL ");
+        let mut found: BTreeMap<i64, (i64, Millis)> = BTreeMap::new();
+        for row in self.rows(sql!(built(text), kind, now, MOST_COUNTED)).await? {
+            let Some(oldest) = get::<Option<Millis>>(&row, "oldest")? else { continue };
+            let class = Class::from_rank(number(&row, "class")?);
+            let (rows, since) = found.entry(class.rank()).or_insert((0, oldest));
+            *rows = (*rows + number(&row, "due")?).min(MOST_COUNTED);
+            *since = (*since).min(oldest);
+        }
+        let due = |(class, (rows, since))| DueRows { class: Class::from_rank(class), rows, oldest: now.since(since) };
+        Ok(found.into_iter().map(due).collect())
     }
 
     /// How long the oldest row has waited that [`crate::Store::claim`] would take now. `is_spent` tells of which calls
     /// there is no budget: a row that needs one waits for the provider, not for a worker.
     pub async fn claimable_oldest(&mut self, kind: Kind, is_spent: impl Fn(Call) -> bool) -> Result<Duration, Error> {
-        let sql = "SELECT needs, MIN(due_at) AS oldest FROM work
-            WHERE kind = $1 AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2)
-                AND (next_look IS NULL OR next_look <= $2) AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $3)
-            GROUP BY needs";
         let now = self.now();
-        let query = sql!(sql, kind, now, kind.provider());
-        let first = match kind {
-            Kind::Item => Call::AccountsGet,
-            Kind::Business => Call::Layer,
+        // As in the claim: of what a reconciliation needs later, only the mint is paid in advance.
+        let waits = |due: Due| is_spent(kind.first_call()) || due == Due::ToMint && is_spent(Call::Mint);
+        let part = |(class, due): (String, Due)| {
+            format!(
+                "SELECT * FROM (SELECT due_at FROM work WHERE kind = $1 AND {class} AND {} AND due_at <= $2
+                     AND (lease_until IS NULL OR lease_until <= $2) AND (next_look IS NULL OR next_look <= $2)
+                     AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $3) ORDER BY due_at LIMIT 1) AS first",
+                due.filter()
+            )
         };
-        let mut oldest = Duration::ZERO;
-        for row in self.rows(query).await? {
-            let needs: Option<Call> = get(&row, "needs")?;
-            // As in the claim: of what a reconciliation needs later, only the mint is paid in advance.
-            let waits = is_spent(first) || needs == Some(Call::Mint) && is_spent(Call::Mint);
-            if !waits {
-                oldest = oldest.max(now.since(get(&row, "oldest")?));
-            }
+        let parts: Vec<String> = each_part().filter(|(_, due)| !waits(*due)).map(part).collect();
+        if parts.is_empty() {
+            return Ok(Duration::ZERO);
         }
-        Ok(oldest)
+        let rows = self.rows(sql!(built(parts.join(" UNION ALL ")), kind, now, kind.provider())).await?;
+        let waited = rows.iter().map(|row| Ok(now.since(get(row, "due_at")?)));
+        Ok(waited.collect::<Result<Vec<Duration>, Error>>()?.into_iter().max().unwrap_or_default())
     }
 
     /// Blocked rows by block and code.

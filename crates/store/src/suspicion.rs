@@ -1,9 +1,10 @@
 //! Is it the provider or the row? (I4) Refusals are collected; when enough unrelated rows agree, or a probe is refused
 //! as well, the provider is paused and nobody is parked for it.
 
+use crate::queue::subject_of;
 use crate::sql::{built, get, number, sql, text};
 use crate::{Error, Tx};
-use domain::work::Kind;
+use domain::work::{Kind, Subject};
 use domain::{Millis, Provider};
 use std::time::Duration;
 
@@ -29,20 +30,18 @@ pub struct Suspicion {
 }
 
 impl Tx {
-    /// Notes that `id` was refused for `fault`.
+    /// Notes that this row was refused for `fault`.
     pub async fn suspect(
         &mut self,
         provider: Provider,
         fault: &str,
-        kind: Kind,
-        id: &str,
+        subject: &Subject,
         window: Duration,
     ) -> Result<Suspicion, Error> {
         let sql = "INSERT INTO suspicions (provider, fault, kind, id, at, spent) VALUES ($1, $2, $3, $4, $5, 0)
             ON CONFLICT (provider, fault, kind, id) DO UPDATE SET at = $5 RETURNING spent";
-        let spent =
-            self.row(sql!(sql, provider, fault, kind, id, self.now())).await?.map_or(Ok(0), |r| number(&r, "spent"))?
-                == 1;
+        let row = self.row(sql!(sql, provider, fault, subject.kind(), subject.id(), self.now())).await?;
+        let spent = row.map_or(Ok(0), |r| number(&r, "spent"))? == 1;
         let since = self.now().minus(window).0;
         self.run(sql!("DELETE FROM suspicions WHERE at <= $1", since)).await?;
         let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
@@ -59,9 +58,9 @@ impl Tx {
     }
 
     /// The row succeeded: it no longer speaks against its provider.
-    pub(crate) async fn unsuspect(&mut self, kind: Kind, id: &str) -> Result<(), Error> {
+    pub(crate) async fn unsuspect(&mut self, subject: &Subject) -> Result<(), Error> {
         let sql = "DELETE FROM suspicions WHERE kind = $1 AND id = $2";
-        self.run(sql!(sql, kind, id)).await?;
+        self.run(sql!(sql, subject.kind(), subject.id())).await?;
         Ok(())
     }
 
@@ -144,8 +143,7 @@ impl Tx {
 impl Tx {
     fn touch_rows(&mut self, rows: &[sqlx::any::AnyRow]) -> Result<(), Error> {
         for row in rows {
-            let kind = get(row, "kind")?;
-            self.touch(kind, &text(row, "id")?);
+            self.touch(&subject_of(row)?);
         }
         Ok(())
     }

@@ -73,18 +73,24 @@ impl Tx {
                      a.mint_fault_generation, a.mint_again_at, a.outside, t.fingerprint, t.generation
                  FROM accounts a
                  LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id
-                     AND t.state = 'live' AND t.generation = (SELECT MAX(x.generation) FROM processor_tokens x
-                         WHERE x.item_id = a.item_id AND x.account_id = a.account_id AND x.state = 'live')
+                     AND t.state = 'live'
                  WHERE a.item_id IN ({at}) AND a.state = 'active'
                      AND (a.business_id IS NOT NULL OR a.moving_from IS NOT NULL OR a.outside IS NOT NULL)
-                 ORDER BY a.item_id, a.account_id"
+                 ORDER BY a.item_id, a.account_id, t.generation"
             ))), slice)).await? {
                 let Some(item) = facts.get_mut(&text(&row, "item_id")?) else { continue };
                 let account = account_of(&row)?;
                 let takes_part = account.business.is_some() || account.moving_from.is_some();
                 match get(&row, "outside")? {
-                    _ if takes_part => item.accounts.push(account),
-                    Some(why @ (Outside::Nowhere | Outside::Unreadable)) => item.left_out.push((account.id, why)),
+                    // Of two live tokens the last row has the newest, as in `Tx::wanted_accounts`.
+                    _ if takes_part => {
+                        item.accounts.pop_if(|last| last.id == account.id);
+                        item.accounts.push(account);
+                    }
+                    Some(why @ (Outside::Nowhere | Outside::Unreadable)) => {
+                        item.left_out.pop_if(|last| last.0 == account.id);
+                        item.left_out.push((account.id, why));
+                    }
                     _ => {}
                 }
             }

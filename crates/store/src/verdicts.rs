@@ -6,11 +6,12 @@
 //! `verdicts` are locked last of all, in order, and before the facts are read: of two transactions that change facts of one
 //! business, the second one judges what both did.
 
+use crate::queue::subject_of;
 use crate::sql::{and, built, get, number, opt_text, sql, text, with_each};
 use crate::verdict_facts::{SLICE, places, places_from};
 use crate::{Error, Page, Record, Tx};
 use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
-use domain::work::Kind;
+use domain::work::{Kind, Subject};
 use domain::{ItemId, Millis, Provider};
 use serde_json::json;
 use sqlx::any::AnyRow;
@@ -26,7 +27,7 @@ pub(crate) struct Touched {
 /// A verdict and since when its state is what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
-    pub id: String,
+    pub subject: Subject,
     pub verdict: Verdict,
     pub since: Millis,
 }
@@ -39,9 +40,6 @@ pub struct StandAlike {
     /// Since when the first of them does.
     pub oldest: Millis,
 }
-
-/// A row that has a verdict.
-type Subject = (Kind, String);
 
 /// Accounts that an outcome names at most, so that it stays a small record; the others are counted.
 const MOST_TOLD: usize = 100;
@@ -113,27 +111,30 @@ impl Tx {
         let new: Vec<Subject> = judged.keys().filter(|s| !stored.contains_key(*s)).cloned().collect();
         if !new.is_empty() {
             self.make_verdicts(&new).await?;
-            let of = |kind| new.iter().filter(|s| s.0 == kind).map(|s| s.1.clone()).collect::<Vec<_>>();
+            let of = |kind| new.iter().filter(|s| s.kind() == kind).map(|s| s.id().to_owned()).collect::<Vec<_>>();
             let (businesses, items) = (of(Kind::Business), of(Kind::Item));
             stored.extend(self.stored_verdicts(&businesses, &items, lock).await?);
             // Judged before they were locked.
             judged.extend(self.judge(&businesses, &items).await?);
         }
         for subject in stored.keys().filter(|s| !judged.contains_key(*s)) {
-            self.run(sql!("DELETE FROM verdicts WHERE kind = $1 AND id = $2", subject.0, subject.1)).await?;
+            self.run(sql!("DELETE FROM verdicts WHERE kind = $1 AND id = $2", subject.kind(), subject.id())).await?;
         }
         for (subject, verdict) in &judged {
             let Some(stored) = stored.get(subject).filter(|s| !s.says(verdict)) else { continue };
-            let tells = subject.0 == Kind::Business && is_news(stored.told, verdict.state);
+            let news = match subject {
+                Subject::Business(id) if is_news(stored.told, verdict.state) => Some(id),
+                Subject::Business(_) | Subject::Item(_) => None,
+            };
             let sql =
                 "UPDATE verdicts SET since = CASE WHEN state = $3 THEN since ELSE $5 END, state = $3, waits_on = $4,
                     told = COALESCE($6, told), told_times = told_times + CASE WHEN $6 IS NULL THEN 0 ELSE 1 END
                 WHERE kind = $1 AND id = $2 RETURNING told_times";
-            let told = tells.then_some(verdict.state);
-            let query = sql!(sql, subject.0, subject.1, verdict.state, verdict.waits_on, self.now(), told);
-            let row = self.row(query).await?;
-            if let Some(row) = row.filter(|_| tells) {
-                self.tell(&subject.1, number(&row, "told_times")?, stored.told, verdict).await?;
+            let told = news.map(|_| verdict.state);
+            let (kind, id) = (subject.kind(), subject.id());
+            let row = self.row(sql!(sql, kind, id, verdict.state, verdict.waits_on, self.now(), told)).await?;
+            if let (Some(business), Some(row)) = (news, row) {
+                self.tell(business.as_str(), number(&row, "told_times")?, stored.told, verdict).await?;
             }
         }
         Ok(())
@@ -179,7 +180,7 @@ impl Tx {
             format!("SELECT kind, id, state, waits_on, told FROM verdicts WHERE {condition} ORDER BY kind, id {lock}");
         let query = with_each(sql!(built(sql)), businesses.iter().chain(items));
         let rows = self.rows(query).await?;
-        rows.iter().map(|r| Ok(((get(r, "kind")?, text(r, "id")?), Stored::of(r)?))).collect()
+        rows.iter().map(|r| Ok((subject_of(r)?, Stored::of(r)?))).collect()
     }
 
     async fn make_verdicts(&mut self, subjects: &[Subject]) -> Result<(), Error> {
@@ -189,8 +190,8 @@ impl Tx {
             "INSERT INTO verdicts (kind, id, state, waits_on, since) VALUES {rows} ON CONFLICT (kind, id) DO NOTHING"
         );
         let mut query = sql!(built(sql), self.now());
-        for (kind, id) in subjects {
-            query = and!(query, kind, id);
+        for subject in subjects {
+            query = and!(query, subject.kind(), subject.id());
         }
         self.run(query).await?;
         Ok(())
@@ -206,20 +207,19 @@ impl Tx {
         let facts = self.item_facts(&all).await?;
         let mut judged = BTreeMap::new();
         for business in self.business_facts(businesses, &facts).await? {
-            judged.insert((Kind::Business, business.id.to_string()), of_business(&business));
+            judged.insert(Subject::Business(business.id.clone()), of_business(&business));
         }
         for item in facts.iter().filter(|i| items.iter().any(|id| id == i.id.as_str())) {
-            judged.insert((Kind::Item, item.id.to_string()), of_item(item));
+            judged.insert(Subject::Item(item.id.clone()), of_item(item));
         }
         Ok(judged)
     }
 
-    async fn judge_kind(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<String, Verdict>, Error> {
-        let judged = match kind {
-            Kind::Item => self.judge(&[], ids).await?,
-            Kind::Business => self.judge(ids, &[]).await?,
-        };
-        Ok(judged.into_iter().map(|((_, id), verdict)| (id, verdict)).collect())
+    async fn judge_kind(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
+        match kind {
+            Kind::Item => self.judge(&[], ids).await,
+            Kind::Business => self.judge(ids, &[]).await,
+        }
     }
 
     /// How these rows stand, in the order of their ids, pauses included.
@@ -239,17 +239,18 @@ impl Tx {
             let rows = self.rows(with_each(query, [kind])).await?;
             let since: BTreeMap<String, i64> =
                 rows.iter().map(|r| Ok((text(r, "id")?, number(r, "since")?))).collect::<Result<_, Error>>()?;
-            found.extend(judged.into_iter().map(|(id, verdict)| {
-                let since = since.get(&id).copied().map_or(self.now(), Millis);
-                Judged { id, verdict: verdict.under(&paused), since }
+            found.extend(judged.into_iter().map(|(subject, verdict)| {
+                let since = since.get(subject.id()).copied().map_or(self.now(), Millis);
+                Judged { subject, verdict: verdict.under(&paused), since }
             }));
         }
         Ok(found)
     }
 
     /// How one row stands; none if there is none.
-    pub async fn verdict(&mut self, kind: Kind, id: &str) -> Result<Option<Judged>, Error> {
-        Ok(self.verdicts(kind, &[id.to_owned()]).await?.pop())
+    pub async fn verdict(&mut self, subject: impl Into<Subject>) -> Result<Option<Judged>, Error> {
+        let subject = subject.into();
+        Ok(self.verdicts(subject.kind(), &[subject.id().to_owned()]).await?.pop())
     }
 
     /// A page of the ids of rows that stand so.
@@ -333,7 +334,7 @@ impl Tx {
                 judged.extend(self.judge_kind(kind, slice).await?);
             }
             let so: BTreeMap<String, (State, WaitsOn)> =
-                judged.into_iter().map(|(id, v)| (id, (v.state, v.waits_on))).collect();
+                judged.into_iter().map(|(subject, v)| (subject.id().to_owned(), (v.state, v.waits_on))).collect();
             for id in so.keys().chain(stored.keys()).collect::<BTreeSet<_>>() {
                 let behind = |s: &&(State, WaitsOn)| leased && !s.0.is_good();
                 if so.get(id) != stored.get(id) && stored.get(id).filter(behind).is_none() {

@@ -1,11 +1,11 @@
 //! A customer is forgotten, and nothing that is still needed is.
 
-use super::{LONG, Place, blocked, claim, done, dump, finish, item, limits, mark, open, push, save_account};
+use super::{LONG, Place, blocked, claim, done, dump, finish, item, limits, open, push, save_account};
 use domain::queue::{Finish, Mark};
-use domain::work::{Block, Kind};
+use domain::work::{Block, Class, Kind, Subject};
 use domain::{AccountId, BusinessId, ItemId, ProcessorToken};
 use std::time::Duration;
-use store::{Act, AuditFilter, Claim, Declaration, Erasure, Error, Page, Saved, Store, subject};
+use store::{Act, AuditFilter, Claim, Declaration, Erasure, Error, Page, Saved, Store};
 use tests::Parts;
 
 on_both_parts!(
@@ -40,13 +40,13 @@ impl Customer {
         let Saved::Live(token) = tx.save_minted(&intent, &ProcessorToken::new("p-1")).await.unwrap() else { panic!() };
         tx.record_accepted(&business, &[token]).await.unwrap();
         tx.record_converged(&business, true, &[], "changed").await.unwrap();
-        tx.audit(&act("item.sync", Kind::Item, id.as_str())).await.unwrap();
+        tx.audit(&act("item.sync", &id)).await.unwrap();
         let became = Some(serde_json::json!({"business": business.as_str(), "replaces": id.as_str()}));
-        tx.audit(&Act { became, ..act("item.put", Kind::Item, "another") }).await.unwrap();
+        tx.audit(&Act { became, ..act("item.put", &item("another")) }).await.unwrap();
         let accounts = [serde_json::json!({"account_id": account.as_str(), "business": business.as_str()})];
         let became = Some(serde_json::json!({"accounts": accounts}));
-        tx.audit(&Act { became, ..act("item.put", Kind::Item, id.as_str()) }).await.unwrap();
-        tx.audit(&act("business.sync", Kind::Business, business.as_str())).await.unwrap();
+        tx.audit(&Act { became, ..act("item.put", &id) }).await.unwrap();
+        tx.audit(&act("business.sync", &business)).await.unwrap();
         tx.book_removals(&business, 1, 10, LONG).await.unwrap();
         tx.finish(&held, &done()).await.unwrap();
         tx.commit().await.unwrap();
@@ -56,7 +56,7 @@ impl Customer {
     async fn remove(&self) {
         let mut tx = self.store.begin().await.unwrap();
         tx.remove_item(&self.id).await.unwrap();
-        tx.mark(&Mark { kind: Kind::Business, id: self.business.as_str(), ..mark("") }).await.unwrap();
+        tx.mark(&Mark::new(&self.business, Class::Rotation, "test")).await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -175,15 +175,15 @@ async fn what_is_erased_leaves_only_the_audit_under_a_pseudonym(parts: Parts) {
     assert!(matches!(finish(&customer.store, &customer.held, &done()).await, Err(Error::Stale { .. })), "I7");
 }
 
-fn act<'a>(action: &'a str, kind: Kind, id: &str) -> Act<'a> {
-    Act { by: "somebody", from: None, action, subject: subject(kind, id), was: None, became: None }
+fn act<'a>(action: &'a str, subject: impl Into<Subject>) -> Act<'a> {
+    Act { by: "somebody", from: None, action, subject: subject.into().to_string(), was: None, became: None }
 }
 
 async fn an_item_that_nobody_pushed_is_erased_too(parts: Parts) {
     let customer = Customer::new(parts).await;
     customer.sql("INSERT INTO unknown_items (item_id, first_seen, last_seen, seen) VALUES ('stranger', 1, 1, 1)").await;
     let mut tx = customer.store.begin().await.unwrap();
-    tx.audit(&act("item.erase", Kind::Item, "stranger")).await.unwrap();
+    tx.audit(&act("item.erase", &item("stranger"))).await.unwrap();
     assert_eq!(tx.erase_item(&item("stranger"), false).await.unwrap(), Erasure::Done);
     assert_eq!(tx.erase_item(&item("stranger"), false).await.unwrap(), Erasure::Unknown);
     tx.commit().await.unwrap();

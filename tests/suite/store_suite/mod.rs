@@ -2,18 +2,16 @@
 
 mod erasing;
 mod opening;
+mod plans;
 mod queue;
 mod tokens;
 mod verdicts;
 
-use domain::accounts::{AccountState, Traits};
-use domain::budget::Limits;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::work::{Block, Class, Kind};
-use domain::{AccessToken, AccountId, BusinessId, Fingerprinter, ItemId};
-use secrecy::SecretString;
 use std::time::Duration;
-use store::{AccountUpdate, Claim, Declaration, Error, KeyRing, Push, Settings, Store, Tx};
+use store::{Claim, Error, Store};
+use tests::bare_store::{KEY, LONG, SWEEP, acme, done, finish, item, limits, push, save_account};
 use tests::{Parts, fresh_database};
 
 struct Place {
@@ -30,17 +28,10 @@ async fn place(parts: Parts) -> Place {
     Place { url, _directory: directory }
 }
 
-const KEY: &str = "a:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const OTHER_KEY: &str = "b:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
 async fn open_with(place: &Place, keys: &str, fingerprint: u8) -> Result<Store, Error> {
-    let settings = Settings {
-        url: SecretString::from(place.url.clone()),
-        connections: 8,
-        acquire_timeout: Duration::from_secs(10),
-    };
-    let ring = KeyRing::parse(&SecretString::from(keys)).unwrap();
-    Store::open(&settings, "outcomes", ring, Fingerprinter::new(1, &[fingerprint; 32])).await
+    tests::bare_store::open_with(&place.url, keys, fingerprint).await
 }
 
 async fn open(parts: Parts) -> (Store, Place) {
@@ -48,11 +39,8 @@ async fn open(parts: Parts) -> (Store, Place) {
     (open_with(&place, KEY, 7).await.unwrap(), place)
 }
 
-fn item(n: &str) -> ItemId {
-    ItemId::parse(n).unwrap()
-}
-fn mark(id: &str) -> Mark<'_> {
-    Mark::new(Kind::Item, id, Class::Rotation, "test")
+fn mark(id: &str) -> Mark<'static> {
+    Mark::new(&item(id), Class::Rotation, "test")
 }
 async fn marked(store: &Store, mark: &Mark<'_>) -> i64 {
     let mut tx = store.begin().await.unwrap();
@@ -63,69 +51,10 @@ async fn marked(store: &Store, mark: &Mark<'_>) -> i64 {
 async fn claim(store: &Store, owner: &str, lease: Duration) -> Vec<Claim> {
     store.claim(Kind::Item, owner, lease, 10, &limits()).await.unwrap()
 }
-/// More than any case uses.
-fn limits() -> Limits {
-    Limits {
-        item_get: 600_000,
-        accounts_get: 600_000,
-        mint: 600_000,
-        token_probe: 600_000,
-        layer: 600_000,
-        layer_create: 600_000,
-        per_item: 60_000,
-        recovery: Duration::from_secs(10),
-    }
-}
-const LONG: Duration = Duration::from_secs(60);
-const SWEEP: Duration = Duration::from_secs(3600);
-
-fn done() -> Finish {
-    Finish::done(SWEEP, Class::Sweep)
-}
 fn blocked(by: Block) -> Finish {
     let blocked = Blocked { by, code: "test".into(), why: "because".into() };
     Finish::blocked(SWEEP, Class::Retry, blocked)
 }
-async fn finish(store: &Store, claim: &Claim, finish: &Finish) -> Result<(), Error> {
-    let mut tx = store.begin().await.unwrap();
-    tx.finish(claim, finish).await?;
-    tx.commit().await
-}
-async fn push(store: &Store, id: &str, token: &str, source: Declaration) {
-    let push = Push {
-        item: item(id),
-        access_token: Some(AccessToken::new(token)),
-        declaration: source,
-        class: Class::Person,
-        source: "push",
-        traceparent: None,
-    };
-    let mut tx = store.begin().await.unwrap();
-    tx.push(&push).await.unwrap();
-    tx.commit().await.unwrap();
-}
-/// An account that takes part.
-async fn save_account(tx: &mut Tx, id: &str, business: &str) {
-    let (item, business) = (item(id), BusinessId::parse(business).unwrap());
-    let traits = Traits { kind: "depository".into(), ..Traits::default() };
-    let update = AccountUpdate {
-        item,
-        id: AccountId::parse(format!("acc-{id}")).unwrap(),
-        traits,
-        state: AccountState::Active,
-        business: Some(business),
-        moving_from: None,
-        before: None,
-        missing_since: None,
-        proof: None,
-        outside: None,
-    };
-    tx.save_account(&update).await.unwrap();
-}
-fn acme() -> Declaration {
-    Declaration { business: Some(BusinessId::parse("acme").unwrap()), ..Declaration::default() }
-}
-
 /// Every row of every table as text.
 async fn dump(url: &str) -> String {
     use sqlx::Row;

@@ -32,7 +32,7 @@ async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts
     assert_eq!(marked(&store, &mark("x")).await, 2, "an event during the look");
     finish(&store, &first, &done()).await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
+    let row = tx.work(&item("x")).await.unwrap().unwrap();
     assert_eq!((row.wanted, row.done), (2, 1), "a waiter for the second event is not told that it is served");
     tx.rollback().await.unwrap();
     let second = claim(&store, "two", LONG).await.remove(0);
@@ -40,7 +40,7 @@ async fn i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it(parts
     finish(&store, &second, &done()).await.unwrap();
     assert!(claim(&store, "one", LONG).await.is_empty(), "served");
     let mut tx = store.begin().await.unwrap();
-    let row = tx.work(Kind::Item, "x").await.unwrap().unwrap();
+    let row = tx.work(&item("x")).await.unwrap().unwrap();
     assert_eq!((row.wanted, row.done, row.reason.as_str()), (2, 2, "sweep"));
 }
 
@@ -128,11 +128,11 @@ async fn many_claimers_share_without_overlap(parts: Parts) {
             for _ in 0..6 {
                 mine.extend(store.claim(Kind::Item, &format!("w{n}"), LONG, 5, &limits()).await.unwrap());
             }
-            mine.into_iter().map(|c| c.id).collect::<Vec<_>>()
+            mine.into_iter().map(|c| c.subject.id().to_owned()).collect::<Vec<_>>()
         });
     }
     let mut all: Vec<String> = claimers.join_all().await.into_iter().flatten().collect();
-    all.extend(claim(&store, "last", LONG).await.into_iter().map(|c| c.id));
+    all.extend(claim(&store, "last", LONG).await.into_iter().map(|c| c.subject.id().to_owned()));
     let count = all.len();
     all.sort();
     all.dedup();
@@ -161,7 +161,7 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
         marked(&store, &Mark { unblocks: true, ..mark(&id) }).await;
         finish(&store, &held, &blocked(by)).await.unwrap();
         let mut tx = store.begin().await.unwrap();
-        let row = tx.work(Kind::Item, &id).await.unwrap().unwrap();
+        let row = tx.work(&item(&id)).await.unwrap().unwrap();
         assert_eq!((row.blocked, row.attempts), (None, 0), "{by}");
         tx.rollback().await.unwrap();
         let again = claim(&store, "one", LONG).await.remove(0);
@@ -176,8 +176,8 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
     assert!(!again.permit);
     finish(&store, &again, &blocked(Block::Hold)).await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    assert!(tx.release(Kind::Item, "hold").await.unwrap());
-    assert!(!tx.release(Kind::Item, "nobody").await.unwrap());
+    assert!(tx.release(&item("hold")).await.unwrap());
+    assert!(!tx.release(&item("nobody")).await.unwrap());
     tx.commit().await.unwrap();
     assert!(claim(&store, "one", LONG).await.remove(0).permit, "a release permits once");
 }
@@ -190,7 +190,7 @@ async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
     }
     let held = store.claim(Kind::Item, "one", LONG, 1, &limits()).await.unwrap().remove(0);
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.suspect(Provider::Plaid, "KEYS", Kind::Item, &held.id, LONG).await.unwrap().rows, 1);
+    assert_eq!(tx.suspect(Provider::Plaid, "KEYS", &held.subject, LONG).await.unwrap().rows, 1);
     tx.finish(&held, &blocked(Block::Parked)).await.unwrap();
     assert!(tx.pause(Provider::Plaid, "why", "KEYS", Duration::ZERO).await.unwrap());
     assert!(!tx.pause(Provider::Plaid, "why", "KEYS", Duration::ZERO).await.unwrap(), "once");
@@ -257,7 +257,7 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
     assert_eq!(figures(None).await, (0, false, 1), "it waits for a person");
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.blocked_counts(Kind::Item).await.unwrap(), [(Block::Parked, "test".to_owned(), 1)]);
-    assert!(tx.release(Kind::Item, "x").await.unwrap());
+    assert!(tx.release(&item("x")).await.unwrap());
     tx.pause(domain::Provider::Plaid, "test", "test", LONG).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(figures(None).await, (1, false, 1), "it waits for its provider");
@@ -325,7 +325,7 @@ async fn what_waited_long_has_one_claim_in_eight(parts: Parts) {
     let mut imports = 0;
     for _ in 0..EACH {
         let held = store.claim(Kind::Item, "one", LONG, 1, &limits()).await.unwrap();
-        imports += usize::from(held[0].id.starts_with("import"));
+        imports += usize::from(held[0].subject.id().starts_with("import"));
     }
     assert!((1..EACH / 2).contains(&imports), "{imports} of {EACH} claims were the import's");
 }

@@ -5,7 +5,7 @@ use domain::accounts::MintRefused;
 use domain::item::ItemState;
 use domain::queue::{Finish, Mark};
 use domain::verdict::State;
-use domain::work::{Block, Class, Kind};
+use domain::work::{Block, Class, Kind, Subject};
 use domain::{AccountId, BusinessId, Millis, ProcessorToken, Provider};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -69,9 +69,9 @@ async fn act(store: &Store, rng: &mut StdRng) {
         }
         5 | 6 => {
             let kind = if rng.random_bool(0.5) { Kind::Item } else { Kind::Business };
-            let id = if kind == Kind::Item { id } else { of };
+            let subject = Subject::parse(kind, if kind == Kind::Item { id } else { of }).unwrap();
             let quiet = rng.random_bool(0.3).then_some(SWEEP);
-            tx.mark(&Mark { kind, quiet, unblocks: rng.random_bool(0.3), ..mark(id) }).await.unwrap();
+            tx.mark(&Mark { subject, quiet, unblocks: rng.random_bool(0.3), ..mark(id) }).await.unwrap();
         }
         7..=9 => {
             tx.rollback().await.unwrap();
@@ -87,8 +87,8 @@ async fn act(store: &Store, rng: &mut StdRng) {
             tx.rollback().await.unwrap();
             for held in claim(store, "one", LONG).await.into_iter().take(1) {
                 let mut tx = store.begin().await.unwrap();
-                if let Some(row) = tx.item(&item(&held.id)).await.unwrap() {
-                    let account = AccountId::parse(format!("acc-{}", held.id)).unwrap();
+                if let Some(row) = tx.item(&item(held.subject.id())).await.unwrap() {
+                    let account = AccountId::parse(format!("acc-{}", held.subject.id())).unwrap();
                     let intent = tx.intend(&held, &row.id, &account, row.generation).await.unwrap();
                     let token = ProcessorToken::new(format!("p-{}", rng.random::<u64>()));
                     if let Saved::Live(token) = tx.save_minted(&intent, &token).await.unwrap() {
@@ -104,7 +104,7 @@ async fn act(store: &Store, rng: &mut StdRng) {
         }
         11 => tx.record_converged(&business(of), rng.random_bool(0.7), &[], "test").await.unwrap(),
         12 => drop(tx.remove_item(&item(id)).await.unwrap()),
-        13 => drop(tx.release(Kind::Item, id).await.unwrap()),
+        13 => drop(tx.release(&item(id)).await.unwrap()),
         14 => drop(tx.pause(Provider::ALL[rng.random_range(0..2)], "test", "test", LONG).await.unwrap()),
         _ => {
             for provider in Provider::ALL {
@@ -132,7 +132,8 @@ async fn every_surface_agrees(store: &Store, what: &str) {
         let figures = tx.not_good(*kind).await.unwrap();
         assert_eq!(figures.iter().map(|f| f.rows).sum::<i64>(), not_good as i64, "{what}: {kind}");
         for state in State::ALL {
-            let so: Vec<String> = judged.iter().filter(|j| j.verdict.state == *state).map(|j| j.id.clone()).collect();
+            let so: Vec<String> =
+                judged.iter().filter(|j| j.verdict.state == *state).map(|j| j.subject.id().to_owned()).collect();
             assert_eq!(tx.list_by_state(*kind, *state, &all).await.unwrap(), so, "{what}: {kind} {state}");
             let figure = figures.iter().find(|f| f.state == *state).map_or(0, |f| f.rows);
             assert_eq!(figure, if state.is_good() { 0 } else { so.len() as i64 }, "{what}: {kind} {state}");

@@ -19,7 +19,7 @@ use domain::fault::chain;
 use domain::metric;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
-use domain::work::{Block, Class, Code, Kind};
+use domain::work::{Block, Class, Code};
 use domain::{AccountId, BusinessId, Endpoint, Provider};
 use facts::Facts;
 use serde_json::json;
@@ -34,13 +34,13 @@ pub(crate) struct Reconciliation<'a> {
 }
 
 /// None: nobody knows it, and the row is done.
-pub(crate) async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Reconciliation<'a>>, store::Error> {
+pub(crate) async fn begin<'a>(
+    context: &'a Context,
+    claim: &Claim,
+    id: &BusinessId,
+) -> Result<Option<Reconciliation<'a>>, store::Error> {
     let mut tx = context.store.begin().await?;
-    let row = match BusinessId::parse(claim.id.clone()) {
-        Ok(id) => tx.business(&id).await?,
-        Err(_) => None,
-    };
-    let Some(row) = row else {
+    let Some(row) = tx.business(id).await? else {
         tx.finish(claim, &done(context)).await?;
         tx.commit().await?;
         return Ok(None);
@@ -331,7 +331,7 @@ impl Reconciliation<'_> {
         let mut tx = self.context.store.begin().await?;
         let mut marks = Vec::new();
         for item in facts.items.keys() {
-            let mark = Mark::new(Kind::Item, item.as_str(), Class::Rotation, "Layer does not take the list");
+            let mark = Mark::new(item, Class::Rotation, "Layer does not take the list");
             marks.push(Mark { traceparent: self.claim.traceparent.as_deref(), ..mark });
         }
         tx.mark_each(&marks).await?;
@@ -350,7 +350,7 @@ impl Reconciliation<'_> {
         let mut tx = self.context.store.begin_read().await?;
         let now = tx.now();
         for (item, _) in facts.items.iter().filter(|(_, tokens)| put.tokens.iter().any(|t| tokens.contains(t))) {
-            if tx.work(Kind::Item, item.as_str()).await?.is_some_and(|r| r.awaits_look(since, now)) {
+            if tx.work(item).await?.is_some_and(|r| r.awaits_look(since, now)) {
                 return Ok(true);
             }
         }
@@ -360,7 +360,7 @@ impl Reconciliation<'_> {
     /// Since when this business could not be served, if the last reconciliation ended for this very reason: what other
     /// failures came before it says nothing about this one.
     async fn blocked_since(&self, code: Code) -> Result<Option<domain::Millis>, Stop> {
-        let row = self.context.store.begin_read().await?.work(Kind::Business, self.id.as_str()).await?;
+        let row = self.context.store.begin_read().await?.work(&self.id).await?;
         Ok(row.filter(|r| r.blocked.as_ref().is_some_and(|b| b.code == code.as_str())).and_then(|r| r.blocked_at))
     }
 

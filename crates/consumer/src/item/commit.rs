@@ -7,9 +7,9 @@ use crate::outcome;
 use crate::{Mode, TokenSource};
 use domain::metric;
 use domain::token_list::LeaveOut;
-use domain::work::{Code, Kind};
+use domain::work::{Code, Subject};
 use serde_json::json;
-use store::{Act, Tx, WantedAccount, subject};
+use store::{Act, Tx, WantedAccount};
 
 impl Reconciliation<'_> {
     pub(super) async fn commit(&mut self) -> Result<(), store::Error> {
@@ -37,7 +37,7 @@ impl Reconciliation<'_> {
         let replaced = match &self.item.replaces {
             Some(old) => {
                 // A reconciliation of the old one that is about to end may bring an account into one more business.
-                tx.lock_row(Kind::Item, old.as_str()).await?;
+                tx.lock_row(old).await?;
                 tx.businesses_of_item(old).await?
             }
             None => Vec::new(),
@@ -56,7 +56,7 @@ impl Reconciliation<'_> {
             hints: tx.hints(&self.item.id).await?,
             lists: self.lists(tx).await?,
             replaced,
-            blocked: tx.work(self.claim.kind, &self.claim.id).await?.and_then(|w| w.blocked),
+            blocked: tx.work(&self.claim.subject).await?.and_then(|w| w.blocked),
             now: tx.now(),
         })
     }
@@ -117,7 +117,7 @@ impl Reconciliation<'_> {
                 by: "rekey",
                 from: None,
                 action: "item.replaced",
-                subject: subject(Kind::Item, old.as_str()),
+                subject: Subject::from(old).to_string(),
                 was: None,
                 became: Some(json!({"replaced_by": item.as_str()})),
             })

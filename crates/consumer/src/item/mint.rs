@@ -136,7 +136,7 @@ impl Reconciliation<'_> {
             | Meaning::InstitutionGone
             | Meaning::UnknownProcessorToken
             | Meaning::UnknownKey
-            | Meaning::Other(_) => return Err(self.unreadable(error).await?),
+            | Meaning::Other(_) => return Err(self.refused_as_a_whole(error).await?),
         };
         let (account, code) = (account.clone(), error.code().to_owned());
         self.found.faults.push(Fault { account, refused, code, why: chain(error) });

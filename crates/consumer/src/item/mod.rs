@@ -104,15 +104,15 @@ struct AccountChange {
 }
 
 /// Loads what is known. None: there is nothing to look at, and the row is done.
-pub(crate) async fn begin<'a>(context: &'a Context, claim: &Claim) -> Result<Option<Reconciliation<'a>>, store::Error> {
+pub(crate) async fn begin<'a>(
+    context: &'a Context,
+    claim: &Claim,
+    id: &ItemId,
+) -> Result<Option<Reconciliation<'a>>, store::Error> {
     let mut tx = context.store.begin().await?;
     // A claimant that was frozen must not touch the open intents of whoever holds the row now.
     tx.check_lease(claim).await?;
-    let item = match ItemId::parse(claim.id.clone()) {
-        Ok(id) => tx.item(&id).await?,
-        Err(_) => None,
-    };
-    let Some(item) = item else {
+    let Some(item) = tx.item(id).await? else {
         tx.forget(claim).await?;
         tx.commit().await?;
         return Ok(None);

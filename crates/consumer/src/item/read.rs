@@ -8,7 +8,7 @@ use domain::budget::Call;
 use domain::item::{Cause, ItemState};
 use domain::work::HintKind;
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, Millis};
-use plaid::Meaning;
+use plaid::{Meaning, OfItem};
 use store::{Declaration, Hint};
 use tracing::field::Empty;
 
@@ -32,15 +32,15 @@ impl Reconciliation<'_> {
             Ok(read) => read,
             // Judged like an empty list of them: https://plaid.com/docs/errors/item/#no_accounts
             Err(error) if error.meaning() == Meaning::NoAccounts => plaid::Accounts::none_of(&self.item.id),
-            Err(error) => return Err(self.unreadable(&error).await?),
+            Err(error) => return Err(self.refused_as_a_whole(&error).await?),
         };
         if read.item.item != self.item.id {
             // It was proved by `/item/get` before, so Plaid contradicts itself: nothing is concluded about the accounts, and
             // a new token is awaited.
             return Err(self.stops_in(NewState::of(ItemState::AwaitingToken, Cause::OtherItemNamed)));
         }
-        let of_item = read.item.error_code.as_deref().map(|code| (code, plaid::item_meaning(code)));
-        if let Some((_, Meaning::ItemGone { revoked })) = of_item {
+        let of_item = read.item.error_code.as_deref().map(|code| (code, plaid::item_meaning(code).of_item()));
+        if let Some((_, OfItem::Gone { revoked })) = of_item {
             return Err(self.gone(revoked).await?);
         }
         let mut facts = self.facts().await?;
@@ -58,42 +58,20 @@ impl Reconciliation<'_> {
         }
         (self.found.read, self.found.read_at, self.found.live) = (true, facts.now, facts.live);
         self.found.state = Some(match of_item {
-            Some((code, Meaning::UserMustAct)) => NewState::user_must_act(code),
+            Some((code, OfItem::UserMustAct)) => NewState::user_must_act(code),
             // Its accounts were read all the same. A bank that Plaid gave up is told by the calls that it refuses.
-            Some((
-                _,
-                Meaning::ItemGone { .. }
-                | Meaning::UnknownToken
-                | Meaning::NoAccounts
-                | Meaning::UnknownAccount
-                | Meaning::UnknownProcessorToken
-                | Meaning::UnknownKey
-                | Meaning::AccountNotSupported
-                | Meaning::NotReady
-                | Meaning::InstitutionGone
-                | Meaning::Unknown
-                | Meaning::Other(_),
-            ))
-            | None => NewState::active(),
+            Some((_, OfItem::Gone { .. } | OfItem::UnknownToken | OfItem::Nothing)) | None => NewState::active(),
         });
         Ok(())
     }
 
-    /// What it means that the accounts can't be read under the current token.
-    pub(super) async fn unreadable(&mut self, error: &plaid::Error) -> Result<Stop, Stop> {
-        match error.meaning() {
-            Meaning::UnknownToken => self.token_unknown(Cause::TokenUnknown).await,
-            Meaning::UserMustAct => Ok(self.stops_in(NewState::user_must_act(error.code()))),
-            Meaning::ItemGone { revoked } => self.gone(revoked).await,
-            Meaning::NoAccounts
-            | Meaning::UnknownAccount
-            | Meaning::UnknownProcessorToken
-            | Meaning::UnknownKey
-            | Meaning::AccountNotSupported
-            | Meaning::NotReady
-            | Meaning::InstitutionGone
-            | Meaning::Unknown
-            | Meaning::Other(_) => Ok(Stop::Row(conclude(self.context, &self.claim, &Refusal::from(error)).await?)),
+    /// What it means that Plaid refuses the current token, when accounts are read or a processor token is minted.
+    pub(super) async fn refused_as_a_whole(&mut self, error: &plaid::Error) -> Result<Stop, Stop> {
+        match error.meaning().of_item() {
+            OfItem::UnknownToken => self.token_unknown(Cause::TokenUnknown).await,
+            OfItem::UserMustAct => Ok(self.stops_in(NewState::user_must_act(error.code()))),
+            OfItem::Gone { revoked } => self.gone(revoked).await,
+            OfItem::Nothing => Ok(Stop::Row(conclude(self.context, &self.claim, &Refusal::from(error)).await?)),
         }
     }
 

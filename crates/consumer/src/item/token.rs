@@ -10,7 +10,7 @@ use domain::fault::chain;
 use domain::item::{Judgement, OwnerAnswer, TokenCause, declaration_may_hold, judge};
 use domain::metric;
 use domain::work::Class;
-use plaid::Meaning;
+use plaid::OfItem;
 use serde_json::json;
 use store::{Candidate, News};
 use tracing::field::Empty;
@@ -108,19 +108,11 @@ impl Reconciliation<'_> {
         let span = tracing::info_span!(target: traces::STEP, "prove token", token, outcome = Empty);
         match traces::step(span, plaid::Error::code, self.context.plaid.item_get(&candidate.token)).await {
             Ok(info) => (OwnerAnswer::Names(info.item), None),
-            Err(error) => match error.meaning() {
-                Meaning::UnknownToken => (OwnerAnswer::UnknownToken, None),
-                Meaning::ItemGone { revoked } => (OwnerAnswer::Gone { revoked }, None),
-                Meaning::UserMustAct => (OwnerAnswer::Unanswered, None),
-                Meaning::NoAccounts
-                | Meaning::UnknownAccount
-                | Meaning::UnknownProcessorToken
-                | Meaning::UnknownKey
-                | Meaning::AccountNotSupported
-                | Meaning::NotReady
-                | Meaning::InstitutionGone
-                | Meaning::Unknown
-                | Meaning::Other(_) => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
+            Err(error) => match error.meaning().of_item() {
+                OfItem::UnknownToken => (OwnerAnswer::UnknownToken, None),
+                OfItem::Gone { revoked } => (OwnerAnswer::Gone { revoked }, None),
+                OfItem::UserMustAct => (OwnerAnswer::Unanswered, None),
+                OfItem::Nothing => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
             },
         }
     }

@@ -1,0 +1,56 @@
+//! What each statement reads of a small store and of a large one, in pages of PostgreSQL: a figure that no machine changes.
+
+use std::collections::BTreeMap;
+use tests::bare_store::{KEY, open_with};
+use tests::explain::{Notices, explain};
+use tests::postgres::{Postgres, lend};
+use tests::scale::{everything, fill};
+use tracing_subscriber::layer::SubscriberExt as _;
+
+/// The store that the large one is compared with.
+const SMALL: u64 = 10_000;
+
+/// Prints for each thing that is done with a store the pages that it takes with 10 000 Items and with `items`.
+pub(crate) async fn scale(items: u64) {
+    let home = tempfile::Builder::new().prefix("rekey-bench-").tempdir().unwrap();
+    lend(home.path());
+    let server = Postgres::create(home.path(), home.path().join("postgres.log"));
+    server.up().await;
+    println!(
+        "\n{:<58} {:>10} {:>10} {:>8}",
+        format!("pages with {SMALL} and {items} Items, a twentieth of them due"),
+        "small",
+        "large",
+        "ratio"
+    );
+    let mut small = BTreeMap::new();
+    for (name, count) in [("small", SMALL), ("large", items)] {
+        let url = server.create_database(name).await;
+        let pages = pages(&url, count).await;
+        if name == "small" {
+            small = pages.into_iter().collect();
+            continue;
+        }
+        for (what, large) in pages {
+            let small = small.get(&what).copied().unwrap_or_default();
+            println!("{what:<58} {small:>10} {large:>10} {:>7.2}x", large as f64 / small.max(1) as f64);
+        }
+    }
+}
+
+/// In the order in which they were done.
+async fn pages(url: &str, items: u64) -> Vec<(String, u64)> {
+    let notices = Notices::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(notices.clone()));
+    open_with(url, KEY, 7).await.unwrap().close().await;
+    fill(url, items, items / 20).await;
+    explain(url).await;
+    let store = open_with(url, KEY, 7).await.unwrap();
+    notices.take();
+    let mut found = Vec::new();
+    everything(&store, items, &mut |what| {
+        found.push((what.to_owned(), notices.take().iter().map(|ran| ran.pages).sum()));
+    })
+    .await;
+    found
+}

@@ -1,0 +1,107 @@
+//! How PostgreSQL carried out each statement: `auto_explain` says it to the client, and sqlx writes what a server says into
+//! the log of the thread that asked.
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use sqlx::Connection as _;
+use std::fmt::Debug;
+use std::sync::Arc;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+/// Tables that grow with the store. The others hold what is in force at the moment.
+pub const LARGE: &[&str] = &[
+    "work",
+    "items",
+    "accounts",
+    "access_tokens",
+    "processor_tokens",
+    "businesses",
+    "verdicts",
+    "audit",
+    "unknown_items",
+    "hints",
+    "assignments",
+    "audit_mentions",
+];
+
+/// A statement as it was carried out.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    pub text: String,
+    /// Of its tables and indexes, from memory or disk.
+    pub pages: u64,
+    /// Large tables that it read from end to end.
+    pub scans: Vec<String>,
+    pub plan: Value,
+}
+
+impl Ran {
+    fn of(notice: &str) -> Option<Self> {
+        let plan: Value = serde_json::from_str(&notice[notice.find('{')?..]).ok()?;
+        let text = plan["Query Text"].as_str()?.to_owned();
+        let top = plan["Plan"].clone();
+        let pages = ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|k| top[k].as_u64()).sum();
+        let mut scans = Vec::new();
+        collect_scans(&top, &mut scans);
+        Some(Self { text, pages, scans, plan: top })
+    }
+}
+
+fn collect_scans(node: &Value, into: &mut Vec<String>) {
+    let table = node["Relation Name"].as_str().unwrap_or_default();
+    if node["Node Type"] == "Seq Scan" && LARGE.contains(&table) {
+        into.push(table.to_owned());
+    }
+    node["Plans"].as_array().into_iter().flatten().for_each(|plan| collect_scans(plan, into));
+}
+
+/// What the server says, in the thread of the test.
+#[derive(Debug, Clone, Default)]
+pub struct Notices(Arc<Mutex<Vec<Ran>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Notices {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == "sqlx::postgres::notice" {
+            event.record(&mut self.clone());
+        }
+    }
+}
+
+impl Visit for Notices {
+    fn record_debug(&mut self, _: &Field, value: &dyn Debug) {
+        self.0.lock().extend(Ran::of(&format!("{value:?}")));
+    }
+    fn record_str(&mut self, _: &Field, value: &str) {
+        self.0.lock().extend(Ran::of(value));
+    }
+}
+
+impl Notices {
+    /// The statements since the last time.
+    pub fn take(&self) -> Vec<Ran> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+/// From the next connection on each statement is explained.
+pub async fn explain(url: &str) {
+    let mut connection = sqlx::AnyConnection::connect(url).await.unwrap();
+    let name: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut connection).await.unwrap();
+    for setting in [
+        "session_preload_libraries = 'auto_explain'",
+        "auto_explain.log_min_duration = 0",
+        "auto_explain.log_analyze = on",
+        "auto_explain.log_buffers = on",
+        "auto_explain.log_timing = off",
+        "auto_explain.log_format = json",
+        "auto_explain.log_level = notice",
+        // Fewer pages than a large store has, so that plans are those of one.
+        "random_page_cost = 1.1",
+    ] {
+        let sql = format!("ALTER DATABASE \"{name}\" SET {setting}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+}

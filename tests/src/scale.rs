@@ -1,0 +1,346 @@
+//! A store that has been in use for years: so many Items, written past Rekey, because pushing them would take hours. And each
+//! thing that is done with a store, to see what it costs there.
+
+use crate::bare_store::{LONG, acme, done, finish, item as item_id, limits, push, save_account};
+use domain::accounts::MintRefused;
+use domain::queue::Mark;
+use domain::verdict::State;
+use domain::webhook::{Pace, Signal};
+use domain::work::{Class, HintKind, Kind, Subject};
+use domain::{AccessToken, AccountId, BusinessId, Fingerprint, LayerId, Millis, ProcessorToken, Provider};
+use sqlx::AnyConnection;
+use sqlx::Connection as _;
+use std::time::Duration;
+use store::{Act, AuditFilter, Claim, Intake, MintFault, Page, Store};
+
+/// Businesses have this many Items, and Items this many accounts.
+pub const ITEMS_A_BUSINESS: u64 = 4;
+pub const ACCOUNTS: u64 = 3;
+
+/// The id of the `n`th Item of those that [`fill`] makes, from 1 on.
+pub fn item(n: u64) -> String {
+    format!("item-{}", 10_000_000 + n)
+}
+/// The id of the `n`th business, from 0 on.
+pub fn business(n: u64) -> String {
+    format!("business-{}", 10_000_000 + n)
+}
+
+/// Fills the migrated, empty database with `items` Items that are all right, and with the past that such a store has.
+/// Those whose number is at most `due` have been due for a minute.
+pub async fn fill(url: &str, items: u64, due: u64) {
+    sqlx::any::install_default_drivers();
+    let mut connection = AnyConnection::connect(url).await.unwrap();
+    let businesses = (items / ITEMS_A_BUSINESS).max(1);
+    let numbers =
+        |name: &str, upto: u64| format!("{name}(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM {name} WHERE i < {upto})");
+    let with =
+        format!("WITH RECURSIVE {}, {}, {} ", numbers("n", items), numbers("k", ACCOUNTS), numbers("b", businesses));
+    let now = "CAST(1700000000000 AS BIGINT)";
+    let (item, of) = ("'item-' || (10000000 + n.i)", format!("'business-' || (10000000 + n.i % {businesses})"));
+    let (business, account) = ("'business-' || (10000000 + b.i - 1)", "'account-' || (10000000 + n.i) || '-' || k.i");
+    let due_at = format!("CASE WHEN n.i <= {due} THEN {now} + n.i ELSE {now} * 2 END");
+    let texts = [
+        format!(
+            "INSERT INTO items (item_id, state, state_since, business_id, only_listed, generation, created_at, read_at)
+             {with} SELECT {item}, 'active', {now}, {of}, 0, 2, {now}, {now} FROM n"
+        ),
+        format!(
+            "INSERT INTO accounts (item_id, account_id, state, business_id, kind, mint_fault, mint_refused, mint_code,
+                 mint_fault_generation, mint_tries, mint_again_at)
+             {with} SELECT {item}, {account}, 'active', {of}, 'depository',
+                 CASE WHEN n.i % 1000 = 7 THEN 'refused' END, CASE WHEN n.i % 1000 = 7 THEN 'other' END,
+                 CASE WHEN n.i % 1000 = 7 THEN 'X' END, CASE WHEN n.i % 1000 = 7 THEN 2 END,
+                 CASE WHEN n.i % 1000 = 7 THEN 1 END, CASE WHEN n.i % 1000 = 7 THEN 0 END FROM n CROSS JOIN k"
+        ),
+        format!(
+            "INSERT INTO access_tokens (item_id, fingerprint, standing, sealed, source, seen_at, judged_at)
+             {with} SELECT {item}, 'fp1_' || n.i || '-' || k.i, CASE WHEN k.i = 1 THEN 'current' ELSE 'superseded' END,
+                 CASE WHEN k.i = 1 THEN '1.a.sealed' END, 'push', {now}, {now} FROM n CROSS JOIN k WHERE k.i <= 2"
+        ),
+        format!(
+            "INSERT INTO processor_tokens (id, item_id, account_id, generation, state, origin, fingerprint, sealed, epoch,
+                 intended_at, settled_at)
+             {with} SELECT 'token-' || n.i || '-' || k.i || '-' || g.i, {item}, {account}, g.i,
+                 CASE WHEN g.i = 2 THEN 'live' WHEN n.i % 1000 = 3 THEN 'orphaned' ELSE 'superseded' END, 'minted',
+                 'fp1_' || n.i || '-' || k.i || '-' || g.i, CASE WHEN g.i = 2 THEN '1.a.sealed' END, 1, {now}, {now}
+             FROM n CROSS JOIN k CROSS JOIN (SELECT 1 AS i UNION ALL SELECT 2) g"
+        ),
+        format!(
+            "INSERT INTO businesses (business_id, layer_id, leave_out, accepted, verified, converged_at, put_at, created_at)
+             {with} SELECT {business}, 'layer-' || b.i, 'nothing', '[]', 1, {now}, {now}, {now} FROM b"
+        ),
+        format!(
+            "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held, permit,
+                 looked_at, blocked_by, blocked_code, blocked_why, blocked_at, signal_at, needs)
+             {with} SELECT 'item', {item}, {due_at}, 1 + n.i % 4, 'sweep', 2, CASE WHEN n.i <= {due} THEN 1 ELSE 2 END, 0, 0,
+                 {now}, 0, 0, {now}, CASE WHEN n.i % 1000 = 5 THEN 'parked' END, CASE WHEN n.i % 1000 = 5 THEN 'unanswered' END,
+                 NULL, NULL, CASE WHEN n.i <= {due} THEN {now} END,
+                 CASE WHEN n.i <= {due} AND n.i % 8 = 1 THEN 'processor_token_create' END FROM n"
+        ),
+        format!(
+            "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held, permit, looked_at)
+             {with} SELECT 'business', {business}, {now} * 2, 4, 'sweep', 2, 2, 0, 0, {now}, 0, 0, {now} FROM b"
+        ),
+        format!(
+            "INSERT INTO verdicts (kind, id, state, waits_on, since)
+             {with} SELECT 'item', {item}, CASE WHEN n.i % 1000 = 5 THEN 'parked' WHEN n.i % 1000 = 7 THEN 'refused'
+                 ELSE 'converged' END, 'nobody', {now} FROM n"
+        ),
+        format!(
+            "INSERT INTO verdicts (kind, id, state, waits_on, since)
+             {with} SELECT 'business', {business}, CASE WHEN b.i % 1000 = 7 THEN 'partly' ELSE 'converged' END, 'nobody',
+                 {now} FROM b"
+        ),
+        format!(
+            "INSERT INTO audit (id, actor, action, subject, detail, at)
+             {with} SELECT 'a' || (10000000 + n.i), 'somebody', 'item.put', 'item/' || {item}, '', {now} FROM n"
+        ),
+        format!(
+            "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen)
+             {with} SELECT 'unknown-' || (10000000 + n.i), {now}, {now} * 2, 1 FROM n WHERE n.i <= {items} / 10"
+        ),
+        format!(
+            "INSERT INTO hints (item_id, account_id, kind, said_at, expires_at, reported)
+             {with} SELECT {item}, '', 'pending_expiration', {now}, {now} * 2, 1 FROM n WHERE n.i % 5 = 1"
+        ),
+        format!(
+            "INSERT INTO assignments (item_id, account_id, business_id)
+             {with} SELECT {item}, {account}, {of} FROM n CROSS JOIN k WHERE n.i % 10 = 2"
+        ),
+        "ANALYZE".to_owned(),
+    ];
+    for text in texts {
+        sqlx::query(sqlx::AssertSqlSafe(text)).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+}
+
+/// Does each thing that is done with a store of `items` Items, and calls `seen` with its name after it. Some Items must be due.
+pub async fn everything(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
+    push(store, "probe", "token-1", acme()).await;
+    seen("push");
+    let held = store.claim(Kind::Item, "w", LONG, 16, &limits()).await.unwrap();
+    seen("claim of 16 Items");
+    for held in held.iter().filter(|h| h.subject.id() != "probe") {
+        finish(store, held, &done()).await.unwrap();
+    }
+    seen("ends of many");
+    let held = held.into_iter().find(|h| h.subject.id() == "probe").unwrap();
+    one_item(store, &held, seen).await;
+    one_business(store, seen).await;
+    events(store, seen).await;
+    operators(store, items, seen).await;
+    figures(store, seen).await;
+    chores(store, seen).await;
+    ends(store, seen).await;
+}
+
+async fn one_item(store: &Store, held: &Claim, seen: &mut impl FnMut(&str)) {
+    let (id, token) = (item_id("probe"), AccessToken::new("token-1"));
+    let fingerprint = store.fingerprints().of("token-1");
+    let account = AccountId::parse("acc-probe").unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.check_lease(held).await.unwrap();
+    tx.item(&id).await.unwrap();
+    tx.orphan_intents(&id).await.unwrap();
+    tx.accounts(&id).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("begin of an Item's reconciliation");
+    let mut tx = store.begin().await.unwrap();
+    tx.candidates(&id).await.unwrap();
+    tx.add_candidate(&id, &token, "lookup", None).await.unwrap();
+    tx.promote(&id, &fingerprint).await.unwrap();
+    tx.apply_declaration(&id, &fingerprint).await.unwrap();
+    tx.current_token(&id).await.unwrap();
+    tx.proved_at(&id).await.unwrap();
+    tx.gone_under_newest(&id).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("proof of a token");
+    let mut tx = store.begin().await.unwrap();
+    tx.assignments(&id).await.unwrap();
+    tx.hints(&id).await.unwrap();
+    tx.declaration_of_current(&id).await.unwrap();
+    tx.live_generations(&id).await.unwrap();
+    save_account(&mut tx, "probe", "acme").await;
+    tx.lock_accounts(&id).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("accounts of an Item");
+    let mut tx = store.begin().await.unwrap();
+    let intent = tx.intend(held, &id, &account, 1).await.unwrap();
+    tx.save_minted(&intent, &ProcessorToken::new("p-1")).await.unwrap();
+    let fault = MintFault {
+        refused: MintRefused::Other,
+        code: "X".into(),
+        why: "because".into(),
+        generation: 1,
+        tries: 1,
+        again_at: Millis(0),
+    };
+    tx.set_mint_fault(&id, &account, Some(&fault)).await.unwrap();
+    let acme = BusinessId::parse("acme").unwrap();
+    tx.mark_business(&acme, Class::Rotation, "test", Duration::ZERO, true, Some(held)).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("mint");
+    let mut tx = store.begin().await.unwrap();
+    tx.renew(&mut held.clone(), LONG).await.unwrap();
+    tx.pace_proof(held, &limits()).await.unwrap().unwrap();
+    tx.suspect(Provider::Plaid, "X", &held.subject, LONG).await.unwrap();
+    tx.finish(held, &done()).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("end of an Item's reconciliation");
+}
+
+async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
+    let mut held = store.claim(Kind::Business, "w", LONG, 16, &limits()).await.unwrap();
+    let held = held.remove(0);
+    seen("claim of a business");
+    let Subject::Business(id) = &held.subject else { panic!("{:?}", held.subject) };
+    let (known, account) =
+        (Fingerprint::from_stored("fp1_7-1-2".into()), AccountId::parse("account-10000007-1").unwrap());
+    let mut tx = store.begin().await.unwrap();
+    tx.business(id).await.unwrap();
+    tx.wanted_accounts(id).await.unwrap();
+    tx.creation_details(id).await.unwrap();
+    tx.owners(&[known], &[account]).await.unwrap();
+    tx.set_layer_id(id, &LayerId::parse("probe").unwrap()).await.unwrap();
+    tx.book_removals(id, 1, 100, LONG).await.unwrap();
+    tx.record_accepted(id, &[]).await.unwrap();
+    tx.moves_done(id, &held).await.unwrap();
+    tx.record_converged(id, true, &[], "test").await.unwrap();
+    tx.finish(&held, &done()).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("a business's reconciliation");
+}
+
+async fn events(store: &Store, seen: &mut impl FnMut(&str)) {
+    let mut tx = store.begin().await.unwrap();
+    tx.mark(&Mark { unblocks: true, ..Mark::new(&item_id(&item(3)), Class::Rotation, "test") }).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("a mark");
+    let items: Vec<_> = (1..=100).map(|n| item_id(&item(n * 7))).collect();
+    let hint = Some(HintKind::PendingExpiration);
+    let signal = Signal { class: Class::Rotation, pace: Pace::Soon, unblocks: true, hint };
+    let one = |item| Intake {
+        item,
+        signal: &signal,
+        reason: "test",
+        account: None,
+        said_at: Millis(2),
+        detail: None,
+        debounce: Duration::ZERO,
+        quiet: LONG,
+        hint_ttl: LONG,
+        traceparent: None,
+    };
+    let events: Vec<_> = items.iter().map(one).collect();
+    let mut tx = store.begin().await.unwrap();
+    tx.intake(&events).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("intake of many");
+    let mut tx = store.begin().await.unwrap();
+    tx.mark_unminted(&BusinessId::parse(business(3)).unwrap(), "test").await.unwrap();
+    tx.commit().await.unwrap();
+    seen("mint what a business lacks");
+}
+
+async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
+    let page = |after: &str| Page { after: Some(after.to_owned()).filter(|a| !a.is_empty()), limit: 50 };
+    let middle = items / 2;
+    let id = item_id(&item(middle));
+    let mut tx = store.begin_read().await.unwrap();
+    tx.item(&id).await.unwrap();
+    tx.verdict(&id).await.unwrap();
+    tx.token_views(&id).await.unwrap();
+    tx.accounts(&id).await.unwrap();
+    tx.processor_token_counts(&id).await.unwrap();
+    tx.work(&id).await.unwrap();
+    seen("item show");
+    let fifth = BusinessId::parse(business(5)).unwrap();
+    tx.business(&fifth).await.unwrap();
+    tx.wanted_accounts(&fifth).await.unwrap();
+    tx.verdict(&fifth).await.unwrap();
+    seen("business show");
+    let rows = tx.list_items(&page(&item(middle))).await.unwrap();
+    tx.list_businesses(&page(&business(middle / 8))).await.unwrap();
+    tx.list_by_state(Kind::Item, State::Converged, &page(&item(middle))).await.unwrap();
+    tx.list_by_state(Kind::Business, State::Partly, &page("")).await.unwrap();
+    tx.list_unknown_items(&page("unknown-10000500")).await.unwrap();
+    tx.list_orphans(&page("")).await.unwrap();
+    seen("a page of a list");
+    let ids: Vec<String> = rows.iter().map(|r| r.id.to_string()).collect();
+    tx.items(&ids).await.unwrap();
+    tx.verdicts(Kind::Item, &ids).await.unwrap();
+    seen("verdicts of many");
+    tx.list_parked(&page("")).await.unwrap();
+    tx.list_parked(&page(&format!("item/{}", item(middle)))).await.unwrap();
+    seen("parked list");
+    let subject = Some(format!("item/{id}"));
+    tx.audit_page(&AuditFilter { subject: None, by: None }, &page("")).await.unwrap();
+    tx.audit_page(&AuditFilter { subject, by: None }, &page("")).await.unwrap();
+    tx.audit_page(&AuditFilter { subject: None, by: Some("nobody".into()) }, &page("")).await.unwrap();
+    seen("audit");
+    drop(tx);
+    let mut tx = store.begin().await.unwrap();
+    tx.release(&item_id(&item(5))).await.unwrap();
+    let subject = Subject::from(&id).to_string();
+    let was = tx.in_force(&id).await.unwrap();
+    tx.audit(&Act { by: "somebody", from: None, action: "item.put", subject, was, became: None }).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("release");
+}
+
+async fn figures(store: &Store, seen: &mut impl FnMut(&str)) {
+    let mut tx = store.begin_read().await.unwrap();
+    for kind in Kind::ALL {
+        tx.blocked_counts(*kind).await.unwrap();
+        tx.looked_oldest(*kind).await.unwrap();
+        tx.not_good(*kind).await.unwrap();
+    }
+    for kind in Kind::ALL {
+        tx.due_rows(*kind).await.unwrap();
+    }
+    seen("stats of what is due");
+    for kind in Kind::ALL {
+        tx.claimable_oldest(*kind, |_| false).await.unwrap();
+    }
+    tx.refused_mints().await.unwrap();
+    tx.count_orphans().await.unwrap();
+    tx.outbox_length().await.unwrap();
+    tx.budgets().await.unwrap();
+    tx.pauses().await.unwrap();
+    seen("stats");
+}
+
+async fn chores(store: &Store, seen: &mut impl FnMut(&str)) {
+    let mut tx = store.begin().await.unwrap();
+    tx.forget_unknown(LONG, 1_000_000).await.unwrap();
+    tx.forget_expired_hints().await.unwrap();
+    tx.forget_refused_pushes(LONG).await.unwrap();
+    tx.forget_old_audit(Duration::from_hours(24 * 36_500), 100).await.unwrap();
+    tx.judge_unknown(100, 0).await.unwrap();
+    tx.outbox(200).await.unwrap();
+    tx.lease_chore("test", "w", LONG).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("chores");
+}
+
+async fn ends(store: &Store, seen: &mut impl FnMut(&str)) {
+    let gone = item_id("probe");
+    let mut tx = store.begin().await.unwrap();
+    tx.remove_item(&gone).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("remove of an Item");
+    let mut tx = store.begin().await.unwrap();
+    tx.erase_item(&gone, true).await.unwrap();
+    tx.erase_business(&BusinessId::parse("acme").unwrap(), true).await.unwrap();
+    tx.rollback().await.unwrap();
+    seen("erase");
+    let mut tx = store.begin().await.unwrap();
+    tx.pause(Provider::Plaid, "test", "X", LONG).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("pause");
+    let held = store.claim(Kind::Item, "w", LONG, 1, &limits()).await.unwrap();
+    assert!(held.is_empty());
+    seen("claim under a pause");
+}
