@@ -147,6 +147,30 @@ async fn i2_what_is_not_plaids_is_refused_and_not_published(parts: Parts) {
     world.end_with_parked().await;
 }
 
+/// Whoever has seen right signatures can send each with other bodies. Past what tells a proxy from a forger, no curve is
+/// computed for them; and a good webhook passes meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_signatures_over_other_bodies_are_examined_now_and_then() {
+    let world = World::without_rekey(Parts::Real, "").await;
+    let process = Process::start(&world, "receiver").await;
+    let url = format!("http://{}/webhooks/plaid", process.listen);
+    assert_eq!(world.sandbox.send_once(&url, &body()).await, 200, "its key is known from here on");
+    let http = reqwest::Client::new();
+    let caught: Vec<String> = (0..200).map(|n| world.sandbox.sign_at(&body(), now() - n % 200)).collect();
+    let sent = caught.iter().map(|signature| {
+        let request = http.post(&url).header("plaid-verification", signature).body("{\"item_id\":\"item-other\"}");
+        async { request.send().await.unwrap().status().as_u16() }
+    });
+    assert_eq!(futures::future::join_all(sent).await, [401; 200]);
+    assert_eq!(world.sandbox.send_once(&url, &body()).await, 200);
+    let shown = metrics::read(&metrics::scrape(process.ops).await);
+    let counted = |reason| metrics::total(&shown, metric::WEBHOOKS, &[("reason", reason)]).unwrap_or_default();
+    let examined = counted("body") + counted("replayed");
+    assert!((1.0..=100.0).contains(&examined), "{examined} of 200, and 20 a second are examined");
+    assert_eq!(examined + counted("unproved"), 200.0);
+    world.end().await;
+}
+
 /// To a machine that is four minutes slow every webhook is from the future, and it has just started and knows no key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_a_clock_that_is_wrong_from_the_start_is_seen() {

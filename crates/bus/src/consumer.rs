@@ -239,6 +239,8 @@ impl Intake {
             ("partition.assignment.strategy", "cooperative-sticky"),
             // A consumer that was killed holds its partitions this long; librdkafka's 45 s is a long time for a rotation.
             ("session.timeout.ms", "10000"),
+            // Read ahead: by default 64 MiB, which is most of this process's memory while it catches up, and no faster.
+            ("queued.max.messages.kbytes", "4096"),
         ];
         for (name, value) in defaults {
             if config.get(name).is_none() {
