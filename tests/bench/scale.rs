@@ -1,11 +1,8 @@
 //! What each statement reads of a small store and of a large one, in pages of PostgreSQL: a figure that no machine changes.
 
 use std::collections::BTreeMap;
-use tests::bare_store::{KEY, open_with};
-use tests::explain::{Notices, explain};
 use tests::postgres::{Postgres, lend};
-use tests::scale::{everything, fill};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tests::scale::carried_out;
 
 /// The store that the large one is compared with.
 const SMALL: u64 = 10_000;
@@ -40,17 +37,12 @@ pub(crate) async fn scale(items: u64) {
 
 /// In the order in which they were done.
 async fn pages(url: &str, items: u64) -> Vec<(String, u64)> {
-    let notices = Notices::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(notices.clone()));
-    open_with(url, KEY, 7).await.unwrap().close().await;
-    fill(url, items, items / 20).await;
-    explain(url).await;
-    let store = open_with(url, KEY, 7).await.unwrap();
-    notices.take();
-    let mut found = Vec::new();
-    everything(&store, items, &mut |what| {
-        found.push((what.to_owned(), notices.take().iter().map(|ran| ran.pages).sum()));
-    })
-    .await;
+    let mut found: Vec<(String, u64)> = Vec::new();
+    for (what, ran) in carried_out(url, items, items / 20, &[]).await {
+        match found.last_mut().filter(|(last, _)| *last == what) {
+            Some((_, pages)) => *pages += ran.pages,
+            None => found.push((what, ran.pages)),
+        }
+    }
     found
 }

@@ -32,6 +32,8 @@ pub struct Ran {
     pub text: String,
     /// Of its tables and indexes, from memory or disk.
     pub pages: u64,
+    /// Of large tables, those included that were thrown away.
+    pub rows: u64,
     /// Large tables that it read from end to end.
     pub scans: Vec<String>,
     pub plan: Value,
@@ -43,18 +45,23 @@ impl Ran {
         let text = plan["Query Text"].as_str()?.to_owned();
         let top = plan["Plan"].clone();
         let pages = ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|k| top[k].as_u64()).sum();
-        let mut scans = Vec::new();
-        collect_scans(&top, &mut scans);
-        Some(Self { text, pages, scans, plan: top })
+        let mut ran = Self { text, pages, rows: 0, scans: Vec::new(), plan: top.clone() };
+        ran.read(&top);
+        Some(ran)
     }
-}
 
-fn collect_scans(node: &Value, into: &mut Vec<String>) {
-    let table = node["Relation Name"].as_str().unwrap_or_default();
-    if node["Node Type"] == "Seq Scan" && LARGE.contains(&table) {
-        into.push(table.to_owned());
+    fn read(&mut self, node: &Value) {
+        let table = node["Relation Name"].as_str().unwrap_or_default();
+        if LARGE.contains(&table) && node["Node Type"].as_str().is_some_and(|t| t.contains("Scan")) {
+            let of_each = ["Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck"];
+            let rows: f64 = of_each.iter().filter_map(|k| node[k].as_f64()).sum();
+            self.rows += (rows * node["Actual Loops"].as_f64().unwrap_or(1.0)) as u64;
+            if node["Node Type"] == "Seq Scan" {
+                self.scans.push(table.to_owned());
+            }
+        }
+        node["Plans"].as_array().into_iter().flatten().for_each(|plan| self.read(plan));
     }
-    node["Plans"].as_array().into_iter().flatten().for_each(|plan| collect_scans(plan, into));
 }
 
 /// What the server says, in the thread of the test.
@@ -85,11 +92,11 @@ impl Notices {
     }
 }
 
-/// From the next connection on each statement is explained.
-pub async fn explain(url: &str) {
+/// From the next connection on each statement is explained, and carried out under these `settings`.
+pub async fn explain(url: &str, settings: &[&str]) {
     let mut connection = sqlx::AnyConnection::connect(url).await.unwrap();
     let name: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut connection).await.unwrap();
-    for setting in [
+    let explaining = [
         "session_preload_libraries = 'auto_explain'",
         "auto_explain.log_min_duration = 0",
         "auto_explain.log_analyze = on",
@@ -97,9 +104,8 @@ pub async fn explain(url: &str) {
         "auto_explain.log_timing = off",
         "auto_explain.log_format = json",
         "auto_explain.log_level = notice",
-        // Fewer pages than a large store has, so that plans are those of one.
-        "random_page_cost = 1.1",
-    ] {
+    ];
+    for setting in explaining.iter().chain(settings) {
         let sql = format!("ALTER DATABASE \"{name}\" SET {setting}");
         sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
     }

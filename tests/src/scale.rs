@@ -1,7 +1,8 @@
 //! A store that has been in use for years: so many Items, written past Rekey, because pushing them would take hours. And each
 //! thing that is done with a store, to see what it costs there.
 
-use crate::bare_store::{LONG, acme, done, finish, item as item_id, limits, push, save_account};
+use crate::bare_store::{KEY, LONG, acme, done, finish, item as item_id, limits, open_with, push, save_account};
+use crate::explain::{Notices, Ran, explain};
 use domain::accounts::MintRefused;
 use domain::queue::Mark;
 use domain::verdict::State;
@@ -12,6 +13,7 @@ use sqlx::AnyConnection;
 use sqlx::Connection as _;
 use std::time::Duration;
 use store::{Act, AuditFilter, Claim, Intake, MintFault, Page, Store};
+use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Businesses have this many Items, and Items this many accounts.
 pub const ITEMS_A_BUSINESS: u64 = 4;
@@ -116,6 +118,22 @@ pub async fn fill(url: &str, items: u64, due: u64) {
     connection.close().await.unwrap();
 }
 
+/// Fills a new database at this URL of PostgreSQL's, makes these settings of its own and does [`everything`]: each statement, with what it was a part of. In the
+/// thread of the caller alone, or what the database says is not heard.
+pub async fn carried_out(url: &str, items: u64, due: u64, settings: &[&str]) -> Vec<(String, Ran)> {
+    let notices = Notices::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(notices.clone()));
+    open_with(url, KEY, 7).await.unwrap().close().await;
+    fill(url, items, due).await;
+    explain(url, settings).await;
+    let store = open_with(url, KEY, 7).await.unwrap();
+    notices.take();
+    let mut found = Vec::new();
+    everything(&store, items, &mut |what| found.extend(notices.take().into_iter().map(|ran| (what.to_owned(), ran))))
+        .await;
+    found
+}
+
 /// Does each thing that is done with a store of `items` Items, and calls `seen` with its name after it. Some Items must be due.
 pub async fn everything(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     push(store, "probe", "token-1", acme()).await;
@@ -206,6 +224,7 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
     tx.set_layer_id(id, &LayerId::parse("probe").unwrap()).await.unwrap();
     tx.book_removals(id, 1, 100, LONG).await.unwrap();
     tx.record_accepted(id, &[]).await.unwrap();
+    tx.open_live_tokens(id).await.unwrap();
     tx.moves_done(id, &held).await.unwrap();
     tx.record_converged(id, true, &[], "test").await.unwrap();
     tx.finish(&held, &done()).await.unwrap();

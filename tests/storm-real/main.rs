@@ -137,6 +137,8 @@ async fn storms(seed: u64, options: &Options, logs: &Path, cut: &Arc<AtomicBool>
     // At the very end: of a long output often nothing but the last lines is kept.
     red.iter().for_each(|line| println!("RED {line}"));
     let green = red.is_empty();
-    println!("seed {seed}: {} in {:.0} s", if green { "green" } else { "RED" }, began.elapsed().as_secs_f64());
+    let word = if green { "green" } else { "RED" };
+    let cut = if cut.load(Ordering::SeqCst) { ", cut short: not every fault was met" } else { "" };
+    println!("seed {seed}: {word} in {:.0} s{cut}", began.elapsed().as_secs_f64());
     green
 }

@@ -410,5 +410,7 @@ async fn what_an_observer_took_is_ordered_when_it_is_gone(parts: Parts) {
     assert!(!world.sandbox.verdict().exact, "nothing is ordered by a start that knows of no observer");
     world.sql("UPDATE meta SET value = '0' WHERE name = 'observed_at'").await;
     world.until_exact().await;
+    let forgotten = || async { world.store().begin_read().await.unwrap().observed_at().await.unwrap().is_none() };
+    assert!(tests::holds(forgotten).await, "it is ordered once");
     world.end().await;
 }

@@ -6,6 +6,7 @@ mod context;
 mod faults;
 mod intake;
 mod item;
+mod observed;
 mod outcome;
 mod reconcile;
 mod settings;
@@ -38,7 +39,7 @@ pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken)
     parts.spawn(intake::run(Arc::clone(&context), intake, stop.clone()));
     parts.spawn(workers::run(Arc::clone(&context), domain::work::Kind::Item, stop.clone()));
     parts.spawn(workers::run(Arc::clone(&context), domain::work::Kind::Business, stop.clone()));
-    parts.spawn(sweeper::begin(Arc::clone(&context), stop.clone()));
+    parts.spawn(observed::run(Arc::clone(&context), stop.clone()));
     parts.spawn(sweeper::run(Arc::clone(&context), stop.clone()));
     parts.spawn(outcome::publish_outbox(context, stop));
     parts.close();

@@ -2,12 +2,10 @@
 //!
 //! The sweep itself needs no chore: every finished reconciliation leaves its row due again within the sweep period.
 
+use crate::Context;
 use crate::faults::probe;
 use crate::stats::Stats;
-use crate::{Context, Mode};
 use domain::fault::chain;
-use domain::retry::{Curve, Retries};
-use domain::work::Kind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -20,9 +18,6 @@ const COUNT_ROWS: Duration = Duration::from_mins(10);
 const FORGOTTEN_AT_ONCE: u32 = 5000;
 /// How long rows of an earlier release are judged in one go.
 const JUDGE_FOR: Duration = Duration::from_secs(1);
-/// How often a consumer in observe mode says that it is there.
-const OBSERVES_EVERY: Duration = Duration::from_mins(1);
-const UNMINTED: &str = "start: accounts without a token";
 /// Rows that are judged in one transaction.
 const SLICE: u32 = 200;
 
@@ -50,66 +45,6 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     }
 }
 
-/// Orders what the start asks for. In the background: in a large store it takes a while, and nobody has to wait for it.
-pub(crate) async fn begin(context: Arc<Context>, stop: CancellationToken) {
-    let mut retries = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
-    loop {
-        let ordered = tokio::select! {
-            () = stop.cancelled() => return,
-            ordered = order_at_start(&context) => ordered,
-        };
-        let Err(error) = ordered else { return };
-        if retries.failures() == 0 {
-            tracing::warn!(error = chain(&error), "what the start asks for could not be ordered; it is tried again");
-        }
-        let wait = retries.next_wait(&mut rand::rng());
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-}
-
-async fn order_at_start(context: &Context) -> Result<(), store::Error> {
-    let settings = &context.settings;
-    let observed = context.store.begin_read().await?.observed_at().await?;
-    if settings.mode == Mode::Act && observed.is_some() {
-        context.store.mark_all_unminted(UNMINTED).await?;
-        context.items_due.notify_one();
-    }
-    if settings.sweep_at_start {
-        for kind in Kind::ALL {
-            context.store.mark_all(*kind, settings.debounce, "sweep at start").await?;
-        }
-    }
-    Ok(())
-}
-
-/// While a consumer in observe mode is at work it takes orders that one in act mode gave, and does not carry them out: they
-/// are given once more when the last of them is gone.
-async fn order_what_was_observed(context: &Context) -> Result<(), store::Error> {
-    let mut tx = context.store.begin_read().await?;
-    let (now, at) = (tx.now(), tx.observed_at().await?);
-    drop(tx);
-    let is_older = |than: Duration| at.is_none_or(|at| now.since(at) > than);
-    match (context.settings.mode, at) {
-        (Mode::Observe, _) if is_older(OBSERVES_EVERY) => {
-            let mut tx = context.store.begin().await?;
-            tx.observes().await?;
-            tx.commit().await
-        }
-        (Mode::Act, Some(at)) if is_older(3 * OBSERVES_EVERY) => {
-            context.store.mark_all_unminted(UNMINTED).await?;
-            let mut tx = context.store.begin().await?;
-            tx.forget_observed(at).await?;
-            tx.commit().await?;
-            context.items_due.notify_one();
-            Ok(())
-        }
-        (Mode::Observe | Mode::Act, _) => Ok(()),
-    }
-}
-
 async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Error> {
     let paused = context.store.begin_read().await?.pauses().await?;
     if !paused.is_empty() {
@@ -128,7 +63,6 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         tx.is_at_work(group).await?;
     }
     tx.commit().await?;
-    order_what_was_observed(context).await?;
     judge_unknown(context, unreadable).await
 }
 

@@ -55,6 +55,11 @@ macro_rules! id {
                 check($what, &text, $fits, $form)?;
                 Ok(Self(text))
             }
+            /// As it stands in our own store, which it entered by [`Self::parse`]: should that become stricter, what is there
+            /// already can still be worked on.
+            pub fn from_stored(text: String) -> Self {
+                Self(text)
+            }
             /// As it is written.
             pub fn as_str(&self) -> &str {
                 &self.0

@@ -249,7 +249,7 @@ registry! {
 
     // The work queue.
     DUE_ROWS = shared("rekey_due_rows", "rows",
-        "How much work is due, of which urgency? 10 000 stands for so many or more.").by(&[KIND, CLASS]);
+        "How much work is due, of which urgency? 10 000 means 10 000 or more.").by(&[KIND, CLASS]);
     DUE_OLDEST = shared("rekey_due_oldest_seconds", "seconds",
         "How long has the oldest of it been due?").by(&[KIND, CLASS]);
     CLAIMABLE_OLDEST = shared("rekey_claimable_oldest_seconds", "seconds",

@@ -36,12 +36,20 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// As the two stand in the database.
+    /// From outside.
     pub fn parse(kind: Kind, id: impl Into<String>) -> Result<Self, BadId> {
         Ok(match kind {
             Kind::Item => Self::Item(ItemId::parse(id)?),
             Kind::Business => Self::Business(BusinessId::parse(id)?),
         })
+    }
+
+    /// From our own store.
+    pub fn from_stored(kind: Kind, id: String) -> Self {
+        match kind {
+            Kind::Item => Self::Item(ItemId::from_stored(id)),
+            Kind::Business => Self::Business(BusinessId::from_stored(id)),
+        }
     }
 
     /// Which of the two it is.

@@ -66,7 +66,8 @@ pub enum Rejection {
     /// Plaid signs each delivery anew, so this is a header that somebody has caught.
     #[error("the same signature was refused before")]
     Replayed,
-    /// About another body, and under a key that nobody has looked up yet, or one of many: no signature is verified for it.
+    /// About another body, and under a key that nobody has looked up yet, or too many such came within this second: its
+    /// signature is not verified.
     #[error("the body is not the one that is said to be signed")]
     Unproved,
     /// Not the sender's fault: it shall send again.
@@ -168,8 +169,13 @@ impl Verifier {
         // What can't be right is refused before anybody is asked for a key or a curve is computed. It is nobody's word yet,
         // so it is counted apart from what a right signature said. The age is no reason: to a process that starts with a wrong
         // clock every webhook seems old, and without a key it would never hear from a right signature that its clock is wrong.
-        if !fits(&early) && (!self.keys.knows(&kid) || !self.may_examine()) {
-            return Err(Rejection::Unproved);
+        if !fits(&early) {
+            if self.was_refused(token) {
+                return Err(Rejection::Replayed);
+            }
+            if !self.keys.knows(&kid) || !self.may_examine() {
+                return Err(Rejection::Unproved);
+            }
         }
 
         let key = self.keys.get(&kid, now).await.map_err(|no_key| match no_key {
@@ -211,6 +217,10 @@ impl Verifier {
             tracing::info!(lasted_s = lasted.as_secs(), times, "webhooks have the right time again");
         }
         Ok(Verified { body, issued_at: claims.iat })
+    }
+
+    fn was_refused(&self, token: &str) -> bool {
+        self.refused.lock().contains(&self.hasher.hash_one(token))
     }
 
     fn may_examine(&self) -> bool {

@@ -69,7 +69,7 @@ impl Opening {
 const REASONS: usize = 5;
 
 /// Tries what a start needs of the database until it is done, and says why it is not, each reason once. None: stopped first.
-async fn until_the_database_does<T, F>(
+pub(crate) async fn until_the_database_does<T, F>(
     store: &Store,
     readiness: &Readiness,
     stop: &CancellationToken,

@@ -3,10 +3,11 @@
 
 use crate::config::{Config, fingerprinter};
 use crate::metrics;
-use crate::waiting::{Opening, until_it_works, watch_the_database};
+use crate::waiting::{Opening, until_it_works, until_the_database_does, watch_the_database};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::fault::chain;
+use domain::work::Kind;
 use domain::{Provider, Role};
 use plaid::{Keys, Verifier};
 use std::net::SocketAddr;
@@ -237,8 +238,9 @@ impl Running {
             let (watched, stopping) = (store.clone(), stop.clone());
             let mut wake = Vec::new();
             if let Some(parts) = consumer {
-                match parts.start(store.clone(), &readiness, &tasks, stop.clone(), fail.clone()) {
-                    Ok(notifies) => wake = notifies,
+                match parts.start(store.clone(), &readiness, &tasks, stop.clone(), fail.clone()).await {
+                    Ok(Some(notifies)) => wake = notifies,
+                    Ok(None) => return,
                     Err(error) => return drop(fail.send(error).await),
                 }
             }
@@ -363,15 +365,19 @@ impl ConsumerParts {
         })
     }
 
-    /// Starts the consumer's tasks; returns what wakes them.
-    fn start(
+    /// Starts the consumer's tasks; returns what wakes them. None: stopped first.
+    async fn start(
         self,
         store: Store,
         readiness: &Readiness,
         tasks: &TaskTracker,
         stop: CancellationToken,
         fail: tokio::sync::mpsc::Sender<anyhow::Error>,
-    ) -> anyhow::Result<Vec<Arc<tokio::sync::Notify>>> {
+    ) -> anyhow::Result<Option<Vec<Arc<tokio::sync::Notify>>>> {
+        let begun = until_the_database_does(&store, readiness, &stop, || self.begin(&store)).await?;
+        if begun.is_none() {
+            return Ok(None);
+        }
         let context = Arc::new(consumer::Context::new(
             store,
             self.plaid,
@@ -395,6 +401,22 @@ impl ConsumerParts {
         }
         watch_intake(intake.health(), readiness.clone(), fail, tasks, stop.clone());
         tasks.spawn(consumer::run(context, intake, stop));
-        Ok(wake)
+        Ok(Some(wake))
+    }
+
+    /// Orders what the start asks for, and says that there is an observer before it takes anything.
+    async fn begin(&self, store: &Store) -> Result<(), store::Error> {
+        let settings = &self.config.consumer;
+        if settings.mode == consumer::Mode::Observe {
+            let mut tx = store.begin().await?;
+            tx.observes().await?;
+            tx.commit().await?;
+        }
+        if settings.sweep_at_start {
+            for kind in Kind::ALL {
+                store.mark_all(*kind, settings.debounce, "sweep at start").await?;
+            }
+        }
+        Ok(())
     }
 }

@@ -99,10 +99,15 @@ impl Tx {
     async fn parked(&mut self, kind: Kind, after: &str, limit: i64) -> Result<Vec<Row>, Error> {
         // Each part is a stretch of an index; as one condition with OR the database reads all of `work` for each page.
         let part = |n: usize, from: &str| {
-            format!("SELECT id FROM (SELECT id FROM {from} AND id > $2 ORDER BY id LIMIT $3) AS p{n}")
+            format!("SELECT id FROM (SELECT w.id FROM {from} AND w.id > $2 ORDER BY w.id LIMIT $3) AS p{n}")
         };
-        let blocked = |by: Block| format!("work WHERE blocked_by = '{by}' AND kind = $1");
-        let stands = |state: State| format!("verdicts WHERE kind = $1 AND state = '{state}'");
+        let blocked = |by: Block| format!("work w WHERE w.blocked_by = '{by}' AND w.kind = $1");
+        let stands = |state: State| {
+            format!(
+                "verdicts v JOIN work w ON w.kind = v.kind AND w.id = v.id WHERE v.kind = $1 AND v.state = '{state}'
+                 AND v.id > $2"
+            )
+        };
         let mut parts = vec![part(0, &blocked(Block::Parked)), part(1, &blocked(Block::Hold))];
         if kind == Kind::Item {
             parts.extend([part(2, &stands(State::Partly)), part(3, &stands(State::Refused))]);

@@ -92,12 +92,27 @@ pub(crate) enum Due {
 
 impl Due {
     /// As the index over such rows says it, word for word: a database uses it for no other.
-    pub(crate) fn filter(self) -> String {
+    fn filter(self) -> String {
         match self {
             Self::ToRead => format!("(needs IS NULL OR needs <> '{}')", Call::Mint),
             Self::ToMint => format!("needs = '{}'", Call::Mint),
         }
     }
+}
+
+/// What a claim may take: due, with no lease that still holds, past the pace of its own, and not of a paused provider.
+/// `$1`: the kind; `$2`: now; `$3`: its provider.
+pub(crate) fn claimable(class: &str, due: Due) -> String {
+    let unleased = unleased(class, due);
+    format!(
+        "{unleased} AND (next_look IS NULL OR next_look <= $2) AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $3)"
+    )
+}
+
+/// Due, and nobody works on it. `$1`: the kind; `$2`: now.
+pub(crate) fn unleased(class: &str, due: Due) -> String {
+    let filter = due.filter();
+    format!("kind = $1 AND {class} AND {filter} AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2)")
 }
 
 /// A condition for each class, and one for whatever class a newer release may have left, so that none is forgotten.
@@ -223,27 +238,18 @@ impl ClaimBudget {
 impl Tx {
     /// For each class the `limit` rows that have been due the longest, locked until the end of this transaction. Within a
     /// class who waits longest is most urgent, so nobody else can come first; and each part is the beginning of an index,
-    /// however many rows are due.
+    /// however many rows are due. More are locked than are taken: another claim at the same moment passes them by, and
+    /// comes to them with the next poll.
     async fn due(&mut self, kind: Kind, due: Due, limit: u32) -> Result<Vec<Row>, Error> {
-        let (filter, lock) = (due.filter(), self.dialect.skip_locked());
+        let lock = self.dialect.skip_locked();
         let parts = each_class().map(|class| {
+            let claimable = claimable(&class, due);
             format!(
-                "SELECT * FROM (SELECT * FROM work WHERE kind = $1 AND {class} AND {filter} AND due_at <= $3
-                     AND (lease_until IS NULL OR lease_until <= $3) AND (next_look IS NULL OR next_look <= $3)
-                     AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $2) ORDER BY due_at LIMIT $4 {lock}) AS due"
+                "SELECT * FROM (SELECT * FROM work WHERE {claimable} ORDER BY class, due_at LIMIT $4 {lock}) AS due"
             )
         });
         let text = parts.collect::<Vec<_>>().join(" UNION ALL ");
-        let rows = self.rows(sql!(built(text), kind, kind.provider(), self.now(), limit)).await?;
-        let mut found = Vec::with_capacity(rows.len());
-        for row in &rows {
-            match work_row(row) {
-                Ok(row) => found.push(row),
-                // Rekey writes no such row, and one that somebody else wrote must not keep the others from being worked on.
-                Err(error @ Error::Corrupt(_)) => tracing::error!(%error, "a row of the work queue can't be read"),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
+        let rows = self.rows(sql!(built(text), kind, self.now(), kind.provider(), limit)).await?;
+        rows.iter().map(work_row).collect()
     }
 }

@@ -289,8 +289,8 @@ impl Tx {
 
     /// Makes the Items of a business due that have an account without a token of the current generation.
     pub async fn mark_unminted(&mut self, business: &BusinessId, reason: &str) -> Result<u64, Error> {
-        let of = "a.business_id = $4";
-        self.run(sql!(unminted(of), self.now(), reason, Class::NewAccount, business)).await
+        let items = unminted("a.business_id = $4");
+        self.run(sql!(sooner(Kind::Item, &items), self.now(), reason, Class::NewAccount, business)).await
     }
 
     /// The last id of the next slice of rows, locked, that nothing blocks.
@@ -304,16 +304,26 @@ impl Tx {
     }
 }
 
-/// Makes those Items due that have an account without a token of the current generation and that `of` names.
-fn unminted(of: &str) -> sqlx::AssertSqlSafe<String> {
+/// Items that have an account without a token of the current generation, of those that `of` names.
+fn unminted(of: &str) -> String {
+    format!(
+        "SELECT a.item_id FROM accounts a JOIN items i ON i.item_id = a.item_id
+        WHERE {of} AND a.business_id IS NOT NULL AND a.state = 'active' AND a.mint_fault IS NULL
+          AND i.state IN ('active', 'login_required')
+          AND NOT EXISTS (SELECT 1 FROM processor_tokens t WHERE t.item_id = a.item_id
+              AND t.account_id = a.account_id AND t.state = 'live' AND t.generation = i.generation)"
+    )
+}
+
+const NOT_GOOD: &str = "SELECT id FROM verdicts WHERE kind = 'business' AND id > $4 AND id <= $5
+    AND state NOT IN ('converged', 'empty', 'gone')";
+
+/// Makes these rows due now, unless they are already; `$1`: now; `$2`: why; `$3`: how urgent.
+fn sooner(kind: Kind, ids: &str) -> sqlx::AssertSqlSafe<String> {
     built(format!(
-        "UPDATE work SET wanted = wanted + 1, due_at = $1, reason = $2, class = CASE WHEN class < $3 THEN class ELSE $3 END
-        WHERE kind = 'item' AND blocked_by IS NULL AND id IN (
-            SELECT a.item_id FROM accounts a JOIN items i ON i.item_id = a.item_id
-            WHERE {of} AND a.business_id IS NOT NULL AND a.state = 'active' AND a.mint_fault IS NULL
-              AND i.state IN ('active', 'login_required')
-              AND NOT EXISTS (SELECT 1 FROM processor_tokens t WHERE t.item_id = a.item_id
-                  AND t.account_id = a.account_id AND t.state = 'live' AND t.generation = i.generation))"
+        "UPDATE work SET wanted = wanted + 1, reason = $2, class = CASE WHEN class < $3 THEN class ELSE $3 END,
+            due_at = CASE WHEN due_at IS NULL OR due_at > $1 THEN $1 ELSE due_at END
+        WHERE kind = '{kind}' AND blocked_by IS NULL AND id IN ({ids})"
     ))
 }
 
@@ -343,21 +353,26 @@ impl Store {
         }
     }
 
-    /// Makes every Item due that has an account without a token of the current generation: what observe mode planned and did
-    /// not do. In slices, too.
-    pub async fn mark_all_unminted(&self, reason: &str) -> Result<u64, Error> {
-        let (mut marked, mut last) = (0, String::new());
-        loop {
-            let mut tx = self.begin().await?;
-            let Some(end) = tx.next_slice(Kind::Item, &last).await? else {
-                tx.rollback().await?;
-                return Ok(marked);
-            };
-            let of = "a.item_id > $4 AND a.item_id <= $5";
-            marked += tx.run(sql!(unminted(of), tx.now(), reason, Class::NewAccount, last, end)).await?;
-            tx.commit().await?;
-            last = end;
+    /// Makes due what observe mode planned and did not do: Items that have an account without a token of the current
+    /// generation, and businesses that are not as they should be. In slices, too. Returns how many.
+    pub async fn mark_observed(&self, reason: &str) -> Result<u64, Error> {
+        let mut marked = 0;
+        for (kind, ids) in
+            [(Kind::Item, unminted("a.item_id > $4 AND a.item_id <= $5")), (Kind::Business, NOT_GOOD.into())]
+        {
+            let mut last = String::new();
+            loop {
+                let mut tx = self.begin().await?;
+                let Some(end) = tx.next_slice(kind, &last).await? else {
+                    tx.rollback().await?;
+                    break;
+                };
+                marked += tx.run(sql!(sooner(kind, &ids), tx.now(), reason, Class::NewAccount, last, end)).await?;
+                tx.commit().await?;
+                last = end;
+            }
         }
+        Ok(marked)
     }
 }
 
@@ -447,7 +462,7 @@ pub(crate) fn blocked(row: &AnyRow) -> Result<Option<Blocked>, Error> {
 
 /// Of the columns `kind` and `id`.
 pub(crate) fn subject_of(row: &AnyRow) -> Result<Subject, Error> {
-    Subject::parse(get(row, "kind")?, text(row, "id")?).map_err(|e| Error::Corrupt(format!("a row of {e}")))
+    Ok(Subject::from_stored(get(row, "kind")?, text(row, "id")?))
 }
 
 pub(crate) fn work_row(row: &AnyRow) -> Result<Row, Error> {

@@ -1,6 +1,6 @@
 //! What metrics show of the store. Asked every few seconds by each consumer, so every count stands on an index.
 
-use crate::claim::{Due, each_class};
+use crate::claim::{Due, claimable, each_class, unleased};
 use crate::queue::blocked;
 use crate::sql::{built, get, number, sql, text};
 use crate::{Error, Tx};
@@ -29,15 +29,14 @@ fn each_part() -> impl Iterator<Item = (String, Due)> {
 }
 
 impl Tx {
-    /// How much work is due, by urgency; of each at most [`MOST_COUNTED`] rows, which then stand for that many or more.
+    /// How much work is due, by urgency; of each at most 10 000 rows, which then stand for that many or more.
     pub async fn due_rows(&mut self, kind: Kind) -> Result<Vec<DueRows>, Error> {
         let now = self.now();
         let part = |(class, due): (String, Due)| {
+            let unleased = unleased(&class, due);
             format!(
                 "SELECT MIN(class) AS class, COUNT(*) AS due, MIN(due_at) AS oldest FROM (
-                     SELECT class, due_at FROM work WHERE kind = $1 AND {class} AND {} AND due_at <= $2
-                     AND (lease_until IS NULL OR lease_until <= $2) ORDER BY due_at LIMIT $3) AS counted",
-                due.filter()
+                     SELECT class, due_at FROM work WHERE {unleased} ORDER BY class, due_at LIMIT $3) AS counted"
             )
         };
         let text = each_part().map(part).collect::<Vec<_>>().join(" UNION ALL ");
@@ -60,12 +59,8 @@ impl Tx {
         // As in the claim: of what a reconciliation needs later, only the mint is paid in advance.
         let waits = |due: Due| is_spent(kind.first_call()) || due == Due::ToMint && is_spent(Call::Mint);
         let part = |(class, due): (String, Due)| {
-            format!(
-                "SELECT * FROM (SELECT due_at FROM work WHERE kind = $1 AND {class} AND {} AND due_at <= $2
-                     AND (lease_until IS NULL OR lease_until <= $2) AND (next_look IS NULL OR next_look <= $2)
-                     AND NOT EXISTS (SELECT 1 FROM pauses WHERE provider = $3) ORDER BY due_at LIMIT 1) AS first",
-                due.filter()
-            )
+            let claimable = claimable(&class, due);
+            format!("SELECT * FROM (SELECT due_at FROM work WHERE {claimable} ORDER BY class, due_at LIMIT 1) AS first")
         };
         let parts: Vec<String> = each_part().filter(|(_, due)| !waits(*due)).map(part).collect();
         if parts.is_empty() {

@@ -3,17 +3,22 @@
 
 use super::{KEY, open_with, place};
 use sqlx::{Connection as _, Row as _};
-use tests::explain::{Notices, Ran, explain};
 use tests::{Parts, scale};
-use tracing_subscriber::layer::SubscriberExt as _;
 
 const ITEMS: u64 = 20_000;
 const DUE: u64 = 5_000;
 /// Pages that a statement about one Item or one business may read, or one page of a list: each index is three deep, and
 /// a business has a dozen accounts.
-const PAGES: u64 = 200;
+const PAGES: u64 = 250;
 /// The same for a hundred Items and their businesses, and for what counts a limited number of rows.
 const PAGES_OF_MANY: u64 = 10_000;
+/// With a million Items PostgreSQL reads a hundred of them by an index; with as few as here it would rather read all.
+const AS_IF_LARGER: &str = "random_page_cost = 1.1";
+
+/// Rows that a claim of 16 may read: as many of each class, to read and to mint, and a few that it passes by. Pages don't tell:
+/// to read and sort all that is due takes few of them while it was written in one go.
+const ROWS_OF_A_CLAIM: u64 = 400;
+
 /// Small tables, and names that our statements give to parts of their own.
 const SMALL: &[&str] = &[
     "pauses",
@@ -35,7 +40,7 @@ const SMALL: &[&str] = &[
 
 #[tokio::test]
 async fn no_statement_reads_a_large_store_from_end_to_end() {
-    let ran = ran_on_postgres().await;
+    let ran = scale::carried_out(&place(Parts::Real).await.url, ITEMS, DUE, &[AS_IF_LARGER]).await;
     let embedded = place(Parts::Embedded).await;
     open_with(&embedded, KEY, 7).await.unwrap().close().await;
     scale::fill(&embedded.url, ITEMS, DUE).await;
@@ -46,30 +51,22 @@ async fn no_statement_reads_a_large_store_from_end_to_end() {
         if ran.pages > most || !ran.scans.is_empty() {
             red.push(format!("{what}: {} pages, scans {:?}: {}\n{:#}", ran.pages, ran.scans, ran.text, ran.plan));
         }
-        for step in plan_on_sqlite(&mut sqlite, &ran.text).await {
-            red.extend(is_scan(&step).then(|| format!("{what}: SQLite: {step}: {}", ran.text)));
+        if what.starts_with("claim") && ran.rows > ROWS_OF_A_CLAIM {
+            red.push(format!("{what}: {} rows: {}\n{:#}", ran.rows, ran.text, ran.plan));
+        }
+        let Some(steps) = plan_on_sqlite(&mut sqlite, &ran.text).await else {
+            // What only PostgreSQL understands.
+            let is_ours = !ran.text.contains("pg_is_in_recovery") && !ran.text.contains("clock_timestamp");
+            red.extend(is_ours.then(|| format!("{what}: SQLite does not take it: {}", ran.text)));
+            continue;
+        };
+        for step in steps {
+            let sorts = what.starts_with("claim") && step.contains("B-TREE FOR ORDER BY");
+            red.extend((sorts || is_scan(&step)).then(|| format!("{what}: SQLite: {step}: {}", ran.text)));
         }
     }
     assert!(ran.len() > 100, "only {} statements were explained: is auto_explain there?", ran.len());
     assert!(red.is_empty(), "{}", red.join("\n\n"));
-}
-
-/// Each statement, with what it is a part of.
-async fn ran_on_postgres() -> Vec<(String, Ran)> {
-    let notices = Notices::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(notices.clone()));
-    let place = place(Parts::Real).await;
-    open_with(&place, KEY, 7).await.unwrap().close().await;
-    scale::fill(&place.url, ITEMS, DUE).await;
-    explain(&place.url).await;
-    let store = open_with(&place, KEY, 7).await.unwrap();
-    notices.take();
-    let mut found = Vec::new();
-    scale::everything(&store, ITEMS, &mut |what| {
-        found.extend(notices.take().into_iter().map(|ran| (what.to_owned(), ran)));
-    })
-    .await;
-    found
 }
 
 /// A step in the words of https://www.sqlite.org/eqp.html that reads all of a table that may be large.
@@ -80,10 +77,10 @@ fn is_scan(step: &str) -> bool {
     is_table && !name.starts_with('(') && name != "CONSTANT" && !SMALL.contains(&name)
 }
 
-async fn plan_on_sqlite(connection: &mut sqlx::AnyConnection, text: &str) -> Vec<String> {
+/// None: it does not take the text.
+async fn plan_on_sqlite(connection: &mut sqlx::AnyConnection, text: &str) -> Option<Vec<String>> {
     let text = text.replace("FOR UPDATE", "").replace("SKIP LOCKED", "");
     let sql = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
-    // What only PostgreSQL understands is not asked of SQLite either.
-    let Ok(rows) = sqlx::query(sql).fetch_all(connection).await else { return Vec::new() };
-    rows.iter().map(|row| row.get::<String, _>("detail")).collect()
+    let rows = sqlx::query(sql).fetch_all(connection).await.ok()?;
+    Some(rows.iter().map(|row| row.get::<String, _>("detail")).collect())
 }

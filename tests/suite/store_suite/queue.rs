@@ -21,6 +21,7 @@ on_both_parts!(
     a_pause_stops_claims_and_frees_the_wronged,
     what_cannot_touch_a_token_is_no_signal,
     figures_tell_who_waits_and_for_what,
+    what_waits_for_a_person_is_listed_page_by_page,
     i10_a_sweep_is_owed_until_every_row_is_due,
 );
 
@@ -220,6 +221,38 @@ async fn what_cannot_touch_a_token_is_no_signal(parts: Parts) {
         finish(&store, &first, &done()).await.unwrap();
         let again = async || !claim(&store, "b", LONG).await.iter().all(|c| c.signal_at.is_some() != signalled);
         assert!(tests::holds(again).await, "quiet {quiet:?}");
+    }
+}
+
+async fn what_waits_for_a_person_is_listed_page_by_page(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        let business = BusinessId::parse(format!("b{n}")).unwrap();
+        let mut tx = store.begin().await.unwrap();
+        tx.mark_business(&business, Class::Rotation, "test", Duration::ZERO, false, None).await.unwrap();
+        tx.commit().await.unwrap();
+        marked(&store, &mark(&format!("i{n}"))).await;
+        expected.extend([format!("business/b{n}"), format!("item/i{n}")]);
+    }
+    for kind in Kind::ALL {
+        let by = if *kind == Kind::Item { Block::Parked } else { Block::Hold };
+        for held in store.claim(*kind, "one", LONG, 9, &limits()).await.unwrap() {
+            finish(&store, &held, &blocked(by)).await.unwrap();
+        }
+    }
+    expected.sort();
+    let mut tx = store.begin_read().await.unwrap();
+    for limit in [1, 2, 4, 9] {
+        let (mut found, mut after): (Vec<String>, _) = (Vec::new(), None);
+        loop {
+            let rows = tx.list_parked(&Page { after: after.clone(), limit }).await.unwrap();
+            assert!(rows.len() <= limit as usize);
+            let Some(last) = rows.last() else { break };
+            after = Some(last.subject.to_string());
+            found.extend(rows.iter().map(|r| r.subject.to_string()));
+        }
+        assert_eq!(found, expected, "{limit} a page");
     }
 }
 

@@ -18,8 +18,31 @@ on_both_parts!(
     i6_the_first_saved_answer_wins,
     i6_a_removed_item_leaves_no_open_intent,
     i8_a_move_ordered_during_a_look_waits_for_the_next_one,
+    the_newest_of_two_live_tokens_is_the_account_s,
     lists_are_paginated,
 );
+
+/// What first contact takes over supersedes nothing.
+async fn the_newest_of_two_live_tokens_is_the_account_s(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    push(&store, "x", "token-0", acme()).await;
+    let (x, account, acme_id) = (item("x"), AccountId::parse("acc-x").unwrap(), BusinessId::parse("acme").unwrap());
+    let mut tx = store.begin().await.unwrap();
+    tx.promote(&x, &store.fingerprints().of("token-0")).await.unwrap();
+    tx.apply_declaration(&x, &store.fingerprints().of("token-0")).await.unwrap();
+    tx.set_item_state(&x, ItemState::Active, None, None).await.unwrap();
+    save_account(&mut tx, "x", "acme").await;
+    for (generation, token) in [(1, "p-new"), (0, "p-old")] {
+        tx.adopt(&x, &account, generation, &ProcessorToken::new(token)).await.unwrap();
+    }
+    let newest = store.fingerprints().of_processor(&ProcessorToken::new("p-new"));
+    let wanted = tx.wanted_accounts(&acme_id).await.unwrap();
+    assert_eq!(wanted.len(), 1);
+    assert_eq!((wanted[0].token.as_ref(), wanted[0].older_generation), (Some(&newest), false));
+    let verdict = tx.verdict(&acme_id).await.unwrap().unwrap().verdict;
+    assert_eq!(verdict.accounts, 1, "{verdict:?}");
+    tx.rollback().await.unwrap();
+}
 
 /// Both write the row in the queue, the Item and its tokens: in two orders, PostgreSQL would give one of them up.
 async fn a_push_and_a_look_never_wait_for_each_other(parts: Parts) {
