@@ -68,9 +68,9 @@ explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STAT
 	$(CARGO) build --release --package tests --bin explore
 	TMPDIR=$(SHM) $(TARGET)/release/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
 
-bench: prerequisites ## figures as ratios, side by side in one run: pages of each statement with 10 000 Items and a million (STORED=n), floods, and a storm of 10 000 due Items at the documented limits (ITEMS=n); an hour. ONLY=pages, floods or limits
-	$(CARGO) build --package tests --bin bench
-	tests/with-servers --own $(TARGET)/debug/bench $(if $(ONLY),--only $(ONLY)) $(if $(STORED),--stored $(STORED)) \
+bench: prerequisites ## figures as ratios, side by side in one run: pages of each operation and the time of a claim and of a start with 10 000 Items and a million (STORED=n), floods, and a storm of 10 000 due Items at the documented limits (ITEMS=n); an hour. ONLY=pages, store, floods or limits
+	$(CARGO) build --package rekey --package tests --bins
+	tests/with-servers $(TARGET)/debug/bench $(if $(ONLY),--only $(ONLY)) $(if $(STORED),--stored $(STORED)) \
 	  $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 # What isn't about a mutant is left away: backtraces, shrinking, and most cases of the properties. A mutant that only a rare

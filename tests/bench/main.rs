@@ -1,7 +1,7 @@
 //! Figures, each as a ratio of two measurements of one run: the machine cancels out.
 //!
 //! ```text
-//! bench [--only pages|floods|limits] [--stored N] [--items N] [--seconds S] [--latency MS]
+//! bench [--only pages|store|floods|limits] [--stored N] [--items N] [--seconds S] [--latency MS]
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a terminal; what it can't do ends it")]
@@ -43,6 +43,8 @@ struct Options {
 enum Part {
     /// Pages of each statement in a small and a large store.
     Pages,
+    /// How long a claim, an order to look at everything and a start take in such stores.
+    Store,
     /// Good webhooks beside forged ones.
     Floods,
     /// Due Items at the documented limits.
@@ -57,9 +59,12 @@ fn main() {
     if wants(Part::Pages) {
         // In one thread: what the database says of a statement is read from the log of the thread that asked.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(scale::scale(options.stored));
+        runtime.block_on(scale::pages(options.stored));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if wants(Part::Store) {
+        runtime.block_on(scale::times(options.stored));
+    }
     if wants(Part::Floods) {
         runtime.block_on(floods());
     }
