@@ -17,6 +17,7 @@ mod gate;
 mod scene;
 mod search;
 mod state;
+mod verdict;
 
 use clap::Parser;
 use scene::{SCENES, Scene};

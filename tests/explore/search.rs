@@ -50,7 +50,7 @@ enum Step {
 }
 
 /// A worker that is in the middle of a reconciliation.
-struct Busy {
+pub(crate) struct Busy {
     row: (String, String),
     epoch: i64,
     /// The events that the claim is to serve.
@@ -60,33 +60,33 @@ struct Busy {
     seen: DefaultHasher,
 }
 
-struct Explorer {
-    scene: &'static Scene,
-    gate: Gate,
-    sandbox: Sandbox,
-    store: Store,
-    books: Books,
-    workers: Vec<Arc<consumer::Context>>,
-    cast: Cast,
-    beginning: Moment,
+pub(crate) struct Explorer {
+    pub(crate) scene: &'static Scene,
+    pub(crate) gate: Gate,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) store: Store,
+    pub(crate) books: Books,
+    pub(crate) workers: Vec<Arc<consumer::Context>>,
+    pub(crate) cast: Cast,
+    pub(crate) beginning: Moment,
     /// Hashes of the books after ways that were walked before.
-    texts: HashMap<u64, u64>,
+    pub(crate) texts: HashMap<u64, u64>,
     _local: Local,
 }
 
 /// Where one way stands.
-struct Way {
-    busy: Vec<Option<Busy>>,
-    events: usize,
-    faults: u32,
-    old_token: String,
+pub(crate) struct Way {
+    pub(crate) busy: Vec<Option<Busy>>,
+    pub(crate) events: usize,
+    pub(crate) faults: u32,
+    pub(crate) old_token: String,
     /// Fingerprints of the Item's access tokens, in the order in which they were true.
-    tokens: Vec<String>,
+    pub(crate) tokens: Vec<String>,
     /// Which of them was current last.
-    current: usize,
-    told: Vec<String>,
-    violations: usize,
-    lost: u64,
+    pub(crate) current: usize,
+    pub(crate) told: Vec<String>,
+    pub(crate) violations: usize,
+    pub(crate) lost: u64,
 }
 
 pub(crate) async fn search(scene: &'static Scene, faults: u32, most: usize) -> Found {
@@ -441,52 +441,5 @@ impl Explorer {
     fn true_token(&self) -> String {
         let token = domain::AccessToken::new(self.sandbox.access_token(&self.cast.item).unwrap());
         self.store.fingerprints().of_access(&token).to_string()
-    }
-
-    /// What must hold in every state.
-    async fn judge(&mut self, way: &mut Way) -> Result<(), String> {
-        let verdict = self.sandbox.verdict();
-        if let Some(violation) = verdict.violations.get(way.violations) {
-            return Err(violation.clone());
-        }
-        if let Some(stale) = tests::stale_verdicts(&self.store).await.pop() {
-            return Err(format!("I11: what is shown is not so: {stale}"));
-        }
-        if let Some(current) = self.books.current().await {
-            match way.tokens.iter().position(|t| *t == current) {
-                Some(place) if place >= way.current => way.current = place,
-                _ => return Err("I5: an access token was put over a newer one".into()),
-            }
-        }
-        let (known, _) = self.books.mints().await;
-        if verdict.counts.mints > known.unsigned_abs() {
-            return Err(format!("I6: {} mints, and the ledger knows of {known}", verdict.counts.mints));
-        }
-        if self.books.doubly_live().await > 0 {
-            return Err("I6: two live tokens for one account and generation".into());
-        }
-        let allowed = verdict.mints_allowed + way.lost;
-        if verdict.counts.mints > allowed {
-            return Err(format!("I6: {} mints, {allowed} allowed", verdict.counts.mints));
-        }
-        Ok(())
-    }
-
-    /// What must hold where nothing can happen any more.
-    async fn judge_end(&mut self, way: &Way, queue: &[Queued]) -> Result<(), String> {
-        let verdict = self.sandbox.verdict();
-        if self.books.current().await.as_ref() != way.tokens.last() {
-            return Err("I5: it ends without the true access token".into());
-        }
-        if !verdict.exact {
-            return Err(format!("I10: it ends with wrong lists: {:?}", verdict.wrong));
-        }
-        if let Some(row) = queue.iter().find(|r| r.blocked.is_some()) {
-            return Err(format!("I4: it ends with {} {} {:?}", row.kind, row.id, row.blocked));
-        }
-        match self.books.mints().await {
-            (_, 0) => Ok(()),
-            (_, open) => Err(format!("I6: it ends with {open} intents that nobody settled")),
-        }
     }
 }

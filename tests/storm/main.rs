@@ -10,17 +10,19 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a terminal; what it can't do ends it")]
 
+mod life;
 mod plan;
 mod run;
+mod verdict;
 
 use clap::Parser;
 use plan::Plan;
-use run::Outcome;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use verdict::Outcome;
 
 /// Storms over the whole system, each drawn from a seed.
 #[derive(Parser)]

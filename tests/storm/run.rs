@@ -1,104 +1,33 @@
-//! One storm: the plan is carried out, then everything heals, and the oracle has the last word.
+//! One storm: the plan is carried out, step by step.
 
+use crate::life::Life;
 use crate::plan::{Plan, Step, Told};
-use anyhow::Context as _;
-use domain::Role;
+use crate::verdict::{Outcome, bound};
 use rekey::local::{Ground, Local};
-use rekey::wiring::Running;
 use sandbox::{Announce, NewAccount, NewBusiness, NewItem, Sandbox};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::Store;
 use tests::World;
-use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// From the last fault to exact lists (I10): the longest of lease (2 s), backoff (500 ms), probe (200 ms) and sweep, with
-/// what follows it, plus the work divided by what two shared cores do of it.
-fn bound(items: usize) -> Duration {
-    2 * sweep_period(items) + Duration::from_secs(20) + Duration::from_millis(100) * items as u32
-}
-
 /// As often as the world's size allows: the sweep is what finds changes that nobody announced.
-fn sweep_period(items: usize) -> Duration {
+pub(crate) fn sweep_period(items: usize) -> Duration {
     Duration::from_millis(50 * items.max(40) as u64)
 }
 
-/// What one seed came to.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Outcome {
-    pub seed: u64,
-    pub items: usize,
-    pub crashes: u32,
-    pub weather: usize,
-    pub rotations: u64,
-    pub mints: u64,
-    pub mints_allowed: u64,
-    pub orphans: u64,
-    pub puts: u64,
-    pub refused: u64,
-    pub webhooks: u64,
-    pub healed_ms: u64,
-    /// Empty: everything held.
-    pub faults: Vec<String>,
-}
-
-/// Rekey in a runtime of its own, so that it can die at any await point, as a process does.
-struct Life {
-    runtime: Option<Runtime>,
-    running: Option<Running>,
-}
-
-impl Life {
-    /// At new ports: what the one before it held is let go when its runtime finds the time.
-    async fn begin(local: &Arc<Local>) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let mut life = Self { runtime: None, running: None };
-        let starting = Arc::clone(local);
-        let started = runtime.spawn(async move { starting.start(Role::ALL_IN_ONE, "").await });
-        life.runtime = Some(runtime);
-        let running = started.await??;
-        if let Some(receiver) = running.receiver {
-            local.sandbox.move_webhooks(&format!("http://{receiver}/webhooks/plaid"));
-        }
-        life.running = Some(running);
-        Ok(life)
-    }
-
-    fn store(&self) -> Option<Store> {
-        self.running.as_ref().and_then(|r| r.store.get().cloned())
-    }
-
-    /// Every task is dropped where it is.
-    fn crash(self) {
-        drop(self);
-    }
-
-    async fn stop(mut self) {
-        if let (Some(runtime), Some(running)) = (self.runtime.take(), self.running.take()) {
-            let stopped = runtime.spawn(running.stop()).await;
-            self.runtime = Some(runtime);
-            if stopped.is_err() {
-                tracing::error!("the stop panicked");
-            }
-        }
-    }
-}
-
-struct Storm {
-    bound: Duration,
-    local: Arc<Local>,
-    sandbox: Sandbox,
-    life: Option<Life>,
-    items: Vec<String>,
+pub(crate) struct Storm {
+    pub(crate) bound: Duration,
+    pub(crate) local: Arc<Local>,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) life: Option<Life>,
+    pub(crate) items: Vec<String>,
     /// What the platform is telling Rekey, one call at a time for each Item, as a platform must: of two that are on
     /// their way, nobody knows which comes last.
-    turns: BTreeMap<String, Arc<tokio::sync::Mutex<()>>>,
-    telling: JoinSet<()>,
-    outcome: Outcome,
+    pub(crate) turns: BTreeMap<String, Arc<tokio::sync::Mutex<()>>>,
+    pub(crate) telling: JoinSet<()>,
+    pub(crate) outcome: Outcome,
 }
 
 /// Settings of a storm, on top of those of the stories: short leases, a sweep that comes round.
@@ -145,15 +74,6 @@ pub(crate) async fn storm(seed: u64, plan: Plan) -> anyhow::Result<Outcome> {
         life.stop().await;
     }
     Ok(storm.outcome)
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        // A runtime may not be dropped inside another one.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 impl Storm {
@@ -302,7 +222,7 @@ impl Storm {
         Ok(())
     }
 
-    fn repair(&self, item: usize) -> anyhow::Result<()> {
+    pub(crate) fn repair(&self, item: usize) -> anyhow::Result<()> {
         if let Some(item) = self.item(item).filter(|i| self.sandbox.needs_login(i)) {
             self.sandbox.repair(&item)?;
             self.sandbox.fire(&item, "ITEM", "LOGIN_REPAIRED", &json!({}))?;
@@ -345,107 +265,5 @@ impl Storm {
     fn notice(&self, item: &str) {
         let (local, item) = (Arc::clone(&self.local), item.to_owned());
         tokio::spawn(async move { World::publish_notice(&local, &item).await });
-    }
-
-    /// The weather clears, Kafka is back, people log in again.
-    async fn heal(&mut self) -> anyhow::Result<()> {
-        self.sandbox.heal();
-        if let Some(broker) = &self.local.broker {
-            broker.up()?;
-        }
-        for n in 0..self.items.len() {
-            self.repair(n)?;
-        }
-        // What the platform has not got across yet is no fault of Rekey's.
-        let told = async { while self.telling.join_next().await.is_some() {} };
-        tokio::time::timeout(self.bound, told).await.context("the platform could not tell Rekey everything")?;
-        let began = Instant::now();
-        while began.elapsed() < self.bound {
-            if self.sandbox.verdict().exact && self.parked().await.is_empty() && self.is_quiet().await {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        if began.elapsed() >= self.bound {
-            let left = match self.store() {
-                Some(store) => tests::unserved(&store).await,
-                None => Vec::new(),
-            };
-            self.outcome.faults.push(format!("I10: work goes on {:?} after the last fault: {left:?}", self.bound));
-        }
-        self.outcome.healed_ms = u64::try_from(began.elapsed().as_millis())?;
-        Ok(())
-    }
-
-    fn store(&self) -> Option<Store> {
-        self.life.as_ref().and_then(Life::store)
-    }
-
-    async fn parked(&self) -> Vec<String> {
-        match self.store() {
-            Some(store) => tests::parked(&store).await,
-            None => vec!["the store is not open".into()],
-        }
-    }
-
-    async fn is_quiet(&self) -> bool {
-        match self.store() {
-            Some(store) => tests::is_quiet(&store).await,
-            None => false,
-        }
-    }
-
-    /// What Rekey itself thinks of a list that is wrong, for the trace.
-    async fn explain(&self, wrong: &sandbox::BusinessVerdict) {
-        let mut paths = vec![format!("/v1/businesses/{}", wrong.business)];
-        for account in wrong.missing.iter().chain(&wrong.extra).chain(&wrong.dead).chain(&wrong.doubled) {
-            let item = self.sandbox.item_of(account).unwrap_or_default();
-            tracing::error!(business = wrong.business, account, item, "wrong");
-            paths.push(format!("/v1/items/{item}"));
-        }
-        for path in paths {
-            let shown = self.sandbox.admin_call(reqwest::Method::GET, &path, None).await;
-            tracing::error!("{path}: {shown:?}");
-        }
-    }
-
-    async fn judge(&mut self) {
-        let verdict = self.sandbox.verdict();
-        let parked = self.parked().await;
-        let ledger = match self.store() {
-            Some(store) => tests::ledger(&store, &self.items).await.unwrap_or_default(),
-            None => BTreeMap::default(),
-        };
-        let (known, orphans) = (ledger.values().sum::<u64>(), ledger.get("orphaned").copied().unwrap_or_default());
-        let (counts, bound) = (&verdict.counts, self.bound);
-        let outcome = &mut self.outcome;
-        outcome.items = self.items.len();
-        outcome.rotations = counts.rotations;
-        outcome.mints = counts.mints;
-        outcome.mints_allowed = verdict.mints_allowed + orphans;
-        outcome.orphans = orphans;
-        outcome.puts = counts.puts;
-        outcome.refused = counts.puts_refused;
-        outcome.webhooks = counts.webhooks_answered_200;
-        for wrong in &verdict.wrong {
-            self.explain(wrong).await;
-        }
-        let outcome = &mut self.outcome;
-        if !verdict.exact {
-            outcome.faults.push(format!("I10: not exact {bound:?} after the last fault: {:?}", verdict.wrong));
-        }
-        outcome.faults.extend(verdict.violations.iter().cloned());
-        if !parked.is_empty() {
-            outcome.faults.push(format!("I4: left parked: {parked:?}"));
-        }
-        if outcome.mints > outcome.mints_allowed {
-            outcome.faults.push(format!("I6: {} mints, {} allowed", outcome.mints, outcome.mints_allowed));
-        }
-        if outcome.mints > known || ledger.contains_key("intended") {
-            outcome.faults.push(format!("I6: {} mints, and the ledger knows {ledger:?}", outcome.mints));
-        }
-        if counts.needless_puts > 0 {
-            outcome.faults.push(format!("I9: {} PUTs changed nothing", counts.needless_puts));
-        }
     }
 }

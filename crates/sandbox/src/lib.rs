@@ -4,6 +4,7 @@
 //! another library, and the oracle judges from the truth of the simulated world alone.
 
 mod control;
+mod events;
 mod faults;
 mod layer_api;
 mod load;
@@ -11,6 +12,7 @@ mod moment;
 mod oracle;
 mod plaid_api;
 mod platform;
+mod queries;
 mod signing;
 mod switches;
 mod webhooks;

@@ -1,6 +1,6 @@
 //! The platform: links Items, rotates tokens, tells Rekey or forgets to, keeps its own database.
 
-use crate::world::{Account, Item, ItemStatus, LayerBusiness, Minted, Row};
+use crate::world::{Account, Item, ItemStatus, LayerBusiness};
 use crate::{Error, Sandbox};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -257,52 +257,6 @@ impl Sandbox {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
-    /// Opens an account at the bank; its id.
-    pub fn add_account(&self, item: &str, new: &NewAccount) -> Result<String, Error> {
-        let mut world = self.world();
-        let business = world.item(item)?.business.clone();
-        let account = make_account(&mut world, new, &business);
-        let id = account.id.clone();
-        world.item(item)?.accounts.push(account);
-        Ok(id)
-    }
-
-    /// The bank no longer shows it.
-    pub fn close_account(&self, account: &str) -> Result<(), Error> {
-        self.world().account(account)?.1.open = false;
-        Ok(())
-    }
-
-    /// The bank shows it again.
-    pub fn reopen_account(&self, account: &str) -> Result<(), Error> {
-        self.world().account(account)?.1.open = true;
-        Ok(())
-    }
-
-    /// The bank gives the account a new number: another `account_id` for the same account.
-    pub fn renumber_account(&self, account: &str) -> Result<String, Error> {
-        let mut world = self.world();
-        let new_id = world.opaque("acc");
-        let (item, old) = world.account(account)?;
-        let item = item.to_owned();
-        old.open = false;
-        let renumbered = Account { id: new_id.clone(), open: true, ..old.clone() };
-        world.item(&item)?.accounts.push(renumbered);
-        Ok(new_id)
-    }
-
-    /// The bank writes the account's name in another way.
-    pub fn rename_account(&self, account: &str, name: &str) -> Result<(), Error> {
-        self.world().account(account)?.1.name = name.to_owned();
-        Ok(())
-    }
-
-    /// Plaid can't hand the account to this processor.
-    pub fn refuse_account(&self, account: &str, refuse: bool) -> Result<(), Error> {
-        self.world().account(account)?.1.unsupported = refuse;
-        Ok(())
-    }
-
     /// The platform decides that the account belongs to another business, or to none.
     pub fn assign_account(&self, account: &str, business: Option<&str>) -> Result<(), Error> {
         let mut world = self.world();
@@ -311,24 +265,6 @@ impl Sandbox {
         for item in world.items.values_mut().filter(|i| i.accounts.iter().any(|a| a.id == account)) {
             (item.assigned, item.pushed) = (true, false);
         }
-        Ok(())
-    }
-
-    /// The user must log in before Plaid answers for the Item.
-    pub fn require_login(&self, item: &str) -> Result<(), Error> {
-        self.world().item(item)?.status = ItemStatus::LoginRequired;
-        Ok(())
-    }
-
-    /// The user has logged in.
-    pub fn repair(&self, item: &str) -> Result<(), Error> {
-        self.world().item(item)?.status = ItemStatus::Good;
-        Ok(())
-    }
-
-    /// The user withdraws consent for the whole Item.
-    pub fn revoke(&self, item: &str) -> Result<(), Error> {
-        self.world().item(item)?.status = ItemStatus::Revoked;
         Ok(())
     }
 
@@ -348,145 +284,9 @@ impl Sandbox {
         }
         Ok(())
     }
-
-    /// Layer connects an account through its own Plaid integration.
-    pub fn layer_connects(&self, business: &str) -> Result<String, Error> {
-        let mut world = self.world();
-        let (id, account) = (world.uuid(), world.opaque("own"));
-        let unknown = || Error::Unknown { what: "business", id: business.into() };
-        let at_layer = world.layer_by_external(business).ok_or_else(unknown)?;
-        at_layer.rows.push(Row { id: id.clone(), account, token: None, archived: false });
-        Ok(id)
-    }
-
-    /// Somebody else puts a token into the list at Layer: for `account` of ours, or for one nobody here knows.
-    pub fn foreign_token(&self, business: &str, account: Option<&str>) -> Result<String, Error> {
-        let mut world = self.world();
-        let (id, token) = (world.uuid(), world.secret("processor-sandbox"));
-        let (account, minted) = match account {
-            Some(account) => {
-                let item = world.account(account)?.0.to_owned();
-                let access_token = world.item(&item)?.access_token.clone();
-                (account.to_owned(), Minted { item, account: account.to_owned(), access_token, dead: false })
-            }
-            None => {
-                let account = world.opaque("foreign");
-                (
-                    account.clone(),
-                    Minted { item: "elsewhere".into(), account, access_token: String::new(), dead: false },
-                )
-            }
-        };
-        world.minted.insert(token.clone(), minted);
-        let unknown = || Error::Unknown { what: "business", id: business.into() };
-        let at_layer = world.layer_by_external(business).ok_or_else(unknown)?;
-        at_layer.rows.push(Row { id, account, token: Some(token.clone()), archived: false });
-        Ok(token)
-    }
-
-    /// Somebody archives the account at Layer.
-    pub fn archive_row(&self, business: &str, account: &str) -> Result<(), Error> {
-        let mut world = self.world();
-        let unknown = || Error::Unknown { what: "business", id: business.into() };
-        let at_layer = world.layer_by_external(business).ok_or_else(unknown)?;
-        at_layer.rows.iter_mut().filter(|r| r.account == account).for_each(|r| r.archived = true);
-        Ok(())
-    }
-
-    /// Kills one processor token, as Plaid might do on its own.
-    pub fn kill_token_of(&self, account: &str) {
-        self.world().minted.values_mut().filter(|m| m.account == account).for_each(|m| m.dead = true);
-    }
-
-    /// The Item works, or would after a login.
-    pub fn is_good(&self, item: &str) -> bool {
-        let good = |i: &mut Item| matches!(i.status, ItemStatus::Good | ItemStatus::LoginRequired);
-        self.world().item(item).is_ok_and(good)
-    }
-
-    /// Whether the user must log in.
-    pub fn needs_login(&self, item: &str) -> bool {
-        self.world().item(item).is_ok_and(|i| i.status == ItemStatus::LoginRequired)
-    }
-
-    /// The Item that holds an account.
-    pub fn item_of(&self, account: &str) -> Option<String> {
-        self.world().account(account).ok().map(|(item, _)| item.to_owned())
-    }
-
-    /// The one that Plaid takes now.
-    pub fn access_token(&self, item: &str) -> Result<String, Error> {
-        Ok(self.world().item(item)?.access_token.clone())
-    }
-
-    /// Ids of the accounts that the bank shows.
-    pub fn accounts_of(&self, item: &str) -> Result<Vec<String>, Error> {
-        Ok(self.world().item(item)?.accounts.iter().map(|a| a.id.clone()).collect())
-    }
-
-    /// Tokens that Layer lists for a business, for tests of what leaks and what is compared.
-    pub fn listed_tokens(&self, business: &str) -> Vec<String> {
-        let mut world = self.world();
-        let rows = world.layer_by_external(business).map(|b| b.rows.clone()).unwrap_or_default();
-        rows.into_iter().filter(|r| !r.archived).filter_map(|r| r.token).collect()
-    }
-
-    /// How many rows Layer's list has, archived ones included.
-    pub fn layer_rows(&self, business: &str) -> usize {
-        self.world().layer_by_external(business).map_or(0, |b| b.rows.len())
-    }
-
-    /// Layer's id of the business.
-    pub fn layer_id(&self, business: &str) -> Option<String> {
-        self.world().layer_by_external(business).map(|b| b.id.clone())
-    }
-
-    /// Ids of all Items.
-    pub fn items(&self) -> Vec<String> {
-        self.world().items.keys().cloned().collect()
-    }
-
-    /// Calls to an endpoint so far.
-    pub fn calls(&self, endpoint: &str) -> usize {
-        self.world().calls.iter().filter(|c| c.endpoint == endpoint).count()
-    }
-
-    /// Every token that was ever given out.
-    pub fn secrets(&self) -> Vec<String> {
-        self.world().secrets.clone()
-    }
-
-    /// When an endpoint was called, and about which Item or business, in order.
-    pub fn calls_about(&self, endpoint: &str) -> Vec<(std::time::Instant, String)> {
-        self.world().calls.iter().filter(|c| c.endpoint == endpoint).map(|c| (c.at, c.about.clone())).collect()
-    }
-
-    /// How often a call was made to wait by a fault so far.
-    pub fn hung(&self, call: &str) -> usize {
-        self.world().hanging.iter().filter(|c| *c == call).count()
-    }
-
-    /// Plaid brings a new signing key into use.
-    pub fn rotate_signing_key(&self) {
-        let mut world = self.world();
-        let signer = crate::Signer::new(&mut world.rng);
-        world.signers.push(signer);
-    }
-
-    /// Plaid retires every signing key and brings a new one into use.
-    pub fn retire_signing_keys(&self) {
-        let now = jiff::Timestamp::now().as_second();
-        self.world().signers.iter_mut().for_each(|s| s.expired_at = Some(now));
-        self.rotate_signing_key();
-    }
-
-    /// Every bearer token that Layer gave out dies early.
-    pub fn revoke_bearers(&self) {
-        self.world().bearers.clear();
-    }
 }
 
-fn make_account(world: &mut crate::world::World, new: &NewAccount, business: &str) -> Account {
+pub(crate) fn make_account(world: &mut crate::world::World, new: &NewAccount, business: &str) -> Account {
     Account {
         id: world.opaque("acc"),
         kind: new.kind.clone(),
