@@ -313,7 +313,7 @@ async fn figures(store: &Store, seen: &mut impl FnMut(&str)) {
     let mut tx = store.begin_read().await.unwrap();
     for kind in Kind::ALL {
         tx.blocked_counts(*kind).await.unwrap();
-        tx.looked_oldest(*kind).await.unwrap();
+        tx.reconciled_oldest(*kind).await.unwrap();
         tx.not_good(*kind).await.unwrap();
     }
     for kind in Kind::ALL {

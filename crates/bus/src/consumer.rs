@@ -143,7 +143,7 @@ impl Membership {
             if let Some(first) = known.map(|p| p.lo_offset).filter(|first| first > expected) {
                 *expected = first;
                 self.expired.lock().insert(place.clone(), first);
-                // Kept for whoever waits next, if nobody does now.
+                // Kept for the next one that waits, if none does now.
                 self.noticed.notify_one();
             }
         }

@@ -22,7 +22,7 @@ pub(crate) struct Bounds {
     pub(crate) linger: Duration,
 }
 
-/// Why a record is not known to be in Kafka. It may be there all the same: whoever repeats it makes a duplicate.
+/// Why a record is not known to be in Kafka. It may be there all the same, so sending it again may make a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     #[error("no broker can be reached")]
@@ -204,7 +204,7 @@ impl Producer {
             if !was_away && !self.health.doubt.swap(false, Ordering::Relaxed) {
                 continue;
             }
-            // A missing topic is no outage: the others shall not be refused for it.
+            // A missing topic is not an outage: records for other topics are still taken.
             let away = matches!(self.reachable(topics).await, Err(Error::Kafka { .. } | Error::Unwelcome { .. }));
             self.health.away.store(away, Ordering::Relaxed);
             if was_away && !away {

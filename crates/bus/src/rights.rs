@@ -174,7 +174,8 @@ fn cannot_read(mut config: ClientConfig, group: &str, topics: &[String]) -> Resu
             Some(code) if is_refusal(code) => {
                 missing.push(format!("this user may not READ the topic {topic} ({code:?})"));
             }
-            // A group at work takes no commit of who is no member, and says so to who may READ it.
+            // A group that has members refuses a commit from a process that is not one of them. Only those who may READ it are
+            // told so.
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownMemberId) => {}
             Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::WaitingForCoordinator)
                 if commit.trouble.last().is_none() =>

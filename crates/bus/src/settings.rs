@@ -15,7 +15,7 @@ pub struct Settings {
     /// `host:port,…`, or `embedded`: a broker in the process.
     #[schemars(regex(pattern = r"^(embedded|[^:,\s]+:[0-9]+(,[^:,\s]+:[0-9]+)*)$"))]
     pub bootstrap: String,
-    /// The consumer group, which is the release's name for whoever shares its database.
+    /// The consumer group, which names this release to others that share its database.
     pub group: String,
     /// From publishing to the acknowledgement, retries included.
     #[serde(with = "Span")]
@@ -61,7 +61,7 @@ impl Settings {
     }
 }
 
-/// librdkafka takes texts; whoever writes a number or a switch as one in TOML means the same.
+/// librdkafka takes texts. A number or a boolean in TOML means its text.
 fn as_texts<'de, D: Deserializer<'de>>(table: D) -> Result<BTreeMap<String, SecretString>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a text, a number, true or false")]

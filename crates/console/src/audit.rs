@@ -1,4 +1,4 @@
-//! The audit trail, for whoever asks what was done.
+//! The audit trail: what was done, by whom, when.
 
 use crate::Console;
 use crate::error::{ApiError, ErrorBody};

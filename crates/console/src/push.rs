@@ -305,7 +305,7 @@ impl Console {
         let tokens = tx.token_views(item).await?;
         let current = tokens.into_iter().find(|t| t.standing == TokenStanding::Current);
         Ok(match current {
-            Some(token) if token.declaration_waits => match looked(&mut tx, item, pushed).await? {
+            Some(token) if token.declaration_waits => match reconciled(&mut tx, item, pushed).await? {
                 Some(ItemRow { state, .. }) if state != ItemState::Active => Standing::WaitsForItem,
                 _ => Standing::Pending,
             },
@@ -338,7 +338,7 @@ impl Console {
                 }
                 // Proved some time ago; whether it still lives, the reconciliation that this push caused finds out, and
                 // judges what came with it.
-                let Some(row) = looked(&mut tx, item, pushed).await? else { return Ok(Standing::Pending) };
+                let Some(row) = reconciled(&mut tx, item, pushed).await? else { return Ok(Standing::Pending) };
                 Ok(match row.state {
                     ItemState::AwaitingToken | ItemState::Revoked | ItemState::Removed => {
                         Standing::Rejected(row.state_why.unwrap_or_default())
@@ -364,7 +364,7 @@ impl Console {
 }
 
 /// The Item, once the reconciliation that this push caused has ended.
-async fn looked(tx: &mut Tx, item: &ItemId, pushed: &Pushed) -> Result<Option<ItemRow>, ApiError> {
+async fn reconciled(tx: &mut Tx, item: &ItemId, pushed: &Pushed) -> Result<Option<ItemRow>, ApiError> {
     let ended = |w: &domain::queue::Row| w.lease.is_none() && w.looked_at.is_some_and(|at| at >= pushed.at);
     let work = tx.work(item).await?;
     let has = work.is_none_or(|w| w.done >= pushed.wanted || ended(&w));
@@ -380,7 +380,7 @@ struct Pushed {
 enum Standing {
     NotSent,
     Pending,
-    /// What was said with the token is judged when the Item can be read again, and that is for somebody else to bring about.
+    /// What was said with the token is judged when the Item can be read again. To wait for that does not bring it about.
     WaitsForItem,
     Current,
     /// A newer token was proved first; what came with this one is in force.

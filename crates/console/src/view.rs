@@ -35,7 +35,7 @@ impl PageQuery {
     }
 }
 
-/// A page of what stands so.
+/// A page of the rows in this state.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

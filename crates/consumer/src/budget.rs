@@ -57,7 +57,7 @@ pub(crate) async fn wait_for_slot(
     Ok(Err(postponed(claim, call, call.late())))
 }
 
-/// This process stops: whoever claims the row next goes on where this reconciliation was.
+/// This process stops: the next worker to claim the row goes on where this reconciliation was.
 fn given_back(claim: &Claim, call: Call) -> Finish {
     Finish::unfinished(Duration::ZERO, claim.class, call)
 }

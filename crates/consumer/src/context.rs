@@ -33,7 +33,7 @@ pub struct Context {
     pub topics: Topics,
     pub source: TokenSource,
     pub settings: Settings,
-    /// The consumer group that this process belongs to: its release's name, for whoever shares the database.
+    /// The consumer group that this process belongs to: it names this release to others that share the database.
     pub group: String,
     /// The fleet's part of the providers' limits.
     pub limits: Limits,
@@ -116,7 +116,7 @@ impl Context {
         self.settings.backoff().wait(failures, &mut *rng)
     }
 
-    /// The wait before what nobody understands, or what Plaid refuses to mint, is tried again: up to hours.
+    /// The wait before a refusal of an unknown kind, or a refused mint, is tried again: up to hours.
     pub(crate) fn slow_backoff(&self, failures: u32) -> Duration {
         let mut rng = self.rng.lock();
         let curve = Curve { cap: self.settings.refused_cap, ..self.settings.backoff() };

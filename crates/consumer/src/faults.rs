@@ -50,7 +50,7 @@ impl From<&layer::Error> for Refusal {
     fn from(error: &layer::Error) -> Self {
         let next = match error.meaning() {
             layer::Meaning::Other(next) => next,
-            // Whoever can say more about the row asked for these by name first.
+            // Callers that can say more about the row have handled these before.
             layer::Meaning::NoSuchBusiness | layer::Meaning::RefusedContent => Next::Suspect,
         };
         let (outage, endpoint) = (error.is_outage(), error.endpoint());
@@ -78,7 +78,7 @@ pub(crate) fn backoff(
     Finish::blocked(wait, claim.class.after(failures), blocked)
 }
 
-/// Parked rows are tried again by the sweep: a cause that goes away by itself must not need a person.
+/// Parked rows are tried again by the sweep: if the cause has gone away, no person should be needed.
 pub(crate) fn parked(context: &Context, code: impl AsRef<str>, why: String) -> Finish {
     let blocked = Blocked { by: Block::Parked, code: code.as_ref().to_owned(), why };
     Finish::blocked(context.sweep_wait(), Class::Sweep, blocked)
@@ -131,7 +131,7 @@ async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>
     Ok(())
 }
 
-/// How often a row is refused, while nobody else is, before it is parked.
+/// How often a row is refused, while no other is, before it is parked.
 const TRIES_ALONE: u32 = 2;
 
 /// How often a row that was part of a pause is refused again before it is parked for it.
@@ -197,7 +197,7 @@ pub(crate) async fn refused_by_all(
     Ok(Some(pause(context, claim, &refusal, &format!("refuses to mint for everybody ({rows} Items)")).await?))
 }
 
-/// Nobody is parked: work goes on by itself when a probe succeeds (I4).
+/// No row is parked: work goes on when a probe succeeds (I4).
 async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -> Result<Finish, store::Error> {
     context.http(refusal.provider).forget_successes();
     let interval = context.settings.probe_interval;
@@ -215,7 +215,7 @@ async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -
         return Ok(backoff(context, claim, Some(interval), &refusal.code, refusal.message.clone()));
     }
     let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
-    // No fault of the row: when the provider is back, whoever was first still is.
+    // Not the row's fault: when the provider is back, it still has its place.
     Ok(Finish::blocked(Duration::ZERO, claim.class.after(0), blocked))
 }
 
@@ -236,7 +236,7 @@ pub(crate) async fn probe(context: &Context, provider: Provider) -> Option<bool>
 pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::Error) {
     match error {
         store::Error::Stale { .. } => {
-            // Whoever holds the row now does not know what this reconciliation did last: let the row be looked at once more.
+            // The worker that holds the row now does not know what was done here last: the row is reconciled once more.
             metrics::counter!(metric::LEASES_LOST, "kind" => claim.subject.kind().as_str()).increment(1);
             tracing::warn!("the lease was lost during the reconciliation; the row is marked due");
             if let Err(error) = mark_again(context, claim).await {
@@ -267,7 +267,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::
     }
 }
 
-/// What can't be read any more may be the row alone: whoever it concerns is told as far as that can be found out.
+/// Only this row can't be read: its businesses are told, as far as they can be found.
 async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
     tx.lock(claim).await?;

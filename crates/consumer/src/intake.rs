@@ -172,12 +172,12 @@ async fn take_in<'a>(
     bury(context, unreadable).await
 }
 
-/// The Item that a record makes due, if any, or why nobody can read it. For tests that throw anything at it.
+/// The Item that a record makes due, if any, or why the record can't be read. For tests that throw anything at it.
 pub fn judge(delivery: &Delivery, notices: &str) -> Result<Option<ItemId>, String> {
     read(delivery, notices).map(|asked| asked.map(|a| a.item))
 }
 
-/// None: a webhook that is nobody's business here. Err: nobody can read it.
+/// None: a webhook that does not concern an Item. Err: why it can't be read.
 fn read(delivery: &Delivery, notices: &str) -> Result<Option<Asked>, String> {
     if delivery.topic == notices {
         // The platform writes these, and not every platform writes CloudEvents: plain JSON will do.
@@ -304,7 +304,7 @@ async fn bury(context: &Context, unreadable: &[(&Delivery, String)]) -> Result<(
     Ok(())
 }
 
-/// Records that were lost before they were read: whatever they said, a reconciliation of every Item finds it. One sweep
+/// Records that were lost before they were read: a reconciliation of every Item finds what they said. One sweep
 /// serves all gaps that come within [`crate::Settings::gap_spread`] after it, and none of them is forgotten: it is owed in
 /// the store before the offsets behind the gap are.
 #[derive(Default)]

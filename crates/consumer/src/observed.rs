@@ -1,8 +1,8 @@
 //! What observe mode planned and did not do is ordered for act mode.
 //!
 //! Observers say once a minute that they are there. While one is, it may take what a consumer in act mode has ordered, and
-//! then plans it again and does nothing: so it is ordered when such a consumer starts, for somebody waits for it, and once
-//! more when the last observer has been gone for a while.
+//! then plans it again and does nothing. So it is ordered when such a consumer starts, because people wait for it then, and
+//! once more when the last observer has been gone for a while.
 
 use crate::{Context, Mode};
 use domain::fault::chain;
@@ -17,7 +17,7 @@ const GONE_AFTER: Duration = Duration::from_mins(3);
 /// Longest that one process orders alone.
 const ORDERING: Duration = Duration::from_mins(2);
 
-/// In the background: over a large store it takes a while, and nobody has to wait for it.
+/// In the background: over a large store it takes a while, and nothing has to wait for it.
 pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let mut tick =
         tokio::time::interval((context.settings.probe_interval).clamp(Duration::from_millis(50), SAID_EVERY / 4));

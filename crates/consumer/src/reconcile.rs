@@ -80,7 +80,7 @@ async fn run<R: Reconcile>(begun: Result<Option<R>, store::Error>) -> Result<boo
     Ok(true)
 }
 
-/// Nobody asked for it but the sweep: what it finds changed, nobody announced.
+/// Only the sweep asked for it: a change that it finds was not announced.
 pub(crate) fn is_unannounced(claim: &Claim) -> bool {
     claim.class == Class::Sweep && claim.signal_at.is_none()
 }

@@ -55,7 +55,7 @@ pub struct Settings {
     pub backoff_first: Duration,
     #[serde(with = "Span")]
     pub backoff_cap: Duration,
-    /// The longest wait before a mint that Plaid refuses, or a refusal that nobody understands, is tried again.
+    /// The longest wait before a refused mint, or a refusal of an unknown kind, is tried again.
     #[serde(with = "Span")]
     pub refused_cap: Duration,
     /// The wait that lets a burst of events become one reconciliation.
@@ -154,7 +154,7 @@ impl Settings {
         let needed = |rows: i64, calls_per_minute: u32| {
             let allowed = f64::from(calls_per_minute) * self.sweep_share;
             let minutes = rows.max(0) as f64 / allowed.max(f64::MIN_POSITIVE);
-            // A hundred years, should somebody set the share to next to nothing.
+            // A hundred years, if the share is set to next to nothing.
             Duration::from_secs_f64((minutes * 60.0).min(3.2e9))
         };
         self.sweep_period

@@ -44,7 +44,7 @@ impl Stats {
         for kind in Kind::ALL {
             show_due(&mut tx, *kind, &spent).await?;
             self.show_blocked(&mut tx, *kind).await?;
-            let age = tx.looked_oldest(*kind).await?;
+            let age = tx.reconciled_oldest(*kind).await?;
             metrics::gauge!(metric::RECONCILED_OLDEST, "kind" => kind.as_str()).set(age.as_secs_f64());
         }
         show_not_good(&mut tx).await?;

@@ -62,7 +62,7 @@ pub struct Rules {
     pub default_business: Option<BusinessId>,
     /// Accounts that the push names, each in its own business or in the default one.
     pub assigned: Vec<(AccountId, Option<BusinessId>)>,
-    /// The account filter: whoever is not named above takes no part.
+    /// The account filter: accounts that are not named above take no part.
     pub only_assigned: bool,
     /// Whether an account that appears later joins by itself.
     pub new_accounts_join: bool,
@@ -115,7 +115,7 @@ words!(
         NotReady => "not_ready",
         /// The bank, or the user, has not granted access to this account.
         NotGranted => "not_granted",
-        /// Plaid answered with something that is no new token.
+        /// What Plaid answered with is not a new token.
         NoToken => "no_token",
         Other => "other",
     }

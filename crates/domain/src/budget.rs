@@ -97,7 +97,7 @@ const ECHO: Duration = Duration::from_secs(1);
 /// The lowest that repeated refusals bring a rate to.
 const SLOWEST: f64 = 1.0 / 32.0;
 /// The longest rest that a provider's `Retry-After` can order: no documented window is longer than a minute, and every
-/// list waits meanwhile. Whoever calls too early is told so again.
+/// list waits meanwhile. A call that comes too early is refused again.
 const LONGEST_REST: Duration = Duration::from_mins(5);
 
 impl Limits {
@@ -154,7 +154,7 @@ pub const PROMOTION: Duration = Duration::from_mins(10);
 pub struct Booked {
     /// Microseconds since 1970: every slot before this is taken.
     pub until: i64,
-    /// Nobody calls before this.
+    /// No call is made before this.
     pub rest_until: Millis,
     pub slowed_at: Millis,
     /// The part of the rate that was left then.

@@ -12,7 +12,7 @@ words!(
         LoginRequired => "login_required",
         /// The user withdrew consent, and Plaid said so with an explicit code.
         Revoked => "revoked",
-        /// The Item is gone: removed by the platform, or Plaid answers that there is no such Item.
+        /// The Item is gone: removed by the platform, or Plaid answers that it does not exist.
         Removed => "removed",
     }
 );

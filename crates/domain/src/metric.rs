@@ -152,7 +152,7 @@ const THEIRS: &[&str] = &[
 ];
 /// Why rows are blocked.
 const CODES: &[&str] = &joined::<{ Code::WORDS.len() + THEIRS.len() + 1 }>(&[Code::WORDS, THEIRS, &[OTHER]]);
-/// Whatever is no word of ours.
+/// Any word that is not one of ours.
 pub const OTHER: &str = "other";
 
 /// The label for what blocks a row.

@@ -2,7 +2,7 @@
 //!
 //! There is one row per Item and one per business. `wanted` grows with every event, and `done` becomes the `wanted` that a
 //! finished reconciliation had started from, so an event that arrives meanwhile is never lost with its end. A claim raises
-//! `epoch`; whoever commits under an older one writes nothing. The store locks, loads and saves rows. It decides only what a
+//! `epoch`, and a commit under an older one writes nothing. The store locks, loads and saves rows. It decides only what a
 //! statement about many rows does, such as a pause or a sweep, and what the renewal of a lease changes.
 
 use crate::budget::{Call, PROMOTION};
@@ -26,7 +26,7 @@ pub struct Blocked {
 pub struct Row {
     /// What it is about.
     pub subject: Subject,
-    /// None: nobody looks at it until an event comes.
+    /// None: it rests until an event comes.
     pub due_at: Option<Millis>,
     /// Who goes first when provider calls are scarce.
     pub class: Class,
@@ -40,9 +40,9 @@ pub struct Row {
     pub unblocked: i64,
     /// Reconciliations in a row that failed.
     pub attempts: u32,
-    /// None: nobody works on it.
+    /// None: no worker holds it.
     pub lease: Option<Lease>,
-    /// Raised by each claim; whoever commits under an older one writes nothing.
+    /// Raised by each claim; a commit under an older one writes nothing.
     pub epoch: i64,
     /// From a claim to its end: a claim that finds it set takes over from a worker that never gave the row back.
     pub held: bool,
@@ -66,7 +66,7 @@ pub struct Row {
     pub traceparent: Option<String>,
 }
 
-/// Nobody else may claim the row before it ends.
+/// No other worker may claim the row before it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The worker, by a name that no other process has.
@@ -127,7 +127,7 @@ pub struct Finish {
     /// None: the reconciliation reached its end.
     pub blocked: Option<Blocked>,
     /// A take-over is not settled by this reconciliation: what the holder before sent may arrive after it.
-    pub owes_look: bool,
+    pub owes_another: bool,
     /// Parked for a refusal that may be the provider's: not parked but paused, if by now this many rows agree.
     pub unless_agreed: Option<(Provider, u64)>,
     /// The reconciliation did what it had budget for, and goes on where there is budget for this call.
@@ -143,7 +143,7 @@ impl Finish {
             again_after,
             class,
             blocked: None,
-            owes_look: false,
+            owes_another: false,
             unless_agreed: None,
             unfinished: None,
             suspicious: false,
@@ -216,7 +216,8 @@ impl Row {
             self.attempts = 0;
             self.unblock();
         }
-        // An event that can't have touched a token is no signal: a rotation hours later would seem to have taken as long.
+        // An event that can't have touched a token does not start the clock: a rotation hours later would seem to have
+        // taken as long.
         let signal = mark.since.or_else(|| mark.quiet.is_none().then_some(now));
         let is_first = self.signal_at.is_none() && signal.is_some();
         self.signal_at = self.signal_at.or(signal);
@@ -283,7 +284,7 @@ impl Row {
         if finish.is_complete() {
             self.done = served;
             // A take-over that failed still owes the later reconciliation.
-            if !finish.owes_look {
+            if !finish.owes_another {
                 self.taken_over = None;
             }
             // Who wants a reconciliation soon has brought the row forward; webhooks that can't touch a token have not.
@@ -325,7 +326,7 @@ impl Row {
 
     /// An event waits to be served, and no reconciliation has come to an end or given up since that time. What only fails for a
     /// while is still waited for, and so is a reconciliation that was cut short; webhooks that can't touch a token are not.
-    pub fn awaits_look(&self, since: Millis, now: Millis) -> bool {
+    pub fn awaits_reconciliation(&self, since: Millis, now: Millis) -> bool {
         let soon = now.plus(Duration::from_secs(10));
         let looked_at = self.looked_at.is_some_and(|at| at > since) && self.due_at.is_none_or(|at| at > soon);
         match self.blocked.as_ref().map(|b| b.by) {

@@ -229,7 +229,7 @@ fn i8_a_permit_is_spent_by_the_look_that_had_it_and_came_to_an_end() {
 fn i7_a_takeover_is_settled_by_a_look_that_reached_its_end_and_owes_none() {
     let taken = || Row { taken_over: Some(NOW), ..leased() };
     assert_eq!(ended(taken(), &done()).taken_over, None);
-    assert_eq!(ended(taken(), &Finish { owes_look: true, ..done() }).taken_over, Some(NOW));
+    assert_eq!(ended(taken(), &Finish { owes_another: true, ..done() }).taken_over, Some(NOW));
     assert_eq!(ended(taken(), &gave_up(Block::Backoff)).taken_over, Some(NOW));
     assert_eq!(ended(taken(), &Finish::unfinished(MINUTE, Class::Retry, Call::Layer)).taken_over, Some(NOW));
 }
@@ -272,7 +272,7 @@ fn i4_a_look_is_awaited_until_it_ended_or_gave_up() {
         ("parked", row(before, now, Some(Block::Parked)), false),
     ];
     for (claim, row, expected) in table {
-        assert_eq!(row.awaits_look(since, now), expected, "{claim}");
+        assert_eq!(row.awaits_reconciliation(since, now), expected, "{claim}");
     }
 }
 

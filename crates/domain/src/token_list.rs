@@ -1,6 +1,6 @@
 //! The plan for one business: does its list at Layer differ from the truth, and what would the PUT say (I8, I9)?
 //!
-//! Facts in, plan out. The PUT replaces the whole list, so the plan names every token that the list shall hold; what
+//! Facts in, plan out. The PUT replaces the whole list, so the plan names every token that the list has to hold; what
 //! it leaves out, Layer drops. Nothing is left out without a proof, an operator's word, or the one exception of I8
 //! (Layer refuses the list for tokens of older generations).
 
@@ -32,7 +32,7 @@ words!(
     ListedTokens { Full => "full", Masked => "masked", Omitted => "omitted" }
 );
 
-/// An account that shall be in this business's list.
+/// An account that belongs into this business's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub account: AccountId,

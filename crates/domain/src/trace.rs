@@ -18,7 +18,7 @@ impl TraceParent {
         Self { trace: rng.random_range(1..=u128::MAX), span: rng.random_range(1..=u64::MAX), sampled: false }
     }
 
-    /// Trace id, parent id, and whether the parent is recorded. None: a zero is no id.
+    /// Trace id, parent id, and whether the parent is recorded. None: an id of zeros is invalid.
     pub fn from_parts(trace: u128, span: u64, sampled: bool) -> Option<Self> {
         (trace != 0 && span != 0).then_some(Self { trace, span, sampled })
     }

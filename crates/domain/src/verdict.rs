@@ -33,7 +33,7 @@ impl WorkFacts {
     fn is(&self, by: Block) -> bool {
         self.blocked.as_ref().is_some_and(|b| b.by == by)
     }
-    /// A pause is no fault of the row, and is told by [`State::under`].
+    /// A pause is not the row's fault, and is told by [`State::under`].
     fn is_pending(&self) -> bool {
         self.signalled || self.is(Block::Backoff)
     }

@@ -55,7 +55,7 @@ pub struct Webhook {
     pub key: Option<String>,
 }
 
-/// Why a JSON value is no Plaid webhook.
+/// Why a JSON value is not a Plaid webhook.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NotAWebhook {
     #[error("the body is not a JSON object")]
@@ -79,7 +79,7 @@ impl Webhook {
         let error: Option<HashMap<String, &RawValue>> =
             fields.get("error").and_then(|e| serde_json::from_str(e.get()).ok());
         let error_code = error.and_then(|e| serde_json::from_str::<String>(e.get("error_code")?.get()).ok());
-        // Many webhooks name no Item, and an id of a strange form is none: the webhook is still somebody's.
+        // Many webhooks name no Item. An id of a strange form counts as none, and the webhook is taken all the same.
         let item = text("item_id").and_then(|t| ItemId::parse(t).ok());
         let other = || ["user_id", "account_id", "link_session_id"].iter().find_map(|n| text(n));
         Ok(Self {
@@ -125,7 +125,7 @@ pub fn signal(webhook_type: &str, webhook_code: &str, error_code: Option<&str>) 
         ("ITEM", "USER_ACCOUNT_REVOKED") => soon(Class::Rotation, Some(HintKind::AccountRevoked)),
         ("ITEM", "PENDING_DISCONNECT") => soon(Class::Rotation, Some(HintKind::PendingDisconnect)),
         ("ITEM", "PENDING_EXPIRATION") => soon(Class::Rotation, Some(HintKind::PendingExpiration)),
-        // A reconciliation is to prove that the whole Item is gone, whoever took it away. The codes are those that are read as
+        // A reconciliation has to prove that the whole Item is gone, for whatever reason. The codes are those that are read as
         // `ItemGone` in answers, too.
         ("ITEM", "ERROR")
             if matches!(

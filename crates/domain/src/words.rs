@@ -1,6 +1,6 @@
 //! Enums whose variants are words of the design: one spelling in the database, in logs, in configuration and in JSON.
 
-/// For settings of other crates as well; whoever uses it needs `serde` and `schemars`.
+/// For settings of other crates as well; a crate that uses it needs `serde` and `schemars`.
 #[macro_export]
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $text:literal),+ $(,)? }) => {

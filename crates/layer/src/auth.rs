@@ -60,7 +60,7 @@ impl Bearer {
         http: &web::Client,
         refused: Option<&SecretString>,
     ) -> Result<SecretString, Error> {
-        // Held over the request on purpose: whoever comes meanwhile waits for this one instead of asking as well.
+        // Held across the request on purpose: callers that come meanwhile wait for this answer instead of asking as well.
         let mut held = self.held.lock().await;
         if let Some(current) = held.as_ref() {
             let is_refused = refused.is_some_and(|r| r.expose_secret() == current.token.expose_secret());

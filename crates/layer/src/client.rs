@@ -103,7 +103,7 @@ impl PagedList {
         !self.complete
     }
 
-    /// Every row; only once there are no more pages.
+    /// Every row, once there are no more pages.
     pub fn into_rows(self) -> Vec<ListedAccount> {
         self.rows
     }

@@ -27,7 +27,7 @@ pub struct Settings {
     pub limits: Limits,
     pub unknown_tokens: UnknownPolicy,
     pub archived: ArchivedPolicy,
-    /// Unless it is the full token, what a list shows of one is no token and must never be sent back as one.
+    /// Unless it is the full token, what a list shows of a token is not the token, and must never be sent back as one.
     pub listed_tokens: ListedTokens,
     /// More accounts than this leaving one list without a proof hold the business.
     pub max_unproved_removals: usize,

@@ -75,7 +75,7 @@ pub enum OfItem {
 }
 
 impl Meaning {
-    /// The part of it that concerns the Item. Without a wildcard: whoever adds a meaning decides it here.
+    /// The part of it that concerns the Item. Without a wildcard, so that a new meaning has to be decided here.
     pub fn of_item(&self) -> OfItem {
         match self {
             Self::UnknownToken => OfItem::UnknownToken,

@@ -9,7 +9,8 @@
 //!
 //! A flood of forged ones spends the budget *first* and never *again*. To spend that as well, an attacker needs a
 //! new `kid` for each look-up, and each is then believed to be absent. What to *ask* needs no trust; what to use
-//! comes from Plaid alone. Whoever waits longer than [`KeySettings::wait`] gets no verdict, which is answered 503, not 401.
+//! comes from Plaid alone. A webhook that has waited longer than [`KeySettings::wait`] gets no verdict, and is answered 503,
+//! not 401.
 
 use crate::KeySettings;
 use crate::client::{Client, Jwk};

@@ -106,7 +106,7 @@ struct Claims {
 /// A NumericDate, which may have a fraction: <https://www.rfc-editor.org/rfc/rfc7519#section-2>.
 fn seconds<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Error> {
     let number = f64::deserialize(number)?;
-    // Beyond what a float holds exactly it is no time of ours.
+    // Beyond what a float holds exactly it can't be a real time.
     let fits = number.is_finite() && number.abs() < 9e15;
     fits.then(|| number.floor() as i64).ok_or_else(|| serde::de::Error::custom("no time"))
 }

@@ -92,7 +92,7 @@ impl Receiver {
             Ok(read) => read,
             Err(outcome) => return outcome,
         };
-        // Only now: whoever sends slowly holds a connection, and no slot that a good webhook needs.
+        // Only now: a slow sender holds a connection, but not a slot that a good webhook needs.
         let Ok(_slot) = self.slots.try_acquire() else { return Outcome::Unavailable(NotTaken::TooManyRequests) };
         let signatures: Vec<&[u8]> = head.headers.get_all("plaid-verification").iter().map(|v| v.as_bytes()).collect();
         let now = jiff::Timestamp::now().as_second();
@@ -198,7 +198,7 @@ impl Receiver {
                 metrics::counter!(metric::DEAD_LETTERS, "from" => "receiver").increment(1);
                 tracing::warn!("a verified webhook became a dead letter: the record says why");
             }
-            // These two come from whoever floods us; the others are our own faults.
+            // A flood causes these two; the others are our own faults.
             Outcome::Unavailable(NotTaken::KeyUnavailable | NotTaken::TooManyRequests | NotTaken::Memory) => {
                 traces::discard(&Span::current());
                 tracing::debug!(reason, "webhook not taken");
@@ -209,7 +209,7 @@ impl Receiver {
                     tracing::warn!(reason, times, "webhooks are not taken, Plaid shall send them again");
                 }
             }
-            // At debug, and in no trace: whoever floods us with forgeries must not fill a disk. Metrics count them.
+            // At debug, and not traced: a flood of forgeries must not fill a disk. Metrics count them.
             _ => {
                 traces::discard(&Span::current());
                 tracing::debug!(reason, "webhook refused");

@@ -39,7 +39,7 @@ pub(crate) fn begin(roles: &[Role]) {
             Type::Histogram => metrics::describe_histogram!(name, help),
         }
     }
-    // Set by whoever builds an image; a build by hand has no revision to speak of.
+    // Set when an image is built; a build by hand has no revision.
     let revision = option_env!("REKEY_REVISION").unwrap_or("unknown");
     metrics::gauge!(metric::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
 }

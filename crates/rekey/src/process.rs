@@ -21,7 +21,7 @@ pub async fn run(config: Config, roles: &[Role]) -> anyhow::Result<()> {
     match &ended {
         Ok(()) => running.stop().await,
         Err(error) => {
-            // First of all, and before anything is drained: whoever reads the log looks for this line.
+            // First of all, before anything is drained: people look for this line in the log.
             tracing::error!(error = format!("{error:#}"), "this process can't go on and ends");
             running.stop_now().await;
         }

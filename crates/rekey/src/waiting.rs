@@ -81,7 +81,7 @@ where
     let mut retries = Retries::new(Curve { first: Duration::from_millis(50), cap: Duration::from_secs(2) });
     let mut told = HashSet::new();
     loop {
-        // A database may take its time to fail, and a process that is told to stop has none.
+        // A database may be slow to fail, and a process that is told to stop must not wait for it.
         let done = tokio::select! {
             () = stop.cancelled() => return Ok(None),
             done = attempt() => done,

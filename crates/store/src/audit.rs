@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Something that somebody does. Recorded in the transaction that does it.
+/// An act of a person or the platform. Recorded in the transaction that carries it out.
 #[derive(Debug, Clone)]
 pub struct Act<'a> {
     /// The name of an admin token, or `rekey`.
@@ -197,7 +197,7 @@ impl Tx {
             .collect()
     }
 
-    /// A subject whose id stands as its fingerprint: whoever has the id finds it, nobody reads it from there.
+    /// A subject with a fingerprint in place of its id: it is found by the id, and the id can't be read from it.
     fn pseudonym_of(&self, kind: &str, id: &str) -> String {
         format!("{kind}/{}", self.fingerprints.of(id))
     }

@@ -64,7 +64,7 @@ impl Tx {
         Ok(())
     }
 
-    /// None: nobody named it yet.
+    /// None: it has not been named yet.
     pub async fn business(&mut self, id: &BusinessId) -> Result<Option<BusinessRow>, Error> {
         self.row(sql!("SELECT * FROM businesses WHERE business_id = $1", id))
             .await?

@@ -9,7 +9,7 @@ use domain::queue::{Claimant, Row};
 use domain::work::{Class, Kind, Subject};
 use std::time::{Duration, Instant};
 
-/// A row that this worker, and nobody else, may work on while its lease lasts.
+/// A row that only this worker may work on while its lease lasts.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// What it is about.
@@ -109,7 +109,7 @@ pub(crate) fn claimable(class: &str, due: Due) -> String {
     )
 }
 
-/// Due, and nobody works on it. `$1`: the kind; `$2`: now.
+/// Due, and no worker holds it. `$1`: the kind; `$2`: now.
 pub(crate) fn unleased(class: &str, due: Due) -> String {
     let filter = due.filter();
     format!("kind = $1 AND {class} AND {filter} AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2)")
@@ -237,9 +237,9 @@ impl ClaimBudget {
 
 impl Tx {
     /// For each class the `limit` rows that have been due the longest, locked until the end of this transaction. Within a
-    /// class who waits longest is most urgent, so nobody else can come first; and each part is the beginning of an index,
-    /// however many rows are due. More are locked than are taken: another claim at the same moment passes them by, and
-    /// comes to them with the next poll.
+    /// class the row that has waited longest is the most urgent, so no other can come first; and each part is the beginning
+    /// of an index, however many rows are due. More are locked than are taken: another claim at the same moment passes them
+    /// by, and comes to them with the next poll.
     async fn due(&mut self, kind: Kind, due: Due, limit: u32) -> Result<Vec<Row>, Error> {
         let lock = self.dialect.skip_locked();
         let parts = each_class().map(|class| {

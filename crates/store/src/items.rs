@@ -137,7 +137,7 @@ impl ItemRow {
 }
 
 impl Tx {
-    /// None: nobody pushed it.
+    /// None: it was never pushed.
     pub async fn item(&mut self, id: &ItemId) -> Result<Option<ItemRow>, Error> {
         self.row(sql!("SELECT * FROM items WHERE item_id = $1", id)).await?.map(|r| item_row(&r)).transpose()
     }

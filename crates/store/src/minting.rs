@@ -78,7 +78,7 @@ impl Tx {
         Ok(Intent { id, item: item.clone(), account: account.clone(), generation })
     }
 
-    /// Plaid refused with an answer, so no token exists, whoever took this intent for an orphan meanwhile.
+    /// Plaid answered with a refusal, so no token exists, even if another worker took this intent for an orphan.
     pub async fn drop_intent(&mut self, intent: &Intent) -> Result<(), Error> {
         let sql =
             "DELETE FROM processor_tokens WHERE id = $1 AND state IN ('intended', 'orphaned') AND fingerprint IS NULL";
@@ -158,7 +158,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Every account that shall be in the list of `business` now.
+    /// Every account that belongs into the list of `business` now.
     pub async fn wanted_accounts(&mut self, business: &BusinessId) -> Result<Vec<WantedAccount>, Error> {
         // An account may have live tokens of two generations, and the last row of it has the newest. A subquery for the newest
         // alone costs three times the pages, and makes PostgreSQL misjudge the whole plan where many accounts are asked for.

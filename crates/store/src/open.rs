@@ -286,7 +286,7 @@ impl Store {
         checked
     }
 
-    /// Whether it is a file that nobody has made yet: to look into it would make it.
+    /// Whether it is a file that does not exist yet: to open it would create it.
     pub fn is_new_file(&self) -> bool {
         self.directory_of_missing_file().is_some()
     }
@@ -309,7 +309,7 @@ impl Store {
     }
 
     /// Whether what this release does can be done at this moment: a database that only reads answers pings as well. SQLite is
-    /// only asked to answer, for it has one writer, and that one is no fault.
+    /// only asked to answer, because it has one writer, and to wait for it is normal.
     pub async fn serves(&self) -> Result<(), Error> {
         let asking = async {
             match self.dialect {

@@ -1,8 +1,8 @@
 //! The rows of the work queue: locked, read and saved. What becomes of them is decided by [`domain::queue`].
 //!
 //! A transaction that writes locks work rows before anything else: Items' in the order of their ids, then businesses',
-//! then budgets, then the rest. On PostgreSQL another order ends in a deadlock, which costs somebody a second and one
-//! of the two its work.
+//! then budgets, then the rest. On PostgreSQL another order ends in a deadlock, which costs a second, and one of the
+//! two transactions its work.
 
 use crate::sql::{Query, and, built, get, number, opt_text, sql, text, with_each};
 use crate::verdict_facts::places;
@@ -267,7 +267,7 @@ impl Tx {
         Ok(())
     }
 
-    /// A consumer in observe mode is at work: whatever it plans, it does not do.
+    /// A consumer in observe mode is at work: it plans and does nothing.
     pub async fn observes(&mut self) -> Result<(), Error> {
         let now = self.now().0.to_string();
         self.set_meta(OBSERVED, &now).await

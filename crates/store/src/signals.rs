@@ -1,4 +1,4 @@
-//! What events leave in the store: a due Item, a hint, or a note that nobody knows the Item.
+//! What events leave in the store: a due Item, a hint, or a note that the Item is unknown.
 
 use crate::sql::{Query, get, sql, text};
 use crate::{Error, ItemRow, Tx};
@@ -53,7 +53,7 @@ impl Intake<'_> {
 }
 
 impl Tx {
-    /// Takes events. False where nobody knows the Item: it is noted, and nothing is due.
+    /// Takes events. False where the Item is unknown: it is noted, and nothing is due.
     pub async fn intake(&mut self, events: &[Intake<'_>]) -> Result<Vec<bool>, Error> {
         let named: BTreeSet<String> = events.iter().map(|e| e.item.to_string()).collect();
         let known = self.items(&named.into_iter().collect::<Vec<_>>()).await?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// them.
 pub(crate) const MOST_COUNTED: i64 = 10_000;
 
-/// Rows of one urgency that are due and that nobody works on.
+/// Rows of one urgency that are due and that no worker holds.
 #[derive(Debug, Clone, Copy)]
 pub struct DueRows {
     pub class: Class,
@@ -88,7 +88,7 @@ impl Tx {
     }
 
     /// How long ago the row was looked at that has waited longest for its next reconciliation.
-    pub async fn looked_oldest(&mut self, kind: Kind) -> Result<Duration, Error> {
+    pub async fn reconciled_oldest(&mut self, kind: Kind) -> Result<Duration, Error> {
         let sql = "SELECT MIN(looked_at) AS oldest FROM work WHERE kind = $1";
         let row = self.row(sql!(sql, kind)).await?;
         let oldest = row.map(|r| get(&r, "oldest")).transpose()?.flatten();

@@ -46,7 +46,7 @@ fn elsewhere(url: &str) -> Option<AnyConnectOptions> {
     hosts.iter().any(|host| !is_local(host)).then_some(options)
 }
 
-/// A socket or a loopback address: nobody is in between.
+/// A socket or a loopback address: there is no network in between.
 fn is_local(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.is_empty()

@@ -123,7 +123,7 @@ async fn what_is_erased_leaves_only_the_audit_under_a_pseudonym(parts: Parts) {
     customer.item_waits_for("acme-gone is due").await;
     customer.look(&blocked(Block::Hold)).await;
     customer.item_waits_for("waits (test: because)").await;
-    customer.look(&Finish { owes_look: true, ..done() }).await;
+    customer.look(&Finish { owes_another: true, ..done() }).await;
     customer.sql("UPDATE work SET taken_over = due_at WHERE kind = 'business'").await;
     customer.item_waits_for("may still arrive").await;
     customer.look(&done()).await;

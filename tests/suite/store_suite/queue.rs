@@ -105,7 +105,7 @@ async fn a_lease_that_expires_is_taken_over(parts: Parts) {
     finish(&store, &second, &failed).await.unwrap();
     let third = claim(&store, "one", LONG).await.remove(0);
     assert!(third.taken_over.is_some(), "the take-over failed: the later look is still owed");
-    finish(&store, &third, &Finish { owes_look: true, ..done() }).await.unwrap();
+    finish(&store, &third, &Finish { owes_another: true, ..done() }).await.unwrap();
     marked(&store, &mark("x")).await;
     let fourth = claim(&store, "one", LONG).await.remove(0);
     assert!(fourth.taken_over > third.taken_over, "an event came before the later look, which is owed all the same");

@@ -33,7 +33,7 @@ pub(crate) struct Reconciliation<'a> {
     row: BusinessRow,
 }
 
-/// None: nobody knows it, and the row is done.
+/// None: there is no such business, and the row is done.
 pub(crate) async fn begin<'a>(
     context: &'a Context,
     claim: &Claim,
@@ -156,8 +156,8 @@ impl Reconciliation<'_> {
         }
     }
 
-    /// Whoever mints the new tokens makes this business due and unblocks it, so nobody needs to be called; but not if he dies
-    /// between the two, so it is looked at again all the same.
+    /// The reconciliation that mints the new tokens makes this business due and unblocks it, so no person is needed. It may
+    /// die between the two, so the business is looked at again in any case.
     fn waits_for_tokens(&self, accounts: usize) -> Finish {
         let why = "Layer refuses the tokens these accounts have: the list is sent when new ones are minted".to_owned();
         tracing::warn!(accounts, why, "business waits");
@@ -212,7 +212,7 @@ impl Reconciliation<'_> {
         // PUT can have, whatever other events make us look before (I7).
         let life = self.context.layer.request_timeout() * 2;
         Ok(match self.claim.taken_over.filter(|age| *age < life) {
-            Some(age) => Finish { again_after: life - age, class: Class::Retry, owes_look: true, ..finish },
+            Some(age) => Finish { again_after: life - age, class: Class::Retry, owes_another: true, ..finish },
             None => finish,
         })
     }
@@ -350,7 +350,7 @@ impl Reconciliation<'_> {
         let mut tx = self.context.store.begin_read().await?;
         let now = tx.now();
         for (item, _) in facts.items.iter().filter(|(_, tokens)| put.tokens.iter().any(|t| tokens.contains(t))) {
-            if tx.work(item).await?.is_some_and(|r| r.awaits_look(since, now)) {
+            if tx.work(item).await?.is_some_and(|r| r.awaits_reconciliation(since, now)) {
                 return Ok(true);
             }
         }

@@ -68,7 +68,7 @@ impl Reconciliation<'_> {
                 lists.push(List { business, is_at_layer: false, is_behind: false });
                 continue;
             };
-            // Tokens that Layer refused a list for wait outside until there are new ones; that is no news.
+            // Tokens that Layer refused a list for wait outside until there are new ones; that was told before.
             let waits = |w: &WantedAccount| row.leave_out != LeaveOut::Nothing && w.older_generation;
             let lacks = |w: &WantedAccount| !waits(w) && w.token.as_ref().is_some_and(|t| !row.accepted.contains(t));
             let wanted = tx.wanted_accounts(&business).await?;

@@ -110,7 +110,7 @@ pub(crate) async fn begin<'a>(
     id: &ItemId,
 ) -> Result<Option<Reconciliation<'a>>, store::Error> {
     let mut tx = context.store.begin().await?;
-    // A claimant that was frozen must not touch the open intents of whoever holds the row now.
+    // A claimant that was frozen must not touch the open intents of the worker that holds the row now.
     tx.check_lease(claim).await?;
     let Some(item) = tx.item(id).await? else {
         tx.forget(claim).await?;
@@ -122,7 +122,8 @@ pub(crate) async fn begin<'a>(
         tx.commit().await?;
         return Ok(None);
     }
-    // Intents that are still open belong to a reconciliation that never ended: whatever Plaid made for them, nobody has seen.
+    // Intents that are still open belong to a reconciliation that never ended: Plaid may have made tokens for them that were
+    // never seen.
     let orphans = tx.orphan_intents(&item.id).await?;
     let known = tx.accounts(&item.id).await?;
     tx.commit().await?;

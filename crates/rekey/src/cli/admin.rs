@@ -30,7 +30,7 @@ pub(super) enum ItemCommand {
     Put(PutItem),
     /// Show one Item.
     Show { item: String },
-    /// List Items, all of them or those that stand so.
+    /// List Items: all of them, or those in a state.
     List(ListArgs),
     /// Tell Rekey that the platform removed the Item: its accounts leave every list.
     Remove { item: String },
@@ -77,7 +77,7 @@ pub(super) struct PutItem {
 pub(super) enum BusinessCommand {
     /// Show one business: its list, what differs, what it waits for.
     Show { business: String },
-    /// List businesses, all of them or those that stand so.
+    /// List businesses: all of them, or those in a state.
     List(ListArgs),
     /// Delete every row about a business that no Item names any more.
     Erase {

@@ -25,7 +25,7 @@ pub(crate) enum Ended {
     Well,
     /// 1: it failed.
     Failed,
-    /// 3: there is no such thing.
+    /// 3: not found.
     NotFound,
     /// 4: a push was refused: it can't be stored as it is, or its access token is not the Item's.
     Rejected,
@@ -245,6 +245,6 @@ fn metrics(json: bool) -> anyhow::Result<Ended> {
 
 /// A line of a command's result.
 pub(crate) fn say(line: &str) {
-    // A reader that went away (`| head`) is no reason to panic.
+    // The reader may have gone away (`| head`).
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -56,7 +56,7 @@ pub struct Ops {
     pub drain: Duration,
 }
 
-/// Whom this process believes.
+/// Which servers this process trusts.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Tls {
     /// Authorities (PEM) that are trusted besides the system's.

@@ -71,7 +71,7 @@ impl Config {
         Ok(())
     }
 
-    /// Properties of librdkafka that Rekey can't work with, whoever means well with them.
+    /// Properties of librdkafka that Rekey can't work with.
     pub fn check_properties(&self) -> Result<(), BadSetting> {
         const REFUSED: [(&str, &str); 4] = [
             (
@@ -176,7 +176,7 @@ impl Config {
         web::Limits { connections: connections.get(), header_read, drain }
     }
 
-    /// Err: an entry that is no hash of an admin token.
+    /// Err: an entry that is not the hash of an admin token.
     pub fn console(&self) -> Result<console::AdminTokens, BadSetting> {
         console::AdminTokens::parse(self.console.tokens.iter().map(String::as_str))
             .map_err(|e| BadSetting::new("console.tokens", e.to_string()))

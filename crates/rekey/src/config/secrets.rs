@@ -47,7 +47,7 @@ fn read(key: &str, path: &std::path::Path) -> Result<String, ConfigError> {
         path: path.to_owned(),
         why,
     })?;
-    // Editors and `echo` end a file with a line break that is no part of the secret.
+    // Editors and `echo` end a file with a line break that is not part of the secret.
     Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 

@@ -1,4 +1,4 @@
-//! Whom this process believes, and what it sends in the clear.
+//! Which servers this process trusts, and what it sends unencrypted.
 
 use super::Config;
 use super::rules::{BadSetting, http_url};
