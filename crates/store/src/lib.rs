@@ -18,6 +18,7 @@ mod items;
 mod migrate;
 mod minting;
 mod open;
+mod orders;
 mod outbox;
 mod queue;
 mod reseal;
