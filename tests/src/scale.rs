@@ -202,7 +202,7 @@ async fn one_item(store: &Store, held: &Claim, seen: &mut impl FnMut(&str)) {
     seen("mint");
     let mut tx = store.begin().await.unwrap();
     tx.renew(&mut held.clone(), LONG).await.unwrap();
-    tx.pace_proof(held, &limits()).await.unwrap().unwrap();
+    tx.pace(held, domain::budget::Call::ItemGet, &limits()).await.unwrap().unwrap();
     tx.suspect(Provider::Plaid, "X", &held.subject, LONG).await.unwrap();
     tx.finish(held, &done()).await.unwrap();
     tx.commit().await.unwrap();

@@ -96,7 +96,7 @@ async fn i10_a_slow_database_slows_calls_and_stops_none() {
             tokio::spawn(async move {
                 loop {
                     let mut tx = store.begin().await.unwrap();
-                    let _ = tx.book(&limits, domain::budget::Call::Layer, Duration::ZERO, Duration::ZERO).await;
+                    let _ = tx.book(&limits, domain::budget::Call::Layer, Duration::ZERO, Duration::ZERO, 1).await;
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             })

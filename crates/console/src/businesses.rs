@@ -88,6 +88,5 @@ pub(crate) async fn sync(
     tx.mark(&sync_mark(&id)).await?;
     tx.audit(&caller.act("business.sync", &Subject::from(&id))).await?;
     tx.commit().await?;
-    console.wake();
     Ok(StatusCode::ACCEPTED)
 }

@@ -86,7 +86,6 @@ pub(crate) async fn remove(
     }
     tx.audit(&act).await?;
     tx.commit().await?;
-    console.wake();
     tracing::info!(item = %id, by = caller.name, "item removed by the platform");
     Ok(StatusCode::ACCEPTED)
 }
@@ -108,7 +107,6 @@ pub(crate) async fn sync(
     tx.mark(&sync_mark(&id)).await?;
     tx.audit(&caller.act("item.sync", &Subject::from(&id))).await?;
     tx.commit().await?;
-    console.wake();
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -27,7 +27,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -40,16 +39,8 @@ pub(crate) struct Console {
     tokens: Arc<AdminTokens>,
     attempts: Arc<attempts::Attempts>,
     settings: Settings,
-    /// Wakes the reconcilers when they run in the same process; elsewhere they poll.
-    wake: Vec<Arc<Notify>>,
     /// This process stops: who waits for a reconciliation is told that it goes on without being waited for.
     stop: CancellationToken,
-}
-
-impl Console {
-    pub(crate) fn wake(&self) {
-        self.wake.iter().for_each(|n| n.notify_one());
-    }
 }
 
 /// The settings of the section `console`.
@@ -85,14 +76,8 @@ pub struct Settings {
 struct Document;
 
 /// The routes and the OpenAPI document, made from the same declarations.
-pub fn routes(
-    store: Store,
-    tokens: AdminTokens,
-    settings: Settings,
-    wake: Vec<Arc<Notify>>,
-    stop: CancellationToken,
-) -> Router {
-    let console = Console { store, tokens: Arc::new(tokens), attempts: Arc::default(), settings, wake, stop };
+pub fn routes(store: Store, tokens: AdminTokens, settings: Settings, stop: CancellationToken) -> Router {
+    let console = Console { store, tokens: Arc::new(tokens), attempts: Arc::default(), settings, stop };
     let (router, document) = api().split_for_parts();
     let text = document.to_pretty_json().unwrap_or_default();
     router

@@ -232,7 +232,6 @@ impl Console {
         let fingerprint = push.access_token.as_ref().map(|t| self.store.fingerprints().of_access(t));
         let pushed = self.store_push(push, caller, fingerprint.as_ref()).await?;
         tracing::info!(item = %push.item, token = fingerprint.as_ref().map(Fingerprint::as_str), by = caller.name, "item pushed");
-        self.wake();
         self.await_push(&push.item, fingerprint, pushed, query).await
     }
 

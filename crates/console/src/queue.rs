@@ -57,7 +57,6 @@ pub(crate) async fn release(
     let was = was.map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
     tx.audit(&Act { was, ..caller.act("parked.release", &subject) }).await?;
     tx.commit().await?;
-    console.wake();
     tracing::info!(%kind, id = subject.id(), by = caller.name, "released by an operator");
     Ok(StatusCode::ACCEPTED)
 }

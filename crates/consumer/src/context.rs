@@ -7,15 +7,13 @@ use domain::budget::Limits;
 use domain::fault::chain;
 use domain::outage::Outage;
 use domain::retry::Curve;
-use domain::work::Kind;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use store::Store;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// A provider does not answer our credentials.
@@ -41,15 +39,14 @@ pub struct Context {
     pub owner: String,
     /// For jitter; seeded, so that a run can be repeated.
     pub rng: Mutex<StdRng>,
-    pub items_due: Arc<Notify>,
-    pub businesses_due: Arc<Notify>,
-    pub outbox_filled: Notify,
     /// Events of Items that nobody pushed, for the log.
     pub strangers: Outage,
     /// Another release works on the same database, for the log.
     pub shared_database: Outage,
     /// How long the sweep takes, as counted last.
     sweep_ms: AtomicU64,
+    /// Reconciliations that are in flight.
+    reconciling: AtomicUsize,
     /// This process is asked to stop: no provider call is begun any more.
     pub stopping: CancellationToken,
 }
@@ -78,12 +75,10 @@ impl Context {
             settings,
             owner: format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
-            items_due: Arc::default(),
-            businesses_due: Arc::default(),
-            outbox_filled: Notify::new(),
             strangers: Outage::default(),
             shared_database: Outage::default(),
             sweep_ms: AtomicU64::new(0),
+            reconciling: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
         }
     }
@@ -97,17 +92,21 @@ impl Context {
         answer.map_err(Unreachable)
     }
 
+    /// How many reconciliations are in flight.
+    pub(crate) fn at_work(&self) -> usize {
+        self.reconciling.load(Ordering::Relaxed)
+    }
+
+    /// One is in flight until the guard is dropped.
+    pub(crate) fn works(self: &Arc<Self>) -> AtWork {
+        self.reconciling.fetch_add(1, Ordering::Relaxed);
+        AtWork(Arc::clone(self))
+    }
+
     pub(crate) fn http(&self, provider: Provider) -> &web::Client {
         match provider {
             Provider::Plaid => self.plaid.http(),
             Provider::Layer => self.layer.http(),
-        }
-    }
-
-    pub(crate) fn due(&self, kind: Kind) -> &Notify {
-        match kind {
-            Kind::Item => &self.items_due,
-            Kind::Business => &self.businesses_due,
         }
     }
 
@@ -149,5 +148,14 @@ impl Context {
     pub(crate) fn sweep_wait(&self) -> Duration {
         let mut rng = self.rng.lock();
         self.sweep_period().mul_f64(rng.random_range(0.7..=0.95))
+    }
+}
+
+/// A reconciliation in flight.
+pub(crate) struct AtWork(Arc<Context>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.reconciling.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -286,7 +286,6 @@ async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), s
         }
     }
     tx.commit().await?;
-    context.outbox_filled.notify_one();
     Ok(())
 }
 

@@ -139,9 +139,6 @@ async fn settle(context: &Context, intake: &Intake, batch: &[Delivery], stop: &C
     }
     metrics::counter!(metric::INTAKE_RECORDS, "outcome" => "taken").increment(asked.len() as u64);
     metrics::counter!(metric::INTAKE_RECORDS, "outcome" => "dead_letter").increment(unreadable.len() as u64);
-    if !asked.is_empty() {
-        context.items_due.notify_one();
-    }
     true
 }
 

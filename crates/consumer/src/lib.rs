@@ -6,6 +6,7 @@ mod context;
 mod faults;
 mod intake;
 mod item;
+mod leases;
 mod observed;
 mod outcome;
 mod reconcile;
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 /// Runs every part until `stop`. Then reconciliations end at their next provider call, keep what they did and give
 /// their leases back: another process goes on at once, and waits for no lease to run out.
 pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
-    let stopping = context.stopping.clone();
+    let (stopping, kept) = (context.stopping.clone(), Arc::clone(&context));
     let ended = stop.clone();
     tokio::spawn(async move {
         ended.cancelled().await;
@@ -43,5 +44,9 @@ pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken)
     parts.spawn(sweeper::run(Arc::clone(&context), stop.clone()));
     parts.spawn(outcome::publish_outbox(context, stop));
     parts.close();
-    parts.wait().await;
+    // Those that are in flight when this process is told to stop still need their leases.
+    tokio::select! {
+        () = parts.wait() => {}
+        () = leases::keep(&kept) => {}
+    }
 }

@@ -73,8 +73,6 @@ async fn order(context: &Context, last: Option<domain::Millis>) -> Result<bool, 
         tx.forget_observed(at).await?;
         tx.commit().await?;
     }
-    context.items_due.notify_one();
-    context.businesses_due.notify_one();
     tracing::info!(rows, "what observe mode planned is ordered");
     Ok(true)
 }

@@ -93,7 +93,7 @@ pub(crate) async fn publish_outbox(context: Arc<Context>, stop: CancellationToke
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
-            () = context.outbox_filled.notified() => {}
+            () = context.store.outbox_filled() => {}
         }
     }
 }

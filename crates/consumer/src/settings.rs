@@ -47,7 +47,7 @@ pub struct Settings {
     /// How often the queue is asked when nothing woke this process.
     #[serde(with = "Interval")]
     pub poll: Duration,
-    /// Longer than the longest provider call; renewed before each one.
+    /// How long the rows of a worker that died wait for another one.
     #[serde(with = "Span")]
     pub lease: Duration,
     /// The wait after the first failure, doubled with each one that follows.
@@ -58,7 +58,7 @@ pub struct Settings {
     /// The longest wait before a refused mint, or a refusal of an unknown kind, is tried again.
     #[serde(with = "Span")]
     pub refused_cap: Duration,
-    /// The wait that lets a burst of events become one reconciliation.
+    /// Events that come closer together than this share a reconciliation; the first one does not wait for others.
     #[serde(with = "Span")]
     pub debounce: Duration,
     /// Webhooks that can't touch tokens cause at most one reconciliation per Item in this time.

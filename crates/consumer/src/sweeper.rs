@@ -116,8 +116,6 @@ async fn probe_paused(context: &Context) -> Result<(), store::Error> {
         tx.resume(pause.provider).await?;
         tx.commit().await?;
         tracing::info!(provider = %pause.provider, "provider resumed: a probe succeeded");
-        context.items_due.notify_one();
-        context.businesses_due.notify_one();
     }
     Ok(())
 }

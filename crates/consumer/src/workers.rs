@@ -50,7 +50,7 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
-            () = context.due(kind).notified() => {}
+            () = context.store.due(kind) => {}
         }
     }
     running.close();
@@ -59,7 +59,7 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
 
 async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>, running: &TaskTracker) {
     let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
-    let context = Arc::clone(context);
+    let (context, at_work) = (Arc::clone(context), context.works());
     let span = match &claim.subject {
         Subject::Item(id) => {
             tracing::info_span!(
@@ -81,9 +81,9 @@ async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>,
     let reconciling = async move {
         let kind = claim.subject.kind();
         crate::reconcile(&context, claim).await;
-        drop(slot);
+        drop((slot, at_work));
         // A free slot and, likely, new rows: do not wait for the next poll.
-        context.due(kind).notify_one();
+        context.store.ask_again(kind);
     };
     running.spawn(reconciling.instrument(span));
 }

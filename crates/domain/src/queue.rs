@@ -10,6 +10,9 @@ use crate::work::{Block, Class, Subject};
 use crate::{Millis, Provider};
 use std::time::Duration;
 
+/// How many times [`Mark::debounce`] a row gathers events at most, counted from its last reconciliation.
+const LONGEST_GATHERING: u32 = 10;
+
 /// Why a row does not go on by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {
@@ -84,8 +87,8 @@ pub struct Mark<'a> {
     pub class: Class,
     /// What happened, in words.
     pub reason: &'a str,
-    /// When it may be looked at, from now.
-    pub wait: Duration,
+    /// Events that come closer together than this share a reconciliation. The first one does not wait for others.
+    pub debounce: Duration,
     /// At most one reconciliation in this time, counted from the last one. An event with one can't have touched a token.
     pub quiet: Option<Duration>,
     /// Clears backoff and parking.
@@ -99,8 +102,8 @@ pub struct Mark<'a> {
 impl<'a> Mark<'a> {
     /// One that may be looked at at once and clears no block.
     pub fn new(subject: impl Into<Subject>, class: Class, reason: &'a str) -> Self {
-        let (subject, wait) = (subject.into(), Duration::ZERO);
-        Self { subject, class, reason, wait, quiet: None, unblocks: false, since: None, traceparent: None }
+        let (subject, debounce) = (subject.into(), Duration::ZERO);
+        Self { subject, class, reason, debounce, quiet: None, unblocks: false, since: None, traceparent: None }
     }
 }
 
@@ -209,7 +212,7 @@ impl Row {
         }
         let waits = matches!(self.blocked.as_ref().map(|b| b.by), Some(Block::Backoff | Block::Parked));
         if mark.unblocks || !waits {
-            self.bring_forward(now.plus(mark.wait), mark.quiet);
+            self.bring_forward(mark, now);
         }
         if mark.unblocks {
             self.unblocked = self.wanted;
@@ -224,10 +227,27 @@ impl Row {
         is_first || mark.unblocks
     }
 
-    fn bring_forward(&mut self, at: Millis, quiet: Option<Duration>) {
-        let rested = self.looked_at.zip(quiet).map(|(looked_at, quiet)| looked_at.plus(quiet));
-        let at = rested.map_or(at, |rested| at.max(rested));
-        self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+    fn bring_forward(&mut self, mark: &Mark<'_>, now: Millis) {
+        let rested = |pause: Duration| self.looked_at.map_or(now, |at| at.plus(pause).max(now));
+        if mark.quiet.is_none() && self.gathers(mark.debounce, now) {
+            // As long as events keep coming, but not for ever.
+            let longest = rested(mark.debounce * LONGEST_GATHERING);
+            self.due_at = self.due_at.max(Some(now.plus(mark.debounce).min(longest)));
+        } else {
+            let at = rested(mark.quiet.unwrap_or_default().max(mark.debounce));
+            self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+        }
+    }
+
+    /// An event waits already for others to come.
+    fn gathers(&self, debounce: Duration, now: Millis) -> bool {
+        let is_brought_forward =
+            self.lease.as_ref().is_none_or(|lease| self.due_at.is_some_and(|due| due < lease.until));
+        self.wanted > self.done + 1
+            && is_brought_forward
+            && self.blocked.is_none()
+            && self.needs.is_none()
+            && self.due_at.is_some_and(|due| due > now && due <= now.plus(debounce))
     }
 
     fn unblock(&mut self) {
@@ -257,6 +277,12 @@ impl Row {
             Class::Person => Class::Person,
             class => Class::from_rank(class.rank().saturating_sub(steps).max(Class::Rotation.rank())),
         }
+    }
+
+    /// A worker may claim it, if its provider is not paused.
+    pub fn is_due(&self, now: Millis) -> bool {
+        let has_passed = |at: Option<Millis>| at.is_some_and(|at| at <= now);
+        has_passed(self.due_at) && self.lease.as_ref().is_none_or(|lease| lease.until <= now)
     }
 
     /// A worker takes it.

@@ -63,22 +63,28 @@ fn gave_up(by: Block) -> Finish {
 #[test]
 fn i4_an_event_makes_a_row_due_unless_something_keeps_it() {
     let quiet = |time| Mark { quiet: Some(time), ..event() };
-    let later = Mark { wait: MINUTE, ..event() };
+    let second = Duration::from_secs(1);
+    let within = |debounce| Mark { debounce, ..event() };
     let clears = Mark { unblocks: true, ..event() };
-    let soon = Row { due_at: Some(NOW.plus(Duration::from_secs(1))), ..resting() };
+    let soon = Row { due_at: Some(NOW.plus(second)), ..resting() };
+    let gathers = Row { wanted: 5, ..soon.clone() };
+    let gathers_under_lease = Row { due_at: Some(NOW.plus(second)), wanted: 4, ..leased() };
     let table = [
         ("a row of its own", Row::new(subject(), NOW), event(), NOW),
         ("brought forward", resting(), event(), NOW),
-        ("in a while", resting(), later.clone(), NOW.plus(MINUTE)),
-        ("not put off", soon.clone(), later, NOW.plus(Duration::from_secs(1))),
+        ("the first of a burst, maybe", resting(), within(MINUTE), NOW),
+        ("soon after a look", resting(), within(2 * MINUTE), NOW.plus(MINUTE)),
+        ("not put off", soon.clone(), within(2 * MINUTE), NOW.plus(second)),
+        ("another of a burst", gathers.clone(), within(10 * second), NOW.plus(10 * second)),
+        ("a burst that has lasted long", gathers.clone(), within(2 * second), NOW.plus(second)),
+        ("a person in a burst", gathers.clone(), event(), NOW),
+        ("ordered for later by something else", Row { wanted: 5, ..resting() }, within(10 * second), NOW),
+        ("the first during a look", leased(), within(10 * second), NOW.plus(10 * second)),
+        ("another during a look", gathers_under_lease, within(30 * second), NOW.plus(30 * second)),
+        ("one that has to wait for budget", Row { needs: Some(Call::Mint), ..gathers }, within(MINUTE), NOW),
         ("looked at long enough ago", resting(), quiet(MINUTE), NOW),
         ("looked at just now", resting(), quiet(2 * MINUTE), NOW.plus(MINUTE)),
-        (
-            "looked at just now, and due before the quiet time ends",
-            soon,
-            quiet(2 * MINUTE),
-            NOW.plus(Duration::from_secs(1)),
-        ),
+        ("looked at just now, and due before the quiet time ends", soon, quiet(2 * MINUTE), NOW.plus(second)),
         ("backs off", stuck(Block::Backoff), event(), NOW.plus(MINUTE)),
         ("parked", stuck(Block::Parked), event(), NOW.plus(MINUTE)),
         ("its provider is paused", stuck(Block::Pause), event(), NOW),

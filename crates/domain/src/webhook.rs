@@ -109,7 +109,7 @@ pub struct Signal {
 /// How soon the Item is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// After the short wait that lets a burst collect.
+    /// At once, or with others of a burst.
     Soon,
     /// At most once per Item in the configured quiet time: the event can't have touched a token.
     Quiet,

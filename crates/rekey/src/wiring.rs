@@ -236,16 +236,17 @@ impl Running {
             };
             let _ = slot.set(store.clone());
             let (watched, stopping) = (store.clone(), stop.clone());
-            let mut wake = Vec::new();
+            let (waking, ended) = (store.clone(), stop.clone());
+            tasks.spawn(async move { ended.run_until_cancelled(waking.share_wakes()).await });
             if let Some(parts) = consumer {
                 match parts.start(store.clone(), &readiness, &tasks, stop.clone(), fail.clone()).await {
-                    Ok(Some(notifies)) => wake = notifies,
+                    Ok(Some(())) => {}
                     Ok(None) => return,
                     Err(error) => return drop(fail.send(error).await),
                 }
             }
             if let Some((listener, tokens)) = console {
-                let routes = console::routes(store, tokens, settings, wake, stop.clone());
+                let routes = console::routes(store, tokens, settings, stop.clone());
                 let routes = web::close_while_draining(routes, readiness.clone());
                 tasks.spawn(web::serve(listener, routes, limits, stop));
             }
@@ -365,7 +366,7 @@ impl ConsumerParts {
         })
     }
 
-    /// Starts the consumer's tasks; returns what wakes them. None: stopped first.
+    /// Starts the consumer's tasks. None: stopped first.
     async fn start(
         self,
         store: Store,
@@ -373,7 +374,7 @@ impl ConsumerParts {
         tasks: &TaskTracker,
         stop: CancellationToken,
         fail: tokio::sync::mpsc::Sender<anyhow::Error>,
-    ) -> anyhow::Result<Option<Vec<Arc<tokio::sync::Notify>>>> {
+    ) -> anyhow::Result<Option<()>> {
         let begun = until_the_database_does(&store, readiness, &stop, || self.begin(&store)).await?;
         if begun.is_none() {
             return Ok(None);
@@ -387,7 +388,6 @@ impl ConsumerParts {
             self.source,
             self.config.consumer.clone(),
         ));
-        let wake = vec![Arc::clone(&context.items_due), Arc::clone(&context.businesses_due)];
         // Made in the background: without a broker it only waits, and the reconcilers need none.
         let intake = bus::Intake::new(&self.connection, &self.config.kafka.intake())
             .context("the intake can't be set up: check [kafka]")?;
@@ -401,7 +401,7 @@ impl ConsumerParts {
         }
         watch_intake(intake.health(), readiness.clone(), fail, tasks, stop.clone());
         tasks.spawn(consumer::run(context, intake, stop));
-        Ok(Some(wake))
+        Ok(Some(()))
     }
 
     /// Orders what the start asks for, and says that there is an observer before it takes anything.

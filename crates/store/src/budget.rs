@@ -1,19 +1,10 @@
 //! The fleet's budget: what is booked of each limit stands in one row, so all processes spend from one account, and
 //! while the store is away nothing is spent.
 
-use crate::sql::{get, number, sql};
+use crate::sql::{built, get, number, sql};
 use crate::{Claim, Error, Tx};
 use domain::budget::{Booked, Call, Limits};
 use std::time::{Duration, Instant};
-
-/// The answer to a booking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Booking {
-    /// The call may leave at this moment of this machine's monotonic clock.
-    At(Instant),
-    /// The class may not look that far ahead: ask again then.
-    NotBefore(Duration),
-}
 
 /// One limit as operators see it.
 #[derive(Debug, Clone, Copy)]
@@ -25,23 +16,30 @@ pub struct BudgetRow {
 const THOUSAND: f64 = 1000.0;
 
 impl Tx {
-    /// Books one call, to leave when `lead` is over at the earliest; it counts once this transaction commits. The row stays
-    /// locked until then, so a transaction that also changes work rows changes those first.
+    /// Books up to `most` calls, to leave when `lead` is over at the earliest: the moments at which they may leave, of this
+    /// machine's monotonic clock. Err: the class may not look that far ahead; how long until it is worth asking again.
+    ///
+    /// They count once this transaction commits. The row stays locked until then, so a transaction that also changes work rows
+    /// changes those first.
     pub async fn book(
         &mut self,
         limits: &Limits,
         call: Call,
         horizon: Duration,
         lead: Duration,
-    ) -> Result<Booking, Error> {
+        most: usize,
+    ) -> Result<Result<Vec<Instant>, Duration>, Error> {
         let mut booked = self.lock_budget(call).await?;
-        match booked.book_ahead(limits, call, self.now(), horizon, lead) {
-            Ok(wait) => {
-                self.save_budget(call, &booked).await?;
-                Ok(Booking::At(self.answered_at + wait))
+        let mut slots = Vec::new();
+        while slots.len() < most {
+            match booked.book_ahead(limits, call, self.now(), horizon, lead) {
+                Ok(wait) => slots.push(self.answered_at + wait),
+                Err(wait) if slots.is_empty() => return Ok(Err(wait)),
+                Err(_) => break,
             }
-            Err(wait) => Ok(Booking::NotBefore(wait)),
         }
+        self.save_budget(call, &booked).await?;
+        Ok(Ok(slots))
     }
 
     /// A provider answered that it was too much: everybody slows down. Returns the part of the rate that is left.
@@ -64,16 +62,21 @@ impl Tx {
         Ok(budgets)
     }
 
-    /// Lets one more proof of a token of this Item happen, within the Item's own limit. Err: how long to wait.
-    pub async fn pace_proof(&mut self, claim: &Claim, limits: &Limits) -> Result<Result<(), Duration>, Error> {
+    /// Lets one more call about this Item happen, within the limit that Plaid has for each Item. Err: how long to wait.
+    ///
+    /// `/accounts/get` is paced by the claims, for each reconciliation makes one; this is for a second one.
+    pub async fn pace(&mut self, claim: &Claim, call: Call, limits: &Limits) -> Result<Result<(), Duration>, Error> {
+        let column = if call == Call::AccountsGet { "next_look" } else { "next_proof" };
         let (at_once, each) = limits.pace();
         let now = self.now();
         let earliest = now.minus(at_once);
-        let sql = "UPDATE work SET next_proof = $4 +
-                CASE WHEN next_proof IS NULL OR next_proof < $3 THEN $3 ELSE next_proof END
-            WHERE kind = $1 AND id = $2 AND (next_proof IS NULL OR next_proof <= $5)";
-        let query = sql!(sql, claim.subject.kind(), claim.subject.id(), earliest, domain::time::millis(each), now);
-        // The wait is a guess of one interval: nobody else proves tokens of this Item meanwhile.
+        let sql = format!(
+            "UPDATE work SET {column} = $4 + CASE WHEN {column} IS NULL OR {column} < $3 THEN $3 ELSE {column} END
+            WHERE kind = $1 AND id = $2 AND ({column} IS NULL OR {column} <= $5)"
+        );
+        let (kind, id) = (claim.subject.kind(), claim.subject.id());
+        let query = sql!(built(sql), kind, id, earliest, domain::time::millis(each), now);
+        // The wait is a guess of one interval: nobody else calls about this Item meanwhile.
         if self.run(query).await? == 1 { Ok(Ok(())) } else { Ok(Err(each)) }
     }
 

@@ -47,6 +47,13 @@ pub(crate) fn place(id: &str) -> String {
 }
 
 impl Tx {
+    /// Whether a worker reconciles an Item of this list at the moment.
+    pub async fn items_at_work(&mut self, business: &BusinessId) -> Result<bool, Error> {
+        let sql = "SELECT 1 AS n FROM accounts a JOIN work w ON w.kind = 'item' AND w.id = a.item_id
+            WHERE a.business_id = $1 AND a.state = 'active' AND w.lease_until > $2 LIMIT 1";
+        Ok(self.row(sql!(sql, business, self.now())).await?.is_some())
+    }
+
     /// Makes the business known. `creation` is what Layer needs to create it, sealed because it names people.
     pub async fn ensure_business(&mut self, id: &BusinessId, creation: Option<&str>) -> Result<(), Error> {
         let sealed = creation.map(|c| self.keys.seal(&place(id.as_str()), c)).transpose()?;

@@ -188,6 +188,23 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Makes all leases of this worker last `lease` from now that have not run out. Those whose rows somebody locks at this
+    /// moment are passed by: most likely it is the worker itself, which renews them.
+    pub async fn keep_leases(&self, owner: &str, lease: Duration) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        let lock = tx.dialect.skip_locked();
+        let sql = format!(
+            "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $2 ELSE due_at END, lease_until = $2
+            WHERE (kind, id) IN (
+                SELECT kind, id FROM work WHERE lease_owner = $1 AND lease_until > $3 AND lease_until < $2 {lock})"
+        );
+        let (now, until) = (tx.now(), tx.now().plus(lease));
+        tx.run(sql!(built(sql), owner, until, now)).await?;
+        tx.commit().await
+    }
+}
+
 /// How long after the claim a reconciliation comes to its mint: accounts are read first. A slot that passes meanwhile is lost
 /// to everybody; one that comes later than needed costs a rotation, which waits for the scarce limit anyway, that time.
 const READS: Duration = Duration::from_secs(1);

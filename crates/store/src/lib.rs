@@ -32,12 +32,13 @@ mod tx;
 mod verdict_facts;
 mod verdicts;
 mod verified;
+mod wake;
 
 pub use access_tokens::{Candidate, News, TokenView};
 pub use accounts::{AccountRow, AccountUpdate, MintFault};
 pub use admin::{Orphan, Page, UnknownItem};
 pub use audit::{Act, AuditEntry, AuditFilter, said};
-pub use budget::{Booking, BudgetRow};
+pub use budget::BudgetRow;
 pub use businesses::{Accepted, BusinessRow, TokenOwner};
 pub use claim::Claim;
 pub use database_url::url_fault;

@@ -4,6 +4,7 @@ use crate::migrate::{SCHEMA, too_new};
 use crate::session::{self, Distrust};
 use crate::tx::{BEGIN_TO_WRITE, Dialect, Tx};
 use crate::verified::{tls_hint, verified_url};
+use crate::wake::Wake;
 use crate::{Error, KeyRing};
 use domain::Fingerprinter;
 use domain::setting::{Count, Span};
@@ -58,6 +59,7 @@ pub struct Store {
     pub(crate) fingerprints: Fingerprinter,
     pub(crate) distrust: Distrust,
     pub(crate) outcomes: Arc<str>,
+    pub(crate) wake: Wake,
 }
 
 impl std::fmt::Debug for Store {
@@ -143,7 +145,8 @@ impl Store {
             .connect_lazy(&dialect.complete_url(&verified_url(url)))
             .map_err(|_| Error::Unusable("database.url can't be read: check its form".into()))?;
         let outcomes = Arc::from(outcomes);
-        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes })
+        let wake = Wake::default();
+        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes, wake })
     }
 
     /// Why no connection can be had, or what one was refused, and where the database was looked for; for messages. The

@@ -59,6 +59,7 @@ impl Tx {
     /// Makes the Items of a business due that have an account without a token of the current generation.
     pub async fn mark_unminted(&mut self, business: &BusinessId, reason: &str) -> Result<u64, Error> {
         let items = unminted("a.business_id = $4");
+        self.makes_due(Kind::Item);
         self.run(sql!(sooner(Kind::Item, &items), self.now(), reason, Class::NewAccount, business)).await
     }
 
@@ -136,6 +137,7 @@ impl Store {
                     tx.rollback().await?;
                     break;
                 };
+                tx.makes_due(kind);
                 marked += tx.run(sql!(sooner(kind, &ids), tx.now(), reason, Class::NewAccount, last, end)).await?;
                 tx.commit().await?;
                 last = end;

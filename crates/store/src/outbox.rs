@@ -47,6 +47,7 @@ impl Tx {
             self.now()
         ))
         .await?;
+        self.tells = true;
         Ok(())
     }
 

@@ -50,6 +50,10 @@ impl Tx {
                 }
                 wanted[place] = row.wanted;
             }
+            // The reconciliation of one of them may wait for what this transaction brings.
+            if rows.values().any(|row| row.lease.is_some()) {
+                self.makes_due(kind);
+            }
             self.save(rows.values()).await?;
         }
         self.ask_refused_again(&unblocked).await?;
@@ -120,6 +124,10 @@ impl Tx {
 
     pub(crate) async fn save<'a>(&mut self, rows: impl IntoIterator<Item = &'a Row>) -> Result<(), Error> {
         let rows: Vec<&Row> = rows.into_iter().collect();
+        let now = self.now();
+        for row in rows.iter().filter(|row| row.is_due(now)) {
+            self.makes_due(row.subject.kind());
+        }
         let set = COLUMNS.iter().skip(2).map(|c| format!("{c} = excluded.{c}")).collect::<Vec<_>>().join(", ");
         for slice in in_powers_of_two(&rows) {
             self.run(insert(slice, &format!("DO UPDATE SET {set}"))).await?;

@@ -32,7 +32,7 @@ pub struct Intake<'a> {
     /// When the event happened, by its own record.
     pub said_at: Millis,
     pub detail: Option<&'a str>,
-    /// The wait that lets a burst collect.
+    /// Events that come closer together share a reconciliation.
     pub debounce: Duration,
     /// Events that can't touch a token cause at most one reconciliation in this time.
     pub quiet: Duration,
@@ -43,7 +43,7 @@ pub struct Intake<'a> {
 impl Intake<'_> {
     fn mark(&self) -> Mark<'_> {
         Mark {
-            wait: self.debounce,
+            debounce: self.debounce,
             quiet: (self.signal.pace == Pace::Quiet).then_some(self.quiet),
             unblocks: self.signal.unblocks,
             traceparent: self.traceparent,
@@ -168,13 +168,13 @@ impl Tx {
         business: &domain::BusinessId,
         class: Class,
         reason: &str,
-        wait: Duration,
+        debounce: Duration,
         changed: bool,
         cause: Option<&crate::Claim>,
     ) -> Result<i64, Error> {
         self.ensure_business(business, None).await?;
         let mark = Mark {
-            wait,
+            debounce,
             unblocks: changed,
             since: cause.and_then(|c| c.signal_at),
             traceparent: cause.and_then(|c| c.traceparent.as_deref()),

@@ -109,6 +109,7 @@ impl Tx {
         let sql = "UPDATE work SET blocked_by = NULL, blocked_code = NULL, blocked_why = NULL, blocked_at = NULL,
             attempts = 0, due_at = $2 WHERE kind = $1 AND $CONDITION";
         let now = self.now().0;
+        self.makes_due(kind);
         // A pause is no part of a row's own verdict, so these are not judged anew: they may be everybody.
         self.run(sql!(built(sql.replace("$CONDITION", "blocked_by = 'pause'")), kind, now)).await?;
         // Parked as well: a row whose look ended just before the others agreed was wronged like them.

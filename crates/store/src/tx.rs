@@ -3,11 +3,14 @@
 use crate::session::Distrust;
 use crate::sql::{Query, number, sql};
 use crate::verdicts::Touched;
+use crate::wake::Wake;
 use crate::{Error, KeyRing, Store};
 use domain::metric;
+use domain::work::Kind;
 use domain::{Fingerprinter, Millis};
 use sqlx::any::AnyRow;
 use sqlx::{Any, Row, Transaction};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +81,11 @@ pub struct Tx {
     now: Millis,
     pub(crate) touched: Touched,
     outcomes: Arc<str>,
+    wake: Wake,
+    /// Kinds of which this transaction makes rows due.
+    makes_due: BTreeSet<Kind>,
+    /// It puts something into the outbox.
+    pub(crate) tells: bool,
     /// The trace of the reconciliation that this transaction is part of.
     pub(crate) traceparent: Option<String>,
     /// Taken before the clock was asked: what lasts from `now` ends here at the latest.
@@ -146,6 +154,9 @@ impl Tx {
             now: Millis(now),
             touched: Touched::default(),
             outcomes: Arc::clone(&store.outcomes),
+            wake: store.wake.clone(),
+            makes_due: BTreeSet::new(),
+            tells: false,
             traceparent: None,
             began,
             answered_at,
@@ -165,7 +176,17 @@ impl Tx {
     /// Judges anew what the transaction has changed facts of, and commits.
     pub async fn commit(mut self) -> Result<(), Error> {
         self.judge_touched().await?;
-        in_time("commit", self.inner.commit()).await
+        in_time("commit", self.inner.commit()).await?;
+        self.makes_due.iter().for_each(|kind| self.wake.due(*kind));
+        if self.tells {
+            self.wake.told();
+        }
+        Ok(())
+    }
+
+    /// Once this is committed, there may be rows of this kind to claim.
+    pub(crate) fn makes_due(&mut self, kind: Kind) {
+        self.makes_due.insert(kind);
     }
 
     /// Undoes all of it, and returns once its locks are free. A drop leaves them to a task of the pool: for a moment `claim`

@@ -1,6 +1,8 @@
 //! Rows of work: due, claimed, held, blocked, and what is told about them.
 
-use super::{LONG, SWEEP, acme, blocked, claim, done, finish, item, limits, mark, marked, open, push, save_account};
+use super::{
+    LONG, Place, SWEEP, acme, blocked, claim, done, finish, item, limits, mark, marked, open, push, save_account,
+};
 use domain::BusinessId;
 use domain::budget::Call;
 use domain::item::ItemState;
@@ -320,14 +322,15 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
 
 /// More rows than one transaction marks.
 async fn i10_a_sweep_is_owed_until_every_row_is_due(parts: Parts) {
-    let (store, _place) = open(parts).await;
+    let (store, place) = open(parts).await;
     let ids: Vec<String> = (0..2100).map(|n| format!("item-{n}")).collect();
-    let marks: Vec<Mark<'_>> = ids.iter().map(|id| Mark { wait: LONG * 60, ..mark(id) }).collect();
+    let marks: Vec<Mark<'_>> = ids.iter().map(|id| mark(id)).collect();
     let mut tx = store.begin().await.unwrap();
     tx.mark_each(&marks).await.unwrap();
     assert!(!tx.owes_sweep().await.unwrap());
     tx.owe_sweep().await.unwrap();
     tx.commit().await.unwrap();
+    set_due(&place, "due_at + 3600000").await;
     assert!(store.begin_read().await.unwrap().owes_sweep().await.unwrap());
     assert_eq!(store.mark_all(Kind::Business, Duration::ZERO, "test").await.unwrap(), 0);
     assert!(store.begin_read().await.unwrap().owes_sweep().await.unwrap(), "Items were not marked");
@@ -335,6 +338,14 @@ async fn i10_a_sweep_is_owed_until_every_row_is_due(parts: Parts) {
     let mut tx = store.begin_read().await.unwrap();
     assert!(!tx.owes_sweep().await.unwrap());
     assert_eq!(tx.due_rows(Kind::Item).await.unwrap().iter().map(|r| r.rows).sum::<i64>(), 2100);
+}
+
+async fn set_due(place: &Place, at: &'static str) {
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::any::AnyPoolOptions::new().connect(&place.url).await.unwrap();
+    let sql = format!("UPDATE work SET due_at = {at}");
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    pool.close().await;
 }
 
 /// An import that waits since yesterday is as urgent as a rotation by now. It must not stand before it, nor wait for ever.
@@ -349,10 +360,7 @@ async fn what_waited_long_has_one_claim_in_eight(parts: Parts) {
         tx.commit().await.unwrap();
     };
     mark_all(Class::NewAccount, "import").await;
-    sqlx::any::install_default_drivers();
-    let pool = sqlx::any::AnyPoolOptions::new().connect(&place.url).await.unwrap();
-    sqlx::query("UPDATE work SET due_at = 0").execute(&pool).await.unwrap();
-    pool.close().await;
+    set_due(&place, "0").await;
     mark_all(Class::Rotation, "rotation").await;
     // Whose turn it is, the clock says: by chance one of them would be missed once in 10^11 runs.
     let mut imports = 0;

@@ -17,11 +17,15 @@ pub(super) struct Facts {
     pub(super) items: BTreeMap<ItemId, BTreeSet<Fingerprint>>,
     /// Every token that a PUT may have to name.
     pub(super) tokens: HashMap<Fingerprint, ProcessorToken>,
+    /// How many events there had been when our side was read.
+    pub(super) events: i64,
 }
 
 pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
     let rows = list(of, layer_id).await?;
+    of.wait_for_items().await?;
     let mut tx = of.context.store.begin_read().await?;
+    let events = tx.work(&of.id).await?.map_or(of.claim.wanted, |row| row.wanted);
     let wanted = tx.wanted_accounts(&of.id).await?;
     let mut tokens: HashMap<Fingerprint, ProcessorToken> = tx.open_live_tokens(&of.id).await?.into_iter().collect();
     let listed = recognise(of, &mut tx, &rows).await?;
@@ -41,7 +45,7 @@ pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> R
         .into_iter()
         .map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation })
         .collect();
-    Ok(Facts { wanted, listed, items, tokens })
+    Ok(Facts { wanted, listed, items, tokens, events })
 }
 
 /// The list at Layer, every page.

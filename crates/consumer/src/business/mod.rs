@@ -10,6 +10,7 @@ mod facts;
 mod put;
 pub(crate) mod resolve;
 
+use crate::budget::Slot;
 use crate::faults::{Refusal, backoff, conclude, done, parked};
 use crate::outcome::{self, kind};
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
@@ -23,6 +24,7 @@ use domain::work::{Block, Class, Code};
 use domain::{AccountId, BusinessId, Endpoint, Provider};
 use facts::Facts;
 use serde_json::json;
+use std::time::{Duration, Instant};
 use store::{BusinessRow, Claim, Tx};
 
 /// One reconciliation, while it lasts.
@@ -102,6 +104,8 @@ impl Reconcile for Reconciliation<'_> {
                     let outcome = "observe mode: a PUT would be sent".to_owned();
                     return Ok(Ending::Observed { outcome, would: Some(put) });
                 }
+                // It says what these events ask for, and Layer's list is read again after it.
+                self.claim.wanted = facts.events;
                 self.put(&layer_id, facts, put).await
             }
         }
@@ -133,8 +137,6 @@ impl Reconcile for Reconciliation<'_> {
         if let Some(took) = shown_after {
             metrics::histogram!(metric::CONVERGE).record(took.as_secs_f64());
         }
-        self.context.outbox_filled.notify_one();
-        self.context.businesses_due.notify_one();
         Ok(())
     }
 }
@@ -237,8 +239,8 @@ impl Reconciliation<'_> {
     async fn moves(&self, tx: &mut Tx) -> Result<(), store::Error> {
         for entered in tx.moves_done(&self.id, &self.claim).await? {
             let reason = format!("an account moved here from {}", self.id);
-            let wait = std::time::Duration::ZERO;
-            tx.mark_business(&entered, Class::Rotation, &reason, wait, true, Some(&self.claim)).await?;
+            let at_once = Duration::ZERO;
+            tx.mark_business(&entered, Class::Rotation, &reason, at_once, true, Some(&self.claim)).await?;
         }
         Ok(())
     }
@@ -336,7 +338,6 @@ impl Reconciliation<'_> {
         }
         tx.mark_each(&marks).await?;
         tx.commit().await?;
-        self.context.items_due.notify_one();
         Ok(())
     }
 
@@ -368,8 +369,31 @@ impl Reconciliation<'_> {
         Stop::Row(parked(self.context, code, why))
     }
 
+    /// Items of this list that are being worked on are likely to bring new tokens in a moment: these share the PUT. Those that
+    /// take longer make the business due when they end.
+    pub(super) async fn wait_for_items(&self) -> Result<(), Stop> {
+        let (store, stopping) = (&self.context.store, &self.context.stopping);
+        let began = Instant::now();
+        loop {
+            let news = store.businesses_due_again();
+            let left = self.context.settings.debounce.saturating_sub(began.elapsed());
+            if left.is_zero() || !store.begin_read().await?.items_at_work(&self.id).await? {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = tokio::time::timeout(left.min(self.context.settings.poll), news) => {}
+                () = stopping.cancelled() => return Ok(()),
+            }
+        }
+    }
+
     /// Waits until this call may be made; fails if the lease was lost.
     async fn wait_for_slot(&mut self, call: Call) -> Result<(), Stop> {
-        budget::wait_for_slot(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
+        self.wait_under(self.context.settings.lease, call).await
+    }
+
+    async fn wait_under(&mut self, lease: Duration, call: Call) -> Result<(), Stop> {
+        let slot = Slot { call, paced: false, lease };
+        budget::wait_for_slot(self.context, &mut self.claim, &slot).await?.map_err(Stop::Row)
     }
 }

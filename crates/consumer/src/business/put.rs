@@ -26,7 +26,7 @@ impl Reconciliation<'_> {
         if let Err(error) = self.context.layer.warm_up().await {
             return Err(self.refused(&error).await);
         }
-        self.wait_for_slot(Call::Layer).await?;
+        self.wait_under(self.context.lease_of_put(), Call::Layer).await?;
         let span = tracing::info_span!(target: traces::STEP, "put", tokens = tokens.len(), outcome = Empty);
         let sent = self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline());
         match traces::step(span, layer::Error::code, sent).await {

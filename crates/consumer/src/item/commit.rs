@@ -26,10 +26,6 @@ impl Reconciliation<'_> {
         if self.unannounced && end.changed() {
             metrics::counter!(metric::DRIFT, "kind" => "item").increment(1);
         }
-        if !end.marks.is_empty() {
-            self.context.businesses_due.notify_one();
-        }
-        self.context.outbox_filled.notify_one();
         Ok(())
     }
 
@@ -136,8 +132,8 @@ impl Reconciliation<'_> {
         }
         let reason = format!("item {item}");
         for mark in &end.marks {
-            let (class, wait, changed) = (mark.class, mark.wait, mark.changed);
-            tx.mark_business(&mark.business, class, &reason, wait, changed, Some(&self.claim)).await?;
+            let (class, debounce, changed) = (mark.class, mark.debounce, mark.changed);
+            tx.mark_business(&mark.business, class, &reason, debounce, changed, Some(&self.claim)).await?;
         }
         tx.finish(&self.claim, &end.finish).await
     }

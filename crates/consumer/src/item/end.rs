@@ -62,7 +62,7 @@ pub(super) struct Rules<'a> {
 pub(super) struct BusinessMark {
     pub(super) business: BusinessId,
     pub(super) class: Class,
-    pub(super) wait: Duration,
+    pub(super) debounce: Duration,
     /// Its truth is another one than before.
     pub(super) changed: bool,
 }
@@ -254,12 +254,12 @@ impl Draft<'_> {
         let facts = self.facts;
         let class = if facts.item.generation > 1 { facts.class } else { facts.class.min(Class::NewAccount) };
         // Items of one business that change together become one PUT.
-        let wait = if class == Class::Person { Duration::ZERO } else { self.rules.debounce };
+        let debounce = if class == Class::Person { Duration::ZERO } else { self.rules.debounce };
         let behind = facts.lists.iter().filter(|l| l.is_behind).map(|l| l.business.clone());
         let due: BTreeSet<BusinessId> = self.touched.iter().cloned().chain(behind).collect();
         let mark = |business: BusinessId| {
             let changed = self.touched.contains(&business);
-            BusinessMark { business, class, wait, changed }
+            BusinessMark { business, class, debounce, changed }
         };
         due.into_iter().map(mark).collect()
     }

@@ -138,7 +138,7 @@ fn said(end: &End) -> String {
     });
     let due = end.marks.iter().map(|m| {
         let changed = if m.changed { "!" } else { "" };
-        format!("due {}{changed} {} {}s", m.business, m.class, m.wait.as_secs())
+        format!("due {}{changed} {} {}s", m.business, m.class, m.debounce.as_secs())
     });
     let wait = format!("again {}s", end.finish.again_after.as_secs());
     news.chain(due).chain([wait]).collect::<Vec<_>>().join("; ")

@@ -1,17 +1,41 @@
-//! One live processor token per account and generation (I6): the intent is stored before the call.
+//! One live processor token per account and generation (I6): the intents are stored before the calls.
 
 use super::{Fault, Reconciliation};
 use crate::Mode;
+use crate::budget::{self, Leaves};
 use crate::faults::refused_by_all;
 use crate::reconcile::Stop;
 use domain::accounts::MintRefused;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
-use domain::{AccessToken, AccountId, Millis, Next};
+use domain::{AccessToken, AccountId, BusinessId, Millis, Next, ProcessorToken};
 use plaid::Meaning;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 use store::{Intent, Saved};
+use tracing::Span;
 use tracing::field::Empty;
+
+/// Mints of one Item that are on their way at the same time.
+const AT_ONCE: usize = 16;
+
+/// A mint that is about to be asked for.
+struct Mint {
+    intent: Intent,
+    at: Instant,
+    span: Span,
+}
+
+/// What came of it.
+enum Answer {
+    Token(ProcessorToken),
+    Refused(plaid::Error),
+    /// It missed its slot by so much, and was not asked for.
+    Late(Duration),
+    /// This process stops, and it was not asked for.
+    Stopping,
+}
 
 impl Reconciliation<'_> {
     pub(super) async fn mint_missing(&mut self, token: &AccessToken) -> Result<(), Stop> {
@@ -20,11 +44,43 @@ impl Reconciliation<'_> {
             self.found.would_mint = missing;
             return Ok(());
         }
-        let missing = self.adopt_first(missing).await?;
-        for account in missing {
-            self.mint(token, &account).await?;
+        let mut missing = self.adopt_first(missing).await?;
+        // As long as the last slots were missed by.
+        let (mut misses, mut lead) = (0, Duration::ZERO);
+        while !missing.is_empty() && misses < budget::MISSES {
+            let mints = self.intend(&missing, lead).await?;
+            let asking = mints.iter().map(|mint| self.ask(token, mint));
+            let answers = futures::future::join_all(asking).await;
+            missing.drain(..mints.len());
+            let mut late = Duration::ZERO;
+            let saved = self.save(&mints, &answers).await?;
+            let mut stop = None;
+            for (mint, (answer, saved)) in mints.iter().zip(answers.into_iter().zip(saved)) {
+                let account = &mint.intent.account;
+                let ended = match answer {
+                    Answer::Token(_) => saved.map_or(Ok(()), |saved| self.minted(account, saved)),
+                    // What stops the whole Item is said once.
+                    Answer::Refused(_) if stop.is_some() => Ok(()),
+                    Answer::Refused(error) => self.not_minted(account, &error).await,
+                    Answer::Stopping => Err(Stop::Row(budget::given_back(&self.claim, Call::Mint))),
+                    Answer::Late(by) => {
+                        late = late.max(by);
+                        missing.push(account.clone());
+                        Ok(())
+                    }
+                };
+                stop = stop.or(ended.err());
+            }
+            if let Some(stop) = stop {
+                return Err(stop);
+            }
+            misses += u32::from(!late.is_zero());
+            lead = late.min(self.context.settings.lease / 4);
         }
-        Ok(())
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Stop::Row(budget::postponed(&self.claim, Call::Mint, Call::Mint.late())))
     }
 
     /// Accounts that take part and have no live token of this generation.
@@ -43,31 +99,88 @@ impl Reconciliation<'_> {
         fault.is_some_and(|f| f.generation == self.item.generation && f.again_at > now)
     }
 
-    async fn mint(&mut self, token: &AccessToken, account: &AccountId) -> Result<(), Stop> {
-        self.wait_for_slot(Call::Mint).await?;
-        let mut tx = self.context.store.begin().await?;
-        tx.check_lease(&self.claim).await?;
-        let intent = tx.intend(&self.claim, &self.item.id, account, self.item.generation).await?;
-        tx.commit().await?;
-
-        let generation = self.item.generation;
-        let span = tracing::info_span!(target: traces::STEP, "mint", %account, generation, outcome = Empty);
-        let minting = self.context.plaid.processor_token_create(token, account);
-        match traces::step(span.clone(), plaid::Error::code, minting).await {
-            Ok(token) => {
-                let mut tx = self.context.store.begin().await?;
-                let saved = tx.save_minted(&intent, &token).await?;
-                tx.commit().await?;
-                if let Saved::Orphan(_) = saved {
-                    traces::failed(&span, "orphan");
+    /// Books as many mints as there are slots for, and stores their intents. They are asked for together: one after the other,
+    /// an Item with ten accounts would wait ten times as long for its list.
+    async fn intend(&mut self, accounts: &[AccountId], lead: Duration) -> Result<Vec<Mint>, Stop> {
+        let context = self.context;
+        if context.stopping.is_cancelled() {
+            return Err(Stop::Row(budget::given_back(&self.claim, Call::Mint)));
+        }
+        let most = accounts.len().min(AT_ONCE);
+        let lists = self.lists_of(accounts);
+        let mut slots: Vec<Instant> = self.claim.prepaid(Call::Mint).into_iter().collect();
+        let mut tx = context.store.begin().await?;
+        tx.renew(&mut self.claim, context.settings.lease).await?;
+        let reason = format!("item {}: new tokens are on their way", self.item.id);
+        for business in &lists {
+            tx.mark_business(business, self.claim.class, &reason, context.settings.debounce, false, Some(&self.claim))
+                .await?;
+        }
+        if slots.len() < most {
+            let patience = budget::patience(context, &self.claim);
+            match tx.book(&context.limits, Call::Mint, patience, lead, most - slots.len()).await? {
+                Ok(booked) => slots.extend(booked),
+                Err(wait) if slots.is_empty() => {
+                    tx.commit().await?;
+                    return Err(Stop::Row(budget::postponed(&self.claim, Call::Mint, wait)));
                 }
-                self.minted(account, saved)
-            }
-            Err(error) => {
-                self.settle_intent(&intent, &error).await?;
-                self.not_minted(account, &error).await
+                Err(_) => {}
             }
         }
+        let mut mints = Vec::with_capacity(slots.len());
+        for (account, at) in accounts.iter().zip(slots) {
+            let intent = tx.intend(&self.claim, &self.item.id, account, self.item.generation).await?;
+            let generation = self.item.generation;
+            let span = tracing::info_span!(target: traces::STEP, "mint", %account, generation, outcome = Empty);
+            mints.push(Mint { intent, at, span });
+        }
+        tx.commit().await?;
+        Ok(mints)
+    }
+
+    /// The lists that these accounts stand in. Their businesses can be listed while the tokens are minted.
+    fn lists_of(&self, accounts: &[AccountId]) -> BTreeSet<BusinessId> {
+        let known = self.known.iter().filter(|known| accounts.contains(&known.id));
+        known.filter_map(|known| known.business.clone()).collect()
+    }
+
+    async fn ask(&self, token: &AccessToken, mint: &Mint) -> Answer {
+        match budget::leaves(self.context, Call::Mint, mint.at).await {
+            Leaves::Now => {}
+            Leaves::Late(by) => return Answer::Late(by),
+            Leaves::Never => return Answer::Stopping,
+        }
+        let asked = self.context.plaid.processor_token_create(token, &mint.intent.account);
+        match traces::step(mint.span.clone(), plaid::Error::code, asked).await {
+            Ok(token) => Answer::Token(token),
+            Err(error) => Answer::Refused(error),
+        }
+    }
+
+    /// What became of each intent, for those that brought a token.
+    async fn save(&self, mints: &[Mint], answers: &[Answer]) -> Result<Vec<Option<Saved>>, Stop> {
+        let mut tx = self.context.store.begin().await?;
+        let (mut saved, mut orphans) = (Vec::with_capacity(mints.len()), 0);
+        for (Mint { intent, span, .. }, answer) in mints.iter().zip(answers) {
+            saved.push(match answer {
+                Answer::Token(token) => Some(tx.save_minted(intent, token).await?),
+                Answer::Refused(error) if error.may_have_happened() => {
+                    tx.orphan_intent(intent).await?;
+                    orphans += 1;
+                    None
+                }
+                Answer::Refused(_) | Answer::Late(_) | Answer::Stopping => {
+                    tx.drop_intent(intent).await?;
+                    None
+                }
+            });
+            if let Some(Some(Saved::Orphan(_))) = saved.last() {
+                traces::failed(span, "orphan");
+            }
+        }
+        tx.commit().await?;
+        metrics::counter!(metric::ORPHANED_TOKENS).increment(orphans);
+        Ok(saved)
     }
 
     fn minted(&mut self, account: &AccountId, saved: Saved) -> Result<(), Stop> {
@@ -99,18 +212,6 @@ impl Reconciliation<'_> {
                 Ok(())
             }
         }
-    }
-
-    async fn settle_intent(&self, intent: &Intent, error: &plaid::Error) -> Result<(), Stop> {
-        let mut tx = self.context.store.begin().await?;
-        if error.may_have_happened() {
-            tx.orphan_intent(intent).await?;
-            metrics::counter!(metric::ORPHANED_TOKENS).increment(1);
-        } else {
-            tx.drop_intent(intent).await?;
-        }
-        tx.commit().await?;
-        Ok(())
     }
 
     /// One account waits alone and its siblings go on; what concerns the whole Item ends the reconciliation.

@@ -1,9 +1,10 @@
 //! The item reconciler: one reconciliation of an Item, from its access token to one processor token per account.
 //!
 //! 1. Ask the token source, if there is one; a token that is news becomes a candidate (I5).
-//! 2. Judge candidates with `/item/get`; a proved one becomes current and starts a generation.
-//! 3. Read the accounts under the current token; settle who joined, left, is missing.
-//! 4. Mint what is missing, intent before call (I6).
+//! 2. Judge candidates: `/accounts/get` names the Item that the token is of, and `/item/get` does where the accounts can't be
+//!    read. A proved one becomes current and starts a generation.
+//! 3. Read the accounts under the current token, if step 2 has not; settle who joined, left, is missing.
+//! 4. Mint what is missing, all at once, intents before calls (I6).
 //! 5. Commit: states, businesses that are due, outcomes, and the end of the reconciliation, in one transaction.
 
 mod adopt;
@@ -15,6 +16,7 @@ mod read;
 mod report;
 mod token;
 
+use crate::budget::Slot;
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
 use crate::{Context, ItemGoneProof, budget, faults};
 use domain::accounts::MintRefused;
@@ -36,6 +38,10 @@ pub(crate) struct Reconciliation<'a> {
     looked_up: Option<Fingerprint>,
     /// The token that was proved just now.
     proved: Option<AccessToken>,
+    /// The accounts were asked for, under whichever token.
+    reads: bool,
+    /// What `/accounts/get` answered when it proved the token.
+    read: Option<plaid::Accounts>,
     /// Plaid answered that the Item is gone under a token that is not current but is the one that the platform's
     /// database holds for it; true: revoked.
     gone_elsewhere: Option<bool>,
@@ -133,9 +139,19 @@ pub(crate) async fn begin<'a>(
     }
     let unannounced = is_unannounced(claim);
     let claim = claim.clone();
-    let (looked_up, proved, gone_elsewhere) = (None, None, None);
-    let found = Found::default();
-    Ok(Some(Reconciliation { context, claim, item, known, looked_up, proved, gone_elsewhere, unannounced, found }))
+    Ok(Some(Reconciliation {
+        context,
+        claim,
+        item,
+        known,
+        looked_up: None,
+        proved: None,
+        reads: false,
+        read: None,
+        gone_elsewhere: None,
+        unannounced,
+        found: Found::default(),
+    }))
 }
 
 impl Reconcile for Reconciliation<'_> {
@@ -242,6 +258,12 @@ impl Reconciliation<'_> {
 
     /// Waits until this call may be made; fails if the lease was lost.
     async fn wait_for_slot(&mut self, call: Call) -> Result<(), Stop> {
-        budget::wait_for_slot(self.context, &mut self.claim, call).await?.map_err(Stop::Row)
+        // The first read of the accounts was counted with the claim.
+        let paced = match call {
+            Call::AccountsGet => std::mem::replace(&mut self.reads, true),
+            call => call == Call::ItemGet,
+        };
+        let slot = Slot { call, paced, lease: self.context.settings.lease };
+        budget::wait_for_slot(self.context, &mut self.claim, &slot).await?.map_err(Stop::Row)
     }
 }

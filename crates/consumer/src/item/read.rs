@@ -25,10 +25,11 @@ struct Facts {
 
 impl Reconciliation<'_> {
     pub(super) async fn read_accounts(&mut self, token: &AccessToken) -> Result<(), Stop> {
-        self.wait_for_slot(Call::AccountsGet).await?;
-        let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
-        let accounts = self.context.plaid.accounts_get(token);
-        let read = match traces::step(span, plaid::Error::code, accounts).await {
+        let read = match self.read.take() {
+            Some(read) => Ok(read),
+            None => self.ask_for_accounts(token).await?,
+        };
+        let read = match read {
             Ok(read) => read,
             // Judged like an empty list of them: https://plaid.com/docs/errors/item/#no_accounts
             Err(error) if error.meaning() == Meaning::NoAccounts => plaid::Accounts::none_of(&self.item.id),
@@ -63,6 +64,15 @@ impl Reconciliation<'_> {
             Some((_, OfItem::Gone { .. } | OfItem::UnknownToken | OfItem::Nothing)) | None => NewState::active(),
         });
         Ok(())
+    }
+
+    pub(super) async fn ask_for_accounts(
+        &mut self,
+        token: &AccessToken,
+    ) -> Result<Result<plaid::Accounts, plaid::Error>, Stop> {
+        self.wait_for_slot(Call::AccountsGet).await?;
+        let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
+        Ok(traces::step(span, plaid::Error::code, self.context.plaid.accounts_get(token)).await)
     }
 
     /// What it means that Plaid refuses the current token, when accounts are read or a processor token is minted.

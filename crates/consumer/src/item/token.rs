@@ -60,8 +60,7 @@ impl Reconciliation<'_> {
             if promoted && !candidate.declares {
                 continue;
             }
-            self.wait_for_slot(Call::ItemGet).await?;
-            let (answer, refusal) = self.ask_owner(&candidate).await;
+            let (answer, refusal) = self.ask_owner(&candidate).await?;
             let ours = self.context.plaid.settings().environment.as_str();
             let environment = candidate.token.environment_hint().map(|theirs| (theirs, ours));
             if let OwnerAnswer::Gone { revoked } = answer
@@ -103,18 +102,30 @@ impl Reconciliation<'_> {
         Ok(())
     }
 
-    async fn ask_owner(&self, candidate: &Candidate) -> (OwnerAnswer, Option<Refusal>) {
+    /// Whose token it is. The first one is asked for the accounts, which are needed next in any case, and whose answer names
+    /// the Item as well. Where they can't be read, because a login must be repaired first, `/item/get` still says it.
+    async fn ask_owner(&mut self, candidate: &Candidate) -> Result<(OwnerAnswer, Option<Refusal>), Stop> {
+        if !self.reads {
+            match self.ask_for_accounts(&candidate.token).await? {
+                Ok(read) => {
+                    let owner = read.item.item.clone();
+                    self.read = Some(read).filter(|_| owner == self.item.id);
+                    return Ok((OwnerAnswer::Names(owner), None));
+                }
+                Err(error) if error.is_outage() => return Ok(answer_of(&error)),
+                Err(error) => match error.meaning().of_item() {
+                    OfItem::UnknownToken | OfItem::Gone { .. } => return Ok(answer_of(&error)),
+                    OfItem::UserMustAct | OfItem::Nothing => {}
+                },
+            }
+        }
+        self.wait_for_slot(Call::ItemGet).await?;
         let token = candidate.fingerprint.as_str();
         let span = tracing::info_span!(target: traces::STEP, "prove token", token, outcome = Empty);
-        match traces::step(span, plaid::Error::code, self.context.plaid.item_get(&candidate.token)).await {
+        Ok(match traces::step(span, plaid::Error::code, self.context.plaid.item_get(&candidate.token)).await {
             Ok(info) => (OwnerAnswer::Names(info.item), None),
-            Err(error) => match error.meaning().of_item() {
-                OfItem::UnknownToken => (OwnerAnswer::UnknownToken, None),
-                OfItem::Gone { revoked } => (OwnerAnswer::Gone { revoked }, None),
-                OfItem::UserMustAct => (OwnerAnswer::Unanswered, None),
-                OfItem::Nothing => (OwnerAnswer::Unanswered, Some(Refusal::from(&error))),
-            },
-        }
+            Err(error) => answer_of(&error),
+        })
     }
 
     async fn adopt_declaration(&mut self, candidate: &Candidate) -> Result<(), Stop> {
@@ -174,6 +185,16 @@ impl Reconciliation<'_> {
         tx.commit().await?;
         tracing::warn!(token = %candidate.fingerprint, source = candidate.source, why, "access token rejected, the current one stays");
         if forgotten { Err(Stop::Gone) } else { Ok(()) }
+    }
+}
+
+/// What a refusal says of a candidate.
+fn answer_of(error: &plaid::Error) -> (OwnerAnswer, Option<Refusal>) {
+    match error.meaning().of_item() {
+        OfItem::UnknownToken => (OwnerAnswer::UnknownToken, None),
+        OfItem::Gone { revoked } => (OwnerAnswer::Gone { revoked }, None),
+        OfItem::UserMustAct => (OwnerAnswer::Unanswered, None),
+        OfItem::Nothing => (OwnerAnswer::Unanswered, Some(Refusal::from(error))),
     }
 }
 

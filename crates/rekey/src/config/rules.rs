@@ -182,13 +182,14 @@ impl Config {
             .map_err(|e| BadSetting::new("console.tokens", e.to_string()))
     }
 
-    /// Err: a lease that a provider's call could outlast.
+    /// Err: a lease that a living worker could lose.
     pub fn consumer(&self) -> Result<&consumer::Settings, BadSetting> {
+        const LEAST: Duration = Duration::from_secs(2);
         need("kafka.group", &self.kafka.group)?;
-        // A part of the lease is spent waiting for a slot in the budget, so a call gets no more than half of it.
-        let longest = self.plaid.timeout.max(self.layer.timeout) * 2;
-        if self.consumer.lease <= longest {
-            let why = format!("must be longer than the longest provider call ({longest:?} with these timeouts)");
+        if self.consumer.lease < LEAST {
+            let why = format!(
+                "must be at least {LEAST:?}: it is renewed four times in that time, by a database that may be busy"
+            );
             return Err(BadSetting::new("consumer.lease", why));
         }
         Ok(&self.consumer)

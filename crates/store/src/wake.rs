@@ -1,0 +1,162 @@
+//! Who waits for rows hears at once that there are some: in this process directly, in others by PostgreSQL's NOTIFY. Nothing
+//! depends on it: what was not heard is found by the next poll.
+
+use crate::Store;
+use crate::tx::Dialect;
+use domain::fault::chain;
+use domain::work::Kind;
+use parking_lot::Mutex;
+use sqlx::postgres::PgListener;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// The channel of LISTEN and NOTIFY. A payload is a kind and the process that says it.
+const CHANNEL: &str = "rekey_due";
+/// PostgreSQL lets one NOTIFY commit at a time, so a process says so at most this often, however many rows it makes due.
+const TOLD_EVERY: Duration = Duration::from_millis(5);
+/// Wait before a lost connection is made anew.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What is waited for. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Wake {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    items: Notify,
+    businesses: Notify,
+    /// For reconciliations that wait for others, rather than for work.
+    businesses_again: Notify,
+    outbox: Notify,
+    /// Kinds of which other processes have to hear.
+    untold: Mutex<BTreeSet<&'static str>>,
+    tell: Notify,
+    /// Names this process in payloads: it has heard of its own rows already.
+    process: String,
+}
+
+impl Default for Wake {
+    fn default() -> Self {
+        let process = uuid::Uuid::new_v4().simple().to_string();
+        Self {
+            inner: Arc::new(Inner {
+                items: Notify::new(),
+                businesses: Notify::new(),
+                businesses_again: Notify::new(),
+                outbox: Notify::new(),
+                untold: Mutex::default(),
+                tell: Notify::new(),
+                process,
+            }),
+        }
+    }
+}
+
+impl Wake {
+    fn of(&self, kind: Kind) -> &Notify {
+        match kind {
+            Kind::Item => &self.inner.items,
+            Kind::Business => &self.inner.businesses,
+        }
+    }
+
+    fn ring(&self, kind: Kind) {
+        self.of(kind).notify_one();
+        if kind == Kind::Business {
+            self.inner.businesses_again.notify_waiters();
+        }
+    }
+
+    /// Rows of this kind are due, and this is committed.
+    pub(crate) fn due(&self, kind: Kind) {
+        self.ring(kind);
+        self.inner.untold.lock().insert(kind.as_str());
+        self.inner.tell.notify_one();
+    }
+
+    /// The outbox was filled, and this is committed.
+    pub(crate) fn told(&self) {
+        self.inner.outbox.notify_one();
+    }
+
+    fn hear(&self, payload: &str) {
+        let Some((kind, process)) = payload.split_once(' ') else { return };
+        if process != self.inner.process
+            && let Some(kind) = Kind::from_word(kind)
+        {
+            self.ring(kind);
+        }
+    }
+}
+
+impl Store {
+    /// Rows of this kind may have become due.
+    pub async fn due(&self, kind: Kind) {
+        self.wake.of(kind).notified().await;
+    }
+
+    /// From the moment it is called: a business has become due, because an Item was reconciled or for another reason.
+    pub fn businesses_due_again(&self) -> Notified<'_> {
+        self.wake.inner.businesses_again.notified()
+    }
+
+    /// Whoever claims rows of this kind asks once more.
+    pub fn ask_again(&self, kind: Kind) {
+        self.wake.of(kind).notify_one();
+    }
+
+    /// The outbox may have been filled.
+    pub async fn outbox_filled(&self) {
+        self.wake.inner.outbox.notified().await;
+    }
+
+    /// Hears of rows that other processes make due, and tells them of ours, until it is dropped. On SQLite there are none.
+    pub async fn share_wakes(&self) {
+        if self.dialect == Dialect::Sqlite {
+            return;
+        }
+        loop {
+            let lost = tokio::select! {
+                Err(error) = self.hear() => error,
+                Err(error) = self.tell() => error,
+                else => return,
+            };
+            tracing::debug!(
+                error = chain(&lost),
+                "rows that other processes make due are found by polling for a while"
+            );
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn hear(&self) -> Result<(), sqlx::Error> {
+        let mut listener = PgListener::connect(self.pool.connect_options().database_url.as_str()).await?;
+        listener.listen(CHANNEL).await?;
+        loop {
+            match listener.try_recv().await? {
+                Some(heard) => self.wake.hear(heard.payload()),
+                // Connected anew: what was said meanwhile is lost.
+                None => Kind::ALL.iter().for_each(|kind| self.ask_again(*kind)),
+            }
+        }
+    }
+
+    async fn tell(&self) -> Result<(), sqlx::Error> {
+        let inner = &self.wake.inner;
+        loop {
+            inner.tell.notified().await;
+            let untold = std::mem::take(&mut *inner.untold.lock());
+            for kind in untold {
+                let payload = format!("{kind} {}", inner.process);
+                let sql = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload);
+                sql.execute(&self.pool).await?;
+            }
+            tokio::time::sleep(TOLD_EVERY).await;
+        }
+    }
+}
