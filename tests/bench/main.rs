@@ -1,16 +1,22 @@
 //! Figures, each as a ratio of two measurements of one run: the machine cancels out.
 //!
 //! ```text
-//! bench [--only pages|store|floods|limits] [--stored N] [--items N] [--seconds S] [--latency MS]
+//! bench [--only pages|store|floods|limits|rotation] [--stored N] [--items N] [--seconds S] [--latency MS]
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a terminal; what it can't do ends it")]
 
+mod database;
+mod report;
+mod rig;
+mod rotation;
 mod scale;
+mod usage;
 
 use clap::Parser;
 use domain::Role;
 use futures::StreamExt;
+use report::Report;
 use sandbox::{Announce, Fault, FaultKind, Sandbox, Switches};
 use serde_json::json;
 use std::sync::Arc;
@@ -36,6 +42,12 @@ struct Options {
     /// One part alone.
     #[arg(long)]
     only: Option<Part>,
+    /// Everything for seconds, to see that it runs to its end.
+    #[arg(long)]
+    smoke: bool,
+    /// The optimised `rekey` to measure; otherwise the one beside this program.
+    #[arg(long)]
+    release_binary: Option<std::path::PathBuf>,
 }
 
 /// What is measured.
@@ -49,12 +61,18 @@ enum Part {
     Floods,
     /// Due Items at the documented limits.
     Limits,
+    /// One rotation on an idle system.
+    Rotation,
 }
 
 const MINT: &str = "/processor/token/create";
 
 fn main() {
     let options = Options::parse();
+    if let Some(binary) = &options.release_binary {
+        tests::process::use_binary(binary.clone());
+    }
+    let mut report = Report::default();
     let wants = |part| options.only.is_none_or(|only| only == part);
     if wants(Part::Pages) {
         // In one thread: what the database says of a statement is read from the log of the thread that asked.
@@ -70,6 +88,10 @@ fn main() {
     }
     if wants(Part::Limits) {
         runtime.block_on(budget(&options));
+    }
+    if wants(Part::Rotation) {
+        let size = if options.smoke { rotation::Size::SMOKE } else { rotation::Size::FULL };
+        runtime.block_on(rotation::run(size, &mut report));
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Postgres {
     data: PathBuf,
     log: PathBuf,
     port: u16,
+    /// `name=value`; they win over those that every server here has.
+    settings: &'static [&'static str],
     child: Mutex<Option<Child>>,
 }
 
@@ -36,11 +38,17 @@ fn binaries() -> PathBuf {
 impl Postgres {
     /// Makes a database directory in `home`, which belongs to the user it will run as. Not started yet.
     pub fn create(home: &Path, log: PathBuf) -> Self {
-        Self::at(free_port(), home, log)
+        Self::at(free_port(), home, log, &[])
     }
 
-    fn at(port: u16, home: &Path, log: PathBuf) -> Self {
-        let postgres = Self { bin: binaries(), data: home.join("postgres"), log, port, child: Mutex::new(None) };
+    /// The same with settings of its own.
+    pub fn create_with(home: &Path, log: PathBuf, settings: &'static [&'static str]) -> Self {
+        Self::at(free_port(), home, log, settings)
+    }
+
+    fn at(port: u16, home: &Path, log: PathBuf, settings: &'static [&'static str]) -> Self {
+        let child = Mutex::new(None);
+        let postgres = Self { bin: binaries(), data: home.join("postgres"), log, port, settings, child };
         // Small segments of the log, so that a small disk holds many.
         let made = postgres
             .command("initdb")
@@ -56,7 +64,7 @@ impl Postgres {
     /// One that answers nobody without TLS.
     pub fn secure(home: &Path, identity: &Identity, port: u16) -> Self {
         lend(home);
-        let postgres = Self::at(port, home, home.join("log"));
+        let postgres = Self::at(port, home, home.join("log"), &[]);
         for (name, text) in [
             ("server.crt", identity.chain.as_str()),
             ("server.key", &identity.key),
@@ -109,6 +117,7 @@ impl Postgres {
             .args(["-h", "127.0.0.1", "-p", &port, "-c", "unix_socket_directories=", "-c", "fsync=on"])
             .args(["-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "log_min_messages=error"])
             .args(["-c", "min_wal_size=2MB", "-c", "max_wal_size=16MB", "-c", "log_line_prefix=%m [%p] "])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -176,7 +185,7 @@ impl Postgres {
     }
 
     /// The server, then its sessions: each is a session of its own, so no signal to a group reaches them.
-    fn pids(&self) -> Vec<u32> {
+    pub fn pids(&self) -> Vec<u32> {
         let Some(server) = self.child().as_ref().map(Child::id) else { return Vec::new() };
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let sessions = processes.filter_map(|p| {

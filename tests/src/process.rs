@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// A running `rekey` process; killed when dropped.
@@ -23,8 +24,17 @@ pub struct Process {
     pub log: PathBuf,
 }
 
-/// The binary that cargo built beside this test.
+/// Another binary than the one beside this test, for all processes from now on.
+pub fn use_binary(path: PathBuf) {
+    CHOSEN.set(path).unwrap();
+}
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// The binary that cargo built beside this test, unless another one was chosen.
 pub fn binary() -> PathBuf {
+    if let Some(chosen) = CHOSEN.get() {
+        return chosen.clone();
+    }
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     if path.ends_with("deps") {

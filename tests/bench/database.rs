@@ -1,0 +1,85 @@
+//! A PostgreSQL of the bench's own, on disk as it is delivered, that counts its statements.
+
+use sqlx::{PgPool, Row as _};
+use std::ops::Sub;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use tempfile::TempDir;
+use tests::postgres::{Postgres, lend};
+
+/// What a database does for Rekey.
+pub(crate) struct Database {
+    /// Before its home, which it must have left when that is deleted.
+    server: Postgres,
+    _home: TempDir,
+    counts: PgPool,
+}
+
+/// What was done until a moment, or between two.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Work {
+    /// Without those that begin and end transactions.
+    pub(crate) statements: f64,
+    pub(crate) transactions: f64,
+    pub(crate) cpu: Duration,
+}
+
+impl Sub for Work {
+    type Output = Self;
+    fn sub(self, before: Self) -> Self {
+        Self {
+            statements: self.statements - before.statements,
+            transactions: self.transactions - before.transactions,
+            cpu: self.cpu.saturating_sub(before.cpu),
+        }
+    }
+}
+
+/// As PostgreSQL is delivered, where the tests' own servers differ.
+const SETTINGS: &[&str] =
+    &["shared_preload_libraries=pg_stat_statements", "shared_buffers=128MB", "min_wal_size=80MB", "max_wal_size=1GB"];
+
+impl Database {
+    pub(crate) async fn start() -> Self {
+        let home = tempfile::Builder::new().prefix("rekey-bench-").tempdir().unwrap();
+        // The server runs as another user when we are root.
+        std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        lend(home.path());
+        let server = Postgres::create_with(home.path(), home.path().join("log"), SETTINGS);
+        server.up().await;
+        let counts = PgPool::connect(&server.url("postgres")).await.unwrap();
+        sqlx::raw_sql("CREATE EXTENSION pg_stat_statements").execute(&counts).await.unwrap();
+        Self { server, _home: home, counts }
+    }
+
+    pub(crate) async fn create(&self, name: &str) -> String {
+        self.server.create_database(name).await
+    }
+
+    /// The same database for a user whose statements are not counted.
+    pub(crate) async fn as_watcher(&self, url: &str) -> String {
+        sqlx::raw_sql("CREATE ROLE watcher SUPERUSER LOGIN").execute(&self.counts).await.unwrap();
+        url.replace("//rekey@", "//watcher@")
+    }
+
+    /// What was done in the database `rekey` since the server began.
+    pub(crate) async fn work(&self) -> Work {
+        let sql = "SELECT coalesce(sum(calls) FILTER (WHERE NOT of_transactions), 0)::float8 AS statements,
+                coalesce(sum(calls) FILTER (WHERE upper(query) LIKE 'BEGIN%'), 0)::float8 AS transactions
+            FROM (SELECT query, calls, upper(query) ~ '^(BEGIN|COMMIT|ROLLBACK)' AS of_transactions
+                FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = 'rekey')
+                    AND userid = 'rekey'::regrole) s";
+        let row = sqlx::query(sql).fetch_one(&self.counts).await.unwrap();
+        let cpu = super::usage::cpu_of(&self.server.pids());
+        Work { statements: row.get("statements"), transactions: row.get("transactions"), cpu }
+    }
+
+    /// The statements of the database `rekey` that were called most, for whoever looks for what to save.
+    pub(crate) async fn most_called(&self) -> Vec<(i64, String)> {
+        let sql = "SELECT calls, regexp_replace(query, '\\s+', ' ', 'g') AS query FROM pg_stat_statements
+            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = 'rekey')
+                    AND userid = 'rekey'::regrole ORDER BY calls DESC LIMIT 40";
+        let rows = sqlx::query(sql).fetch_all(&self.counts).await.unwrap();
+        rows.iter().map(|r| (r.get("calls"), r.get("query"))).collect()
+    }
+}
