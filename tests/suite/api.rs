@@ -228,7 +228,7 @@ async fn an_import_is_resumable(world: &World) {
     let output = tokio::task::block_in_place(|| cli(world, &["import", &path], None));
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("line 4") && text(&output).contains("nothing was sent"), "{}", text(&output));
-    assert_eq!(world.sandbox.calls("/item/get"), 0);
+    assert_eq!(world.sandbox.calls("/accounts/get"), 0);
     std::fs::write(&file, lines[..3].join("\n")).unwrap();
     let output = tokio::task::block_in_place(|| cli(world, &["import", &path], None));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
@@ -236,7 +236,7 @@ async fn an_import_is_resumable(world: &World) {
     let output = tokio::task::block_in_place(|| cli(world, &["import", &path], None));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     world.until_exact().await;
-    assert_eq!(world.sandbox.calls("/item/get"), 6, "the second run went on where the first one ended");
+    assert_eq!(world.sandbox.calls("/accounts/get"), 6, "the second run went on where the first one ended");
 }
 
 /// From one address: guesses end, whoever was right there goes on, and another address is not concerned.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 
 /// Records that share one transaction at most.
-const BATCH: usize = 100;
+const BATCH: usize = 512;
 
 /// "Look at Item X", from the platform. It never carries the token.
 #[derive(Deserialize)]

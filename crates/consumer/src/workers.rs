@@ -6,6 +6,7 @@ use domain::retry::{Curve, Retries};
 use domain::trace::TraceParent;
 use domain::work::{Kind, Subject};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::Claim;
 use tokio::sync::Semaphore;
@@ -18,6 +19,8 @@ use tracing::field::Empty;
 pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(context.settings.workers as usize));
     let running = TaskTracker::new();
+    // The last claim may have left rows for want of a free slot.
+    let more = Arc::new(AtomicBool::new(false));
     let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
     while !stop.is_cancelled() {
         let free = slots.available_permits() as u32;
@@ -33,9 +36,11 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
                     outage.reset();
                 }
                 let claimed = claims.len() as u32;
+                more.store(claimed == free, Ordering::Relaxed);
                 for claim in claims {
-                    start(&context, claim, &slots, &running).await;
+                    start(&context, claim, &slots, &more, &running).await;
                 }
+                context.store.takes(kind, claimed < free);
                 if claimed > 0 && claimed == free { Duration::from_millis(1) } else { context.settings.poll }
             }
             Err(error) => {
@@ -53,13 +58,20 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
             () = context.store.due(kind) => {}
         }
     }
+    context.store.takes(kind, false);
     running.close();
     running.wait().await;
 }
 
-async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>, running: &TaskTracker) {
+async fn start(
+    context: &Arc<Context>,
+    mut claim: Claim,
+    slots: &Arc<Semaphore>,
+    more: &Arc<AtomicBool>,
+    running: &TaskTracker,
+) {
     let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
-    let (context, at_work) = (Arc::clone(context), context.works());
+    let (context, at_work, more) = (Arc::clone(context), context.works(), Arc::clone(more));
     let span = match &claim.subject {
         Subject::Item(id) => {
             tracing::info_span!(
@@ -82,8 +94,9 @@ async fn start(context: &Arc<Context>, mut claim: Claim, slots: &Arc<Semaphore>,
         let kind = claim.subject.kind();
         crate::reconcile(&context, claim).await;
         drop((slot, at_work));
-        // A free slot and, likely, new rows: do not wait for the next poll.
-        context.store.ask_again(kind);
+        if more.load(Ordering::Relaxed) {
+            context.store.ask_again(kind);
+        }
     };
     running.spawn(reconciling.instrument(span));
 }

@@ -11,9 +11,12 @@ const SECRET_FIELDS: [&str; 2] = ["connection_external_id", "authorization"];
 
 /// Plaid names what is secret by what it is: `access_token`, `public_tokens`, `client_secret`, and what comes next year.
 fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    SECRET_FIELDS.contains(&name.as_str())
-        || ["token", "tokens", "secret", "secrets"].iter().any(|end| name.ends_with(end))
+    let ends_with = |end: &str| {
+        let start = name.len().checked_sub(end.len());
+        start.and_then(|at| name.get(at..)).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+    };
+    SECRET_FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field))
+        || ["token", "tokens", "secret", "secrets"].into_iter().any(ends_with)
 }
 
 /// The JSON text without white space between its parts, in which secret fields, and token-shaped texts at any depth, keys of
@@ -57,12 +60,12 @@ pub fn redact(json: &str, fingerprints: &Fingerprinter) -> String {
                 let said = said(text);
                 if is_key {
                     secret_value = is_secret(&said);
-                    out.push_str(&shown(text, &said, fingerprints));
+                    push_shown(&mut out, text, &said, fingerprints);
                 } else if hidden {
                     push_text(&mut out, fingerprints.of(&said).as_str());
                     secret_value = false;
                 } else {
-                    out.push_str(&shown(text, &said, fingerprints));
+                    push_shown(&mut out, text, &said, fingerprints);
                 }
             }
             // A number, or true, false, null.
@@ -105,13 +108,12 @@ fn said(quoted: &str) -> Cow<'_, str> {
 }
 
 /// As it came, unless it shows a token.
-fn shown(quoted: &str, said: &str, fingerprints: &Fingerprinter) -> String {
-    if !shows_any_token(said) {
-        return quoted.to_owned();
+fn push_shown(out: &mut String, quoted: &str, said: &str, fingerprints: &Fingerprinter) {
+    if shows_any_token(said) {
+        push_text(out, &redact_text(said, fingerprints));
+    } else {
+        out.push_str(quoted);
     }
-    let mut out = String::new();
-    push_text(&mut out, &redact_text(said, fingerprints));
-    out
 }
 
 fn push_text(out: &mut String, text: &str) {
@@ -155,7 +157,8 @@ pub fn shows_token(text: &str) -> bool {
 
 /// Whether something in the text has the shape of a token of whatever kind.
 pub fn shows_any_token(text: &str) -> bool {
-    find_token(&text.to_ascii_lowercase(), 0).is_some()
+    // Most texts have no dash, and a token has one on each side of its environment.
+    text.contains('-') && find_token(&text.to_ascii_lowercase(), 0).is_some()
 }
 
 /// Kinds whose tokens are recognised however short they are.

@@ -14,9 +14,11 @@
 
 use crate::KeySettings;
 use crate::client::{Client, Jwk};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::metric;
 use governor::{Quota, RateLimiter};
-use jsonwebtoken::DecodingKey;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -48,7 +50,7 @@ pub(crate) enum NoKey {
 
 struct Known {
     jwk: Jwk,
-    key: DecodingKey,
+    key: Arc<ParsedPublicKey>,
     /// None when it came from the file and has not been confirmed since.
     fetched: Option<Instant>,
 }
@@ -119,7 +121,7 @@ impl Keys {
     }
 
     /// The key for `kid`, from the cache or, within the budget, from Plaid.
-    pub(crate) async fn get(&self, kid: &str, now_unix: i64) -> Result<DecodingKey, NoKey> {
+    pub(crate) async fn get(&self, kid: &str, now_unix: i64) -> Result<Arc<ParsedPublicKey>, NoKey> {
         // Listening before looking: a verdict between the two would otherwise be missed.
         let mut settled = Box::pin(self.inner.settled.notified());
         settled.as_mut().enable();
@@ -142,7 +144,7 @@ impl Keys {
         }
     }
 
-    fn verdict(&self, kid: &str, now_unix: i64) -> Option<Result<DecodingKey, NoKey>> {
+    fn verdict(&self, kid: &str, now_unix: i64) -> Option<Result<Arc<ParsedPublicKey>, NoKey>> {
         let state = self.state();
         if let Some(known) = state.known.get(kid) {
             let expired = known.jwk.expired_at.is_some_and(|at| at <= now_unix);
@@ -366,9 +368,15 @@ fn usable(jwk: Jwk) -> Option<Known> {
 }
 
 /// None unless it is ES256 on P-256.
-fn key(jwk: &Jwk) -> Option<DecodingKey> {
+fn key(jwk: &Jwk) -> Option<Arc<ParsedPublicKey>> {
+    // An uncompressed point: 4, x and y, https://www.rfc-editor.org/rfc/rfc7518#section-6.2.1
+    let mut point = vec![4];
+    for coordinate in [&jwk.x, &jwk.y] {
+        point.extend(URL_SAFE_NO_PAD.decode(coordinate).ok().filter(|bytes| bytes.len() == 32)?);
+    }
     let fits = jwk.kty == "EC" && jwk.crv == "P-256" && jwk.alg == "ES256";
-    fits.then(|| DecodingKey::from_ec_components(&jwk.x, &jwk.y).ok()).flatten()
+    let parsed = fits.then(|| ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()).flatten()?;
+    Some(Arc::new(parsed))
 }
 
 fn load(settings: &KeySettings) -> HashMap<String, Known> {

@@ -1,11 +1,10 @@
 //! The only way to the webhook topics: it takes nothing but a [`Verified`] webhook (I2) and redacts it (I3).
 
-use aws_lc_rs::digest;
 use bus::{Event, Producer, PublishError, Topics, schema};
+use domain::Fingerprinter;
 use domain::redact::redact;
 use domain::trace::TraceParent;
 use domain::webhook::{NotAWebhook, Webhook};
-use domain::{Fingerprinter, secret};
 use plaid::Verified;
 use serde_json::json;
 use tracing::field::Empty;
@@ -85,7 +84,7 @@ impl WebhookPublisher {
         let body = verified.body();
         let data = json!({
             "from": "receiver", "reason": reason, "bytes": body.len(),
-            "sha256": secret::hex(digest::digest(&digest::SHA256, body).as_ref()),
+            "sha256": verified.sha256(),
         });
         let event = Event {
             id: self.event_id(verified),
@@ -104,7 +103,6 @@ impl WebhookPublisher {
     /// The same delivery, published twice by a retry of ours, keeps its id; Plaid's own retry is signed anew and gets
     /// another.
     fn event_id(&self, verified: &Verified) -> String {
-        let hash = secret::hex(digest::digest(&digest::SHA256, verified.body()).as_ref());
-        format!("{}-{}", &hash[..32], verified.issued_at())
+        format!("{:.32}-{}", verified.sha256(), verified.issued_at())
     }
 }

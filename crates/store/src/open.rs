@@ -126,17 +126,11 @@ impl Store {
                 .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) })),
             Dialect::Postgres => {
                 let distrust = distrust.clone();
-                // In place of the ping, which a server answers that can't be written any more: one that was demoted.
-                options.test_before_acquire(false).before_acquire(move |connection, meta| {
+                // In place of the ping: each transaction begins with two questions, and the first answer that points to a
+                // session that is not what it was replaces all of them.
+                options.test_before_acquire(false).before_acquire(move |_, meta| {
                     let distrusted = distrust.is_of(meta.age);
-                    Box::pin(async move {
-                        if distrusted {
-                            return Ok(false);
-                        }
-                        let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN 1 ELSE 0 END";
-                        let recovering: i32 = sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await?;
-                        Ok(recovering == 0)
-                    })
+                    Box::pin(async move { Ok(!distrusted) })
                 })
             }
         };
@@ -317,7 +311,13 @@ impl Store {
         let asking = async {
             match self.dialect {
                 // Not counted as work: an idle console would hide from the alert that no consumer's work is answered.
-                Dialect::Postgres => Ok(self.pool.begin_with(BEGIN_TO_WRITE).await?.rollback().await?),
+                Dialect::Postgres => {
+                    let begun = match self.pool.begin_with(BEGIN_TO_WRITE).await {
+                        Err(error) if self.distrust.note(&error) => self.pool.begin_with(BEGIN_TO_WRITE).await,
+                        begun => begun,
+                    };
+                    Ok(begun?.rollback().await?)
+                }
                 Dialect::Sqlite => self.ping().await,
             }
         };

@@ -50,9 +50,8 @@ impl Tx {
                 }
                 wanted[place] = row.wanted;
             }
-            // The reconciliation of one of them may wait for what this transaction brings.
             if rows.values().any(|row| row.lease.is_some()) {
-                self.makes_due(kind);
+                self.brings_news(kind);
             }
             self.save(rows.values()).await?;
         }

@@ -22,12 +22,14 @@ pub(crate) struct Distrust {
 }
 
 impl Distrust {
-    /// Notes an error that a session may have caused.
-    pub(crate) fn note(&self, error: &Error) {
-        if spoils(error) {
+    /// Notes an error that a session may have caused. True: it may, and a new one may do better.
+    pub(crate) fn note(&self, error: &Error) -> bool {
+        let spoils = spoils(error);
+        if spoils {
             let now = u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
             self.at.store(now, Ordering::Relaxed);
         }
+        spoils
     }
 
     /// Whether a session of that age was made before the last such error.

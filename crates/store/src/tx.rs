@@ -1,7 +1,7 @@
 //! One transaction: the clock, the two differences between the databases, small helpers.
 
 use crate::session::Distrust;
-use crate::sql::{Query, number, sql};
+use crate::sql::{Query, get, number, sql};
 use crate::verdicts::Touched;
 use crate::wake::Wake;
 use crate::{Error, KeyRing, Store};
@@ -10,7 +10,7 @@ use domain::work::Kind;
 use domain::{Fingerprinter, Millis};
 use sqlx::any::AnyRow;
 use sqlx::{Any, Row, Transaction};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,10 +47,14 @@ impl Dialect {
         }
     }
 
+    /// The clock, and whether this server only reads.
     fn clock(self) -> &'static str {
         match self {
-            Self::Sqlite => "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-            Self::Postgres => "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+            Self::Sqlite => "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now, 0 AS reads_only",
+            Self::Postgres => {
+                "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) AS now,
+                    CAST(pg_is_in_recovery() AS INTEGER) AS reads_only"
+            }
         }
     }
 
@@ -82,8 +86,8 @@ pub struct Tx {
     pub(crate) touched: Touched,
     outcomes: Arc<str>,
     wake: Wake,
-    /// Kinds of which this transaction makes rows due.
-    makes_due: BTreeSet<Kind>,
+    /// Kinds of which this transaction makes rows due; true: other processes have to hear of it in any case.
+    makes_due: BTreeMap<Kind, bool>,
     /// It puts something into the outbox.
     pub(crate) tells: bool,
     /// The trace of the reconciliation that this transaction is part of.
@@ -121,9 +125,8 @@ async fn in_time<T>(operation: &'static str, asked: impl Future<Output = Result<
 impl Tx {
     pub(crate) async fn begin(store: &Store, writes: bool) -> Result<Self, Error> {
         match Self::try_begin(store, writes).await {
-            // The session had lost what it was; the next one is new.
-            Err(Error::Database(error @ sqlx::Error::Database(_))) if store.dialect == Dialect::Postgres => {
-                store.distrust.note(&error);
+            // The session was closed meanwhile or is not what it was, and nothing was done in it; the next one is new.
+            Err(Error::Database(error)) if store.dialect == Dialect::Postgres && store.distrust.note(&error) => {
                 Self::try_begin(store, writes).await
             }
             begun => begun,
@@ -143,19 +146,23 @@ impl Tx {
         };
         let began = Instant::now();
         let clock = sql!(store.dialect.clock());
-        let now: i64 = in_time("statement", clock.fetch_one(&mut *inner)).await?.try_get(0)?;
+        let row = in_time("statement", clock.fetch_one(&mut *inner)).await?;
         let answered_at = Instant::now();
+        if number(&row, "reads_only")? != 0 {
+            // Demoted: what it says of the queue is old, or soon will be.
+            return Err(Error::Database(sqlx::Error::Protocol("the server only reads".into())));
+        }
         Ok(Self {
             inner,
             dialect: store.dialect,
             keys: Arc::clone(&store.keys),
             fingerprints: store.fingerprints.clone(),
             distrust: store.distrust.clone(),
-            now: Millis(now),
+            now: get(&row, "now")?,
             touched: Touched::default(),
             outcomes: Arc::clone(&store.outcomes),
             wake: store.wake.clone(),
-            makes_due: BTreeSet::new(),
+            makes_due: BTreeMap::new(),
             tells: false,
             traceparent: None,
             began,
@@ -177,7 +184,7 @@ impl Tx {
     pub async fn commit(mut self) -> Result<(), Error> {
         self.judge_touched().await?;
         in_time("commit", self.inner.commit()).await?;
-        self.makes_due.iter().for_each(|kind| self.wake.due(*kind));
+        self.makes_due.iter().for_each(|(kind, everywhere)| self.wake.due(*kind, *everywhere));
         if self.tells {
             self.wake.told();
         }
@@ -186,7 +193,12 @@ impl Tx {
 
     /// Once this is committed, there may be rows of this kind to claim.
     pub(crate) fn makes_due(&mut self, kind: Kind) {
-        self.makes_due.insert(kind);
+        self.makes_due.entry(kind).or_default();
+    }
+
+    /// The same, and whoever reconciles one of them already may wait for this.
+    pub(crate) fn brings_news(&mut self, kind: Kind) {
+        self.makes_due.insert(kind, true);
     }
 
     /// Undoes all of it, and returns once its locks are free. A drop leaves them to a task of the pool: for a moment `claim`

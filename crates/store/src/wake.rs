@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use sqlx::postgres::PgListener;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -33,6 +34,9 @@ struct Inner {
     /// For reconciliations that wait for others, rather than for work.
     businesses_again: Notify,
     outbox: Notify,
+    /// Workers of this process are free.
+    takes_items: AtomicBool,
+    takes_businesses: AtomicBool,
     /// Kinds of which other processes have to hear.
     untold: Mutex<BTreeSet<&'static str>>,
     tell: Notify,
@@ -49,6 +53,8 @@ impl Default for Wake {
                 businesses: Notify::new(),
                 businesses_again: Notify::new(),
                 outbox: Notify::new(),
+                takes_items: AtomicBool::new(false),
+                takes_businesses: AtomicBool::new(false),
                 untold: Mutex::default(),
                 tell: Notify::new(),
                 process,
@@ -72,11 +78,20 @@ impl Wake {
         }
     }
 
-    /// Rows of this kind are due, and this is committed.
-    pub(crate) fn due(&self, kind: Kind) {
+    fn takes(&self, kind: Kind) -> &AtomicBool {
+        match kind {
+            Kind::Item => &self.inner.takes_items,
+            Kind::Business => &self.inner.takes_businesses,
+        }
+    }
+
+    /// Rows of this kind are due, and this is committed. Other processes hear of it where this one has no worker that is free.
+    pub(crate) fn due(&self, kind: Kind, everywhere: bool) {
         self.ring(kind);
-        self.inner.untold.lock().insert(kind.as_str());
-        self.inner.tell.notify_one();
+        if everywhere || !self.takes(kind).load(Ordering::Relaxed) {
+            self.inner.untold.lock().insert(kind.as_str());
+            self.inner.tell.notify_one();
+        }
     }
 
     /// The outbox was filled, and this is committed.
@@ -108,6 +123,11 @@ impl Store {
     /// Whoever claims rows of this kind asks once more.
     pub fn ask_again(&self, kind: Kind) {
         self.wake.of(kind).notify_one();
+    }
+
+    /// Whether workers of this process are free for rows of this kind.
+    pub fn takes(&self, kind: Kind, are_free: bool) {
+        self.wake.takes(kind).store(are_free, Ordering::Relaxed);
     }
 
     /// The outbox may have been filled.

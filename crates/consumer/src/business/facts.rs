@@ -23,8 +23,7 @@ pub(super) struct Facts {
 
 pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
     let rows = list(of, layer_id).await?;
-    of.wait_for_items().await?;
-    let mut tx = of.context.store.begin_read().await?;
+    let mut tx = of.read_our_side().await?;
     let events = tx.work(&of.id).await?.map_or(of.claim.wanted, |row| row.wanted);
     let wanted = tx.wanted_accounts(&of.id).await?;
     let mut tokens: HashMap<Fingerprint, ProcessorToken> = tx.open_live_tokens(&of.id).await?.into_iter().collect();

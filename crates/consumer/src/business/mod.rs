@@ -369,20 +369,22 @@ impl Reconciliation<'_> {
         Stop::Row(parked(self.context, code, why))
     }
 
-    /// Items of this list that are being worked on are likely to bring new tokens in a moment: these share the PUT. Those that
-    /// take longer make the business due when they end.
-    pub(super) async fn wait_for_items(&self) -> Result<(), Stop> {
+    /// Our side, as of one moment. Items of this list that are being worked on are likely to bring new tokens in a moment:
+    /// these share the PUT. Those that take longer make the business due when they end.
+    pub(super) async fn read_our_side(&self) -> Result<Tx, Stop> {
         let (store, stopping) = (&self.context.store, &self.context.stopping);
         let began = Instant::now();
         loop {
             let news = store.businesses_due_again();
+            let mut tx = store.begin_read().await?;
             let left = self.context.settings.debounce.saturating_sub(began.elapsed());
-            if left.is_zero() || !store.begin_read().await?.items_at_work(&self.id).await? {
-                return Ok(());
+            if left.is_zero() || stopping.is_cancelled() || !tx.items_at_work(&self.id).await? {
+                return Ok(tx);
             }
+            drop(tx);
             tokio::select! {
                 _ = tokio::time::timeout(left.min(self.context.settings.poll), news) => {}
-                () = stopping.cancelled() => return Ok(()),
+                () = stopping.cancelled() => {}
             }
         }
     }

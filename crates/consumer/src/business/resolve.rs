@@ -53,8 +53,7 @@ impl Reconciliation<'_> {
     }
 
     async fn create(&mut self) -> Result<Option<LayerId>, Stop> {
-        self.wait_for_items().await?;
-        let mut tx = self.context.store.begin_read().await?;
+        let mut tx = self.read_our_side().await?;
         let details = tx.creation_details(&self.id).await?;
         let tokens = tx.open_live_tokens(&self.id).await?;
         let wanted = tx.wanted_accounts(&self.id).await?;

@@ -26,7 +26,7 @@ use domain::metric;
 use domain::queue::Finish;
 use domain::work::{Code, HintKind};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
-use store::{AccountRow, Claim, ItemRow};
+use store::{AccountRow, Candidate, Claim, Declaration, ItemRow, Tx};
 
 /// One reconciliation, while it lasts.
 pub(crate) struct Reconciliation<'a> {
@@ -34,6 +34,7 @@ pub(crate) struct Reconciliation<'a> {
     claim: Claim,
     item: ItemRow,
     known: Vec<AccountRow>,
+    tokens: Tokens,
     /// The token that the platform's database holds.
     looked_up: Option<Fingerprint>,
     /// The token that was proved just now.
@@ -48,6 +49,28 @@ pub(crate) struct Reconciliation<'a> {
     /// Only the sweep wanted this reconciliation.
     unannounced: bool,
     found: Found,
+}
+
+/// The Item's access tokens as they are stored.
+struct Tokens {
+    /// The newest first.
+    candidates: Vec<Candidate>,
+    current: Option<AccessToken>,
+    /// When it was proved.
+    proved_at: Option<Millis>,
+    /// What was pushed with the current one and is not judged yet.
+    waiting: Option<(Fingerprint, Declaration)>,
+}
+
+impl Tokens {
+    async fn of(tx: &mut Tx, item: &ItemId) -> Result<Self, store::Error> {
+        Ok(Self {
+            candidates: tx.candidates(item).await?,
+            current: tx.current_token(item).await?,
+            proved_at: tx.proved_at(item).await?,
+            waiting: tx.declaration_of_current(item).await?,
+        })
+    }
 }
 
 /// The state that a reconciliation found an Item in.
@@ -132,6 +155,7 @@ pub(crate) async fn begin<'a>(
     // never seen.
     let orphans = tx.orphan_intents(&item.id).await?;
     let known = tx.accounts(&item.id).await?;
+    let tokens = Tokens::of(&mut tx, &item.id).await?;
     tx.commit().await?;
     if orphans > 0 {
         metrics::counter!(metric::ORPHANED_TOKENS).increment(orphans);
@@ -144,6 +168,7 @@ pub(crate) async fn begin<'a>(
         claim,
         item,
         known,
+        tokens,
         looked_up: None,
         proved: None,
         reads: false,
@@ -180,16 +205,10 @@ impl Reconciliation<'_> {
 
     /// What waits under it is judged, as far as that takes nothing off a list.
     async fn current_token(&mut self) -> Result<AccessToken, Stop> {
-        let mut tx = self.context.store.begin_read().await?;
-        let waiting = tx.declaration_of_current(&self.item.id).await?;
-        let current = match self.proved.take() {
-            Some(token) => Some(token),
-            None => tx.current_token(&self.item.id).await?,
-        };
-        drop(tx);
-        if let Some((token, declaration)) = waiting {
+        if let Some((token, declaration)) = self.tokens.waiting.take() {
             self.judge_declaration(&token, &declaration, None).await?;
         }
+        let current = self.proved.take().or_else(|| self.tokens.current.take());
         match current {
             Some(token) => Ok(token),
             // A push with a wrong token does not bring a removed Item back.

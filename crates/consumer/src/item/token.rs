@@ -12,7 +12,7 @@ use domain::metric;
 use domain::work::Class;
 use plaid::OfItem;
 use serde_json::json;
-use store::{Candidate, News};
+use store::{Candidate, News, Tx};
 use tracing::field::Empty;
 
 impl Reconciliation<'_> {
@@ -36,6 +36,9 @@ impl Reconciliation<'_> {
         // Waits for a push that is under way: what it says besides its token must not be lost to this.
         tx.check_lease(&self.claim).await?;
         let news = tx.add_candidate(&self.item.id, &token, "lookup", None).await?;
+        if news == News::Candidate {
+            self.tokens.candidates = tx.candidates(&self.item.id).await?;
+        }
         tx.commit().await?;
         let fingerprint = self.context.store.fingerprints().of_access(&token);
         if let News::RefusedBefore { gone } = news {
@@ -51,11 +54,8 @@ impl Reconciliation<'_> {
     /// The newest candidate first; the first one that Plaid proves settles the others. What an older push said
     /// besides its token outlives it: the platform was told that it is stored.
     pub(super) async fn judge_candidates(&mut self) -> Result<(), Stop> {
-        let mut tx = self.context.store.begin_read().await?;
-        let candidates = tx.candidates(&self.item.id).await?;
-        let mut proved_at = tx.proved_at(&self.item.id).await?;
-        drop(tx);
-        let mut promoted = false;
+        let candidates = std::mem::take(&mut self.tokens.candidates);
+        let (mut proved_at, mut promoted) = (self.tokens.proved_at, false);
         for candidate in candidates {
             if promoted && !candidate.declares {
                 continue;
@@ -132,11 +132,17 @@ impl Reconciliation<'_> {
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         tx.adopt_declaration(&self.item.id, &candidate.fingerprint).await?;
+        self.read_anew(&mut tx).await?;
+        tx.commit().await?;
+        tracing::info!(token = %candidate.fingerprint, source = candidate.source, "{}", TokenCause::DeclarationHolds.sentence());
+        Ok(())
+    }
+
+    async fn read_anew(&mut self, tx: &mut Tx) -> Result<(), Stop> {
         if let Some(item) = tx.item(&self.item.id).await? {
             self.item = item;
         }
-        tx.commit().await?;
-        tracing::info!(token = %candidate.fingerprint, source = candidate.source, "{}", TokenCause::DeclarationHolds.sentence());
+        self.tokens.waiting = tx.declaration_of_current(&self.item.id).await?;
         Ok(())
     }
 
@@ -152,10 +158,8 @@ impl Reconciliation<'_> {
             "generation": generation, "fingerprint": candidate.fingerprint, "source": candidate.source,
         });
         outcome::about_item(&mut tx, &self.claim, &item, &businesses, kind::ITEM_TOKEN, payload).await?;
-        // What came with the token is in force now.
-        if let Some(item) = tx.item(&item).await? {
-            self.item = item;
-        }
+        // What came with the token is in force now, or waits to be judged.
+        self.read_anew(&mut tx).await?;
         tx.commit().await?;
         // The first token of an Item is a link, every later one a rotation.
         let class = if generation > 1 { Class::Rotation } else { Class::NewAccount };
