@@ -10,10 +10,12 @@
 
 mod database;
 mod floods;
+mod intake;
 mod limits;
 mod machine;
 mod page;
 mod plot;
+mod records;
 mod report;
 mod rig;
 mod rotation;
@@ -64,6 +66,8 @@ enum Part {
     Limits,
     /// One rotation on an idle system.
     Rotation,
+    /// Many records that wait for a consumer.
+    Intake,
 }
 
 fn main() {
@@ -104,5 +108,6 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
         Part::Rotation => {
             rotation::run(if smoke { rotation::Size::SMOKE } else { rotation::Size::FULL }, report).await;
         }
+        Part::Intake => intake::run(if smoke { intake::Size::SMOKE } else { intake::Size::FULL }, report).await,
     }
 }
