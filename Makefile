@@ -16,7 +16,7 @@ HADOLINT_VERSION := 2.15.1
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long answers storm storm-real explore fuzz bench mutants ci fmt lint docs deny sbom test-chart chart-golden \
+.PHONY: help run test long answers storm storm-real explore fuzz bench bench-smoke mutants ci fmt lint docs deny sbom test-chart chart-golden \
   test-alerts test-kube prerequisites
 
 help: ## list what there is
@@ -68,10 +68,14 @@ explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STAT
 	$(CARGO) build --release --package tests --bin explore
 	TMPDIR=$(SHM) $(TARGET)/release/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
 
-bench: prerequisites ## figures as ratios, side by side in one run: pages of each operation and the time of a claim and of a start with 10 000 Items and a million (STORED=n), floods, and a storm of 10 000 due Items at the documented limits (ITEMS=n); an hour. ONLY=pages, store, floods or limits
-	$(CARGO) build --package rekey --package tests --bins
-	tests/with-servers $(TARGET)/debug/bench $(if $(ONLY),--only $(ONLY)) $(if $(STORED),--stored $(STORED)) \
+bench: prerequisites ## figures as ratios, side by side in one run, optimised: a table, and target/bench/report.html; two hours. ONLY=pages, store, floods, limits, rotation, storm, intake, receiver, burst, killed or embedded; STORED=n, ITEMS=n, SECONDS=n
+	$(CARGO) build --release --package rekey --package tests --bin rekey --bin bench
+	tests/with-servers $(TARGET)/release/bench $(if $(ONLY),--only $(ONLY)) $(if $(STORED),--stored $(STORED)) \
 	  $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-smoke: prerequisites ## each part of the bench for seconds, to see that it runs to its end; says nothing about time. ONLY as above
+	$(CARGO) build --package rekey --package tests --bin rekey --bin bench
+	TEST_LOG=off tests/with-servers $(TARGET)/debug/bench --smoke $(if $(ONLY),--only $(ONLY))
 
 # What isn't about a mutant is left away: backtraces, shrinking, and most cases of the properties. A mutant that only a rare
 # case kills wants a case of its own in a table.

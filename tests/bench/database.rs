@@ -73,13 +73,4 @@ impl Database {
         let cpu = super::usage::cpu_of(&self.server.pids());
         Work { statements: row.get("statements"), transactions: row.get("transactions"), cpu }
     }
-
-    /// The statements of the database `rekey` that were called most, for whoever looks for what to save.
-    pub(crate) async fn most_called(&self) -> Vec<(i64, String)> {
-        let sql = "SELECT calls, regexp_replace(query, '\\s+', ' ', 'g') AS query FROM pg_stat_statements
-            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = 'rekey')
-                    AND userid = 'rekey'::regrole ORDER BY calls DESC LIMIT 40";
-        let rows = sqlx::query(sql).fetch_all(&self.counts).await.unwrap();
-        rows.iter().map(|r| (r.get("calls"), r.get("query"))).collect()
-    }
 }

@@ -1,6 +1,8 @@
 //! What was measured: a table on the terminal while it runs, and a JSON file and a page with plots at the end.
 
+use crate::plot::Plot;
 use serde::Serialize;
+use std::path::Path;
 use std::time::Duration;
 
 /// The lowest, the middle and the highest of some measurements.
@@ -73,12 +75,37 @@ impl Figure {
 /// A run.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
+    pub(crate) machine: Vec<(&'static str, String)>,
     pub(crate) figures: Vec<Figure>,
+    pub(crate) plots: Vec<Plot>,
     /// What was seen beside the figures.
     pub(crate) notes: Vec<String>,
 }
 
 impl Report {
+    pub(crate) fn new() -> Self {
+        let report = Self { machine: crate::machine::described(), ..Self::default() };
+        report.machine.iter().for_each(|(name, value)| println!("{name}: {value}"));
+        report
+    }
+
+    /// Says which part begins.
+    pub(crate) fn begin(&self, part: &str) {
+        println!("\n{part}");
+    }
+
+    /// Writes what there is until now, so that a run that is cut off leaves what it measured.
+    pub(crate) fn save(&self) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("report.json"), serde_json::to_vec_pretty(self).unwrap()).unwrap();
+        std::fs::write(directory.join("report.html"), crate::page::html(self)).unwrap();
+    }
+
+    pub(crate) fn plot(&mut self, plot: Plot) {
+        self.plots.push(plot);
+    }
+
     /// Takes a figure and shows it at once: a run takes long, and may be cut off.
     pub(crate) fn add(&mut self, figure: Figure) {
         let Spread { min, median, max, times } = figure.measured;

@@ -128,7 +128,7 @@ impl Rig {
         rig
     }
 
-    pub(crate) async fn start_console(&mut self) {
+    async fn start_console(&mut self) {
         let console = Process::start(&self.world, "console").await;
         let token = self.world.local.admin_token.clone().into();
         self.world.sandbox.set_admin(sandbox::Admin { url: format!("http://{}", console.console), token });
