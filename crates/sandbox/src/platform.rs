@@ -97,13 +97,6 @@ impl Sandbox {
         self.world().webhook_url = Some(url);
     }
 
-    /// The platform gives every Item another webhook URL: `/item/webhook/update`.
-    pub fn move_webhooks(&self, url: &str) {
-        let mut world = self.world();
-        world.webhook_url = Some(url.to_owned());
-        world.items.values_mut().for_each(|i| i.webhook_url = Some(url.to_owned()));
-    }
-
     /// Makes it known to the platform and, if it says so, to Layer. One that is there stays as it is.
     pub fn create_business(&self, new: &NewBusiness) {
         let mut world = self.world();
@@ -255,17 +248,6 @@ impl Sandbox {
         let status = answer.status().as_u16();
         let text = answer.text().await.map_err(|e| Error::Admin(e.without_url().to_string()))?;
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
-    }
-
-    /// The platform decides that the account belongs to another business, or to none.
-    pub fn assign_account(&self, account: &str, business: Option<&str>) -> Result<(), Error> {
-        let mut world = self.world();
-        world.account(account)?.1.business = business.map(str::to_owned);
-        // The next push says so.
-        for item in world.items.values_mut().filter(|i| i.accounts.iter().any(|a| a.id == account)) {
-            (item.assigned, item.pushed) = (true, false);
-        }
-        Ok(())
     }
 
     /// The platform removes the Item at Plaid and, if `tell`, at Rekey.

@@ -97,17 +97,7 @@ impl Sandbox {
         }
     }
 
-    /// Bodies of the webhooks that were answered 200, in order: each of them has to be on its topic.
-    pub fn accepted_webhooks(&self) -> Vec<Vec<u8>> {
-        self.world().accepted.clone()
-    }
-
-    /// One delivery; the status, or 0 when there was none.
-    pub async fn send_once(&self, url: &str, body: &[u8]) -> u16 {
-        self.send_skewed(url, body, 0).await
-    }
-
-    async fn send_skewed(&self, url: &str, body: &[u8], skew: i64) -> u16 {
+    pub(crate) async fn send_skewed(&self, url: &str, body: &[u8], skew: i64) -> u16 {
         let header = self.sign_at(body, jiff::Timestamp::now().as_second() + skew);
         let signed = SignedWebhook { body: body.to_vec(), header };
         let request = self

@@ -236,6 +236,12 @@ impl World {
         self.layer.values_mut().find(|b| b.external_id == external_id)
     }
 
+    #[cfg(feature = "scenarios")]
+    pub(crate) fn business(&mut self, external_id: &str) -> Result<&mut LayerBusiness, Error> {
+        let unknown = || Error::Unknown { what: "business", id: external_id.into() };
+        self.layer_by_external(external_id).ok_or_else(unknown)
+    }
+
     /// Accounts that belong into a list, by the platform's word and Plaid's state, with the business whose list it is.
     pub(crate) fn truth(&self) -> impl Iterator<Item = (&str, &Item, &Account)> {
         self.items

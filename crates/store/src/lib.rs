@@ -9,6 +9,8 @@ mod admin;
 mod audit;
 mod budget;
 mod businesses;
+#[cfg(feature = "checks")]
+mod checks;
 mod claim;
 mod database_url;
 mod erase;

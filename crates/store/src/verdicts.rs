@@ -215,7 +215,7 @@ impl Tx {
         Ok(judged)
     }
 
-    async fn judge_kind(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
+    pub(crate) async fn judge_kind(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
         match kind {
             Kind::Item => self.judge(&[], ids).await,
             Kind::Business => self.judge(ids, &[]).await,
@@ -312,46 +312,14 @@ impl Tx {
         }
         Ok(count)
     }
-
-    /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A reconciliation may
-    /// leave one behind, on the bad side, until it ends.
-    pub async fn stale_verdicts(&mut self) -> Result<Vec<String>, Error> {
-        let held = self.row(sql!("SELECT COUNT(*) AS n FROM work WHERE held = 1")).await?;
-        let leased = held.map_or(Ok(0), |r| number(&r, "n"))? > 0;
-        let mut stale = Vec::new();
-        for (kind, known) in [
-            (Kind::Item, "SELECT item_id AS id FROM items"),
-            (Kind::Business, "SELECT business_id AS id FROM businesses"),
-        ] {
-            let ids = self.rows(sql!(known)).await?.iter().map(|r| text(r, "id")).collect::<Result<Vec<_>, _>>()?;
-            let rows = self.rows(sql!("SELECT * FROM verdicts WHERE kind = $1", kind)).await?;
-            let stored: BTreeMap<String, (State, WaitsOn)> = rows
-                .iter()
-                .map(|r| Ok((text(r, "id")?, (state_of(r)?, waits_on_of(r)?))))
-                .collect::<Result<_, Error>>()?;
-            let mut judged = BTreeMap::new();
-            for slice in ids.chunks(SLICE) {
-                judged.extend(self.judge_kind(kind, slice).await?);
-            }
-            let so: BTreeMap<String, (State, WaitsOn)> =
-                judged.into_iter().map(|(subject, v)| (subject.id().to_owned(), (v.state, v.waits_on))).collect();
-            for id in so.keys().chain(stored.keys()).collect::<BTreeSet<_>>() {
-                let behind = |s: &&(State, WaitsOn)| leased && !s.0.is_good();
-                if so.get(id) != stored.get(id) && stored.get(id).filter(behind).is_none() {
-                    stale.push(format!("{kind} {id}: stored {:?}, is {:?}", stored.get(id), so.get(id)));
-                }
-            }
-        }
-        Ok(stale)
-    }
 }
 
 /// A word that a newer release left before a rollback is unknown here, and judged anew: it must not keep the row from being
 /// worked on.
-fn state_of(row: &AnyRow) -> Result<State, Error> {
+pub(crate) fn state_of(row: &AnyRow) -> Result<State, Error> {
     Ok(State::from_word(&text(row, "state")?).unwrap_or(State::Unknown))
 }
 
-fn waits_on_of(row: &AnyRow) -> Result<WaitsOn, Error> {
+pub(crate) fn waits_on_of(row: &AnyRow) -> Result<WaitsOn, Error> {
     Ok(WaitsOn::from_word(&text(row, "waits_on")?).unwrap_or(WaitsOn::Nobody))
 }
