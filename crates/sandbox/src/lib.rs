@@ -95,6 +95,8 @@ pub enum Error {
     Admin(String),
     #[error("the sandbox's HTTP client could not be made")]
     Http(#[from] reqwest::Error),
+    #[error("no verb {verb:?}; there are {known}")]
+    NoVerb { verb: String, known: &'static str },
 }
 
 impl Sandbox {

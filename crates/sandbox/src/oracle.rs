@@ -68,9 +68,8 @@ impl Sandbox {
         let mints_allowed =
             world.items.values().map(|i| u64::from(i.generation) * i.accounts.len() as u64).sum::<u64>()
                 + world.counts.answers_lost;
-        let mut violations = world.violations.clone();
-        violations
-            .extend(world.over_limits.iter().map(|(limit, n)| format!("I9: {n} calls over the limit of {limit}")));
+        let over = world.over_limits.iter().map(|(limit, n)| format!("I9: {n} calls over the limit of {limit}"));
+        let violations = world.violations.iter().cloned().chain(over).collect();
         Verdict {
             exact: wrong.is_empty(),
             businesses: world.businesses.len(),

@@ -54,7 +54,7 @@ async fn answer(
     headers: &HeaderMap,
     body: &Value,
     fields: &[&str],
-    effect: impl FnOnce(&mut World) -> Answer,
+    effect: impl FnOnce(&mut World) -> Result<Answer, Answer>,
 ) -> Answer {
     let about = about(&sandbox.world(), body);
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
@@ -80,7 +80,7 @@ fn effect_of(
     fields: &[&str],
     about: &[&str],
     instead: Option<Answer>,
-    effect: impl FnOnce(&mut World) -> Answer,
+    effect: impl FnOnce(&mut World) -> Result<Answer, Answer>,
 ) -> Answer {
     let mut world = sandbox.world();
     let item = about.first().copied().unwrap_or_default();
@@ -106,7 +106,7 @@ fn effect_of(
     if fields.iter().any(|f| !given.get(*f).is_some_and(Value::is_string)) {
         return refuse("INVALID_REQUEST", "MISSING_FIELDS");
     }
-    effect(&mut world)
+    effect(&mut world).unwrap_or_else(|refused| refused)
 }
 
 /// The Item and account that a call is about, for faults that single one out.
@@ -137,22 +137,19 @@ fn item_body(item: &Item) -> Value {
 }
 
 async fn item_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/item/get", &headers, &body, &["access_token"], |world| match item_for(world, token_of(&body)) {
-        Ok(item) => ok(json!({"item": item_body(item), "status": null})),
-        Err(refused) => refused,
+    answer(&sandbox, "/item/get", &headers, &body, &["access_token"], |world| {
+        let item = item_for(world, token_of(&body))?;
+        Ok(ok(json!({"item": item_body(item), "status": null})))
     })
     .await
 }
 
 async fn accounts_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
     answer(&sandbox, "/accounts/get", &headers, &body, &["access_token"], |world| {
-        let item = match item_for(world, token_of(&body)) {
-            Ok(item) => item,
-            Err(refused) => return refused,
-        };
+        let item = item_for(world, token_of(&body))?;
         let fails = world.switches.login_required_reads == LoginRequiredReads::Fail;
         if item.status == ItemStatus::LoginRequired && fails {
-            return refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED");
+            return Err(refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED"));
         }
         let accounts: Vec<Value> = item
             .accounts
@@ -165,7 +162,7 @@ async fn accounts_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(b
                 })
             })
             .collect();
-        ok(json!({"item": item_body(item), "accounts": accounts}))
+        Ok(ok(json!({"item": item_body(item), "accounts": accounts})))
     })
     .await
 }
@@ -175,22 +172,19 @@ async fn processor_token_create(State(sandbox): State<Sandbox>, headers: HeaderM
     answer(&sandbox, "/processor/token/create", &headers, &body, &fields, |world| mint(world, &body)).await
 }
 
-fn mint(world: &mut World, body: &Value) -> Answer {
+fn mint(world: &mut World, body: &Value) -> Result<Answer, Answer> {
     if body["processor"] != "layer" {
-        return refuse("INVALID_REQUEST", "INVALID_FIELD");
+        return Err(refuse("INVALID_REQUEST", "INVALID_FIELD"));
     }
     let account = body["account_id"].as_str().unwrap_or_default().to_owned();
-    let item = match item_for(world, token_of(body)) {
-        Ok(item) => item.clone(),
-        Err(refused) => return refused,
-    };
+    let item = item_for(world, token_of(body))?.clone();
     if item.status == ItemStatus::LoginRequired && !world.switches.mint_while_login_required {
-        return refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED");
+        return Err(refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED"));
     }
     match item.accounts.iter().find(|a| a.id == account) {
-        Some(a) if a.unsupported => return refuse("ITEM_ERROR", "ITEM_NOT_SUPPORTED"),
+        Some(a) if a.unsupported => return Err(refuse("ITEM_ERROR", "ITEM_NOT_SUPPORTED")),
         Some(a) if a.open => {}
-        _ => return refuse("INVALID_INPUT", "INVALID_ACCOUNT_ID"),
+        _ => return Err(refuse("INVALID_INPUT", "INVALID_ACCOUNT_ID")),
     }
     world.counts.mints += 1;
     let same = |m: &Minted| m.account == account && m.access_token == item.access_token && !m.dead;
@@ -199,51 +193,37 @@ fn mint(world: &mut World, body: &Value) -> Answer {
         true => world.minted.iter().find(|(_, m)| same(m)).map(|(t, _)| t.clone()),
         false => None,
     };
-    let token = match before {
-        Some(token) => token,
-        None => world.secret("processor-sandbox"),
-    };
+    let token = before.unwrap_or_else(|| world.secret("processor-sandbox"));
     let minted = Minted { item: item.id.clone(), account, access_token: item.access_token, dead: false };
     world.minted.insert(token.clone(), minted);
-    ok(json!({"processor_token": token}))
+    Ok(ok(json!({"processor_token": token})))
 }
 
 async fn permissions_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
     answer(&sandbox, "/processor/token/permissions/get", &headers, &body, &["processor_token"], |world| {
         let token = body["processor_token"].as_str().unwrap_or_default();
-        if world.is_alive(token) {
-            ok(json!({"products": []}))
-        } else {
-            refuse("INVALID_INPUT", "INVALID_PROCESSOR_TOKEN")
-        }
+        let unknown = || refuse("INVALID_INPUT", "INVALID_PROCESSOR_TOKEN");
+        world.is_alive(token).then(|| ok(json!({"products": []}))).ok_or_else(unknown)
     })
     .await
 }
 
 async fn invalidate(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
     answer(&sandbox, "/item/access_token/invalidate", &headers, &body, &["access_token"], |world| {
-        let id = match item_for(world, token_of(&body)) {
-            Ok(item) => item.id.clone(),
-            Err(refused) => return refused,
-        };
-        match world.rotate(&id) {
-            Ok(token) => ok(json!({"new_access_token": token})),
-            Err(_) => refuse("ITEM_ERROR", "ITEM_NOT_FOUND"),
-        }
+        let id = item_for(world, token_of(&body))?.id.clone();
+        let token = world.rotate(&id).map_err(|_| refuse("ITEM_ERROR", "ITEM_NOT_FOUND"))?;
+        Ok(ok(json!({"new_access_token": token})))
     })
     .await
 }
 
 async fn item_remove(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
     answer(&sandbox, "/item/remove", &headers, &body, &["access_token"], |world| {
-        let id = match item_for(world, token_of(&body)) {
-            Ok(item) => item.id.clone(),
-            Err(refused) => return refused,
-        };
+        let id = item_for(world, token_of(&body))?.id.clone();
         if let Ok(item) = world.item(&id) {
             item.status = ItemStatus::Removed;
         }
-        ok(json!({}))
+        Ok(ok(json!({})))
     })
     .await
 }
@@ -251,10 +231,9 @@ async fn item_remove(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(bo
 async fn verification_key_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
     answer(&sandbox, "/webhook_verification_key/get", &headers, &body, &["key_id"], |world| {
         let kid = body["key_id"].as_str().unwrap_or_default();
-        match world.signers.iter().find(|s| s.kid == kid) {
-            Some(signer) => ok(json!({"key": signer.jwk()})),
-            None => refuse("INVALID_INPUT", "INVALID_WEBHOOK_VERIFICATION_KEY_ID"),
-        }
+        let signer = world.signers.iter().find(|s| s.kid == kid);
+        let unknown = || refuse("INVALID_INPUT", "INVALID_WEBHOOK_VERIFICATION_KEY_ID");
+        signer.map(|signer| ok(json!({"key": signer.jwk()}))).ok_or_else(unknown)
     })
     .await
 }

@@ -5,7 +5,6 @@ use crate::{Error, Sandbox};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 /// Rekey's admin API, with a token that may operate.
 #[derive(Debug, Clone)]
@@ -104,18 +103,8 @@ impl Sandbox {
             world.businesses.push(new.external_id.clone());
         }
         if new.at_layer && world.layer_by_external(&new.external_id).is_none() {
-            let id = world.uuid();
-            let made = LayerBusiness {
-                id: id.clone(),
-                external_id: new.external_id.clone(),
-                phone: new.phone.clone(),
-                archived: new.archived,
-                rows: Vec::new(),
-                last_shown: BTreeSet::new(),
-                refused: false,
-                lagging: None,
-            };
-            world.layer.insert(id, made);
+            let (external_id, phone, archived) = (new.external_id.clone(), new.phone.clone(), new.archived);
+            world.add_to_layer(LayerBusiness { external_id, phone, archived, ..LayerBusiness::default() });
         }
     }
 
@@ -169,12 +158,9 @@ impl Sandbox {
             Announce::Database => self.write_database(item).await,
             Announce::Push => {
                 self.write_database(item).await?;
-                let answer = if self.world().item(item)?.pushed {
-                    self.push_token(item).await?
-                } else {
-                    self.push(item, &json!({})).await?
-                };
-                if answer.0 < 300 { Ok(()) } else { Err(Error::Admin(format!("status {}", answer.0))) }
+                let is_known = self.world().item(item)?.pushed;
+                let pushed = if is_known { self.push_token(item).await } else { self.push(item, &json!({})).await };
+                taken(pushed?.0)
             }
         }
     }
@@ -259,13 +245,15 @@ impl Sandbox {
             item.offboarded = true;
         }
         if tell {
-            let (status, _) = self.admin_call(reqwest::Method::DELETE, &format!("/v1/items/{item}"), None).await?;
-            if status >= 300 {
-                return Err(Error::Admin(format!("status {status}")));
-            }
+            let path = format!("/v1/items/{item}");
+            taken(self.admin_call(reqwest::Method::DELETE, &path, None).await?.0)?;
         }
         Ok(())
     }
+}
+
+fn taken(status: u16) -> Result<(), Error> {
+    if status < 300 { Ok(()) } else { Err(Error::Admin(format!("status {status}"))) }
 }
 
 pub(crate) fn make_account(world: &mut crate::world::World, new: &NewAccount, business: &str) -> Account {

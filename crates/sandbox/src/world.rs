@@ -73,7 +73,7 @@ pub(crate) struct Row {
     pub(crate) archived: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct LayerBusiness {
     pub(crate) id: String,
     pub(crate) external_id: String,
@@ -230,6 +230,13 @@ impl World {
         matches!(item.status, ItemStatus::Good | ItemStatus::LoginRequired)
             && open
             && !(rotated && self.switches.rotation_kills_processor_tokens)
+    }
+
+    /// Gives it an id of Layer's, which is returned.
+    pub(crate) fn add_to_layer(&mut self, business: LayerBusiness) -> String {
+        let id = self.uuid();
+        self.layer.insert(id.clone(), LayerBusiness { id: id.clone(), ..business });
+        id
     }
 
     pub(crate) fn layer_by_external(&mut self, external_id: &str) -> Option<&mut LayerBusiness> {
