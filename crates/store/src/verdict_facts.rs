@@ -5,8 +5,7 @@ use crate::sql::{built, get, is_set, number, opt_text, sql, text, with_each};
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::accounts::Outside;
-use domain::queue::Blocked;
-use domain::verdict::{AccountFacts, BlockFacts, BusinessFacts, ItemFacts, MintRefusal, WorkFacts};
+use domain::verdict::{AccountFacts, BusinessFacts, ItemFacts, MintRefusal, WorkFacts};
 use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,8 +146,7 @@ fn json<T: serde::de::DeserializeOwned + Default>(row: &AnyRow, column: &str) ->
 }
 
 fn work_of(row: &AnyRow) -> Result<WorkFacts, Error> {
-    let blocked = blocked(row)?.map(|Blocked { by, code, why }| BlockFacts { by, code, why });
-    Ok(WorkFacts { signalled: is_set(row, "signal_at")?, blocked, due_at: get(row, "due_at")? })
+    Ok(WorkFacts { signalled: is_set(row, "signal_at")?, blocked: blocked(row)?, due_at: get(row, "due_at")? })
 }
 
 fn item_of(row: &AnyRow) -> Result<ItemFacts, Error> {
