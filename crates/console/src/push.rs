@@ -15,7 +15,7 @@ use domain::work::{Class, Kind, Subject};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use store::{Accounts, Act, All, Assignment, Declaration, ItemRow, Judged, Push, Tx, said};
+use store::{Accounts, Act, Assignment, Declaration, ItemRow, Judged, Push, Tx, said};
 use tokio::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -148,7 +148,7 @@ impl PutItem {
 
 fn filter(accounts: PutAccounts, has_default: bool) -> Result<Accounts, ApiError> {
     let named = match accounts {
-        PutAccounts::All(PutAll::All) => return Ok(Accounts::All(All::All)),
+        PutAccounts::All(PutAll::All) => return Ok(Accounts::All),
         PutAccounts::Only(named) => named,
     };
     if named.is_empty() {

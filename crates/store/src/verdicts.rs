@@ -228,15 +228,9 @@ impl Tx {
         let mut found = Vec::with_capacity(ids.len());
         for slice in ids.chunks(SLICE) {
             let judged = self.judge_kind(kind, slice).await?;
-            let query = with_each(
-                sql!(built(format!(
-                    "SELECT id, since FROM verdicts WHERE id IN ({}) AND kind = ${}",
-                    places(slice.len()),
-                    slice.len() + 1
-                ))),
-                slice,
-            );
-            let rows = self.rows(with_each(query, [kind])).await?;
+            let at = places(slice.len());
+            let sql = format!("SELECT id, since FROM verdicts WHERE kind = '{kind}' AND id IN ({at})");
+            let rows = self.rows_of(sql, slice).await?;
             let since: BTreeMap<String, i64> =
                 rows.iter().map(|r| Ok((text(r, "id")?, number(r, "since")?))).collect::<Result<_, Error>>()?;
             found.extend(judged.into_iter().map(|(subject, verdict)| {
@@ -268,16 +262,9 @@ impl Tx {
         if state == State::ProviderPaused && paused.is_empty() {
             return Ok(Vec::new());
         }
-        self.rows(sql!(
-            built(format!("SELECT id FROM verdicts WHERE kind = $1 AND {condition} AND id > $2 ORDER BY id LIMIT $3")),
-            kind,
-            page.after.clone().unwrap_or_default(),
-            page.limit
-        ))
-        .await?
-        .iter()
-        .map(|r| text(r, "id"))
-        .collect()
+        let sql = format!("SELECT id FROM verdicts WHERE kind = $1 AND {condition} AND id > $2 ORDER BY id LIMIT $3");
+        let after = page.after.as_deref().unwrap_or_default();
+        self.rows(sql!(built(sql), kind, after, page.limit)).await?.iter().map(|r| text(r, "id")).collect()
     }
 
     /// How many rows stand in each state that is not good, and since when.
@@ -302,12 +289,7 @@ impl Tx {
         let mut count = 0;
         for kind in Kind::ALL {
             let rows = self.rows(sql!(sql, kind, limit, skipped)).await?;
-            for row in &rows {
-                match kind {
-                    Kind::Item => self.touched.items.insert(text(row, "id")?),
-                    Kind::Business => self.touched.businesses.insert(text(row, "id")?),
-                };
-            }
+            self.touch_rows(&rows)?;
             count += rows.len();
         }
         Ok(count)
