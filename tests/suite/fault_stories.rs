@@ -130,7 +130,7 @@ async fn i4_refused_credentials_pause_the_provider_and_park_nothing(world: &Worl
 
 async fn i4_one_row_and_a_refused_probe_pause_the_provider(world: &World) {
     world.business("acme");
-    for call in ["/item/get", "/webhook_verification_key/get"] {
+    for call in ["/accounts/get", "/webhook_verification_key/get"] {
         world.sandbox.fault(answer(call, 400, "INVALID_INPUT", "INVALID_API_KEYS"));
     }
     let item = world.link_as("acme", 1, Announce::Silent).await;
@@ -147,7 +147,7 @@ async fn i4_one_refused_item_is_parked_alone(world: &World) {
     world.business("acme");
     world.business("globex");
     let broken = world.link_as("acme", 1, Announce::Silent).await;
-    let fault = answer("/item/get", 400, "INVALID_INPUT", "INVALID_PRODUCT");
+    let fault = answer("/accounts/get", 400, "INVALID_INPUT", "INVALID_PRODUCT");
     world.sandbox.fault(Fault { about: Some(broken.clone()), ..fault });
     let body = world.sandbox.push_body(&broken, &json!({})).unwrap();
     world.admin("PUT", &format!("/v1/items/{broken}?timeout=0"), Some(&body)).await;

@@ -46,8 +46,8 @@ async fn what_a_running_system_shows_is_the_registry(parts: Parts) {
     let item = world.link("acme", 2).await;
     let exact = || async { world.sandbox.verdict().exact };
     assert!(holds(exact).await, "{:?}", world.sandbox.verdict());
-    let too_much = answer(429, "RATE_LIMIT_EXCEEDED", "ITEM_GET_LIMIT");
-    world.sandbox.fault(Fault::times("/item/get", 1, too_much));
+    let too_much = answer(429, "RATE_LIMIT_EXCEEDED", "ACCOUNTS_LIMIT");
+    world.sandbox.fault(Fault::times("/accounts/get", 1, too_much));
     // Where a rotation kills nothing the list stays exact; and what the sweep shall find, nobody may find before it.
     for announce in [Announce::Push, Announce::Database] {
         let minted = world.sandbox.verdict().counts.mints;

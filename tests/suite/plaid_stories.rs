@@ -15,6 +15,7 @@ stories!(
     i8_one_item_not_found_under_the_new_token_takes_nothing_off in "[consumer]\ngone_after = \"2s\"\n",
     i9_a_refused_mint_that_cannot_be_asked_for_waits in "[consumer]\nbackoff_first = \"2s\"\nbackoff_cap = \"4s\"\n",
     one_odd_field_costs_one_account,
+    i5_a_token_is_proved_although_its_accounts_cannot_be_read,
     i6_what_is_no_new_token_is_never_listed,
     an_account_that_comes_with_the_first_transactions_is_listed,
     names_never_decide in "[consumer]\ngone_after = \"1h\"\nnew_accounts_join = false\n",
@@ -79,6 +80,21 @@ async fn i4_what_is_not_ready_is_asked_for_again(world: &World) {
         assert!(world.parked().await.is_empty(), "{endpoint}");
         world.until_state(&format!("/v1/items/{item}"), "converged").await;
     }
+}
+
+/// `/accounts/get` is refused until the user logs in; `/item/get` still says whose token it is.
+async fn i5_a_token_is_proved_although_its_accounts_cannot_be_read(world: &World) {
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.sandbox.fault(Fault::new("/accounts/get", refusal("ITEM_ERROR", "ITEM_LOGIN_REQUIRED")));
+    world.sandbox.rotate(&item, Announce::Silent).await.unwrap();
+    let (status, body) = world.sandbox.push(&item, &json!({})).await.unwrap();
+    assert_eq!((status, body["token"].as_str()), (200, Some("accepted")), "{body}");
+    world.until_item(&item, "login_required").await;
+    assert_eq!(world.item(&item).await["generation"], 2);
+    world.sandbox.heal();
+    world.webhook(&item, "LOGIN_REPAIRED", &json!({}));
+    world.until_exact().await;
 }
 
 async fn i8_no_accounts_is_an_empty_list_of_them(parts: Parts) {
@@ -189,7 +205,7 @@ async fn i8_one_item_not_found_takes_nothing_off(world: &World) {
 async fn i8_one_item_not_found_under_the_new_token_takes_nothing_off(world: &World) {
     let item = world.link("acme", 2).await;
     world.until_exact().await;
-    world.sandbox.fault(Fault::times("/item/get", 1, refusal("ITEM_ERROR", "ITEM_NOT_FOUND")));
+    world.sandbox.fault(Fault::times("/accounts/get", 1, refusal("ITEM_ERROR", "ITEM_NOT_FOUND")));
     let doubted = async {
         world.until_blocked("item", &item, "item_not_found").await;
         assert_eq!(world.sandbox.listed_tokens("acme").len(), 2, "nothing leaves for it");

@@ -29,7 +29,6 @@ async fn i6_i10_the_consumer_is_killed_at_each_step() {
     world.until_exact().await;
     let both = vec![FaultKind::Hang, FaultKind::HangAfter];
     let steps = [
-        ("/item/get", both.clone()),
         ("/accounts/get", both.clone()),
         ("/processor/token/create", both.clone()),
         ("GET /v1/businesses/{id}/plaid/accounts", vec![FaultKind::Hang]),
@@ -214,7 +213,7 @@ async fn a_push_that_waits_is_answered_when_its_process_stops() {
     world.business("acme");
     let console = Process::start(&world, "console").await;
     let item = world.link_as("acme", 1, Announce::Silent).await;
-    let call = "/item/get";
+    let call = "/accounts/get";
     world.sandbox.fault(Fault::new(call, FaultKind::Hang));
     let push = reqwest::Client::new()
         .put(format!("http://{}/v1/items/{item}", console.console))

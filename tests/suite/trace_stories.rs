@@ -154,8 +154,7 @@ fn assert_linked(trace: &[Span], links: &[(&str, &str, &str)]) {
     }
 }
 
-const LOOKS: [(&str, &str, &str); 7] = [
-    ("rekey-consumer", "prove token", "reconcile item"),
+const LOOKS: [(&str, &str, &str); 6] = [
     ("rekey-consumer", "read accounts", "reconcile item"),
     ("rekey-consumer", "mint", "reconcile item"),
     ("rekey-consumer", "reconcile business", "reconcile item"),

@@ -8,7 +8,6 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer as _};
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeMap;
 
 /// Lives as long as this value.
@@ -34,16 +33,14 @@ impl EmbeddedBroker {
         Ok(broker)
     }
 
-    fn with<T>(
+    pub(crate) fn with<T>(
         &self,
         act: impl FnOnce(&MockCluster<'_, DefaultProducerContext>) -> Result<T, KafkaError>,
     ) -> Result<T, Error> {
-        let doing = "drive the embedded broker";
-        let missing = KafkaError::Canceled;
-        match self.owner.client().mock_cluster() {
-            Some(cluster) => act(&cluster).map_err(|source| Error::Kafka { doing, source }),
-            None => Err(Error::Kafka { doing, source: missing }),
-        }
+        let cluster = self.owner.client().mock_cluster().ok_or(KafkaError::Canceled);
+        cluster
+            .and_then(|cluster| act(&cluster))
+            .map_err(|source| Error::Kafka { doing: "drive the embedded broker", source })
     }
 
     /// How the other parts reach it. Its group coordinator needs short sessions to hand out partitions soon, and it
@@ -55,23 +52,5 @@ impl EmbeddedBroker {
                 .map(|(k, v)| (k.to_owned(), v.to_owned())),
         );
         Ok(Connection { bootstrap, properties })
-    }
-
-    /// Takes the broker away, for tests of what happens then.
-    pub fn down(&self) -> Result<(), Error> {
-        self.with(|cluster| cluster.broker_down(1))
-    }
-    /// Ends [`EmbeddedBroker::down`].
-    pub fn up(&self) -> Result<(), Error> {
-        self.with(|cluster| cluster.broker_up(1))
-    }
-
-    /// Lets the broker drop the next batch and say that it holds one of that sequence number already.
-    pub fn claim_duplicate(&self) -> Result<(), Error> {
-        let claim = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
-        self.with(|cluster| {
-            cluster.request_errors(RDKafkaApiKey::Produce, &[claim]);
-            Ok(())
-        })
     }
 }

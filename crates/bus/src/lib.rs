@@ -3,6 +3,8 @@
 mod consumer;
 mod embedded;
 mod event;
+#[cfg(feature = "faults")]
+mod faults;
 mod producer;
 mod rights;
 mod settings;

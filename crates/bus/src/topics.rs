@@ -58,46 +58,31 @@ fn record_of(max_body: usize) -> usize {
 }
 
 /// What is wrong with a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicFault {
+    #[error("the topic {0} does not exist: run `rekey topics apply`")]
     Missing(String),
     /// This user may not know whether it exists.
+    #[error("this user may not DESCRIBE the topic {0}: whether it exists is not known")]
     Hidden(String),
     /// The brokers refused to create it.
+    #[error("the topic {0} was not created ({1}): {remedy}", remedy = remedy(*.1))]
     Refused(String, RDKafkaErrorCode),
     /// It has less of something than the settings say.
-    Less {
-        name: String,
-        what: String,
-    },
+    #[error("the topic {name} has {what}: change it, or the setting if you mean it")]
+    Less { name: String, what: String },
 }
 
-impl std::fmt::Display for TopicFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Less { name, what } => {
-                write!(f, "the topic {name} has {what}: change it, or the setting if you mean it")
-            }
-            Self::Hidden(name) => {
-                write!(f, "this user may not DESCRIBE the topic {name}: whether it exists is not known")
-            }
-            Self::Missing(name) => write!(f, "the topic {name} does not exist: run `rekey topics apply`"),
-            Self::Refused(name, code) => {
-                let what = match code {
-                    RDKafkaErrorCode::InvalidReplicationFactor => {
-                        "kafka.topics.replication must not exceed the number of brokers"
-                    }
-                    RDKafkaErrorCode::InvalidPartitions => "kafka.topics.partitions must be positive",
-                    RDKafkaErrorCode::InvalidConfig => "check kafka.topics.retention and kafka.topics.min_insync",
-                    RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => {
-                        "this user may not create topics: let one who may create it"
-                    }
-                    RDKafkaErrorCode::InvalidTopic => "the brokers take no such name",
-                    _ => "see the brokers' log",
-                };
-                write!(f, "the topic {name} was not created ({code}): {what}")
-            }
+fn remedy(refused: RDKafkaErrorCode) -> &'static str {
+    match refused {
+        RDKafkaErrorCode::InvalidReplicationFactor => "kafka.topics.replication must not exceed the number of brokers",
+        RDKafkaErrorCode::InvalidPartitions => "kafka.topics.partitions must be positive",
+        RDKafkaErrorCode::InvalidConfig => "check kafka.topics.retention and kafka.topics.min_insync",
+        RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+            "this user may not create topics: let one who may create it"
         }
+        RDKafkaErrorCode::InvalidTopic => "the brokers take no such name",
+        _ => "see the brokers' log",
     }
 }
 

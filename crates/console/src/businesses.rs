@@ -11,10 +11,6 @@ use axum::http::StatusCode;
 use domain::BusinessId;
 use domain::work::{Kind, Subject};
 
-pub(crate) fn parse(text: &str) -> Result<BusinessId, ApiError> {
-    BusinessId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
-}
-
 pub(crate) fn no_business() -> ApiError {
     ApiError::not_found("business", "it becomes known when an Item is pushed for it")
 }
@@ -49,7 +45,7 @@ pub(crate) async fn show(
     State(console): State<Console>,
     Path(business): Path<String>,
 ) -> Result<Json<BusinessDetail>, ApiError> {
-    let id = parse(&business)?;
+    let id = BusinessId::parse(business)?;
     let mut tx = console.store.begin_read().await?;
     let row = tx.business(&id).await?.ok_or_else(no_business)?;
     let accounts: Vec<WantedAccount> = tx
@@ -78,7 +74,7 @@ pub(crate) async fn sync(
     Extension(caller): Extension<Caller>,
     Path(business): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let id = parse(&business)?;
+    let id = BusinessId::parse(business)?;
     let mut tx = console.store.begin().await?;
     if tx.business(&id).await?.is_none() {
         tx.rollback().await?;

@@ -2,12 +2,13 @@
 
 use crate::Console;
 use crate::auth::Caller;
-use crate::businesses::{self, no_business};
+use crate::businesses::no_business;
 use crate::error::{ApiError, ErrorBody};
-use crate::items::{item_id, no_item};
+use crate::items::no_item;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::work::Subject;
+use domain::{BusinessId, ItemId};
 use serde::Deserialize;
 use serde_json::json;
 use store::{Act, Erasure, Tx};
@@ -38,7 +39,7 @@ pub(crate) async fn item(
     Path(item): Path<String>,
     Query(query): Query<EraseQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let id = item_id(&item)?;
+    let id = ItemId::parse(item)?;
     let mut tx = console.store.begin().await?;
     // First, so that its subject becomes a pseudonym with the others.
     let subject = Subject::from(&id);
@@ -57,7 +58,7 @@ pub(crate) async fn business(
     Path(business): Path<String>,
     Query(query): Query<EraseQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let id = businesses::parse(&business)?;
+    let id = BusinessId::parse(business)?;
     let mut tx = console.store.begin().await?;
     let subject = Subject::from(&id);
     tx.audit(&query.act(&caller, "business.erase", &subject)).await?;

@@ -13,10 +13,6 @@ use domain::work::{Class, Kind, Subject};
 use std::time::Duration;
 use store::Act;
 
-pub(crate) fn item_id(text: &str) -> Result<ItemId, ApiError> {
-    ItemId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
-}
-
 pub(crate) fn no_item() -> ApiError {
     ApiError::not_found("Item", "push it with PUT /v1/items/{item_id}; webhooks for it are listed at /v1/unknown-items")
 }
@@ -51,7 +47,7 @@ pub(crate) async fn show(
     State(console): State<Console>,
     Path(item): Path<String>,
 ) -> Result<Json<ItemDetail>, ApiError> {
-    let id = item_id(&item)?;
+    let id = ItemId::parse(item)?;
     let mut tx = console.store.begin_read().await?;
     let row = tx.item(&id).await?.ok_or_else(no_item)?;
     let judged = tx.verdict(&id).await?;
@@ -72,7 +68,7 @@ pub(crate) async fn remove(
     Extension(caller): Extension<Caller>,
     Path(item): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let id = item_id(&item)?;
+    let id = ItemId::parse(item)?;
     let mut tx = console.store.begin().await?;
     tx.lock_row(&id).await?;
     if tx.item(&id).await?.is_none() {
@@ -98,7 +94,7 @@ pub(crate) async fn sync(
     Extension(caller): Extension<Caller>,
     Path(item): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let id = item_id(&item)?;
+    let id = ItemId::parse(item)?;
     let mut tx = console.store.begin().await?;
     if tx.item(&id).await?.is_none() {
         tx.rollback().await?;

@@ -4,7 +4,6 @@
 use crate::Console;
 use crate::auth::Caller;
 use crate::error::{ApiError, Body, ErrorBody};
-use crate::items::item_id;
 use crate::stand::Stand;
 use crate::view::VerdictView;
 use axum::extract::{Extension, Path, Query, State};
@@ -16,7 +15,7 @@ use domain::work::{Class, Kind, Subject};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use store::{Accounts, Act, All, Assignment, Declaration, ItemRow, Judged, Push, Tx, said};
+use store::{Accounts, Act, Assignment, Declaration, ItemRow, Judged, Push, Tx, said};
 use tokio::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -117,27 +116,21 @@ pub(crate) struct Waiting {
     verdict: VerdictView,
 }
 
-fn business_id(text: &str) -> Result<BusinessId, ApiError> {
-    BusinessId::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))
-}
-
 impl PutItem {
     /// `known`: the Item as it is.
     fn push(self, item: ItemId, known: Option<&ItemRow>, trace: &TraceParent) -> Result<Push, ApiError> {
         if self.access_token.as_ref().is_some_and(|t| !plausible(t.expose())) {
-            return Err(ApiError::rejected(
-                "the access token is malformed: it is empty, too long, or has spaces in it",
-            ));
+            let why = "the access token is malformed: it is empty, too long, or has spaces in it";
+            return Err(ApiError::rejected(why));
         }
-        let business = self.business.as_deref().map(business_id).transpose()?;
+        let business = self.business.map(BusinessId::parse).transpose()?;
         let default = business.as_ref().or(known.and_then(|i| i.business.as_ref()));
         let accounts = self.accounts.map(|accounts| filter(accounts, default.is_some())).transpose()?;
         if known.is_none() && business.is_none() && accounts.is_none() {
-            return Err(ApiError::bad_request(
-                "Rekey does not know this Item: say which `business` its accounts belong to",
-            ));
+            let why = "Rekey does not know this Item: say which `business` its accounts belong to";
+            return Err(ApiError::bad_request(why));
         }
-        let replaces = self.replaces.as_deref().map(item_id).transpose()?;
+        let replaces = self.replaces.map(ItemId::parse).transpose()?;
         if replaces.as_ref() == Some(&item) {
             return Err(ApiError::bad_request("an Item can't replace itself: name the old Item in `replaces`"));
         }
@@ -155,7 +148,7 @@ impl PutItem {
 
 fn filter(accounts: PutAccounts, has_default: bool) -> Result<Accounts, ApiError> {
     let named = match accounts {
-        PutAccounts::All(PutAll::All) => return Ok(Accounts::All(All::All)),
+        PutAccounts::All(PutAll::All) => return Ok(Accounts::All),
         PutAccounts::Only(named) => named,
     };
     if named.is_empty() {
@@ -167,13 +160,12 @@ fn filter(accounts: PutAccounts, has_default: bool) -> Result<Accounts, ApiError
     let mut only: Vec<Assignment> = Vec::with_capacity(named.len());
     for account in named {
         let one = Assignment {
-            account: AccountId::parse(account.account_id).map_err(|e| ApiError::bad_request(e.to_string()))?,
-            business: account.business.as_deref().map(business_id).transpose()?,
+            account: AccountId::parse(account.account_id)?,
+            business: account.business.map(BusinessId::parse).transpose()?,
         };
         if one.business.is_none() && !has_default {
-            return Err(ApiError::bad_request(
-                "each account needs a `business`, or the Item needs one for all of them",
-            ));
+            let why = "each account needs a `business`, or the Item needs one for all of them";
+            return Err(ApiError::bad_request(why));
         }
         if only.iter().any(|a| a.account == one.account) {
             return Err(ApiError::bad_request("`accounts` names one account twice"));
@@ -209,7 +201,7 @@ pub(crate) async fn put(
     Query(query): Query<PutQuery>,
     Body(body): Body<PutItem>,
 ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
-    let item = item_id(&item)?;
+    let item = ItemId::parse(item)?;
     let span = tracing::info_span!("push", %item, by = caller.name, trace = Empty);
     let known = console.store.begin_read().await?.item(&item).await?;
     // A removed Item begins anew.
@@ -276,12 +268,7 @@ impl Console {
                     let stand = self.stand(item, pushed.wanted).await?;
                     return Ok(answer(item, fingerprint, "pending", Some(&stand), query.wait));
                 }
-                Standing::Current | Standing::Superseded | Standing::NotSent => {
-                    let token = match standing {
-                        Standing::Current => "accepted",
-                        Standing::Superseded => "superseded",
-                        _ => "not_sent",
-                    };
+                Standing::Settled(token) => {
                     if query.wait != Some(Wait::Converged) {
                         return Ok(answer(item, fingerprint, token, None, None));
                     }
@@ -311,7 +298,7 @@ impl Console {
             Some(token) if token.refused_at.is_some_and(|at| at >= pushed.at) => {
                 Standing::Refused(token.why.unwrap_or_default())
             }
-            _ => Standing::NotSent,
+            _ => Standing::Settled("not_sent"),
         })
     }
 
@@ -323,17 +310,18 @@ impl Console {
         };
         match token.standing {
             TokenStanding::Candidate => Ok(Standing::Pending),
-            TokenStanding::Superseded if token.cause == Some(TokenCause::DeclarationHolds) => Ok(Standing::Superseded),
+            TokenStanding::Superseded if token.cause == Some(TokenCause::DeclarationHolds) => {
+                Ok(Standing::Settled("superseded"))
+            }
             TokenStanding::Rejected | TokenStanding::Superseded => {
                 Ok(Standing::Rejected(token.why.unwrap_or_default()))
             }
             TokenStanding::Current => {
-                let refused = token.refused_at.is_some_and(|at| at >= pushed.at);
-                if refused {
+                if token.refused_at.is_some_and(|at| at >= pushed.at) {
                     return Ok(Standing::Refused(token.why.unwrap_or_default()));
                 }
                 if !token.declaration_waits && token.judged_at.is_some_and(|at| at >= pushed.at) {
-                    return Ok(Standing::Current);
+                    return Ok(Standing::Settled("accepted"));
                 }
                 // Proved some time ago; whether it still lives, the reconciliation that this push caused finds out, and
                 // judges what came with it.
@@ -344,7 +332,7 @@ impl Console {
                     }
                     ItemState::LoginRequired if token.declaration_waits => Standing::WaitsForItem,
                     ItemState::Active if token.declaration_waits => Standing::Pending,
-                    ItemState::Active | ItemState::LoginRequired => Standing::Current,
+                    ItemState::Active | ItemState::LoginRequired => Standing::Settled("accepted"),
                 })
             }
         }
@@ -377,13 +365,12 @@ struct Pushed {
 }
 
 enum Standing {
-    NotSent,
+    /// With this word for the token: `not_sent`, `accepted`, or `superseded` by a newer one, which was proved first, while what
+    /// came with this one is in force.
+    Settled(&'static str),
     Pending,
     /// What was said with the token is judged when the Item can be read again. To wait for that does not bring it about.
     WaitsForItem,
-    Current,
-    /// A newer token was proved first; what came with this one is in force.
-    Superseded,
     Rejected(String),
     /// What was said with the token can't be so. The token itself, if any, was proved and is current.
     Refused(String),

@@ -46,7 +46,7 @@ pub(crate) async fn release(
     Path((kind, id)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let kind = Kind::from_word(&kind).ok_or_else(|| ApiError::bad_request("the kind is `item` or `business`"))?;
-    let subject = Subject::parse(kind, id).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let subject = Subject::parse(kind, id)?;
     let mut tx = console.store.begin().await?;
     tx.lock_row(&subject).await?;
     let was = tx.work(&subject).await?.and_then(|w| w.blocked);

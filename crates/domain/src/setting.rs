@@ -63,45 +63,35 @@ impl Span {
 impl Interval {
     /// Err: no duration, or one of nothing.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let wait = Span::deserialize(deserializer)?;
-        if wait.is_zero() {
-            return Err(D::Error::custom("expected a duration that is longer than nothing, such as \"500ms\""));
-        }
-        Ok(wait)
+        let expected = "expected a duration that is longer than nothing, such as \"500ms\"";
+        checked(Span::deserialize(deserializer), |wait| !wait.is_zero(), expected)
     }
 }
 
 impl Ratio {
     /// Err: no number from 0 to 1.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        let number = f64::deserialize(deserializer)?;
-        if !(0.0..=1.0).contains(&number) {
-            return Err(D::Error::custom("expected a number between 0 and 1"));
-        }
-        Ok(number)
+        checked(f64::deserialize(deserializer), |n| (0.0..=1.0).contains(n), "expected a number between 0 and 1")
     }
 }
 
 impl Share {
     /// Err: no number above 0 and up to 1.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        let number = f64::deserialize(deserializer)?;
-        if !(number > 0.0 && number <= 1.0) {
-            return Err(D::Error::custom("expected a number that is more than 0 and at most 1"));
-        }
-        Ok(number)
+        let expected = "expected a number that is more than 0 and at most 1";
+        checked(f64::deserialize(deserializer), |n| *n > 0.0 && *n <= 1.0, expected)
     }
 }
 
 impl Count {
     /// Err: no number from 1 on.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-        let number = u32::deserialize(deserializer)?;
-        if number == 0 {
-            return Err(D::Error::custom("expected a number that is at least 1"));
-        }
-        Ok(number)
+        checked(u32::deserialize(deserializer), |n| *n > 0, "expected a number that is at least 1")
     }
+}
+
+fn checked<T, E: Error>(read: Result<T, E>, fits: impl Fn(&T) -> bool, expected: &str) -> Result<T, E> {
+    read.and_then(|value| if fits(&value) { Ok(value) } else { Err(E::custom(expected)) })
 }
 
 macro_rules! described {

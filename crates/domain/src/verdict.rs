@@ -6,6 +6,7 @@
 
 use crate::accounts::Outside;
 use crate::item::ItemState;
+use crate::queue::Blocked;
 use crate::token_list::Accepted;
 pub use crate::verdict_words::{Actor, Problem, State, WaitsOn};
 use crate::work::Block;
@@ -17,16 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct WorkFacts {
     /// An event that may have changed something is not served yet.
     pub signalled: bool,
-    pub blocked: Option<BlockFacts>,
+    pub blocked: Option<Blocked>,
     pub due_at: Option<Millis>,
-}
-
-/// What keeps a row from going on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockFacts {
-    pub by: Block,
-    pub code: String,
-    pub why: String,
 }
 
 impl WorkFacts {
@@ -136,7 +129,7 @@ pub struct Verdict {
     /// The others, and Items as a whole.
     pub wrong: Vec<Wrong>,
     /// What keeps the row itself.
-    pub blocked: Option<BlockFacts>,
+    pub blocked: Option<Blocked>,
 }
 
 impl Verdict {

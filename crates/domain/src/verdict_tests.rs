@@ -42,7 +42,7 @@ fn right(accounts: usize) -> BusinessFacts {
     }
 }
 fn blocked(by: Block) -> WorkFacts {
-    let blocked = BlockFacts { by, code: "code".into(), why: "because".into() };
+    let blocked = Blocked { by, code: "code".into(), why: "because".into() };
     WorkFacts { blocked: Some(blocked), ..WorkFacts::default() }
 }
 fn left_out(item: &mut ItemFacts, outside: Outside) {
@@ -232,7 +232,7 @@ fn i11_a_pause_shows_on_what_waits_for_that_provider() {
 fn i11_a_pause_changes_no_verdict() {
     for state in ItemState::ALL {
         for signalled in [false, true] {
-            let of = |blocked: Option<BlockFacts>| {
+            let of = |blocked: Option<Blocked>| {
                 let work = WorkFacts { signalled, blocked, due_at: None };
                 let one = ItemFacts { state: *state, work: work.clone(), ..item(2) };
                 let list = BusinessFacts { items: vec![one.clone()], work, ..right(2) };

@@ -4,7 +4,7 @@ use crate::Provider;
 use crate::words::words;
 
 words!(
-    /// How a business or an Item stands. Only `converged`, `empty` and `gone` are good.
+    /// How a business or an Item stands. Only `converged`, `empty` and `gone` are good, and stand first for that.
     State {
         /// A business: its list at Layer is right, and was read back. An Item: every account has its live token.
         Converged => "converged",
@@ -38,32 +38,12 @@ words!(
 );
 
 impl State {
-    /// Nobody has to act, and nothing is at risk.
-    pub const GOOD: &'static [Self] = &[Self::Converged, Self::Empty, Self::Gone];
+    /// Nobody has to act, and nothing is at risk: the first three.
+    pub const GOOD: &'static [Self] = Self::ALL.split_at(3).0;
     /// All others.
-    pub const NOT_GOOD: &'static [Self] = &[
-        Self::Converging,
-        Self::Partly,
-        Self::Refused,
-        Self::AwaitingToken,
-        Self::WaitingForUser,
-        Self::Unassigned,
-        Self::ProviderPaused,
-        Self::Held,
-        Self::Parked,
-        Self::Unverified,
-        Self::Unknown,
-    ];
+    pub const NOT_GOOD: &'static [Self] = Self::ALL.split_at(3).1;
     /// Their words, for the labels of metrics.
-    pub const NOT_GOOD_WORDS: &'static [&'static str] = &{
-        let mut words = [""; Self::NOT_GOOD.len()];
-        let mut n = 0;
-        while n < words.len() {
-            words[n] = Self::NOT_GOOD[n].as_str();
-            n += 1;
-        }
-        words
-    };
+    pub const NOT_GOOD_WORDS: &'static [&'static str] = Self::WORDS.split_at(3).1;
 
     /// See [`State::GOOD`].
     pub fn is_good(self) -> bool {

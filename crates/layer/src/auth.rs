@@ -1,5 +1,6 @@
 //! OAuth client credentials: <https://docs.layerfi.com/api-details/authentication>. The scope chooses the environment.
 
+use crate::Settings;
 use crate::client::answered;
 use crate::error::Error;
 use domain::Endpoint;
@@ -10,30 +11,17 @@ use tokio::sync::Mutex;
 
 pub(crate) const ENDPOINT: Endpoint = Endpoint::Oauth2Token;
 
-/// What the token endpoint wants to know.
-#[derive(Debug, Clone)]
-pub(crate) struct Credentials {
-    pub(crate) token_url: String,
-    pub(crate) client_id: String,
-    pub(crate) client_secret: SecretString,
-    pub(crate) scope: String,
-}
-
+#[derive(Debug)]
 struct Held {
     token: SecretString,
     refresh_at: Instant,
 }
 
 /// The bearer token, asked for once at a time and replaced early.
+#[derive(Debug)]
 pub(crate) struct Bearer {
-    credentials: Credentials,
+    settings: Settings,
     held: Mutex<Option<Held>>,
-}
-
-impl std::fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Bearer(hidden)")
-    }
 }
 
 #[derive(Deserialize)]
@@ -50,8 +38,8 @@ struct OAuthError {
 }
 
 impl Bearer {
-    pub(crate) fn new(credentials: Credentials) -> Self {
-        Self { credentials, held: Mutex::new(None) }
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, held: Mutex::new(None) }
     }
 
     /// The token in force; `refused` is the one Layer just answered 401 to.
@@ -79,16 +67,9 @@ impl Bearer {
     }
 
     async fn ask(&self, http: &web::Client) -> Result<(SecretString, Duration), Error> {
-        let credentials = &self.credentials;
-        let form = [
-            ("grant_type", "client_credentials"),
-            ("scope", credentials.scope.as_str()),
-            ("client_id", credentials.client_id.as_str()),
-        ];
-        let request = http
-            .post(&credentials.token_url)
-            .basic_auth(&credentials.client_id, Some(credentials.client_secret.expose_secret()))
-            .form(&form);
+        let Settings { token_url, client_id, client_secret, scope, .. } = &self.settings;
+        let form = [("grant_type", "client_credentials"), ("scope", scope), ("client_id", client_id)];
+        let request = http.post(token_url).basic_auth(client_id, Some(client_secret.expose_secret())).form(&form);
         let answer = http.send(request).await.map_err(|source| Error::Unanswered { endpoint: ENDPOINT, source })?;
         let status = answer.status.as_u16();
         if !answer.status.is_success() {
@@ -97,15 +78,12 @@ impl Bearer {
             let error: String = error.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
             return Err(Error::Credentials { status, error });
         }
-        let wire: Wire = serde_json::from_slice(&answer.body).map_err(|_| Error::Malformed {
-            endpoint: ENDPOINT,
-            status,
-            field: "the body",
-        })?;
+        let malformed = |field| Error::Malformed { endpoint: ENDPOINT, status, field };
+        let wire: Wire = serde_json::from_slice(&answer.body).map_err(|_| malformed("the body"))?;
         let token = wire.access_token.expose_secret();
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
             // It fits no header: kept, it would fail every call until it expires.
-            return Err(Error::Malformed { endpoint: ENDPOINT, status, field: "access_token" });
+            return Err(malformed("access_token"));
         }
         Ok((wire.access_token, Duration::from_secs(wire.expires_in.unwrap_or(3600).min(86_400))))
     }

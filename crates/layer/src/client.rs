@@ -1,7 +1,7 @@
 //! The calls that Rekey makes.
 
 use crate::Settings;
-use crate::auth::{Bearer, Credentials};
+use crate::auth::Bearer;
 use crate::error::{Error, Meaning, refusal};
 use domain::json::mend;
 use domain::token_list::{ListedTokens, RowStatus};
@@ -141,12 +141,7 @@ impl Client {
         let (timeout, connect_timeout) = (settings.timeout, settings.connect_timeout);
         let http = web::ClientSettings { provider: Provider::Layer, timeout, connect_timeout, extra_roots };
         let http = web::Client::new(&http)?;
-        let bearer = Bearer::new(Credentials {
-            token_url: settings.token_url.clone(),
-            client_id: settings.client_id.clone(),
-            client_secret: settings.client_secret.clone(),
-            scope: settings.scope.clone(),
-        });
+        let bearer = Bearer::new(settings.clone());
         let base_url = settings.base_url.trim_end_matches('/').to_owned();
         Ok(Self { settings, base_url, bearer, http })
     }

@@ -58,36 +58,26 @@ pub(crate) async fn run(log: &logs::Settings, once: bool) -> anyhow::Result<Ende
     let rekey = local.start(Role::ALL_IN_ONE, "").await?;
     rekey.ready().await?;
     let mut play = Play { sandbox: local.sandbox.clone(), began };
-    let ended = tokio::select! {
-        ended = play.perform() => Some(ended),
-        () = process::signal() => None,
-    };
-    let exact = match ended {
-        Some(Ok(exact)) => exact,
-        None => {
+    let played = tokio::select! {
+        played = play.perform() => played.map(|exact| if exact { Ended::Well } else { Ended::Failed }),
+        () = process::signal() => {
             say("\nstopping in the middle of the play: Ctrl-C");
             rekey.stop().await;
             local.stop().await;
             return Ok(Ended::Well);
         }
-        Some(Err(error)) => {
-            rekey.stop().await;
-            local.stop().await;
-            return Err(error);
-        }
     };
-    if !once {
+    if played.is_ok() && !once {
         // In a file, not on the command line, where every process of this machine could read it.
         let token_file = local.directory.path().join("admin-token");
         std::fs::write(&token_file, &local.admin_token)?;
         hints(&local, &rekey, &token_file.display().to_string());
         process::signal().await;
-        say("");
-        say("stopping: Ctrl-C");
+        say("\nstopping: Ctrl-C");
     }
     rekey.stop().await;
     local.stop().await;
-    Ok(if exact { Ended::Well } else { Ended::Failed })
+    played
 }
 
 fn hints(local: &Local, rekey: &Running, token_file: &str) {
@@ -120,6 +110,14 @@ fn hints(local: &Local, rekey: &Running, token_file: &str) {
     say("Ctrl-C drains and ends it.");
 }
 
+async fn until(what: &str, began: Instant, is_exact: impl Fn() -> bool) -> anyhow::Result<()> {
+    while !is_exact() {
+        anyhow::ensure!(began.elapsed() < PATIENCE, "{what} did not converge within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
 /// The demonstration, scene by scene.
 struct Play {
     sandbox: Sandbox,
@@ -134,24 +132,12 @@ impl Play {
 
     /// Waits until the oracle finds every list exact again.
     async fn until_exact(&self, what: &str, began: Instant) -> anyhow::Result<()> {
-        while !self.sandbox.verdict().exact {
-            anyhow::ensure!(began.elapsed() < PATIENCE, "{what} did not converge within {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(what, began, || self.sandbox.verdict().exact).await?;
         let took = began.elapsed().as_millis();
         say(&format!(
             "[{:>6.2}s]   -> {what}: every list at Layer is exact, {took} ms",
             self.began.elapsed().as_secs_f64()
         ));
-        Ok(())
-    }
-
-    async fn until_business(&self, business: &str) -> anyhow::Result<()> {
-        let began = Instant::now();
-        while !self.sandbox.business_verdict(business).exact {
-            anyhow::ensure!(began.elapsed() < PATIENCE, "{business} did not converge within {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
         Ok(())
     }
 
@@ -172,7 +158,7 @@ impl Play {
         }
         self.scene("acme links a bank with two accounts; the platform pushes the Item");
         let first = self.link("acme", &["1001", "1002"]).await?;
-        self.until_business("acme").await?;
+        until("acme", Instant::now(), || self.sandbox.business_verdict("acme").exact).await?;
         say(&format!("[{:>6.2}s]   -> first business converged", self.began.elapsed().as_secs_f64()));
 
         let scene = self.scene("a second bank for acme, and two banks for globex");
@@ -208,14 +194,10 @@ impl Play {
 
         let verdict = self.sandbox.verdict();
         self.scene("the oracle's verdict");
-        let counts = &verdict.counts;
+        let (counts, good) = (&verdict.counts, verdict.exact && verdict.violations.is_empty());
         say(&format!(
             "           {}; {} rotations, {} mints of {} allowed, {} PUTs, {} of them needless, {} webhooks answered 200",
-            if verdict.exact && verdict.violations.is_empty() {
-                "every list at Layer is exactly right, nothing was violated"
-            } else {
-                "NOT exact"
-            },
+            if good { "every list at Layer is exactly right, nothing was violated" } else { "NOT exact" },
             counts.rotations,
             counts.mints,
             verdict.mints_allowed,
@@ -226,6 +208,6 @@ impl Play {
         for violation in &verdict.violations {
             say(&format!("           violated: {violation}"));
         }
-        Ok(verdict.exact && verdict.violations.is_empty())
+        Ok(good)
     }
 }

@@ -46,23 +46,11 @@ where
     }
 }
 
-/// A store that is about to be opened.
-pub(crate) struct Opening {
-    store: Store,
-}
-
-impl Opening {
-    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
-        let keys = KeyRing::parse(&config.secrets.keys)?;
-        let fingerprints = fingerprinter(&config.secrets.fingerprint_key)?;
-        Ok(Self { store: Store::connect(config.store()?, &config.kafka.topics.outcomes, keys, fingerprints)? })
-    }
-
-    /// Waits for the database; what is wrong with it beyond being away is an error. None: stopped first.
-    pub(crate) async fn open(self, readiness: &Readiness, stop: &CancellationToken) -> anyhow::Result<Option<Store>> {
-        let prepared = until_the_database_does(&self.store, readiness, stop, || self.store.prepare()).await?;
-        Ok(prepared.map(|()| self.store))
-    }
+/// A store that is about to be opened: nothing was asked of the database yet.
+pub(crate) fn connect(config: &Config) -> anyhow::Result<Store> {
+    let keys = KeyRing::parse(&config.secrets.keys)?;
+    let fingerprints = fingerprinter(&config.secrets.fingerprint_key)?;
+    Ok(Store::connect(config.store()?, &config.kafka.topics.outcomes, keys, fingerprints)?)
 }
 
 /// Most reasons that are logged of one wait; `/readyz` tells the last one in any case.

@@ -3,7 +3,7 @@
 
 use crate::config::{Config, fingerprinter};
 use crate::metrics;
-use crate::waiting::{Opening, until_it_works, until_the_database_does, watch_the_database};
+use crate::waiting::{connect, until_it_works, until_the_database_does, watch_the_database};
 use anyhow::{Context as _, bail};
 use bus::{Connection, EmbeddedBroker, Producer};
 use domain::fault::chain;
@@ -146,9 +146,7 @@ impl Running {
                 Some(broker) => broker,
                 None => Arc::new(EmbeddedBroker::start(&topics, 4)?),
             };
-            let connection = broker.connection()?;
-            self._broker = Some(broker);
-            connection
+            self._broker.insert(broker).connection()?
         } else {
             self.config.kafka.connection()
         };
@@ -157,8 +155,7 @@ impl Running {
         let (readiness, looking, stop) = (self.readiness.clone(), producer.clone(), self.stop.clone());
         let at = connection.clone();
         self.tasks.spawn(async move {
-            let reached = until_it_works("kafka", &readiness, &stop, || looking.reachable(&topics)).await;
-            if reached.is_none() {
+            if until_it_works("kafka", &readiness, &stop, || looking.reachable(&topics)).await.is_none() {
                 return;
             }
             tokio::select! {
@@ -205,7 +202,7 @@ impl Running {
         roles: &[Role],
         fail: tokio::sync::mpsc::Sender<anyhow::Error>,
     ) -> anyhow::Result<()> {
-        let opening = Opening::new(&self.config)?;
+        let store = connect(&self.config)?;
         let consumer = if roles.contains(&Role::Consumer) { Some(ConsumerParts::new(self)?) } else { None };
         let console = if roles.contains(&Role::Console) {
             if self.config.console.tokens.is_empty() {
@@ -228,12 +225,11 @@ impl Running {
         let (readiness, stop, slot, tasks) =
             (self.readiness.clone(), self.stop.clone(), Arc::clone(&self.store), self.tasks.clone());
         self.tasks.spawn(async move {
-            let opened = opening.open(&readiness, &stop).await;
-            let store = match opened {
-                Ok(Some(store)) => store,
+            match until_the_database_does(&store, &readiness, &stop, || store.prepare()).await {
+                Ok(Some(())) => {}
                 Ok(None) => return,
                 Err(error) => return drop(fail.send(error).await),
-            };
+            }
             let _ = slot.set(store.clone());
             let (watched, stopping) = (store.clone(), stop.clone());
             let (waking, ended) = (store.clone(), stop.clone());
@@ -374,9 +370,14 @@ impl ConsumerParts {
         tasks: &TaskTracker,
         stop: CancellationToken,
         fail: tokio::sync::mpsc::Sender<anyhow::Error>,
+<<<<<<< HEAD
     ) -> anyhow::Result<Option<()>> {
         let begun = until_the_database_does(&store, readiness, &stop, || self.begin(&store)).await?;
         if begun.is_none() {
+=======
+    ) -> anyhow::Result<Option<Vec<Arc<tokio::sync::Notify>>>> {
+        if until_the_database_does(&store, readiness, &stop, || self.begin(&store)).await?.is_none() {
+>>>>>>> wtA
             return Ok(None);
         }
         let context = Arc::new(consumer::Context::new(

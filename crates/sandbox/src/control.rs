@@ -43,7 +43,7 @@ impl<T: Serialize> IntoResponse for Shown<T> {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = match self {
-            Self::Unknown { .. } => StatusCode::NOT_FOUND,
+            Self::Unknown { .. } | Self::NoVerb { .. } => StatusCode::NOT_FOUND,
             Self::Database(_) | Self::Admin(_) | Self::Http(_) => StatusCode::BAD_GATEWAY,
         };
         (status, Shown(json!({"error": self.to_string()}))).into_response()
@@ -148,27 +148,25 @@ async fn item_verb(
     State(sandbox): State<Sandbox>,
     Path((item, verb)): Path<(String, String)>,
     Query(query): Query<ItemQuery>,
-) -> Result<Shown<Value>, Response> {
-    let said = |result: Result<(), Error>| result.map_err(IntoResponse::into_response);
-    let fire = |kind: &str, code: &str, extra: &Value| said(sandbox.fire(&item, kind, code, extra));
+) -> Result<Shown<Value>, Error> {
+    let fire = |kind: &str, code: &str, extra: &Value| sandbox.fire(&item, kind, code, extra);
     match verb.as_str() {
-        "rotate" => said(sandbox.rotate(&item, query.announce.unwrap_or(Announce::Silent)).await)?,
+        "rotate" => sandbox.rotate(&item, query.announce.unwrap_or(Announce::Silent)).await?,
         "require-login" => {
-            said(sandbox.require_login(&item))?;
+            sandbox.require_login(&item)?;
             fire("ITEM", "ERROR", &Sandbox::webhook_error("ITEM_LOGIN_REQUIRED"))?;
         }
         "repair" => {
-            said(sandbox.repair(&item))?;
+            sandbox.repair(&item)?;
             fire("ITEM", "LOGIN_REPAIRED", &json!({}))?;
         }
         "revoke" => {
-            said(sandbox.revoke(&item))?;
+            sandbox.revoke(&item)?;
             fire("ITEM", "USER_PERMISSION_REVOKED", &Sandbox::webhook_error("USER_PERMISSION_REVOKED"))?;
         }
-        "offboard" => said(sandbox.offboard(&item, true).await)?,
+        "offboard" => sandbox.offboard(&item, true).await?,
         "add-account" => {
-            let added = sandbox.add_account(&item, &NewAccount::checking("7777"));
-            let account = added.map_err(IntoResponse::into_response)?;
+            let account = sandbox.add_account(&item, &NewAccount::checking("7777"))?;
             fire("ITEM", "NEW_ACCOUNTS_AVAILABLE", &json!({}))?;
             return Ok(Shown(json!({"account_id": account})));
         }
@@ -176,7 +174,10 @@ async fn item_verb(
             let kind = query.webhook_type.as_deref().unwrap_or("ITEM");
             fire(kind, query.code.as_deref().unwrap_or("LOGIN_REPAIRED"), &json!({}))?;
         }
-        _ => return Err(no_verb(&verb, "rotate, require-login, repair, revoke, offboard, add-account, webhook")),
+        _ => {
+            let known = "rotate, require-login, repair, revoke, offboard, add-account, webhook";
+            return Err(Error::NoVerb { verb, known });
+        }
     }
     Ok(Shown(json!({"ok": true})))
 }
@@ -184,26 +185,17 @@ async fn item_verb(
 async fn account_verb(
     State(sandbox): State<Sandbox>,
     Path((account, verb)): Path<(String, String)>,
-) -> Result<Shown<Value>, Response> {
-    let item =
-        sandbox.world().account(&account).map(|(item, _)| item.to_owned()).map_err(IntoResponse::into_response)?;
-    let said = |result: Result<(), Error>| result.map_err(IntoResponse::into_response);
+) -> Result<Shown<Value>, Error> {
+    let item = sandbox.world().account(&account)?.0.to_owned();
     match verb.as_str() {
-        "close" => said(sandbox.close_account(&account))?,
-        "reopen" => said(sandbox.reopen_account(&account))?,
-        "renumber" => {
-            let renumbered = sandbox.renumber_account(&account).map_err(IntoResponse::into_response)?;
-            return Ok(Shown(json!({"account_id": renumbered})));
-        }
+        "close" => sandbox.close_account(&account)?,
+        "reopen" => sandbox.reopen_account(&account)?,
+        "renumber" => return Ok(Shown(json!({"account_id": sandbox.renumber_account(&account)?}))),
         "revoke" => {
-            said(sandbox.close_account(&account))?;
-            said(sandbox.fire(&item, "ITEM", "USER_ACCOUNT_REVOKED", &json!({"account_id": account})))?;
+            sandbox.close_account(&account)?;
+            sandbox.fire(&item, "ITEM", "USER_ACCOUNT_REVOKED", &json!({"account_id": account}))?;
         }
-        _ => return Err(no_verb(&verb, "close, reopen, renumber, revoke")),
+        _ => return Err(Error::NoVerb { verb, known: "close, reopen, renumber, revoke" }),
     }
     Ok(Shown(json!({"ok": true})))
-}
-
-fn no_verb(verb: &str, known: &str) -> Response {
-    (StatusCode::NOT_FOUND, Shown(json!({"error": format!("no verb {verb:?}; there are {known}")}))).into_response()
 }

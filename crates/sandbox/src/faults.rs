@@ -2,7 +2,7 @@
 
 use crate::switches::Switches;
 use crate::world::World;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{Response, StatusCode, header};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -161,7 +161,6 @@ impl Faults {
     }
 }
 
-/// A body that breaks off: the client sees a cut connection, not an answer.
 fn raw(status: u16, headers: &[(String, String)], body: String) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
@@ -173,23 +172,12 @@ fn raw(status: u16, headers: &[(String, String)], body: String) -> Response<Body
     response
 }
 
+/// A body that breaks off: the client sees a cut connection, not an answer.
 pub(crate) fn cut() -> Response<Body> {
-    let mut response = Response::new(Body::from_stream(BrokenStream));
-    *response.status_mut() = StatusCode::OK;
+    let broken = Err::<Bytes, _>(std::io::Error::other("cut by the sandbox"));
+    let mut response = Response::new(Body::from_stream(futures::stream::iter([broken])));
     response.headers_mut().insert(header::CONTENT_LENGTH, header::HeaderValue::from_static("1000000"));
     response
-}
-
-struct BrokenStream;
-
-impl futures::Stream for BrokenStream {
-    type Item = Result<axum::body::Bytes, std::io::Error>;
-    fn poll_next(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        std::task::Poll::Ready(Some(Err(std::io::Error::other("cut by the sandbox"))))
-    }
 }
 
 /// What is left of a call after its faults.

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Response, header};
 use axum::routing::{get, post, put};
 use base64::Engine as _;
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 pub(crate) fn routes(sandbox: &Sandbox) -> Router {
@@ -32,6 +32,10 @@ fn error_body(kind: &str, error_enum: &str) -> Value {
 
 fn refuse(status: u16, error_enum: &str) -> Answer {
     error_answer(status, &error_body("Sandbox", error_enum), None)
+}
+
+fn no_business() -> Answer {
+    refuse(404, "SpecifiedIdNotFound")
 }
 
 fn ok(world: &World, status: u16, data: &Value, meta: &Value) -> Answer {
@@ -79,11 +83,9 @@ async fn admit(sandbox: &Sandbox, call: &str, about: &str, headers: &HeaderMap) 
     if known { Ok(fate) } else { Err(refuse(401, "Unauthenticated")) }
 }
 
-async fn whoami(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Answer {
-    match admit(&sandbox, "GET /whoami", "", &headers).await {
-        Ok(_) => ok(&sandbox.world(), 200, &json!({"type": "Client", "clientId": LAYER_CLIENT_ID}), &json!({})),
-        Err(refused) => refused,
-    }
+async fn whoami(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Result<Answer, Answer> {
+    admit(&sandbox, "GET /whoami", "", &headers).await?;
+    Ok(ok(&sandbox.world(), 200, &json!({"type": "Client", "clientId": LAYER_CLIENT_ID}), &json!({})))
 }
 
 fn business_body(business: &LayerBusiness) -> Value {
@@ -94,26 +96,20 @@ async fn find(
     State(sandbox): State<Sandbox>,
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
-) -> Answer {
+) -> Result<Answer, Answer> {
     let wanted = query.get("external_id").cloned().unwrap_or_default();
-    if let Err(refused) = admit(&sandbox, "GET /v1/businesses", &wanted, &headers).await {
-        return refused;
-    }
+    admit(&sandbox, "GET /v1/businesses", &wanted, &headers).await?;
     let world = sandbox.world();
     let found: Vec<Value> =
         world.layer.values().filter(|b| b.external_id == wanted && !b.archived).map(business_body).collect();
-    ok(&world, 200, &Value::Array(found), &json!({"pagination": {"cursor": null, "has_more": false}}))
+    Ok(ok(&world, 200, &Value::Array(found), &json!({"pagination": {"cursor": null, "has_more": false}})))
 }
 
-async fn show(State(sandbox): State<Sandbox>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    if let Err(refused) = admit(&sandbox, "GET /v1/businesses/{id}", &id, &headers).await {
-        return refused;
-    }
+async fn show(State(sandbox): State<Sandbox>, headers: HeaderMap, Path(id): Path<String>) -> Result<Answer, Answer> {
+    admit(&sandbox, "GET /v1/businesses/{id}", &id, &headers).await?;
     let world = sandbox.world();
-    match world.layer.get(&id).filter(|b| !b.archived) {
-        Some(business) => ok(&world, 200, &business_body(business), &json!({})),
-        None => refuse(404, "SpecifiedIdNotFound"),
-    }
+    let business = world.layer.get(&id).filter(|b| !b.archived).ok_or_else(no_business)?;
+    Ok(ok(&world, 200, &business_body(business), &json!({})))
 }
 
 fn tokens_of(body: &Value) -> Option<Vec<String>> {
@@ -121,62 +117,47 @@ fn tokens_of(body: &Value) -> Option<Vec<String>> {
     list.iter().map(|e| e.get("processor_token").and_then(Value::as_str).map(str::to_owned)).collect()
 }
 
-async fn create(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn create(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) -> Result<Answer, Answer> {
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let external_id = body["external_id"].as_str().unwrap_or_default().to_owned();
-    let fate = match admit(&sandbox, "POST /v1/businesses", &external_id, &headers).await {
-        Ok(fate) => fate,
-        Err(refused) => return refused,
-    };
+    let fate = admit(&sandbox, "POST /v1/businesses", &external_id, &headers).await?;
     let mut world = sandbox.world();
     if ["legal_name", "us_state", "entity_type"].iter().any(|f| !body[*f].is_string()) {
-        return refuse(400, "SpecifiedBadRequest");
+        return Err(refuse(400, "SpecifiedBadRequest"));
     }
     let phone = body["phone_number"].as_str().map(str::to_owned);
     let same_phone = |b: &LayerBusiness| phone.is_some() && b.phone == phone && b.external_id != external_id;
     if world.layer.values().any(|b| same_phone(b) && !b.archived) {
-        return refuse(400, "SpecifiedBadRequest");
+        return Err(refuse(400, "SpecifiedBadRequest"));
     }
     // The trap: an archived business with the same phone number is un-archived and returned, whoever it is.
     if let Some(other) = world.layer.values_mut().find(|b| same_phone(b)) {
         other.archived = false;
         let body = business_body(other);
-        return ok(&world, 200, &body, &json!({}));
+        return Ok(ok(&world, 200, &body, &json!({})));
     }
     let (id, status) = match world.layer_by_external(&external_id) {
         Some(known) => (known.id.clone(), 200),
-        None => {
-            let id = world.uuid();
-            let made = LayerBusiness {
-                id: id.clone(),
-                external_id,
-                phone,
-                archived: false,
-                rows: Vec::new(),
-                last_shown: BTreeSet::new(),
-                refused: false,
-                lagging: None,
-            };
-            world.layer.insert(id.clone(), made);
-            (id, 201)
-        }
+        None => (world.add_to_layer(LayerBusiness { external_id, phone, ..LayerBusiness::default() }), 201),
     };
     if status == 201
         && let Some(tokens) = tokens_of(&body)
         && let Err(refused) = replace(&mut world, &id, &tokens)
     {
         world.layer.remove(&id);
-        return refused;
+        return Err(refused);
     }
     let data = world.layer.get(&id).map(business_body).unwrap_or_default();
-    if fate.lose_answer { cut() } else { ok(&world, status, &data, &json!({})) }
+    Ok(if fate.lose_answer { cut() } else { ok(&world, status, &data, &json!({})) })
 }
 
-async fn update(State(sandbox): State<Sandbox>, headers: HeaderMap, Path(id): Path<String>, body: Bytes) -> Answer {
-    let fate = match admit(&sandbox, "PUT /v1/businesses/{id}", &id, &headers).await {
-        Ok(fate) => fate,
-        Err(refused) => return refused,
-    };
+async fn update(
+    State(sandbox): State<Sandbox>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Answer, Answer> {
+    let fate = admit(&sandbox, "PUT /v1/businesses/{id}", &id, &headers).await?;
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let answer = put_effect(&sandbox, &id, &body, &fate);
     if fate.hang_after {
@@ -185,27 +166,21 @@ async fn update(State(sandbox): State<Sandbox>, headers: HeaderMap, Path(id): Pa
     answer
 }
 
-fn put_effect(sandbox: &Sandbox, id: &str, body: &Value, fate: &Fate) -> Answer {
+fn put_effect(sandbox: &Sandbox, id: &str, body: &Value, fate: &Fate) -> Result<Answer, Answer> {
     let mut world = sandbox.world();
-    let Some(tokens) = tokens_of(body) else { return refuse(400, "SpecifiedBadRequest") };
-    match world.layer.get(id) {
-        Some(business) if !business.archived => {}
-        _ => return refuse(404, "SpecifiedIdNotFound"),
-    }
+    let tokens = tokens_of(body).ok_or_else(|| refuse(400, "SpecifiedBadRequest"))?;
+    let before = world.layer.get(id).filter(|b| !b.archived).ok_or_else(no_business)?.rows.clone();
     world.counts.puts += 1;
     world.judge_put(id, &tokens);
-    let before = world.layer.get(id).map(|b| b.rows.clone()).unwrap_or_default();
-    if !fate.not_applied
-        && let Err(refused) = replace(&mut world, id, &tokens)
-    {
-        return refused;
+    if !fate.not_applied {
+        replace(&mut world, id, &tokens)?;
     }
     world.note_change(id, &before);
     if let (Some(lag), Some(business)) = (fate.lag, world.layer.get_mut(id)) {
         business.lagging = Some((Instant::now() + lag, before));
     }
     let data = world.layer.get(id).map(business_body).unwrap_or_default();
-    if fate.lose_answer { cut() } else { ok(&world, 200, &data, &json!({})) }
+    Ok(if fate.lose_answer { cut() } else { ok(&world, 200, &data, &json!({})) })
 }
 
 /// The full replace: what the list leaves out is dropped; rows of Layer's own connection are not touched.
@@ -227,7 +202,7 @@ fn replace(world: &mut World, id: &str, tokens: &[String]) -> Result<(), Answer>
         .collect();
     let fresh: Vec<String> = kept.iter().map(|_| world.uuid()).collect();
     let (archives, keeps_row) = (world.switches.removed_rows_stay_archived, world.switches.swap_keeps_row);
-    let Some(business) = world.layer.get_mut(id) else { return Err(refuse(404, "SpecifiedIdNotFound")) };
+    let business = world.layer.get_mut(id).ok_or_else(no_business)?;
     let mut rows: Vec<Row> = business.rows.iter().filter(|r| r.token.is_none()).cloned().collect();
     let before: Vec<Row> = business.rows.iter().filter(|r| r.token.is_some()).cloned().collect();
     for ((token, account), fresh) in kept.into_iter().zip(fresh) {
@@ -249,27 +224,22 @@ async fn list(
     headers: HeaderMap,
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
-) -> Answer {
-    if let Err(refused) = admit(&sandbox, "GET /v1/businesses/{id}/plaid/accounts", &id, &headers).await {
-        return refused;
-    }
+) -> Result<Answer, Answer> {
+    admit(&sandbox, "GET /v1/businesses/{id}/plaid/accounts", &id, &headers).await?;
     let mut world = sandbox.world();
     world.counts.lists += 1;
-    let Some(business) = world.layer.get_mut(&id).filter(|b| !b.archived) else {
-        return refuse(404, "SpecifiedIdNotFound");
-    };
+    let (shows, size) = (world.switches.list_shows, world.switches.list_page_size);
+    let business = world.layer.get_mut(&id).filter(|b| !b.archived).ok_or_else(no_business)?;
     business.last_shown = business.shown().iter().filter(|r| !r.archived).filter_map(|r| r.token.clone()).collect();
-    let Some(business) = world.layer.get(&id) else { return refuse(404, "SpecifiedIdNotFound") };
-    let rows: Vec<Value> = business.shown().iter().map(|r| row_body(r, world.switches.list_shows)).collect();
-    let size = world.switches.list_page_size;
+    let rows: Vec<Value> = business.shown().iter().map(|r| row_body(r, shows)).collect();
     if size == 0 {
-        return ok(&world, 200, &Value::Array(rows), &json!({}));
+        return Ok(ok(&world, 200, &Value::Array(rows), &json!({})));
     }
     let from: usize = query.get("cursor").and_then(|c| c.parse().ok()).unwrap_or(0);
     let page: Vec<Value> = rows.iter().skip(from).take(size).cloned().collect();
     let has_more = from + size < rows.len();
     let cursor = has_more.then(|| (from + size).to_string());
-    ok(&world, 200, &Value::Array(page), &json!({"pagination": {"cursor": cursor, "has_more": has_more}}))
+    Ok(ok(&world, 200, &Value::Array(page), &json!({"pagination": {"cursor": cursor, "has_more": has_more}})))
 }
 
 fn row_body(row: &Row, shows: Shows) -> Value {

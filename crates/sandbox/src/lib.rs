@@ -8,11 +8,12 @@ mod events;
 mod faults;
 mod layer_api;
 mod load;
-mod moment;
 mod oracle;
 mod plaid_api;
 mod platform;
 mod queries;
+#[cfg(feature = "scenarios")]
+mod scenarios;
 mod signing;
 mod switches;
 mod webhooks;
@@ -20,10 +21,10 @@ mod world;
 
 pub use faults::{Fault, FaultKind, Scenario};
 pub use load::{Answered, Load};
-pub use moment::Moment;
-pub use oracle::{BusinessVerdict, Counts, Listed, Verdict};
-pub use platform::Admin;
-pub use platform::{Announce, NewAccount, NewBusiness, NewItem};
+pub use oracle::{BusinessVerdict, Counts, Verdict};
+pub use platform::{Admin, Announce, NewAccount, NewBusiness, NewItem};
+#[cfg(feature = "scenarios")]
+pub use scenarios::{Listed, Moment};
 pub use signing::{Signer, sha256_hex};
 pub use switches::{BadToken, LoginRequiredReads, Shows, Switches};
 pub use webhooks::SignedWebhook;
@@ -94,6 +95,8 @@ pub enum Error {
     Admin(String),
     #[error("the sandbox's HTTP client could not be made")]
     Http(#[from] reqwest::Error),
+    #[error("no verb {verb:?}; there are {known}")]
+    NoVerb { verb: String, known: &'static str },
 }
 
 impl Sandbox {
@@ -134,11 +137,6 @@ impl Sandbox {
     /// Changes how the unconfirmed facts are answered.
     pub fn switch(&self, change: impl FnOnce(&mut Switches)) {
         change(&mut self.world().switches);
-    }
-
-    /// Whether Layer's list shows less of a token than what a PUT needs.
-    pub fn hides_tokens(&self) -> bool {
-        self.world().switches.list_shows != Shows::Full
     }
 
     /// Makes the next matching calls misbehave.

@@ -78,13 +78,8 @@ impl Sandbox {
 
     async fn send_one(&self, http: &reqwest::Client, url: &str, item: &str, answered: &mut Answered) {
         let body = Self::webhook_body("ITEM", "ERROR", Some(item), &json!({"error": null}));
-        let signed = self.sign(&body);
+        let request = self.sign(&body).to(http, url);
         let began = Instant::now();
-        let request = http
-            .post(url)
-            .header("content-type", "application/json")
-            .header("plaid-verification", signed.header)
-            .body(signed.body);
         answered.sent += 1;
         match request.send().await {
             Ok(answer) => *answered.answers.entry(answer.status().as_u16()).or_default() += 1,
@@ -96,11 +91,6 @@ impl Sandbox {
 }
 
 fn causes(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut next: Option<&dyn std::error::Error> = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}{}{cause}", if text.is_empty() { "" } else { ": " });
-        next = cause.source();
-    }
-    text
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

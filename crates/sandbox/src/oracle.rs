@@ -49,16 +49,6 @@ pub struct Verdict {
     pub mints_allowed: u64,
 }
 
-/// A row of a list at Layer.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Listed {
-    pub business: String,
-    pub account: String,
-    pub token: String,
-    /// Layer can read the account with it.
-    pub alive: bool,
-}
-
 impl Sandbox {
     /// Compares the whole world with what it should be.
     pub fn verdict(&self) -> Verdict {
@@ -78,9 +68,8 @@ impl Sandbox {
         let mints_allowed =
             world.items.values().map(|i| u64::from(i.generation) * i.accounts.len() as u64).sum::<u64>()
                 + world.counts.answers_lost;
-        let mut violations = world.violations.clone();
-        violations
-            .extend(world.over_limits.iter().map(|(limit, n)| format!("I9: {n} calls over the limit of {limit}")));
+        let over = world.over_limits.iter().map(|(limit, n)| format!("I9: {n} calls over the limit of {limit}"));
+        let violations = world.violations.iter().cloned().chain(over).collect();
         Verdict {
             exact: wrong.is_empty(),
             businesses: world.businesses.len(),
@@ -89,33 +78,6 @@ impl Sandbox {
             counts: world.counts.clone(),
             mints_allowed,
         }
-    }
-
-    /// Every account that belongs into a list, with its business.
-    pub fn wanted(&self) -> BTreeSet<(String, String)> {
-        let world = self.world();
-        world.truth().map(|(business, _, account)| (business.to_owned(), account.id.clone())).collect()
-    }
-
-    /// Every row of every list at Layer.
-    pub fn listed(&self) -> Vec<Listed> {
-        let world = self.world();
-        let of = |b: &LayerBusiness| {
-            let business = b.external_id.clone();
-            let row = |(account, token): (String, String)| Listed {
-                business: business.clone(),
-                alive: world.is_alive(&token),
-                account,
-                token,
-            };
-            active_tokens(b).map(row).collect::<Vec<_>>()
-        };
-        world.layer.values().flat_map(of).collect()
-    }
-
-    /// Businesses whose list a PUT changed, and how often.
-    pub fn changed_lists(&self) -> BTreeMap<String, u64> {
-        self.world().changed.clone()
     }
 
     /// Compares one business's list with what it should be.
@@ -205,7 +167,7 @@ impl World {
     }
 }
 
-fn active_tokens(business: &LayerBusiness) -> impl Iterator<Item = (String, String)> + '_ {
+pub(crate) fn active_tokens(business: &LayerBusiness) -> impl Iterator<Item = (String, String)> + '_ {
     business
         .rows
         .iter()

@@ -3,7 +3,7 @@
 use crate::Sandbox;
 use crate::faults::{cut, error_answer};
 use crate::switches::LoginRequiredReads;
-use crate::world::{Item, ItemStatus, Minted, PLAID_CLIENT_ID, World};
+use crate::world::{Account, Item, ItemStatus, Minted, PLAID_CLIENT_ID, World};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Response};
@@ -12,16 +12,36 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// One of Plaid's calls: the fields of its body, all of them texts, and what it does when nothing speaks against it.
+#[derive(Clone, Copy)]
+struct Endpoint {
+    path: &'static str,
+    fields: &'static [&'static str],
+    effect: fn(&mut World, &Value) -> Result<Value, Answer>,
+}
+
+const ENDPOINTS: [Endpoint; 7] = [
+    Endpoint { path: "/item/get", fields: &["access_token"], effect: item_get },
+    Endpoint { path: "/accounts/get", fields: &["access_token"], effect: accounts_get },
+    Endpoint {
+        path: "/processor/token/create",
+        fields: &["access_token", "account_id", "processor"],
+        effect: processor_token_create,
+    },
+    Endpoint { path: "/processor/token/permissions/get", fields: &["processor_token"], effect: permissions_get },
+    Endpoint { path: "/item/access_token/invalidate", fields: &["access_token"], effect: invalidate },
+    Endpoint { path: "/item/remove", fields: &["access_token"], effect: item_remove },
+    Endpoint { path: "/webhook_verification_key/get", fields: &["key_id"], effect: verification_key_get },
+];
+
 pub(crate) fn routes(sandbox: &Sandbox) -> Router {
-    Router::new()
-        .route("/item/get", post(item_get))
-        .route("/accounts/get", post(accounts_get))
-        .route("/processor/token/create", post(processor_token_create))
-        .route("/processor/token/permissions/get", post(permissions_get))
-        .route("/item/access_token/invalidate", post(invalidate))
-        .route("/item/remove", post(item_remove))
-        .route("/webhook_verification_key/get", post(verification_key_get))
-        .with_state(sandbox.clone())
+    let with = |routes: Router<Sandbox>, endpoint: Endpoint| {
+        let handler = async move |State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>| {
+            endpoint.answer(&sandbox, &headers, &body).await
+        };
+        routes.route(endpoint.path, post(handler))
+    };
+    ENDPOINTS.into_iter().fold(Router::new(), with).with_state(sandbox.clone())
 }
 
 type Answer = Response<Body>;
@@ -38,75 +58,62 @@ fn refuse(error_type: &str, error_code: &str) -> Answer {
     error_answer(400, &error_body(error_type, error_code), None)
 }
 
-fn limit(code: &str) -> Answer {
-    error_answer(429, &error_body("RATE_LIMIT_EXCEEDED", code), None)
-}
-
 fn ok(mut body: Value) -> Answer {
     body["request_id"] = "sandboxRequest".into();
     error_answer(200, &body, None)
 }
 
-/// Checks what every endpoint checks, lets faults happen, and runs `effect` if nothing speaks against it.
-async fn answer(
-    sandbox: &Sandbox,
-    endpoint: &str,
-    headers: &HeaderMap,
-    body: &Value,
-    fields: &[&str],
-    effect: impl FnOnce(&mut World) -> Answer,
-) -> Answer {
-    let about = about(&sandbox.world(), body);
-    let about: Vec<&str> = about.iter().map(String::as_str).collect();
-    let fate = sandbox.fate(endpoint, &about, error_body).await;
-    let answer = effect_of(sandbox, endpoint, headers, body, fields, &about, fate.instead, effect);
-    if fate.hang_after {
-        sandbox.world().counts.answers_lost += 1;
-        sandbox.until_lifted(endpoint).await;
+impl Endpoint {
+    /// Checks what every endpoint checks, and lets faults happen.
+    async fn answer(self, sandbox: &Sandbox, headers: &HeaderMap, body: &Value) -> Answer {
+        let about = about(&sandbox.world(), body);
+        let about: Vec<&str> = about.iter().map(String::as_str).collect();
+        let fate = sandbox.fate(self.path, &about, error_body).await;
+        let item = about.first().copied().unwrap_or_default();
+        let done = self.done(&mut sandbox.world(), headers, body, item, fate.instead);
+        if fate.hang_after {
+            sandbox.world().counts.answers_lost += 1;
+            sandbox.until_lifted(self.path).await;
+        }
+        if fate.lose_answer {
+            sandbox.world().counts.answers_lost += 1;
+            return cut();
+        }
+        done.map_or_else(|refused| refused, ok)
     }
-    if fate.lose_answer {
-        sandbox.world().counts.answers_lost += 1;
-        return cut();
-    }
-    answer
-}
 
-#[allow(clippy::too_many_arguments, reason = "the half of `answer` that must not wait while it holds the world")]
-fn effect_of(
-    sandbox: &Sandbox,
-    endpoint: &str,
-    headers: &HeaderMap,
-    body: &Value,
-    fields: &[&str],
-    about: &[&str],
-    instead: Option<Answer>,
-    effect: impl FnOnce(&mut World) -> Answer,
-) -> Answer {
-    let mut world = sandbox.world();
-    let item = about.first().copied().unwrap_or_default();
-    world.called(endpoint, item);
-    if let Some(instead) = instead {
-        return instead;
+    fn done(
+        self,
+        world: &mut World,
+        headers: &HeaderMap,
+        body: &Value,
+        item: &str,
+        instead: Option<Answer>,
+    ) -> Result<Value, Answer> {
+        world.called(self.path, item);
+        if let Some(instead) = instead {
+            return Err(instead);
+        }
+        let (per_client, per_item, code) = world.switches.plaid_limits(self.path);
+        let minute = Duration::from_mins(1);
+        if world.over(per_client, minute, |c| c.endpoint == self.path)
+            || world.over(per_item, minute, |c| c.endpoint == self.path && c.about == item)
+        {
+            return Err(error_answer(429, &error_body("RATE_LIMIT_EXCEEDED", code), None));
+        }
+        let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if header("PLAID-CLIENT-ID") != PLAID_CLIENT_ID || header("PLAID-SECRET") != world.plaid_secret {
+            return Err(refuse("INVALID_INPUT", "INVALID_API_KEYS"));
+        }
+        let Value::Object(given) = body else { return Err(refuse("INVALID_REQUEST", "INVALID_BODY")) };
+        if given.keys().any(|k| !self.fields.contains(&k.as_str())) {
+            return Err(refuse("INVALID_REQUEST", "UNKNOWN_FIELDS"));
+        }
+        if self.fields.iter().any(|f| !given.get(*f).is_some_and(Value::is_string)) {
+            return Err(refuse("INVALID_REQUEST", "MISSING_FIELDS"));
+        }
+        (self.effect)(world, body)
     }
-    let (per_client, per_item, code) = world.switches.plaid_limits(endpoint);
-    let minute = Duration::from_mins(1);
-    if world.over(per_client, minute, |c| c.endpoint == endpoint)
-        || world.over(per_item, minute, |c| c.endpoint == endpoint && c.about == item)
-    {
-        return limit(code);
-    }
-    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if header("PLAID-CLIENT-ID") != PLAID_CLIENT_ID || header("PLAID-SECRET") != world.plaid_secret {
-        return refuse("INVALID_INPUT", "INVALID_API_KEYS");
-    }
-    let Value::Object(given) = body else { return refuse("INVALID_REQUEST", "INVALID_BODY") };
-    if given.keys().any(|k| !fields.contains(&k.as_str())) {
-        return refuse("INVALID_REQUEST", "UNKNOWN_FIELDS");
-    }
-    if fields.iter().any(|f| !given.get(*f).is_some_and(Value::is_string)) {
-        return refuse("INVALID_REQUEST", "MISSING_FIELDS");
-    }
-    effect(&mut world)
 }
 
 /// The Item and account that a call is about, for faults that single one out.
@@ -136,61 +143,40 @@ fn item_body(item: &Item) -> Value {
     json!({"item_id": item.id, "institution_id": "ins_109508", "webhook": item.webhook_url, "error": error})
 }
 
-async fn item_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/item/get", &headers, &body, &["access_token"], |world| match item_for(world, token_of(&body)) {
-        Ok(item) => ok(json!({"item": item_body(item), "status": null})),
-        Err(refused) => refused,
-    })
-    .await
+fn item_get(world: &mut World, body: &Value) -> Result<Value, Answer> {
+    let item = item_for(world, token_of(body))?;
+    Ok(json!({"item": item_body(item), "status": null}))
 }
 
-async fn accounts_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/accounts/get", &headers, &body, &["access_token"], |world| {
-        let item = match item_for(world, token_of(&body)) {
-            Ok(item) => item,
-            Err(refused) => return refused,
-        };
-        let fails = world.switches.login_required_reads == LoginRequiredReads::Fail;
-        if item.status == ItemStatus::LoginRequired && fails {
-            return refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED");
-        }
-        let accounts: Vec<Value> = item
-            .accounts
-            .iter()
-            .filter(|a| a.open)
-            .map(|a| {
-                json!({
-                    "account_id": a.id, "type": a.kind, "subtype": a.subtype, "mask": a.mask, "name": a.name,
-                    "official_name": null, "balances": {"current": 100.0, "iso_currency_code": "USD"},
-                })
-            })
-            .collect();
-        ok(json!({"item": item_body(item), "accounts": accounts}))
-    })
-    .await
+fn accounts_get(world: &mut World, body: &Value) -> Result<Value, Answer> {
+    let item = item_for(world, token_of(body))?;
+    let fails = world.switches.login_required_reads == LoginRequiredReads::Fail;
+    if item.status == ItemStatus::LoginRequired && fails {
+        return Err(refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED"));
+    }
+    let account = |a: &Account| {
+        json!({
+            "account_id": a.id, "type": a.kind, "subtype": a.subtype, "mask": a.mask, "name": a.name,
+            "official_name": null, "balances": {"current": 100.0, "iso_currency_code": "USD"},
+        })
+    };
+    let accounts: Vec<Value> = item.accounts.iter().filter(|a| a.open).map(account).collect();
+    Ok(json!({"item": item_body(item), "accounts": accounts}))
 }
 
-async fn processor_token_create(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    let fields = ["access_token", "account_id", "processor"];
-    answer(&sandbox, "/processor/token/create", &headers, &body, &fields, |world| mint(world, &body)).await
-}
-
-fn mint(world: &mut World, body: &Value) -> Answer {
+fn processor_token_create(world: &mut World, body: &Value) -> Result<Value, Answer> {
     if body["processor"] != "layer" {
-        return refuse("INVALID_REQUEST", "INVALID_FIELD");
+        return Err(refuse("INVALID_REQUEST", "INVALID_FIELD"));
     }
     let account = body["account_id"].as_str().unwrap_or_default().to_owned();
-    let item = match item_for(world, token_of(body)) {
-        Ok(item) => item.clone(),
-        Err(refused) => return refused,
-    };
+    let item = item_for(world, token_of(body))?.clone();
     if item.status == ItemStatus::LoginRequired && !world.switches.mint_while_login_required {
-        return refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED");
+        return Err(refuse("ITEM_ERROR", "ITEM_LOGIN_REQUIRED"));
     }
     match item.accounts.iter().find(|a| a.id == account) {
-        Some(a) if a.unsupported => return refuse("ITEM_ERROR", "ITEM_NOT_SUPPORTED"),
+        Some(a) if a.unsupported => return Err(refuse("ITEM_ERROR", "ITEM_NOT_SUPPORTED")),
         Some(a) if a.open => {}
-        _ => return refuse("INVALID_INPUT", "INVALID_ACCOUNT_ID"),
+        _ => return Err(refuse("INVALID_INPUT", "INVALID_ACCOUNT_ID")),
     }
     world.counts.mints += 1;
     let same = |m: &Minted| m.account == account && m.access_token == item.access_token && !m.dead;
@@ -199,64 +185,36 @@ fn mint(world: &mut World, body: &Value) -> Answer {
         true => world.minted.iter().find(|(_, m)| same(m)).map(|(t, _)| t.clone()),
         false => None,
     };
-    let token = match before {
-        Some(token) => token,
-        None => world.secret("processor-sandbox"),
-    };
+    let token = before.unwrap_or_else(|| world.secret("processor-sandbox"));
     let minted = Minted { item: item.id.clone(), account, access_token: item.access_token, dead: false };
     world.minted.insert(token.clone(), minted);
-    ok(json!({"processor_token": token}))
+    Ok(json!({"processor_token": token}))
 }
 
-async fn permissions_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/processor/token/permissions/get", &headers, &body, &["processor_token"], |world| {
-        let token = body["processor_token"].as_str().unwrap_or_default();
-        if world.is_alive(token) {
-            ok(json!({"products": []}))
-        } else {
-            refuse("INVALID_INPUT", "INVALID_PROCESSOR_TOKEN")
-        }
-    })
-    .await
+fn permissions_get(world: &mut World, body: &Value) -> Result<Value, Answer> {
+    let token = body["processor_token"].as_str().unwrap_or_default();
+    let unknown = || refuse("INVALID_INPUT", "INVALID_PROCESSOR_TOKEN");
+    world.is_alive(token).then(|| json!({"products": []})).ok_or_else(unknown)
 }
 
-async fn invalidate(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/item/access_token/invalidate", &headers, &body, &["access_token"], |world| {
-        let id = match item_for(world, token_of(&body)) {
-            Ok(item) => item.id.clone(),
-            Err(refused) => return refused,
-        };
-        match world.rotate(&id) {
-            Ok(token) => ok(json!({"new_access_token": token})),
-            Err(_) => refuse("ITEM_ERROR", "ITEM_NOT_FOUND"),
-        }
-    })
-    .await
+fn invalidate(world: &mut World, body: &Value) -> Result<Value, Answer> {
+    let id = item_for(world, token_of(body))?.id.clone();
+    let token = world.rotate(&id).map_err(|_| refuse("ITEM_ERROR", "ITEM_NOT_FOUND"))?;
+    Ok(json!({"new_access_token": token}))
 }
 
-async fn item_remove(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/item/remove", &headers, &body, &["access_token"], |world| {
-        let id = match item_for(world, token_of(&body)) {
-            Ok(item) => item.id.clone(),
-            Err(refused) => return refused,
-        };
-        if let Ok(item) = world.item(&id) {
-            item.status = ItemStatus::Removed;
-        }
-        ok(json!({}))
-    })
-    .await
+fn item_remove(world: &mut World, body: &Value) -> Result<Value, Answer> {
+    let id = item_for(world, token_of(body))?.id.clone();
+    if let Ok(item) = world.item(&id) {
+        item.status = ItemStatus::Removed;
+    }
+    Ok(json!({}))
 }
 
-async fn verification_key_get(State(sandbox): State<Sandbox>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    answer(&sandbox, "/webhook_verification_key/get", &headers, &body, &["key_id"], |world| {
-        let kid = body["key_id"].as_str().unwrap_or_default();
-        match world.signers.iter().find(|s| s.kid == kid) {
-            Some(signer) => ok(json!({"key": signer.jwk()})),
-            None => refuse("INVALID_INPUT", "INVALID_WEBHOOK_VERIFICATION_KEY_ID"),
-        }
-    })
-    .await
+fn verification_key_get(world: &mut World, body: &Value) -> Result<Value, Answer> {
+    let signer = world.signers.iter().find(|s| Some(s.kid.as_str()) == body["key_id"].as_str());
+    let unknown = || refuse("INVALID_INPUT", "INVALID_WEBHOOK_VERIFICATION_KEY_ID");
+    signer.map(|signer| json!({"key": signer.jwk()})).ok_or_else(unknown)
 }
 
 impl World {

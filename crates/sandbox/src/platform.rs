@@ -5,7 +5,6 @@ use crate::{Error, Sandbox};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 /// Rekey's admin API, with a token that may operate.
 #[derive(Debug, Clone)]
@@ -97,13 +96,6 @@ impl Sandbox {
         self.world().webhook_url = Some(url);
     }
 
-    /// The platform gives every Item another webhook URL: `/item/webhook/update`.
-    pub fn move_webhooks(&self, url: &str) {
-        let mut world = self.world();
-        world.webhook_url = Some(url.to_owned());
-        world.items.values_mut().for_each(|i| i.webhook_url = Some(url.to_owned()));
-    }
-
     /// Makes it known to the platform and, if it says so, to Layer. One that is there stays as it is.
     pub fn create_business(&self, new: &NewBusiness) {
         let mut world = self.world();
@@ -111,18 +103,8 @@ impl Sandbox {
             world.businesses.push(new.external_id.clone());
         }
         if new.at_layer && world.layer_by_external(&new.external_id).is_none() {
-            let id = world.uuid();
-            let made = LayerBusiness {
-                id: id.clone(),
-                external_id: new.external_id.clone(),
-                phone: new.phone.clone(),
-                archived: new.archived,
-                rows: Vec::new(),
-                last_shown: BTreeSet::new(),
-                refused: false,
-                lagging: None,
-            };
-            world.layer.insert(id, made);
+            let (external_id, phone, archived) = (new.external_id.clone(), new.phone.clone(), new.archived);
+            world.add_to_layer(LayerBusiness { external_id, phone, archived, ..LayerBusiness::default() });
         }
     }
 
@@ -176,12 +158,9 @@ impl Sandbox {
             Announce::Database => self.write_database(item).await,
             Announce::Push => {
                 self.write_database(item).await?;
-                let answer = if self.world().item(item)?.pushed {
-                    self.push_token(item).await?
-                } else {
-                    self.push(item, &json!({})).await?
-                };
-                if answer.0 < 300 { Ok(()) } else { Err(Error::Admin(format!("status {}", answer.0))) }
+                let is_known = self.world().item(item)?.pushed;
+                let pushed = if is_known { self.push_token(item).await } else { self.push(item, &json!({})).await };
+                taken(pushed?.0)
             }
         }
     }
@@ -257,17 +236,6 @@ impl Sandbox {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
-    /// The platform decides that the account belongs to another business, or to none.
-    pub fn assign_account(&self, account: &str, business: Option<&str>) -> Result<(), Error> {
-        let mut world = self.world();
-        world.account(account)?.1.business = business.map(str::to_owned);
-        // The next push says so.
-        for item in world.items.values_mut().filter(|i| i.accounts.iter().any(|a| a.id == account)) {
-            (item.assigned, item.pushed) = (true, false);
-        }
-        Ok(())
-    }
-
     /// The platform removes the Item at Plaid and, if `tell`, at Rekey.
     pub async fn offboard(&self, item: &str, tell: bool) -> Result<(), Error> {
         {
@@ -277,13 +245,15 @@ impl Sandbox {
             item.offboarded = true;
         }
         if tell {
-            let (status, _) = self.admin_call(reqwest::Method::DELETE, &format!("/v1/items/{item}"), None).await?;
-            if status >= 300 {
-                return Err(Error::Admin(format!("status {status}")));
-            }
+            let path = format!("/v1/items/{item}");
+            taken(self.admin_call(reqwest::Method::DELETE, &path, None).await?.0)?;
         }
         Ok(())
     }
+}
+
+fn taken(status: u16) -> Result<(), Error> {
+    if status < 300 { Ok(()) } else { Err(Error::Admin(format!("status {status}"))) }
 }
 
 pub(crate) fn make_account(world: &mut crate::world::World, new: &NewAccount, business: &str) -> Account {

@@ -63,18 +63,6 @@ pub struct Switches {
 }
 
 impl Switches {
-    /// Plaid's limits as it publishes them for production: <https://plaid.com/docs/errors/rate-limit-exceeded/>; and
-    /// Layer's for its sandbox: <https://docs.layerfi.com/api-details/rate-limiting>.
-    pub fn limit_as_documented(&mut self) {
-        self.item_get_per_minute = 5_000;
-        self.item_get_per_minute_per_item = 15;
-        self.accounts_get_per_minute = 15_000;
-        self.accounts_get_per_minute_per_item = 15;
-        self.mints_per_minute = 500;
-        self.layer_per_second = 100;
-        self.layer_creates_per_second = 10;
-    }
-
     /// Plaid's limits of one endpoint: for the client, for one Item, and the code of the refusal.
     pub(crate) fn plaid_limits(&self, endpoint: &str) -> (u32, u32, &'static str) {
         match endpoint {

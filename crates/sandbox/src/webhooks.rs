@@ -17,6 +17,14 @@ pub struct SignedWebhook {
     pub header: String,
 }
 
+impl SignedWebhook {
+    /// A request that is not sent yet.
+    pub(crate) fn to(self, http: &reqwest::Client, url: &str) -> reqwest::RequestBuilder {
+        let request = http.post(url).header("content-type", "application/json");
+        request.header("plaid-verification", self.header).body(self.body)
+    }
+}
+
 impl Sandbox {
     /// The body that Plaid would send: two-space indentation, no final newline.
     pub fn webhook_body(webhook_type: &str, webhook_code: &str, item: Option<&str>, extra: &Value) -> Vec<u8> {
@@ -97,25 +105,9 @@ impl Sandbox {
         }
     }
 
-    /// Bodies of the webhooks that were answered 200, in order: each of them has to be on its topic.
-    pub fn accepted_webhooks(&self) -> Vec<Vec<u8>> {
-        self.world().accepted.clone()
-    }
-
-    /// One delivery; the status, or 0 when there was none.
-    pub async fn send_once(&self, url: &str, body: &[u8]) -> u16 {
-        self.send_skewed(url, body, 0).await
-    }
-
-    async fn send_skewed(&self, url: &str, body: &[u8], skew: i64) -> u16 {
+    pub(crate) async fn send_skewed(&self, url: &str, body: &[u8], skew: i64) -> u16 {
         let header = self.sign_at(body, jiff::Timestamp::now().as_second() + skew);
-        let signed = SignedWebhook { body: body.to_vec(), header };
-        let request = self
-            .http
-            .post(url)
-            .header("content-type", "application/json")
-            .header("plaid-verification", signed.header)
-            .body(signed.body);
+        let request = SignedWebhook { body: body.to_vec(), header }.to(&self.http, url);
         request.send().await.map_or(0, |answer| answer.status().as_u16())
     }
 

@@ -73,7 +73,7 @@ pub(crate) struct Row {
     pub(crate) archived: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct LayerBusiness {
     pub(crate) id: String,
     pub(crate) external_id: String,
@@ -232,8 +232,21 @@ impl World {
             && !(rotated && self.switches.rotation_kills_processor_tokens)
     }
 
+    /// Gives it an id of Layer's, which is returned.
+    pub(crate) fn add_to_layer(&mut self, business: LayerBusiness) -> String {
+        let id = self.uuid();
+        self.layer.insert(id.clone(), LayerBusiness { id: id.clone(), ..business });
+        id
+    }
+
     pub(crate) fn layer_by_external(&mut self, external_id: &str) -> Option<&mut LayerBusiness> {
         self.layer.values_mut().find(|b| b.external_id == external_id)
+    }
+
+    #[cfg(feature = "scenarios")]
+    pub(crate) fn business(&mut self, external_id: &str) -> Result<&mut LayerBusiness, Error> {
+        let unknown = || Error::Unknown { what: "business", id: external_id.into() };
+        self.layer_by_external(external_id).ok_or_else(unknown)
     }
 
     /// Accounts that belong into a list, by the platform's word and Plaid's state, with the business whose list it is.

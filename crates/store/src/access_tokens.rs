@@ -116,7 +116,7 @@ impl Tx {
     ) -> Result<(Option<TokenStanding>, Option<TokenCause>), Error> {
         let sql = "SELECT standing, cause FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
         match self.row(sql!(sql, item, fingerprint)).await? {
-            Some(row) => Ok((Some(standing(&row)?), cause(&row)?)),
+            Some(row) => Ok((Some(get(&row, "standing")?), get(&row, "cause")?)),
             None => Ok((None, None)),
         }
     }
@@ -124,8 +124,7 @@ impl Tx {
     async fn forget_oldest(&mut self, item: &ItemId) -> Result<(), Error> {
         let sql = "DELETE FROM access_tokens WHERE item_id = $1 AND standing <> 'current' AND fingerprint NOT IN (
             SELECT fingerprint FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint LIMIT $2)";
-        self.run(sql!(sql, item, REMEMBERED)).await?;
-        Ok(())
+        self.run(sql!(sql, item, REMEMBERED)).await.map(drop)
     }
 
     /// Candidates, the newest first.
@@ -250,8 +249,7 @@ impl Tx {
     ) -> Result<(), Error> {
         let sealed = declaration.seal(&self.keys, &declared_at(item, fingerprint))?;
         let sql = "UPDATE access_tokens SET declaration = $3 WHERE item_id = $1 AND fingerprint = $2";
-        self.run(sql!(sql, item, fingerprint, sealed)).await?;
-        Ok(())
+        self.run(sql!(sql, item, fingerprint, sealed)).await.map(drop)
     }
 
     /// What was pushed with the current token and is not judged yet.
@@ -273,8 +271,7 @@ impl Tx {
     ) -> Result<(), Error> {
         let sql = "UPDATE access_tokens SET declaration = NULL, cause = $3, why = $4, refused_at = $5
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'current'";
-        self.run(sql!(sql, item, fingerprint, cause, why, self.now())).await?;
-        Ok(())
+        self.run(sql!(sql, item, fingerprint, cause, why, self.now())).await.map(drop)
     }
 
     /// What came with this candidate is what counts from now on, under the newer token that is current. Older words are
@@ -286,16 +283,8 @@ impl Tx {
         let sql = "UPDATE access_tokens SET standing = 'superseded', sealed = NULL, declaration = NULL, judged_at = $3, why = $4, cause = $5
             WHERE item_id = $1 AND standing = 'candidate' AND seen_at <= (
                 SELECT c.seen_at FROM access_tokens c WHERE c.item_id = $1 AND c.fingerprint = $2)";
-        self.run(sql!(
-            sql,
-            item,
-            fingerprint,
-            self.now(),
-            TokenCause::DeclarationHolds.sentence(),
-            TokenCause::DeclarationHolds
-        ))
-        .await?;
-        Ok(())
+        let cause = TokenCause::DeclarationHolds;
+        self.run(sql!(sql, item, fingerprint, self.now(), cause.sentence(), cause)).await.map(drop)
     }
 
     async fn waiting_declaration(
@@ -334,8 +323,7 @@ impl Tx {
                 THEN declaration ELSE NULL END
             WHERE item_id = $1 AND fingerprint = $2 AND standing = 'candidate'"
             .replace("$UNDECLARED", UNDECLARED);
-        self.run(sql!(built(sql), item, fingerprint, why, self.now(), keep_declaration, cause)).await?;
-        Ok(())
+        self.run(sql!(built(sql), item, fingerprint, why, self.now(), keep_declaration, cause)).await.map(drop)
     }
 
     /// Whether Plaid said, under the newest token that reached us, that its Item is gone; true: revoked. None: it did not,
@@ -343,7 +331,8 @@ impl Tx {
     pub async fn gone_under_newest(&mut self, item: &ItemId) -> Result<Option<bool>, Error> {
         let sql = "SELECT cause FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint LIMIT 1";
         let row = self.row(sql!(sql, item)).await?;
-        Ok(row.as_ref().map(cause).transpose()?.flatten().and_then(TokenCause::gone))
+        let cause: Option<TokenCause> = row.map_or(Ok(None), |r| get(&r, "cause"))?;
+        Ok(cause.and_then(TokenCause::gone))
     }
 
     /// Every access token of the Item, for operators; the newest first.
@@ -354,9 +343,9 @@ impl Tx {
             .map(|r| {
                 Ok(TokenView {
                     fingerprint: get(r, "fingerprint")?,
-                    standing: standing(r)?,
+                    standing: get(r, "standing")?,
                     source: text(r, "source")?,
-                    cause: cause(r)?,
+                    cause: get(r, "cause")?,
                     why: get(r, "why")?,
                     seen_at: get(r, "seen_at")?,
                     judged_at: get(r, "judged_at")?,
@@ -366,12 +355,4 @@ impl Tx {
             })
             .collect()
     }
-}
-
-fn cause(row: &AnyRow) -> Result<Option<TokenCause>, Error> {
-    get(row, "cause")
-}
-
-fn standing(row: &AnyRow) -> Result<TokenStanding, Error> {
-    get(row, "standing")
 }

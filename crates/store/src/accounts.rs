@@ -139,8 +139,7 @@ impl Tx {
     ) -> Result<(), Error> {
         let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
             ON CONFLICT (item_id, account_id) DO NOTHING";
-        self.run(sql!(sql, item, id, business)).await?;
-        Ok(())
+        self.run(sql!(sql, item, id, business)).await.map(drop)
     }
 
     /// One account is parked alone, its siblings go on. None clears it.
@@ -197,21 +196,13 @@ impl Tx {
     pub async fn moves_done(&mut self, business: &BusinessId, claim: &Claim) -> Result<Vec<BusinessId>, Error> {
         let sql = "UPDATE accounts SET moving_from = NULL WHERE moving_from = $1
             AND EXISTS (SELECT 1 FROM work WHERE kind = 'business' AND id = $1 AND wanted = $2)
-            RETURNING COALESCE(business_id, '') AS b";
+            RETURNING business_id";
         let rows = self.rows(sql!(sql, business, claim.wanted)).await?;
         self.touch_business(business.as_str());
-        let mut entered = Vec::new();
-        for row in &rows {
-            let name = text(row, "b")?;
-            if !name.is_empty() {
-                entered.push(BusinessId::parse(name).map_err(|e| Error::Corrupt(e.to_string()))?);
-            }
-        }
-        entered.sort();
-        entered.dedup();
-        for business in &entered {
-            self.touch_business(business.as_str());
-        }
+        // None: it leaves for no other.
+        let entered: Result<BTreeSet<Option<BusinessId>>, Error> = rows.iter().map(|r| get(r, "business_id")).collect();
+        let entered: Vec<BusinessId> = entered?.into_iter().flatten().collect();
+        entered.iter().for_each(|business| self.touch_business(business.as_str()));
         Ok(entered)
     }
 }

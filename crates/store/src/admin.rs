@@ -3,7 +3,7 @@
 use crate::businesses::{BusinessRow, business_row};
 use crate::items::{ItemRow, item_row};
 use crate::queue::work_row;
-use crate::sql::{Query, built, get, number, sql, text, with_each};
+use crate::sql::{Query, built, get, number, sql, text};
 use crate::verdict_facts::places;
 use crate::{Error, Tx};
 use domain::Millis;
@@ -73,7 +73,7 @@ impl Tx {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.rows(with_each(sql!(built(format!("{sql} ({}) ORDER BY {id}", places(ids.len())))), ids)).await
+        self.rows_of(format!("{sql} ({}) ORDER BY {id}", places(ids.len())), ids).await
     }
 
     /// Parked and held rows, and Items with accounts whose mint is refused: what waits for a person. The cursor is

@@ -56,29 +56,24 @@ pub struct AuditFilter {
 /// customer's.
 pub fn said(push: &Push, token: Option<&Fingerprint>) -> Value {
     let Declaration { business, accounts, replaces, creation } = &push.declaration;
-    let mut said = json!({});
-    if let Some(token) = token {
-        said["token"] = token.to_string().into();
-    }
-    if let Some(business) = business {
-        said["business"] = business.as_str().into();
-    }
-    if let Some(accounts) = accounts {
-        said["accounts"] = filter_of(match accounts {
-            Accounts::All(_) => None,
-            Accounts::Only(named) => Some(named),
-        });
-    }
-    if let Some(replaces) = replaces {
-        said["replaces"] = replaces.as_str().into();
-    }
-    if let Some(creation) = creation {
+    let filter = |accounts: &Accounts| match accounts {
+        Accounts::All => filter_of(None),
+        Accounts::Only(named) => filter_of(Some(named)),
+    };
+    let create = |creation: &String| -> Value {
         let named: Option<serde_json::Map<String, Value>> = serde_json::from_str(creation).ok();
         // A token in the wrong place stays out of the trail.
         let shown = |name: String| if shows_any_token(&name) { "?".to_owned() } else { name };
-        said["create"] = named.into_iter().flatten().map(|(name, _)| shown(name)).collect();
-    }
-    said
+        named.into_iter().flatten().map(|(name, _)| shown(name)).collect()
+    };
+    let said = [
+        ("token", token.map(|t| t.as_str().into())),
+        ("business", business.as_ref().map(|b| b.as_str().into())),
+        ("accounts", accounts.as_ref().map(filter)),
+        ("replaces", replaces.as_ref().map(|r| r.as_str().into())),
+        ("create", creation.as_ref().map(create)),
+    ];
+    said.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 fn filter_of(only: Option<&Vec<crate::Assignment>>) -> Value {
@@ -224,8 +219,7 @@ impl Tx {
         let rows = self.rows(sql!(naming, whole)).await?;
         self.cloak(&rows, None, &|key, named| kind_named(key) == Some(kind) && named == id).await?;
         let forgotten = sql!("DELETE FROM audit_mentions WHERE subject = $1", whole);
-        self.run(forgotten).await?;
-        Ok(())
+        self.run(forgotten).await.map(drop)
     }
 
     /// Puts fingerprints in the place of the ids that `hides` chooses by their key.

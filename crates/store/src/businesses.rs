@@ -104,8 +104,7 @@ impl Tx {
     /// Layer answered that its id does not exist any more: it is looked up again.
     pub async fn forget_layer_id(&mut self, id: &BusinessId) -> Result<(), Error> {
         let sql = "UPDATE businesses SET layer_id = NULL WHERE business_id = $1";
-        self.run(sql!(sql, id)).await?;
-        Ok(())
+        self.run(sql!(sql, id)).await.map(drop)
     }
 
     /// Layer accepted a list. What it holds is remembered before it is verified, because a Layer that hides tokens can
@@ -148,15 +147,13 @@ impl Tx {
     /// How the last reconciliation ended, for people.
     pub async fn record_outcome(&mut self, id: &BusinessId, outcome: &str) -> Result<(), Error> {
         let sql = "UPDATE businesses SET last_outcome = $2 WHERE business_id = $1";
-        self.run(sql!(sql, id, outcome)).await?;
-        Ok(())
+        self.run(sql!(sql, id, outcome)).await.map(drop)
     }
 
     /// Which tokens the next list leaves out.
     pub async fn set_leave_out(&mut self, id: &BusinessId, leave_out: LeaveOut) -> Result<(), Error> {
         let sql = "UPDATE businesses SET leave_out = $2 WHERE business_id = $1";
-        self.run(sql!(sql, id, leave_out)).await?;
-        Ok(())
+        self.run(sql!(sql, id, leave_out)).await.map(drop)
     }
 
     /// Who the listed tokens and accounts are, as far as Rekey knows them; tokens of the past included.

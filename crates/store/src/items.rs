@@ -43,18 +43,12 @@ pub struct Assignment {
 
 /// Which accounts of an Item take part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
 pub enum Accounts {
-    /// The account filter.
-    Only(Vec<Assignment>),
-    All(All),
-}
-
-/// The word for all accounts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum All {
     #[serde(rename = "all")]
     All,
+    /// The account filter.
+    #[serde(untagged)]
+    Only(Vec<Assignment>),
 }
 
 /// What the platform says about an Item besides its token. What it leaves out stays as it is, so that the everyday push
@@ -102,7 +96,7 @@ impl Declaration {
     fn only(&self) -> &[Assignment] {
         match &self.accounts {
             Some(Accounts::Only(named)) => named,
-            Some(Accounts::All(_)) | None => &[],
+            Some(Accounts::All) | None => &[],
         }
     }
 
@@ -293,8 +287,7 @@ impl Tx {
         self.orphan_intents(id).await?;
         let sql = "UPDATE processor_tokens SET state = 'superseded', sealed = NULL, settled_at = $2
             WHERE item_id = $1 AND state = 'live'";
-        let now = self.now().0;
-        self.run(sql!(sql, item, now)).await?;
+        self.run(sql!(sql, item, self.now())).await?;
         self.businesses_of_item(id).await
     }
 
@@ -308,8 +301,7 @@ impl Tx {
 
     /// The Item that this one replaces has left.
     pub async fn replaced(&mut self, id: &ItemId) -> Result<(), Error> {
-        self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", id)).await?;
-        Ok(())
+        self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", id)).await.map(drop)
     }
 
     /// How many there are.

@@ -9,6 +9,8 @@ mod admin;
 mod audit;
 mod budget;
 mod businesses;
+#[cfg(feature = "checks")]
+mod checks;
 mod claim;
 mod database_url;
 mod erase;
@@ -44,7 +46,7 @@ pub use claim::Claim;
 pub use database_url::url_fault;
 pub use erase::Erasure;
 pub use error::Error;
-pub use items::{Accounts, All, Assignment, Declaration, ItemRow, Push};
+pub use items::{Accounts, Assignment, Declaration, ItemRow, Push};
 pub use minting::{Intent, Saved, WantedAccount};
 pub use open::{Settings, Store};
 pub use outbox::{OutboxRow, Record};

@@ -5,6 +5,7 @@ use crate::sql::number;
 use crate::tx::Dialect;
 use crate::{Error, Store};
 use sqlx::Row as _;
+use sqlx::migrate::MigrateError::{self, Execute, ExecuteMigration};
 use std::time::Duration;
 
 /// Longest wait for a migration, and for the lock of one that another process works on.
@@ -24,8 +25,7 @@ fn is_of_the_disk(error: &sqlx::Error) -> bool {
 }
 
 /// PostgreSQL: insufficient privilege, or no schema that this role may see.
-fn lacks_rights(error: &sqlx::migrate::MigrateError) -> bool {
-    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+fn lacks_rights(error: &MigrateError) -> bool {
     let (Execute(error) | ExecuteMigration(error, _)) = error else { return false };
     let code = error.as_database_error().and_then(|e| e.code());
     code.is_some_and(|c| c == "42501" || c == "3F000")
@@ -87,18 +87,15 @@ impl Store {
             migrator.migrations = MIGRATIONS.migrations.clone();
             match migrator.run(&self.pool).await {
                 Ok(()) => break,
-                Err(
-                    sqlx::migrate::MigrateError::Execute(error)
-                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
-                ) if tries < 5 && matches!(self.dialect, Dialect::Sqlite) && error.as_database_error().is_some() => {
+                Err(Execute(error) | ExecuteMigration(error, _))
+                    if tries < 5 && matches!(self.dialect, Dialect::Sqlite) && error.as_database_error().is_some() =>
+                {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(50 * tries)).await;
                 }
-                Err(
-                    sqlx::migrate::MigrateError::Execute(error)
-                    | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
-                ) if error.as_database_error().is_none()
-                    || matches!(self.dialect, Dialect::Sqlite) && is_of_the_disk(&error) =>
+                Err(Execute(error) | ExecuteMigration(error, _))
+                    if error.as_database_error().is_none()
+                        || matches!(self.dialect, Dialect::Sqlite) && is_of_the_disk(&error) =>
                 {
                     return Err(Error::Database(error));
                 }

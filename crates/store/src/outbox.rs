@@ -74,8 +74,8 @@ impl Tx {
     /// Kafka has acknowledged these.
     pub async fn published(&mut self, ids: &[String]) -> Result<(), Error> {
         for some in ids.chunks(SLICE) {
-            self.run(with_each(sql!(built(format!("DELETE FROM outbox WHERE id IN ({})", places(some.len())))), some))
-                .await?;
+            let sql = format!("DELETE FROM outbox WHERE id IN ({})", places(some.len()));
+            self.run(with_each(sql!(built(sql)), some)).await?;
         }
         Ok(())
     }

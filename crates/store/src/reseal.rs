@@ -92,33 +92,19 @@ impl Store {
 impl Tx {
     async fn reseal_column(&mut self, place: &Column, under: &str, batch: u32) -> Result<u64, Error> {
         let Column { table, column, keys: [one, two], .. } = place;
-        let rows = self
-            .rows(sql!(
-                built(format!(
+        let sql = format!(
             "SELECT {one}, {two}, {column} FROM {table} WHERE {column} IS NOT NULL AND {} AND {column} NOT LIKE $1
              ORDER BY {one}, {two} LIMIT $2",
             place.filter()
-        )),
-                format!("1.{under}.%"),
-                batch
-            ))
-            .await?;
+        );
+        let rows = self.rows(sql!(built(sql), format!("1.{under}.%"), batch)).await?;
+        let replace = format!("UPDATE {table} SET {column} = $1 WHERE {one} = $2 AND {two} = $3 AND {column} = $4");
         let mut moved = 0;
         for row in &rows {
             let (first, second, sealed): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let at = (place.place)(&first, &second);
             let again = self.keys.seal(&at, self.keys.open(&at, &sealed)?.expose_secret())?;
-            moved += self
-                .run(sql!(
-                    built(format!(
-                        "UPDATE {table} SET {column} = $1 WHERE {one} = $2 AND {two} = $3 AND {column} = $4"
-                    )),
-                    again,
-                    first,
-                    second,
-                    sealed
-                ))
-                .await?;
+            moved += self.run(sql!(built(&replace), again, first, second, sealed)).await?;
         }
         Ok(moved)
     }
@@ -126,13 +112,9 @@ impl Tx {
     /// How many values of a column begin like that.
     async fn count_sealed(&mut self, place: &Column, head: &str) -> Result<i64, Error> {
         let Column { table, column, .. } = place;
-        self.count(sql!(
-            built(format!(
-                "SELECT COUNT(*) AS n FROM {table} WHERE {column} IS NOT NULL AND {} AND {column} LIKE $1",
-                place.filter()
-            )),
-            format!("{head}%")
-        ))
-        .await
+        let filter = place.filter();
+        let sql =
+            format!("SELECT COUNT(*) AS n FROM {table} WHERE {column} IS NOT NULL AND {filter} AND {column} LIKE $1");
+        self.count(sql!(built(sql), format!("{head}%"))).await
     }
 }

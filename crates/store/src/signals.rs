@@ -77,9 +77,7 @@ impl Tx {
     async fn note_unknown(&mut self, item: &ItemId) -> Result<(), Error> {
         let sql = "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen) VALUES ($1, $2, $2, 1)
             ON CONFLICT (item_id) DO UPDATE SET last_seen = $2, seen = unknown_items.seen + 1";
-        let now = self.now().0;
-        self.run(sql!(sql, item, now)).await?;
-        Ok(())
+        self.run(sql!(sql, item, self.now())).await.map(drop)
     }
 
     /// Bounds what is remembered of Items that nobody pushed: the newest stay.
@@ -114,15 +112,14 @@ impl Tx {
             expires,
             event.detail
         ))
-        .await?;
-        Ok(())
+        .await
+        .map(drop)
     }
 
     /// Hints that have not expired.
     pub async fn hints(&mut self, item: &ItemId) -> Result<Vec<Hint>, Error> {
         let sql = "SELECT * FROM hints WHERE item_id = $1 AND expires_at > $2 ORDER BY kind, account_id";
-        let now = self.now().0;
-        let rows = self.rows(sql!(sql, item, now)).await?;
+        let rows = self.rows(sql!(sql, item, self.now())).await?;
         let mut hints = Vec::with_capacity(rows.len());
         for row in &rows {
             let account = text(row, "account_id")?;
@@ -143,22 +140,19 @@ impl Tx {
     /// A reconciliation has judged what the hint said. One that was said again meanwhile stays.
     pub async fn settle_hint(&mut self, item: &ItemId, hint: &Hint) -> Result<(), Error> {
         let sql = "DELETE FROM hints WHERE item_id = $1 AND account_id = $2 AND kind = $3 AND said_at <= $4";
-        self.run(of_hint(sql, item, hint)).await?;
-        Ok(())
+        self.run(of_hint(sql, item, hint)).await.map(drop)
     }
 
     /// The platform was told of it.
     pub async fn hint_reported(&mut self, item: &ItemId, hint: &Hint) -> Result<(), Error> {
         let sql =
             "UPDATE hints SET reported = 1 WHERE item_id = $1 AND account_id = $2 AND kind = $3 AND said_at <= $4";
-        self.run(of_hint(sql, item, hint)).await?;
-        Ok(())
+        self.run(of_hint(sql, item, hint)).await.map(drop)
     }
 
     /// Deletes them; how many there were.
     pub async fn forget_expired_hints(&mut self) -> Result<u64, Error> {
-        let now = self.now().0;
-        self.run(sql!("DELETE FROM hints WHERE expires_at <= $1", now)).await
+        self.run(sql!("DELETE FROM hints WHERE expires_at <= $1", self.now())).await
     }
 
     /// Makes a business due. `changed`: its truth is another one than before, so what kept its list from being accepted

@@ -45,23 +45,20 @@ impl Tx {
         let since = self.now().minus(window).0;
         self.run(sql!("DELETE FROM suspicions WHERE at <= $1", since)).await?;
         let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
-        let row = self.row(sql!(sql, provider, fault)).await?;
-        let ever = row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs();
+        let ever = self.count(sql!(sql, provider, fault)).await?.unsigned_abs();
         Ok(Suspicion { rows: self.suspects(provider, fault).await?, ever, spent })
     }
 
     /// How many different rows are refused for this fault.
     pub(crate) async fn suspects(&mut self, provider: Provider, fault: &str) -> Result<u64, Error> {
         let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2 AND spent = 0";
-        let row = self.row(sql!(sql, provider, fault)).await?;
-        Ok(row.map_or(Ok(0), |r| number(&r, "n"))?.unsigned_abs())
+        Ok(self.count(sql!(sql, provider, fault)).await?.unsigned_abs())
     }
 
     /// The row succeeded: it no longer speaks against its provider.
     pub(crate) async fn unsuspect(&mut self, subject: &Subject) -> Result<(), Error> {
         let sql = "DELETE FROM suspicions WHERE kind = $1 AND id = $2";
-        self.run(sql!(sql, subject.kind(), subject.id())).await?;
-        Ok(())
+        self.run(sql!(sql, subject.kind(), subject.id())).await.map(drop)
     }
 
     /// Stops the provider's work until a probe succeeds. Rows that were parked for the same fault were wronged: they
@@ -79,8 +76,7 @@ impl Tx {
         let sql = "UPDATE work SET blocked_by = 'pause', due_at = $3 WHERE blocked_by = 'parked' AND EXISTS (
             SELECT 1 FROM suspicions s WHERE s.provider = $1 AND s.fault = $2 AND s.kind = work.kind AND s.id = work.id)
             RETURNING kind, id";
-        let now = self.now().0;
-        let wronged = self.rows(sql!(sql, provider, fault, now)).await?;
+        let wronged = self.rows(sql!(sql, provider, fault, self.now())).await?;
         self.touch_rows(&wronged)?;
         Ok(new)
     }
@@ -119,14 +115,11 @@ impl Tx {
         self.touch_rows(&wronged)?;
         // What they could not get minted is asked for at once, too. Work rows first, in their order.
         let lock = self.dialect.for_update();
-        self.rows(sql!(
-            built(format!(
-                "SELECT id FROM work WHERE kind = 'item' AND id IN (
+        let sql = format!(
+            "SELECT id FROM work WHERE kind = 'item' AND id IN (
                 SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0) ORDER BY id {lock}"
-            )),
-            provider
-        ))
-        .await?;
+        );
+        self.rows(sql!(built(sql), provider)).await?;
         let sql = "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN (
             SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0)";
         self.run(sql!(sql, provider)).await?;
@@ -139,10 +132,9 @@ impl Tx {
         self.run(sql!(sql, provider)).await?;
         Ok(ended)
     }
-}
 
-impl Tx {
-    fn touch_rows(&mut self, rows: &[sqlx::any::AnyRow]) -> Result<(), Error> {
+    /// These rows have the columns `kind` and `id`.
+    pub(crate) fn touch_rows(&mut self, rows: &[sqlx::any::AnyRow]) -> Result<(), Error> {
         for row in rows {
             self.touch(&subject_of(row)?);
         }

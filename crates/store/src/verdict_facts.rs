@@ -5,8 +5,7 @@ use crate::sql::{built, get, is_set, number, opt_text, sql, text, with_each};
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::accounts::Outside;
-use domain::queue::Blocked;
-use domain::verdict::{AccountFacts, BlockFacts, BusinessFacts, ItemFacts, MintRefusal, WorkFacts};
+use domain::verdict::{AccountFacts, BusinessFacts, ItemFacts, MintRefusal, WorkFacts};
 use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +22,13 @@ pub(crate) fn places_from(bound: usize, count: usize) -> String {
 }
 
 impl Tx {
+    /// Of a statement whose only values are these ids.
+    pub(crate) async fn rows_of(&mut self, sql: String, ids: &[String]) -> Result<Vec<AnyRow>, Error> {
+        self.rows(with_each(sql!(built(sql)), ids)).await
+    }
+
     async fn ids(&mut self, sql: String, ids: &[String]) -> Result<BTreeSet<String>, Error> {
-        self.rows(with_each(sql!(built(sql)), ids)).await?.iter().map(|r| text(r, "id")).collect()
+        self.rows_of(sql, ids).await?.iter().map(|r| text(r, "id")).collect()
     }
 
     pub(crate) async fn businesses_of(&mut self, items: &[String]) -> Result<BTreeSet<String>, Error> {
@@ -55,20 +59,15 @@ impl Tx {
         let mut facts: BTreeMap<String, ItemFacts> = BTreeMap::new();
         for slice in ids.chunks(SLICE) {
             let at = places(slice.len());
-            for row in self
-                .rows(with_each(
-                    sql!(built(format!(
+            let sql = format!(
                 "SELECT i.item_id, i.state, i.generation, i.business_id, i.doubted_at, i.read_at, w.signal_at, w.due_at,
                      w.blocked_by, w.blocked_code, w.blocked_why
                  FROM items i LEFT JOIN work w ON w.kind = 'item' AND w.id = i.item_id WHERE i.item_id IN ({at})"
-            ))),
-                    slice,
-                ))
-                .await?
-            {
+            );
+            for row in self.rows_of(sql, slice).await? {
                 facts.insert(text(&row, "item_id")?, item_of(&row)?);
             }
-            for row in self.rows(with_each(sql!(built(format!(
+            let sql = format!(
                 "SELECT a.item_id, a.account_id, a.business_id, a.moving_from, a.missing_since, a.mint_fault, a.mint_code,
                      a.mint_fault_generation, a.mint_again_at, a.outside, t.fingerprint, t.generation
                  FROM accounts a
@@ -77,7 +76,8 @@ impl Tx {
                  WHERE a.item_id IN ({at}) AND a.state = 'active'
                      AND (a.business_id IS NOT NULL OR a.moving_from IS NOT NULL OR a.outside IS NOT NULL)
                  ORDER BY a.item_id, a.account_id, t.generation"
-            ))), slice)).await? {
+            );
+            for row in self.rows_of(sql, slice).await? {
                 let Some(item) = facts.get_mut(&text(&row, "item_id")?) else { continue };
                 let account = account_of(&row)?;
                 let takes_part = account.business.is_some() || account.moving_from.is_some();
@@ -106,18 +106,14 @@ impl Tx {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self
-            .rows(with_each(
-                sql!(built(format!(
+        let sql = format!(
             "SELECT b.business_id, b.accepted, b.archived, b.verified, b.converged_at, b.put_at, w.signal_at, w.due_at,
                  w.blocked_by, w.blocked_code, w.blocked_why
              FROM businesses b LEFT JOIN work w ON w.kind = 'business' AND w.id = b.business_id
              WHERE b.business_id IN ({})",
             places(ids.len())
-        ))),
-                ids,
-            ))
-            .await?;
+        );
+        let rows = self.rows_of(sql, ids).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let id = get(row, "business_id")?;
@@ -147,8 +143,7 @@ fn json<T: serde::de::DeserializeOwned + Default>(row: &AnyRow, column: &str) ->
 }
 
 fn work_of(row: &AnyRow) -> Result<WorkFacts, Error> {
-    let blocked = blocked(row)?.map(|Blocked { by, code, why }| BlockFacts { by, code, why });
-    Ok(WorkFacts { signalled: is_set(row, "signal_at")?, blocked, due_at: get(row, "due_at")? })
+    Ok(WorkFacts { signalled: is_set(row, "signal_at")?, blocked: blocked(row)?, due_at: get(row, "due_at")? })
 }
 
 fn item_of(row: &AnyRow) -> Result<ItemFacts, Error> {

@@ -215,7 +215,7 @@ impl Tx {
         Ok(judged)
     }
 
-    async fn judge_kind(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
+    pub(crate) async fn judge_kind(&mut self, kind: Kind, ids: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
         match kind {
             Kind::Item => self.judge(&[], ids).await,
             Kind::Business => self.judge(ids, &[]).await,
@@ -228,15 +228,9 @@ impl Tx {
         let mut found = Vec::with_capacity(ids.len());
         for slice in ids.chunks(SLICE) {
             let judged = self.judge_kind(kind, slice).await?;
-            let query = with_each(
-                sql!(built(format!(
-                    "SELECT id, since FROM verdicts WHERE id IN ({}) AND kind = ${}",
-                    places(slice.len()),
-                    slice.len() + 1
-                ))),
-                slice,
-            );
-            let rows = self.rows(with_each(query, [kind])).await?;
+            let at = places(slice.len());
+            let sql = format!("SELECT id, since FROM verdicts WHERE kind = '{kind}' AND id IN ({at})");
+            let rows = self.rows_of(sql, slice).await?;
             let since: BTreeMap<String, i64> =
                 rows.iter().map(|r| Ok((text(r, "id")?, number(r, "since")?))).collect::<Result<_, Error>>()?;
             found.extend(judged.into_iter().map(|(subject, verdict)| {
@@ -268,16 +262,9 @@ impl Tx {
         if state == State::ProviderPaused && paused.is_empty() {
             return Ok(Vec::new());
         }
-        self.rows(sql!(
-            built(format!("SELECT id FROM verdicts WHERE kind = $1 AND {condition} AND id > $2 ORDER BY id LIMIT $3")),
-            kind,
-            page.after.clone().unwrap_or_default(),
-            page.limit
-        ))
-        .await?
-        .iter()
-        .map(|r| text(r, "id"))
-        .collect()
+        let sql = format!("SELECT id FROM verdicts WHERE kind = $1 AND {condition} AND id > $2 ORDER BY id LIMIT $3");
+        let after = page.after.as_deref().unwrap_or_default();
+        self.rows(sql!(built(sql), kind, after, page.limit)).await?.iter().map(|r| text(r, "id")).collect()
     }
 
     /// How many rows stand in each state that is not good, and since when.
@@ -302,56 +289,19 @@ impl Tx {
         let mut count = 0;
         for kind in Kind::ALL {
             let rows = self.rows(sql!(sql, kind, limit, skipped)).await?;
-            for row in &rows {
-                match kind {
-                    Kind::Item => self.touched.items.insert(text(row, "id")?),
-                    Kind::Business => self.touched.businesses.insert(text(row, "id")?),
-                };
-            }
+            self.touch_rows(&rows)?;
             count += rows.len();
         }
         Ok(count)
-    }
-
-    /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A reconciliation may
-    /// leave one behind, on the bad side, until it ends.
-    pub async fn stale_verdicts(&mut self) -> Result<Vec<String>, Error> {
-        let held = self.row(sql!("SELECT COUNT(*) AS n FROM work WHERE held = 1")).await?;
-        let leased = held.map_or(Ok(0), |r| number(&r, "n"))? > 0;
-        let mut stale = Vec::new();
-        for (kind, known) in [
-            (Kind::Item, "SELECT item_id AS id FROM items"),
-            (Kind::Business, "SELECT business_id AS id FROM businesses"),
-        ] {
-            let ids = self.rows(sql!(known)).await?.iter().map(|r| text(r, "id")).collect::<Result<Vec<_>, _>>()?;
-            let rows = self.rows(sql!("SELECT * FROM verdicts WHERE kind = $1", kind)).await?;
-            let stored: BTreeMap<String, (State, WaitsOn)> = rows
-                .iter()
-                .map(|r| Ok((text(r, "id")?, (state_of(r)?, waits_on_of(r)?))))
-                .collect::<Result<_, Error>>()?;
-            let mut judged = BTreeMap::new();
-            for slice in ids.chunks(SLICE) {
-                judged.extend(self.judge_kind(kind, slice).await?);
-            }
-            let so: BTreeMap<String, (State, WaitsOn)> =
-                judged.into_iter().map(|(subject, v)| (subject.id().to_owned(), (v.state, v.waits_on))).collect();
-            for id in so.keys().chain(stored.keys()).collect::<BTreeSet<_>>() {
-                let behind = |s: &&(State, WaitsOn)| leased && !s.0.is_good();
-                if so.get(id) != stored.get(id) && stored.get(id).filter(behind).is_none() {
-                    stale.push(format!("{kind} {id}: stored {:?}, is {:?}", stored.get(id), so.get(id)));
-                }
-            }
-        }
-        Ok(stale)
     }
 }
 
 /// A word that a newer release left before a rollback is unknown here, and judged anew: it must not keep the row from being
 /// worked on.
-fn state_of(row: &AnyRow) -> Result<State, Error> {
+pub(crate) fn state_of(row: &AnyRow) -> Result<State, Error> {
     Ok(State::from_word(&text(row, "state")?).unwrap_or(State::Unknown))
 }
 
-fn waits_on_of(row: &AnyRow) -> Result<WaitsOn, Error> {
+pub(crate) fn waits_on_of(row: &AnyRow) -> Result<WaitsOn, Error> {
     Ok(WaitsOn::from_word(&text(row, "waits_on")?).unwrap_or(WaitsOn::Nobody))
 }

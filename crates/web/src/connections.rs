@@ -114,7 +114,14 @@ impl Connection {
     pub(crate) fn watch(self: &Arc<Self>, request: Request<Incoming>) -> Request<Body> {
         // Its headers are here: from now on it is judged by how long its body takes.
         self.set(Some(Instant::now()));
-        request.map(|body| Body::new(Watched { body, connection: Arc::clone(self) }))
+        request.map(|body| self.watched(body))
+    }
+    /// The body, which tells that when it is dropped.
+    pub(crate) fn watched<B>(self: &Arc<Self>, body: B) -> Body
+    where
+        B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + Unpin + 'static,
+    {
+        Body::new(Watched { body, connection: Arc::clone(self) })
     }
 }
 
@@ -124,22 +131,22 @@ impl Drop for Slot {
     }
 }
 
-struct Watched {
-    body: Incoming,
+struct Watched<B> {
+    body: B,
     connection: Arc<Connection>,
 }
 
-impl Drop for Watched {
+impl<B> Drop for Watched<B> {
     fn drop(&mut self) {
         self.connection.arrived();
     }
 }
 
-impl HttpBody for Watched {
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Watched<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
     fn is_end_stream(&self) -> bool {

@@ -35,35 +35,6 @@ impl Rest {
     }
 }
 
-/// What the handler gets of it. When it drops that, the request is worked on and no more waited for.
-struct Handed {
-    rest: Rest,
-    connection: Option<Arc<Connection>>,
-}
-
-impl Drop for Handed {
-    fn drop(&mut self) {
-        if let Some(connection) = &self.connection {
-            connection.arrived();
-        }
-    }
-}
-
-impl HttpBody for Handed {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.rest).poll_frame(cx)
-    }
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_end_stream()
-    }
-    fn size_hint(&self) -> SizeHint {
-        self.rest.size_hint()
-    }
-}
-
 impl HttpBody for Rest {
     type Data = Bytes;
     type Error = axum::Error;
@@ -115,7 +86,12 @@ pub(crate) async fn linger(request: Request, next: Next) -> Response {
     let connection = head.extensions.get::<Arc<Connection>>().cloned();
     // Who asks before sending has not begun to send.
     let asks_first = head.headers.contains_key(header::EXPECT);
-    let answer = next.run(Request::from_parts(head, Body::new(Handed { rest: rest.clone(), connection }))).await;
+    // When the handler drops it, the request is worked on and no more waited for.
+    let handed = match connection {
+        Some(connection) => connection.watched(rest.clone()),
+        None => Body::new(rest.clone()),
+    };
+    let answer = next.run(Request::from_parts(head, handed)).await;
     let is_refused = answer.status().is_client_error() || answer.status().is_server_error();
     if rest.is_end_stream() || !is_refused || asks_first {
         return answer;

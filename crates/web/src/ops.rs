@@ -16,15 +16,9 @@ use tokio::sync::watch;
 /// Each part reports its name once it has started. A broker or a provider that goes away later does not make the process
 /// unready: leaving the load balancer would not bring it back. A group that refuses this member does, and so does the database
 /// of a process that does nothing without it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Readiness {
     inner: Arc<watch::Sender<Parts>>,
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Self { inner: Arc::new(watch::Sender::new(Parts::default())) }
-    }
 }
 
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use domain::fault::chain;
 use domain::item::{Judgement, OwnerAnswer, TokenCause, declaration_may_hold, judge};
 use domain::metric;
 use domain::work::Class;
-use plaid::OfItem;
+use plaid::{Meaning, OfItem};
 use serde_json::json;
 use store::{Candidate, News, Tx};
 use tracing::field::Empty;
@@ -112,11 +112,8 @@ impl Reconciliation<'_> {
                     self.read = Some(read).filter(|_| owner == self.item.id);
                     return Ok((OwnerAnswer::Names(owner), None));
                 }
-                Err(error) if error.is_outage() => return Ok(answer_of(&error)),
-                Err(error) => match error.meaning().of_item() {
-                    OfItem::UnknownToken | OfItem::Gone { .. } => return Ok(answer_of(&error)),
-                    OfItem::UserMustAct | OfItem::Nothing => {}
-                },
+                Err(error) if is_of_accounts(error.meaning()) => {}
+                Err(error) => return Ok(answer_of(&error)),
             }
         }
         self.wait_for_slot(Call::ItemGet).await?;
@@ -189,6 +186,22 @@ impl Reconciliation<'_> {
         tx.commit().await?;
         tracing::warn!(token = %candidate.fingerprint, source = candidate.source, why, "access token rejected, the current one stays");
         if forgotten { Err(Stop::Gone) } else { Ok(()) }
+    }
+}
+
+/// The accounts can't be read, and `/item/get` may say all the same whose token it is.
+fn is_of_accounts(meaning: Meaning) -> bool {
+    match meaning {
+        Meaning::UserMustAct
+        | Meaning::NotReady
+        | Meaning::NoAccounts
+        | Meaning::InstitutionGone
+        | Meaning::UnknownAccount
+        | Meaning::UnknownProcessorToken
+        | Meaning::UnknownKey
+        | Meaning::AccountNotSupported
+        | Meaning::Unknown => true,
+        Meaning::UnknownToken | Meaning::ItemGone { .. } | Meaning::Other(_) => false,
     }
 }
 

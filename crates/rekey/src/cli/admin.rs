@@ -134,22 +134,15 @@ pub(super) struct AuditArgs {
 
 impl Admin {
     pub(super) fn new(config: &Config, json: bool) -> anyhow::Result<Self> {
-        if config.admin.token.expose_secret().is_empty() {
-            return Err(BadSetting::new(
-                "admin.token",
-                "is not set: give REKEY_ADMIN__TOKEN or REKEY_ADMIN__TOKEN_FILE",
-            )
-            .into());
-        }
+        let token = config.admin.token.expose_secret();
+        let unset = "is not set: give REKEY_ADMIN__TOKEN or REKEY_ADMIN__TOKEN_FILE";
+        BadSetting::refuse(token.is_empty(), "admin.token", unset)?;
         // The admin token goes there, and access tokens: in the clear to this machine at most.
         provider_url("admin.url", &config.admin.url, &config.tls.plain_http)?;
-        if !config.admin.token.expose_secret().chars().all(|c| c.is_ascii_graphic()) {
-            return Err(BadSetting::new(
-                "admin.token (or admin.token_file)",
-                "must be the token alone, which is what stands behind `# token: ` in the output of `rekey token new`",
-            )
-            .into());
-        }
+        let more =
+            "must be the token alone, which is what stands behind `# token: ` in the output of `rekey token new`";
+        let is_more = !token.chars().all(|c| c.is_ascii_graphic());
+        BadSetting::refuse(is_more, "admin.token (or admin.token_file)", more)?;
         let roots = reqwest::Certificate::from_pem_bundle(config.extra_roots()?.as_bytes())?;
         let http = web::outgoing().timeout(Duration::from_secs(90)).tls_certs_merge(roots).build()?;
         let url = config.admin.url.trim_end_matches('/').to_owned();
@@ -205,6 +198,15 @@ impl Admin {
         ended
     }
 
+    async fn get(&self, path: &str, readable: impl FnOnce(&Value)) -> anyhow::Result<Ended> {
+        let answer = self.call(Method::GET, path, None).await?;
+        Ok(self.finish(&answer, readable))
+    }
+
+    async fn sync(&self, what: &str) -> anyhow::Result<Ended> {
+        self.simple(Method::POST, &format!("{what}/sync"), "it is due").await
+    }
+
     async fn erase(&self, what: &str, unconfirmed: bool) -> anyhow::Result<Ended> {
         let anyway = if unconfirmed { "?unconfirmed=true" } else { "" };
         self.simple(Method::POST, &format!("{what}/erase{anyway}"), "nothing is known of it any more").await
@@ -222,17 +224,9 @@ pub(super) fn segment(text: &str) -> anyhow::Result<String> {
     if text.is_empty() || is_dots || !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err(Usage(format!("{text:?} is no id: ids have no spaces and are not empty")).into());
     }
-    let escaped: String = text
-        .bytes()
-        .map(|b| {
-            if b.is_ascii_alphanumeric() || b"-._~:".contains(&b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect();
-    Ok(escaped)
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:".contains(&b);
+    let escaped = |b: u8| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    Ok(text.bytes().map(escaped).collect())
 }
 
 fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
@@ -267,44 +261,27 @@ fn table(body: &Value, columns: &[&str]) {
 }
 
 pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<Ended> {
+    let path = |item: &str| segment(item).map(|item| format!("/v1/items/{item}"));
     match command {
         ItemCommand::Put(put) => put_item(admin, put).await,
-        ItemCommand::Show { item } => {
-            let answer = admin.call(Method::GET, &format!("/v1/items/{}", segment(&item)?), None).await?;
-            Ok(admin.finish(&answer, show))
-        }
+        ItemCommand::Show { item } => admin.get(&path(&item)?, show).await,
         ItemCommand::List(args) => {
-            let answer = admin.call(Method::GET, &list("/v1/items", &args)?, None).await?;
-            Ok(admin.finish(&answer, |b| {
-                table(
-                    b,
-                    &["item_id", "state", "business", "verdict/state", "verdict/since", "verdict/next", "verdict/why"],
-                );
-            }))
+            let columns =
+                &["item_id", "state", "business", "verdict/state", "verdict/since", "verdict/next", "verdict/why"];
+            admin.get(&list("/v1/items", &args)?, |b| table(b, columns)).await
         }
         ItemCommand::Remove { item } => {
-            admin
-                .simple(
-                    Method::DELETE,
-                    &format!("/v1/items/{}", segment(&item)?),
-                    "its accounts are leaving every list",
-                )
-                .await
+            admin.simple(Method::DELETE, &path(&item)?, "its accounts are leaving every list").await
         }
-        ItemCommand::Erase { item, unconfirmed } => {
-            admin.erase(&format!("/v1/items/{}", segment(&item)?), unconfirmed).await
-        }
-        ItemCommand::Sync { item } => {
-            admin.simple(Method::POST, &format!("/v1/items/{}/sync", segment(&item)?), "it is due").await
-        }
+        ItemCommand::Erase { item, unconfirmed } => admin.erase(&path(&item)?, unconfirmed).await,
+        ItemCommand::Sync { item } => admin.sync(&path(&item)?).await,
         ItemCommand::Unknown(args) => {
-            let answer = admin.call(Method::GET, &page("/v1/unknown-items", &args)?, None).await?;
-            Ok(admin.finish(&answer, |b| table(b, &["item_id", "events", "first_seen", "last_seen"])))
+            let columns = &["item_id", "events", "first_seen", "last_seen"];
+            admin.get(&page("/v1/unknown-items", &args)?, |b| table(b, columns)).await
         }
         ItemCommand::Orphans(args) => {
-            let answer = admin.call(Method::GET, &page("/v1/orphans", &args)?, None).await?;
-            let columns = ["item_id", "account_id", "generation", "asked_at", "fingerprint"];
-            Ok(admin.finish(&answer, |b| table(b, &columns)))
+            let columns = &["item_id", "account_id", "generation", "asked_at", "fingerprint"];
+            admin.get(&page("/v1/orphans", &args)?, |b| table(b, columns)).await
         }
     }
 }
@@ -353,33 +330,23 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
 }
 
 pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow::Result<Ended> {
+    let path = |business: &str| segment(business).map(|business| format!("/v1/businesses/{business}"));
     match command {
-        BusinessCommand::Show { business } => {
-            let answer = admin.call(Method::GET, &format!("/v1/businesses/{}", segment(&business)?), None).await?;
-            Ok(admin.finish(&answer, show))
-        }
+        BusinessCommand::Show { business } => admin.get(&path(&business)?, show).await,
         BusinessCommand::List(args) => {
-            let answer = admin.call(Method::GET, &list("/v1/businesses", &args)?, None).await?;
-            Ok(admin.finish(&answer, |b| {
-                table(b, &["business_id", "verdict/state", "verdict/since", "verdict/next", "verdict/why"]);
-            }))
+            let columns = &["business_id", "verdict/state", "verdict/since", "verdict/next", "verdict/why"];
+            admin.get(&list("/v1/businesses", &args)?, |b| table(b, columns)).await
         }
-        BusinessCommand::Erase { business, unconfirmed } => {
-            admin.erase(&format!("/v1/businesses/{}", segment(&business)?), unconfirmed).await
-        }
-        BusinessCommand::Sync { business } => {
-            admin.simple(Method::POST, &format!("/v1/businesses/{}/sync", segment(&business)?), "it is due").await
-        }
+        BusinessCommand::Erase { business, unconfirmed } => admin.erase(&path(&business)?, unconfirmed).await,
+        BusinessCommand::Sync { business } => admin.sync(&path(&business)?).await,
     }
 }
 
 pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Result<Ended> {
     match command {
         ParkedCommand::List(args) => {
-            let answer = admin.call(Method::GET, &page("/v1/parked", &args)?, None).await?;
-            Ok(admin.finish(&answer, |b| {
-                table(b, &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "verdict/why"]);
-            }))
+            let columns = &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "verdict/why"];
+            admin.get(&page("/v1/parked", &args)?, |b| table(b, columns)).await
         }
         ParkedCommand::Release { kind, id } => {
             let path = format!("/v1/parked/{}/{}/release", segment(&kind)?, segment(&id)?);
@@ -395,14 +362,12 @@ pub(super) async fn audit(admin: &Admin, args: &AuditArgs) -> anyhow::Result<End
             path = format!("{path}&{name}={}", segment(wanted)?);
         }
     }
-    let answer = admin.call(Method::GET, &path, None).await?;
-    Ok(admin.finish(&answer, |b| table(b, &["at", "by", "from", "action", "subject", "was", "became"])))
+    admin.get(&path, |b| table(b, &["at", "by", "from", "action", "subject", "was", "became"])).await
 }
 
 pub(super) async fn budget(admin: &Admin) -> anyhow::Result<Ended> {
-    let answer = admin.call(Method::GET, "/v1/budgets", None).await?;
-    let columns = ["call", "booked_ahead_ms", "rests_until", "slowed_at", "slowed_to"];
-    Ok(admin.finish(&answer, |b| table(&json!({"data": b}), &columns)))
+    let columns = &["call", "booked_ahead_ms", "rests_until", "slowed_at", "slowed_to"];
+    admin.get("/v1/budgets", |b| table(&json!({"data": b}), columns)).await
 }
 
 /// Passes without progress after which somebody else must be sealing under an old key.

@@ -2,13 +2,14 @@
 
 use super::{Ended, Usage, say};
 use crate::config::{BadSetting, Config, fingerprinter};
+use crate::waiting::connect;
 use crate::wiring::{layer_client, plaid_client};
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use domain::Role;
 use domain::fault::chain;
 use std::time::Duration;
-use store::{KeyRing, Store};
+use store::KeyRing;
 
 /// Longest wait for one dependency.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,6 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A role whose settings and connections can be checked.
 pub(super) fn role() -> impl TypedValueParser<Value = Role> {
     PossibleValuesParser::new(Role::ALL_IN_ONE.iter().map(|r| r.as_str())).try_map(Role::try_from)
+}
+
+/// All of them if none is named.
+fn is_wanted(named: &[Role], role: Role) -> bool {
+    named.is_empty() || named.contains(&role)
 }
 
 /// What one check found.
@@ -34,7 +40,7 @@ struct Checks<'a> {
 impl Checks<'_> {
     /// Notes what was found, if one of the roles needs it.
     async fn check(&mut self, what: &'static str, roles: &[Role], check: impl Future<Output = anyhow::Result<()>>) {
-        if self.roles.is_empty() || roles.iter().any(|r| self.roles.contains(r)) {
+        if roles.iter().any(|r| is_wanted(self.roles, *r)) {
             self.found.push(Found { what, fault: check.await.err().map(|e| format!("{e:#}")) });
         }
     }
@@ -58,7 +64,7 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
     checks.check("console", &[Console], set(config.console().map(drop))).await;
     checks.check("trace", every, trace(config)).await;
     let mut warned = config.unverified();
-    let wanted = |role: Role| roles.is_empty() || roles.contains(&role);
+    let wanted = |role: Role| is_wanted(roles, role);
     warned.extend(config.console_in_the_clear().filter(|_| wanted(Console)));
     checks.check("database", &[Consumer, Console], database(config)).await;
     if wanted(Consumer) {
@@ -90,12 +96,6 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
         warned.iter().for_each(|told| say(&format!("WARN  {told}")));
     }
     Ok(if sound { Ended::Well } else { Ended::Failed })
-}
-
-fn connect(config: &Config) -> anyhow::Result<Store> {
-    let keys = KeyRing::parse(&config.secrets.keys)?;
-    let fingerprints = fingerprinter(&config.secrets.fingerprint_key)?;
-    Ok(Store::connect(config.store()?, &config.kafka.topics.outcomes, keys, fingerprints)?)
 }
 
 async fn trace(config: &Config) -> anyhow::Result<()> {
@@ -152,8 +152,7 @@ async fn slow_sweep(config: &Config) -> Option<String> {
 
 async fn kafka(config: &Config, roles: &[Role], warned: &mut Vec<String>) -> anyhow::Result<()> {
     config.check_properties()?;
-    let asked = |role| roles.is_empty() || roles.contains(&role);
-    let roles: Vec<Role> = Role::ALL_IN_ONE.iter().copied().filter(|role| asked(*role)).collect();
+    let roles: Vec<Role> = Role::ALL_IN_ONE.iter().copied().filter(|role| is_wanted(roles, *role)).collect();
     if config.kafka.is_embedded() {
         return Ok(config.broker_serves(&roles)?);
     }

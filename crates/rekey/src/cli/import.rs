@@ -2,7 +2,7 @@
 
 use super::admin::{Admin, segment};
 use super::{Ended, Usage, say};
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
@@ -125,7 +125,7 @@ impl Report {
             }
         }
         if let Some(why) = stopped {
-            anyhow::bail!("{why}; run the same command again to go on");
+            bail!("{why}; run the same command again to go on");
         }
         Ok(match (refused.is_empty(), pending) {
             (false, _) => Ended::Rejected,
@@ -148,14 +148,13 @@ fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
         let number = index + 1;
         // The parser's message may quote the line, which holds a token.
         let Ok(Value::Object(mut fields)) = serde_json::from_str::<Value>(line) else {
-            return Err(Usage(format!("line {number} is not a JSON object; nothing was sent")).into());
+            bail!(Usage(format!("line {number} is not a JSON object; nothing was sent")));
         };
         let Some(Value::String(item)) = fields.remove("item_id") else {
-            return Err(Usage(format!("line {number} has no item_id; nothing was sent")).into());
+            bail!(Usage(format!("line {number} has no item_id; nothing was sent")));
         };
-        if !seen.insert(item.clone()) {
-            return Err(Usage(format!("line {number} names an Item for the second time; nothing was sent")).into());
-        }
+        let is_new = seen.insert(item.clone());
+        ensure!(is_new, Usage(format!("line {number} names an Item for the second time; nothing was sent")));
         let mark = format!("{item} {}", console::hash_token(line));
         entries.push(Entry { line: number, item, body: Value::Object(fields), mark });
     }
@@ -180,15 +179,13 @@ async fn push_one(admin: &Admin, entry: &Entry) -> Pushed {
             Ok(answer) if answer.status == 200 => return Pushed::Taken,
             Ok(answer) if answer.status == 202 => return Pushed::Pending,
             Ok(answer) if matches!(answer.status, 401 | 403 | 429) => {
-                return Pushed::Unanswered(
-                    "the admin API refuses the admin token: check admin.token and its role".into(),
-                );
+                let why = "the admin API refuses the admin token: check admin.token and its role";
+                return Pushed::Unanswered(why.into());
             }
             Ok(answer) if answer.status >= 500 => last = format!("the admin API answers {}", answer.status),
             Ok(answer) => {
-                return Pushed::Refused(
-                    answer.body["message"].as_str().unwrap_or("refused without a reason").to_owned(),
-                );
+                let why = answer.body["message"].as_str().unwrap_or("refused without a reason");
+                return Pushed::Refused(why.to_owned());
             }
             Err(error) => last = error.to_string(),
         }

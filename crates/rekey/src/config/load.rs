@@ -96,19 +96,13 @@ fn refuse_unknown(given: &DeTable<'_>, known: &Table, path: &str, name: &str, te
                 return Err(ConfigError::BadValue { place: place(), key: full, why });
             }
             (Some(_), DeValue::Table(_)) => {
-                return Err(ConfigError::BadValue {
-                    place: place(),
-                    key: full,
-                    why: "is a value, not a section".into(),
-                });
+                let why = "is a value, not a section".into();
+                return Err(ConfigError::BadValue { place: place(), key: full, why });
             }
             (Some(_), _) => {}
             (None, _) => {
-                return Err(ConfigError::UnknownKey {
-                    place: place(),
-                    hint: nearest(key.get_ref(), path, known),
-                    key: full,
-                });
+                let hint = nearest(key.get_ref(), path, known);
+                return Err(ConfigError::UnknownKey { place: place(), key: full, hint });
             }
         }
     }
@@ -125,11 +119,9 @@ fn refuse_twins(given: &DeTable<'_>, path: &str, name: &str, text: &str) -> Resu
         }
         let twin = key.get_ref().strip_suffix("_file").and_then(|twin| given.get(twin));
         if twin.is_some_and(|t| is_set(t.get_ref())) && is_set(value.get_ref()) {
-            return Err(ConfigError::BadValue {
-                place: format!("{name} line {}", line_at(text, key.span().start)),
-                why: "stands beside the value itself: keep one of the two".into(),
-                key: full,
-            });
+            let place = format!("{name} line {}", line_at(text, key.span().start));
+            let why = "stands beside the value itself: keep one of the two".into();
+            return Err(ConfigError::BadValue { place, key: full, why });
         }
     }
     Ok(())

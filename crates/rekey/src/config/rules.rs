@@ -19,10 +19,15 @@ impl BadSetting {
     pub(crate) fn new(key: &'static str, why: impl Into<String>) -> Self {
         Self { key, why: why.into() }
     }
+
+    /// What is wrong with the setting, if it is.
+    pub(crate) fn refuse(is_wrong: bool, key: &'static str, why: impl Into<String>) -> Result<(), Self> {
+        if is_wrong { Err(Self::new(key, why)) } else { Ok(()) }
+    }
 }
 
 fn need(key: &'static str, text: &str) -> Result<(), BadSetting> {
-    if text.is_empty() { Err(BadSetting::new(key, "is not set")) } else { Ok(()) }
+    BadSetting::refuse(text.is_empty(), key, "is not set")
 }
 
 /// The text is not quoted: a URL may hold a password.
@@ -30,10 +35,8 @@ pub(crate) fn http_url(key: &'static str, text: &str) -> Result<(), BadSetting> 
     need(key, text)?;
     let parsed = reqwest::Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
     let url = parsed.ok_or_else(|| BadSetting::new(key, "must be a URL that begins with http:// or https://"))?;
-    if url.username().is_empty() && url.password().is_none() {
-        return Ok(());
-    }
-    Err(BadSetting::new(key, "must hold no user and no password: addresses are shown in messages"))
+    let tells = !url.username().is_empty() || url.password().is_some();
+    BadSetting::refuse(tells, key, "must hold no user and no password: addresses are shown in messages")
 }
 
 impl Config {
@@ -43,12 +46,8 @@ impl Config {
         if trace.endpoint.is_empty() {
             return Ok(None);
         }
-        let headers = trace.headers().ok_or_else(|| {
-            BadSetting::new(
-                "trace.headers (or trace.headers_file)",
-                "must be `name=value`, several with commas between",
-            )
-        })?;
+        let (key, why) = ("trace.headers (or trace.headers_file)", "must be `name=value`, several with commas between");
+        let headers = trace.headers().ok_or_else(|| BadSetting::new(key, why))?;
         if headers.is_empty() {
             http_url("trace.endpoint", &trace.endpoint)?;
         } else {
@@ -62,13 +61,11 @@ impl Config {
     /// would ever read.
     pub fn broker_serves(&self, roles: &[Role]) -> Result<(), BadSetting> {
         let alone = roles.contains(&Role::Receiver) != roles.contains(&Role::Consumer);
-        if self.kafka.is_embedded() && alone {
-            return Err(BadSetting::new(
-                "kafka.bootstrap",
-                "is \"embedded\", a broker that this process alone sees: start `rekey all`, or name a Kafka that all roles reach",
-            ));
-        }
-        Ok(())
+        BadSetting::refuse(
+            self.kafka.is_embedded() && alone,
+            "kafka.bootstrap",
+            "is \"embedded\", a broker that this process alone sees: start `rekey all`, or name a Kafka that all roles reach",
+        )
     }
 
     /// Properties of librdkafka that Rekey can't work with.
@@ -112,9 +109,8 @@ impl Config {
     pub fn store(&self) -> Result<&store::Settings, BadSetting> {
         let url = self.database.url.expose_secret();
         need("database.url", url)?;
-        if !store::is_database_url(url) {
-            return Err(BadSetting::new("database.url", "must begin with sqlite:// or postgres://"));
-        }
+        let other = !store::is_database_url(url);
+        BadSetting::refuse(other, "database.url", "must begin with sqlite:// or postgres://")?;
         match store::url_fault(url) {
             Some(fault) => Err(BadSetting::new("database.url", fault)),
             None => Ok(&self.database),
@@ -127,10 +123,9 @@ impl Config {
         need("plaid.secret (or plaid.secret_file)", self.plaid.secret.expose_secret())?;
         provider_url("plaid.base_url", &self.plaid.url(), &self.tls.plain_http)?;
         // Without a type every list would lose its accounts, and nobody would be told.
-        if self.plaid.account_types.is_empty() {
-            let types = domain::setting::AccountType::WORDS.join(", ");
-            return Err(BadSetting::new("plaid.account_types", format!("must name one or more of {types}")));
-        }
+        let types = domain::setting::AccountType::WORDS.join(", ");
+        let none = self.plaid.account_types.is_empty();
+        BadSetting::refuse(none, "plaid.account_types", format!("must name one or more of {types}"))?;
         Ok(&self.plaid)
     }
 
@@ -155,18 +150,12 @@ impl Config {
     /// Err: a bound that Plaid's webhooks don't fit in.
     pub fn receiver(&self) -> Result<&receiver::Settings, BadSetting> {
         let receiver = &self.receiver;
-        if !matches!(receiver.unavailable_status, 429 | 503) {
-            return Err(BadSetting::new("receiver.unavailable_status", "must be 503 or 429: Plaid sends those again"));
-        }
-        if receiver.max_body < 1024 {
-            return Err(BadSetting::new(
-                "receiver.max_body",
-                "must be at least 1024 bytes: webhooks are larger than less",
-            ));
-        }
-        if receiver.total_timeout >= Duration::from_secs(10) {
-            return Err(BadSetting::new("receiver.total_timeout", "must be below the 10 s that Plaid waits"));
-        }
+        let other = !matches!(receiver.unavailable_status, 429 | 503);
+        BadSetting::refuse(other, "receiver.unavailable_status", "must be 503 or 429: Plaid sends those again")?;
+        let small = receiver.max_body < 1024;
+        BadSetting::refuse(small, "receiver.max_body", "must be at least 1024 bytes: webhooks are larger than less")?;
+        let long = receiver.total_timeout >= Duration::from_secs(10);
+        BadSetting::refuse(long, "receiver.total_timeout", "must be below the 10 s that Plaid waits")?;
         Ok(receiver)
     }
 
@@ -186,12 +175,19 @@ impl Config {
     pub fn consumer(&self) -> Result<&consumer::Settings, BadSetting> {
         const LEAST: Duration = Duration::from_secs(2);
         need("kafka.group", &self.kafka.group)?;
+<<<<<<< HEAD
         if self.consumer.lease < LEAST {
             let why = format!(
                 "must be at least {LEAST:?}: it is renewed four times in that time, by a database that may be busy"
             );
             return Err(BadSetting::new("consumer.lease", why));
         }
+=======
+        // A part of the lease is spent waiting for a slot in the budget, so a call gets no more than half of it.
+        let longest = self.plaid.timeout.max(self.layer.timeout) * 2;
+        let why = format!("must be longer than the longest provider call ({longest:?} with these timeouts)");
+        BadSetting::refuse(self.consumer.lease <= longest, "consumer.lease", why)?;
+>>>>>>> wtA
         Ok(&self.consumer)
     }
 

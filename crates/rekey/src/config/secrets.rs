@@ -53,12 +53,8 @@ fn read(key: &str, path: &std::path::Path) -> Result<String, ConfigError> {
 
 /// Reads `secrets.fingerprint_key`.
 pub fn fingerprinter(key: &SecretString) -> Result<Fingerprinter, BadSetting> {
-    let bad = || {
-        BadSetting::new(
-            "secrets.fingerprint_key",
-            "must be `version:base64-of-32-bytes`: make one with `rekey keys new`",
-        )
-    };
+    let why = "must be `version:base64-of-32-bytes`: make one with `rekey keys new`";
+    let bad = || BadSetting::new("secrets.fingerprint_key", why);
     let keys = store::parse_keys(key.expose_secret()).map_err(|_| bad())?;
     let [(version, key)] = keys.as_slice() else { return Err(bad()) };
     Ok(Fingerprinter::new(version.parse().map_err(|_| bad())?, key))

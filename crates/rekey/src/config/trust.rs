@@ -10,10 +10,8 @@ pub(crate) fn provider_url(key: &'static str, text: &str, plain_http: &[String])
     let clear = reqwest::Url::parse(text).ok().filter(|url| url.scheme() == "http");
     let host = clear.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| "localhost".into());
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    if host == "localhost" || address.is_ok_and(|a| a.is_loopback()) || plain_http.contains(&host) {
-        return Ok(());
-    }
-    Err(BadSetting::new(key, "must begin with https://, because credentials and tokens go there"))
+    let may = host == "localhost" || address.is_ok_and(|a| a.is_loopback()) || plain_http.contains(&host);
+    BadSetting::refuse(!may, key, "must begin with https://, because credentials and tokens go there")
 }
 
 impl Config {
@@ -21,9 +19,8 @@ impl Config {
     pub(crate) fn extra_roots(&self) -> Result<String, BadSetting> {
         let pem = &self.tls.ca;
         let known = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_or(0, |roots| roots.len());
-        if known == 0 && !pem.trim().is_empty() {
-            return Err(BadSetting::new("tls.ca (or tls.ca_file)", "must hold certificates in PEM form"));
-        }
+        let none = known == 0 && !pem.trim().is_empty();
+        BadSetting::refuse(none, "tls.ca (or tls.ca_file)", "must hold certificates in PEM form")?;
         Ok(pem.clone())
     }
 
@@ -41,65 +38,51 @@ impl Config {
     /// What the configuration leaves unproved on purpose: written by an operator, so allowed, and said aloud.
     pub fn unverified(&self) -> Vec<String> {
         let property = |name: &str| self.kafka.properties.get(name).map(|v| v.expose_secret().to_ascii_lowercase());
-        let mut told = Vec::new();
-        for host in &self.tls.plain_http {
-            told.push(format!(
-                "tls.plain_http lets credentials and tokens go to {host} in the clear: for a sandbox only"
-            ));
-        }
         // librdkafka's spellings.
         let off = |name: &str| property(name).is_some_and(|v| matches!(v.trim(), "false" | "f" | "0" | "no" | "off"));
-        if off("enable.ssl.certificate.verification") {
-            told.push(
-                "kafka.properties switches enable.ssl.certificate.verification off: anybody can be the broker".into(),
-            );
-        }
-        if property("ssl.endpoint.identification.algorithm").as_deref() == Some("none") {
-            told.push(
-                "kafka.properties sets ssl.endpoint.identification.algorithm to none: any certificate of a trusted \
-                 authority can be the broker's"
-                    .into(),
-            );
-        }
-        if property("sasl.password").is_some() && property("security.protocol").is_none_or(|p| p != "sasl_ssl") {
-            told.push(
-                "kafka.properties has a sasl.password without security.protocol = sasl_ssl: it goes in the clear"
-                    .into(),
-            );
-        }
+        let protocol = property("security.protocol");
         let elsewhere = |broker: &str| {
             let host = broker.trim().rsplit_once("://").map_or(broker.trim(), |(_, rest)| rest);
             let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
             !matches!(host, "localhost" | "127.0.0.1" | "[::1]" | "::1" | "embedded")
         };
-        let plaintext = property("security.protocol").is_none_or(|p| p == "plaintext");
-        if plaintext && self.kafka.bootstrap.split(',').any(elsewhere) {
-            told.push(
-                "kafka.properties has no security.protocol: anybody on the way can be the broker, and read and write events"
-                    .into(),
-            );
-        }
-        if property("sasl.oauthbearer.token.endpoint.url").is_some_and(|url| url.starts_with("http://")) {
-            told.push(
-                "kafka.properties fetches OAUTHBEARER tokens over http://: the client's secret goes in the clear"
-                    .into(),
-            );
-        }
-        if property("group.protocol").as_deref() == Some("consumer") {
-            told.push(
-                "kafka.properties sets group.protocol to consumer, which the librdkafka of this release does not do well: leave \
-                 it out"
-                    .into(),
-            );
-        }
-        for (key, url) in [("database.url", &self.database.url), ("token_source.url", &self.token_source.url)] {
-            if let Some(mode) = store::unverified_mode(url.expose_secret()) {
-                told.push(format!(
-                    "{key} says sslmode={mode}: anybody can be that database, sslmode=verify-full proves it"
-                ));
-            }
-        }
-        told
+        let of_kafka = [
+            (
+                off("enable.ssl.certificate.verification"),
+                "switches enable.ssl.certificate.verification off: anybody can be the broker",
+            ),
+            (
+                property("ssl.endpoint.identification.algorithm").as_deref() == Some("none"),
+                "sets ssl.endpoint.identification.algorithm to none: any certificate of a trusted authority can be the broker's",
+            ),
+            (
+                property("sasl.password").is_some() && protocol.as_deref() != Some("sasl_ssl"),
+                "has a sasl.password without security.protocol = sasl_ssl: it goes in the clear",
+            ),
+            (
+                protocol.is_none_or(|p| p == "plaintext") && self.kafka.bootstrap.split(',').any(elsewhere),
+                "has no security.protocol: anybody on the way can be the broker, and read and write events",
+            ),
+            (
+                property("sasl.oauthbearer.token.endpoint.url").is_some_and(|url| url.starts_with("http://")),
+                "fetches OAUTHBEARER tokens over http://: the client's secret goes in the clear",
+            ),
+            (
+                property("group.protocol").as_deref() == Some("consumer"),
+                "sets group.protocol to consumer, which the librdkafka of this release does not do well: leave it out",
+            ),
+        ];
+        let of_kafka =
+            of_kafka.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("kafka.properties {what}"));
+        let clear = self.tls.plain_http.iter().map(|host| {
+            format!("tls.plain_http lets credentials and tokens go to {host} in the clear: for a sandbox only")
+        });
+        let urls = [("database.url", &self.database.url), ("token_source.url", &self.token_source.url)];
+        let of_databases = urls.into_iter().filter_map(|(key, url)| {
+            let mode = store::unverified_mode(url.expose_secret())?;
+            Some(format!("{key} says sslmode={mode}: anybody can be that database, sslmode=verify-full proves it"))
+        });
+        clear.chain(of_kafka).chain(of_databases).collect()
     }
 }
 

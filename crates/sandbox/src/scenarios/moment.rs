@@ -10,19 +10,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 
 /// A state to return to. Faults, switches and credentials are not part of it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Moment {
     items: BTreeMap<String, Item>,
     minted: HashMap<String, Minted>,
     layer: BTreeMap<String, LayerBusiness>,
     counts: Counts,
     violations: Vec<String>,
-}
-
-impl std::fmt::Debug for Moment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Moment")
-    }
 }
 
 impl Sandbox {
