@@ -370,14 +370,8 @@ impl ConsumerParts {
         tasks: &TaskTracker,
         stop: CancellationToken,
         fail: tokio::sync::mpsc::Sender<anyhow::Error>,
-<<<<<<< HEAD
     ) -> anyhow::Result<Option<()>> {
-        let begun = until_the_database_does(&store, readiness, &stop, || self.begin(&store)).await?;
-        if begun.is_none() {
-=======
-    ) -> anyhow::Result<Option<Vec<Arc<tokio::sync::Notify>>>> {
         if until_the_database_does(&store, readiness, &stop, || self.begin(&store)).await?.is_none() {
->>>>>>> wtA
             return Ok(None);
         }
         let context = Arc::new(consumer::Context::new(

@@ -175,19 +175,10 @@ impl Config {
     pub fn consumer(&self) -> Result<&consumer::Settings, BadSetting> {
         const LEAST: Duration = Duration::from_secs(2);
         need("kafka.group", &self.kafka.group)?;
-<<<<<<< HEAD
-        if self.consumer.lease < LEAST {
-            let why = format!(
-                "must be at least {LEAST:?}: it is renewed four times in that time, by a database that may be busy"
-            );
-            return Err(BadSetting::new("consumer.lease", why));
-        }
-=======
-        // A part of the lease is spent waiting for a slot in the budget, so a call gets no more than half of it.
-        let longest = self.plaid.timeout.max(self.layer.timeout) * 2;
-        let why = format!("must be longer than the longest provider call ({longest:?} with these timeouts)");
-        BadSetting::refuse(self.consumer.lease <= longest, "consumer.lease", why)?;
->>>>>>> wtA
+        let why = format!(
+            "must be at least {LEAST:?}: it is renewed four times in that time, by a database that may be busy"
+        );
+        BadSetting::refuse(self.consumer.lease < LEAST, "consumer.lease", why)?;
         Ok(&self.consumer)
     }
 
