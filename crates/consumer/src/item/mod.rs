@@ -55,7 +55,8 @@ pub(crate) struct Reconciliation<'a> {
 struct Tokens {
     /// The newest first.
     candidates: Vec<Candidate>,
-    current: Option<AccessToken>,
+    /// One that can't be read is no matter where a candidate takes its place.
+    current: Result<Option<AccessToken>, store::Error>,
     /// When it was proved.
     proved_at: Option<Millis>,
     /// What was pushed with the current one and is not judged yet.
@@ -64,9 +65,13 @@ struct Tokens {
 
 impl Tokens {
     async fn of(tx: &mut Tx, item: &ItemId) -> Result<Self, store::Error> {
+        let current = match tx.current_token(item).await {
+            Err(error) if error.is_passing() => return Err(error),
+            current => current,
+        };
         Ok(Self {
             candidates: tx.candidates(item).await?,
-            current: tx.current_token(item).await?,
+            current,
             proved_at: tx.proved_at(item).await?,
             waiting: tx.declaration_of_current(item).await?,
         })
@@ -208,7 +213,10 @@ impl Reconciliation<'_> {
         if let Some((token, declaration)) = self.tokens.waiting.take() {
             self.judge_declaration(&token, &declaration, None).await?;
         }
-        let current = self.proved.take().or_else(|| self.tokens.current.take());
+        let current = match self.proved.take() {
+            Some(token) => Some(token),
+            None => std::mem::replace(&mut self.tokens.current, Ok(None))?,
+        };
         match current {
             Some(token) => Ok(token),
             // A push with a wrong token does not bring a removed Item back.
