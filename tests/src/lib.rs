@@ -19,6 +19,7 @@ pub mod scale;
 mod servers;
 pub mod tls;
 pub mod topics;
+pub mod weather;
 
 pub use conditions::{PATIENCE, holds};
 pub use pgbouncer::PgBouncer;

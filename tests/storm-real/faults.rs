@@ -5,13 +5,14 @@ use crate::stage::{BROKERS, Brokers, Ground, Member, Stage};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
-use sandbox::{Fault, FaultKind};
+use sandbox::Fault;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tests::proxy::Proxy;
 use tests::topics;
+use tests::weather::{self, answer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Line {
@@ -367,33 +368,11 @@ impl Storm {
 /// How Plaid and Layer misbehave. Nothing holds a PUT back for longer than its timeout: a late PUT of a stopped process
 /// is drift by design, and has stories of its own.
 fn weather() -> Vec<Fault> {
-    let answer = |status: u16, error_type: &str, error_code: &str, retry_after: Option<u64>| FaultKind::Answer {
-        status,
-        error_type: error_type.into(),
-        error_code: error_code.into(),
-        retry_after,
-    };
-    let (put, list) = ("PUT /v1/businesses/{id}", "GET /v1/businesses/{id}/plaid/accounts");
-    let all = [
-        ("plaid", 0.4, answer(500, "API_ERROR", "INTERNAL_SERVER_ERROR", None)),
-        ("plaid", 0.2, answer(429, "RATE_LIMIT_EXCEEDED", "RATE_LIMIT", None)),
+    let shared = weather::weather(500, 900).into_iter().map(|w| (w.call, w.real, w.kind));
+    // Nothing at all works while these last.
+    let dark = [
         ("plaid", 1.0, answer(503, "API_ERROR", "PLANNED_MAINTENANCE", None)),
-        ("plaid", 0.3, FaultKind::CutBefore),
-        ("plaid", 0.5, FaultKind::Latency { median_millis: 20.0, p99_millis: 600.0 }),
-        ("/processor/token/create", 0.5, FaultKind::LoseAnswer),
         ("/webhook_verification_key/get", 1.0, answer(500, "API_ERROR", "INTERNAL_SERVER_ERROR", None)),
-        ("layer", 0.4, answer(503, "Sandbox", "", None)),
-        ("layer", 0.1, answer(429, "Sandbox", "RateLimited", Some(1))),
-        ("layer", 0.3, FaultKind::CutBefore),
-        ("layer", 0.05, FaultKind::RevokeBearers),
-        (put, 0.5, FaultKind::LoseAnswer),
-        (put, 0.4, FaultKind::NotApplied),
-        (put, 0.5, FaultKind::Lag { millis: 300 }),
-        (put, 0.4, FaultKind::Delay { millis: 500 }),
-        (list, 0.4, FaultKind::Delay { millis: 400 }),
-        ("webhook", 0.4, FaultKind::CutBefore),
-        ("webhook", 0.6, FaultKind::Repeat { copies: 3 }),
-        ("webhook", 0.6, FaultKind::Delay { millis: 900 }),
     ];
-    all.into_iter().map(|(call, chance, kind)| Fault { chance, ..Fault::new(call, kind) }).collect()
+    shared.chain(dark).map(|(call, chance, kind)| Fault { chance, ..Fault::new(call, kind) }).collect()
 }

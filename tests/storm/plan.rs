@@ -5,6 +5,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use sandbox::{BadToken, Fault, FaultKind, LoginRequiredReads, Shows, Switches};
 use std::time::Duration;
+use tests::weather::{self, answer};
 
 /// Everything that the seed decides.
 #[derive(Debug)]
@@ -166,33 +167,8 @@ fn switches(rng: &mut StdRng) -> Switches {
 
 /// Faults that come and go by chance, and some that last for a while.
 fn weather(rng: &mut StdRng, lasts: Duration) -> Vec<Fault> {
-    let answer = |status: u16, error_type: &str, error_code: &str, retry_after: Option<u64>| FaultKind::Answer {
-        status,
-        error_type: error_type.into(),
-        error_code: error_code.into(),
-        retry_after,
-    };
-    let (put, list) = ("PUT /v1/businesses/{id}", "GET /v1/businesses/{id}/plaid/accounts");
-    let all = [
-        ("plaid", 0.15, answer(500, "API_ERROR", "INTERNAL_SERVER_ERROR", None)),
-        ("plaid", 0.1, answer(429, "RATE_LIMIT_EXCEEDED", "RATE_LIMIT", None)),
-        ("plaid", 0.1, FaultKind::CutBefore),
-        ("/processor/token/create", 0.2, FaultKind::LoseAnswer),
-        ("plaid", 0.3, FaultKind::Latency { median_millis: 20.0, p99_millis: 600.0 }),
-        ("layer", 0.15, answer(503, "Sandbox", "", None)),
-        ("layer", 0.05, answer(429, "Sandbox", "RateLimited", Some(1))),
-        ("layer", 0.1, FaultKind::CutBefore),
-        (put, 0.3, FaultKind::LoseAnswer),
-        (put, 0.2, FaultKind::NotApplied),
-        (put, 0.4, FaultKind::Lag { millis: 300 }),
-        (put, 0.2, FaultKind::Delay { millis: 900 }),
-        (list, 0.2, FaultKind::Delay { millis: 400 }),
-        ("layer", 0.05, FaultKind::RevokeBearers),
-        ("webhook", 0.3, FaultKind::CutBefore),
-        ("webhook", 0.3, FaultKind::Repeat { copies: 3 }),
-        ("webhook", 0.4, FaultKind::Delay { millis: 700 }),
-        ("webhook", 0.1, FaultKind::ClockStep { seconds: -900 }),
-    ];
+    let shared = weather::weather(900, 700).into_iter().map(|w| (w.call, w.embedded, w.kind));
+    let all = shared.chain([("webhook", 0.1, FaultKind::ClockStep { seconds: -900 })]);
     let mut weather: Vec<Fault> = Vec::new();
     for (call, chance, kind) in all {
         if rng.random_bool(0.35) {

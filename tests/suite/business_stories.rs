@@ -186,12 +186,7 @@ async fn i4_a_business_that_layer_forgets_for_a_moment_is_asked_for_again(world:
 
 /// Whoever was told what is wrong with `create`, and pushes it put right, need not release the business as well.
 async fn i4_a_refused_creation_is_tried_again_with_what_is_pushed_next(world: &World) {
-    world.sandbox.create_business(&NewBusiness {
-        external_id: "acme".into(),
-        at_layer: false,
-        phone: None,
-        archived: false,
-    });
+    world.sandbox.create_business(&NewBusiness { external_id: "acme".into(), ..NewBusiness::default() });
     let item = world.link_as("acme", 1, Announce::Silent).await;
     let push = async |create: Value| {
         let body = world.sandbox.push_body(&item, &json!({"create": create})).unwrap();
@@ -259,12 +254,7 @@ async fn i9_a_put_that_is_not_applied_is_sent_again(world: &World) {
 }
 
 async fn a_business_unknown_to_layer_is_parked_and_goes_on_by_itself(world: &World) {
-    world.sandbox.create_business(&NewBusiness {
-        external_id: "later".into(),
-        at_layer: false,
-        phone: None,
-        archived: false,
-    });
+    world.sandbox.create_business(&NewBusiness { external_id: "later".into(), ..NewBusiness::default() });
     world.link_as("later", 1, Announce::Push).await;
     world.until_blocked("business", "later", "business_unknown_to_layer").await;
     let looks = world.sandbox.calls("GET /v1/businesses");
@@ -280,12 +270,7 @@ fn creation(phone: &str) -> Value {
 }
 
 async fn a_business_is_created_with_its_tokens(world: &World) {
-    world.sandbox.create_business(&NewBusiness {
-        external_id: "new".into(),
-        at_layer: false,
-        phone: None,
-        archived: false,
-    });
+    world.sandbox.create_business(&NewBusiness { external_id: "new".into(), ..NewBusiness::default() });
     let item = world.link_as("new", 2, Announce::Silent).await;
     let (status, body) = world.sandbox.push(&item, &creation("+15550001")).await.unwrap();
     assert_eq!(status, 200, "{body}");
@@ -303,12 +288,7 @@ async fn the_phone_number_trap_is_caught(world: &World) {
         phone: Some("+15550002".into()),
         archived: true,
     });
-    world.sandbox.create_business(&NewBusiness {
-        external_id: "new".into(),
-        at_layer: false,
-        phone: None,
-        archived: false,
-    });
+    world.sandbox.create_business(&NewBusiness { external_id: "new".into(), ..NewBusiness::default() });
     let item = world.link_as("new", 1, Announce::Silent).await;
     world.sandbox.push(&item, &creation("+15550002")).await.unwrap();
     world.until_blocked("business", "new", "another_business_returned").await;

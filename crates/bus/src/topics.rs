@@ -206,11 +206,7 @@ const DESCRIBE_EVERY: Duration = Duration::from_mins(5);
 /// Shows how the topics are made, until `stop`.
 pub async fn watch_topics(connection: &Connection, topics: &Topics, stop: CancellationToken) {
     let mut tick = tokio::time::interval(DESCRIBE_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
         if let Err(error) = describe(connection, topics).await {
             tracing::debug!(error = chain(&error), "the topics can't be described; their metrics stay as they are");
         }

@@ -76,11 +76,8 @@ impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
         if error.is_passing() {
             tracing::warn!(error = chain(&error), "the admin API has no database");
-            return Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "database_away",
-                "the database does not answer: try again",
-            );
+            let message = "the database does not answer: try again";
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_away", message);
         }
         tracing::error!(error = chain(&error), "the admin API failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this should not happen: see the log of this process")

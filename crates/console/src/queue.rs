@@ -99,15 +99,11 @@ pub(crate) async fn unknown_items(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Paged<UnknownItem>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
-    let rows = tx.list_unknown_items(&query.page()?).await?;
-    let items: Vec<UnknownItem> = rows
-        .into_iter()
-        .map(|r| UnknownItem {
-            item_id: r.item,
-            first_seen: r.first_seen.rfc3339(),
-            last_seen: r.last_seen.rfc3339(),
-            events: r.seen,
-        })
-        .collect();
-    Ok(Json(Paged::new(items, &query, |i| i.item_id.clone())))
+    let items = tx.list_unknown_items(&query.page()?).await?.into_iter().map(|r| UnknownItem {
+        item_id: r.item,
+        first_seen: r.first_seen.rfc3339(),
+        last_seen: r.last_seen.rfc3339(),
+        events: r.seen,
+    });
+    Ok(Json(Paged::new(items.collect(), &query, |i| i.item_id.clone())))
 }

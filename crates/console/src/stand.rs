@@ -23,11 +23,10 @@ impl Stand {
 
     pub(crate) fn blocked(&self) -> Vec<String> {
         let stuck = self.judged.iter().filter(|j| is_stuck(j.verdict.state));
-        stuck
-            .map(|j| {
-                format!("{} {} is {}: {}", j.subject.kind(), j.subject.id(), j.verdict.state, j.verdict.sentence())
-            })
-            .collect()
+        let told = stuck.map(|Judged { subject, verdict, .. }| {
+            format!("{} {} is {}: {}", subject.kind(), subject.id(), verdict.state, verdict.sentence())
+        });
+        told.collect()
     }
 
     /// Waiting on can bring something.

@@ -9,16 +9,13 @@ use crate::fault::{Answered, Endpoint, Provider};
 use crate::role::Role;
 use crate::verdict::State;
 use crate::webhook::NotTaken;
+use crate::words::words;
 use crate::work::{Block, Class, Code, Kind};
 
-/// What a scrape says it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Type {
-    Counter,
-    Gauge,
-    Histogram,
-}
+words!(
+    /// What a scrape says it is.
+    Type { Counter => "counter", Gauge => "gauge", Histogram => "histogram" }
+);
 
 /// The values that a label can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -320,14 +317,9 @@ pub fn named(name: &str) -> Option<&'static Metric> {
 pub fn markdown() -> String {
     let mut table = String::from("| metric | type, unit | labels | question |\n|---|---|---|---|\n");
     for metric in ALL {
-        let kind = match metric.kind {
-            Type::Counter => "counter",
-            Type::Gauge => "gauge",
-            Type::Histogram => "histogram",
-        };
         let labels: Vec<String> = metric.labels.iter().map(in_words).collect();
         let shared = if metric.shared { " ⊕" } else { "" };
-        let Metric { name, unit, question, .. } = metric;
+        let Metric { name, kind, unit, question, .. } = metric;
         table.push_str(&format!("| `{name}`{shared} | {kind}, {unit} | {} | {question} |\n", labels.join("; ")));
     }
     table

@@ -259,28 +259,18 @@ struct Body {
 /// Reads an answer that was not 200.
 pub(crate) fn refusal(endpoint: Endpoint, answer: &web::Answer) -> Error {
     let status = answer.status.as_u16();
-    let Ok(body) = serde_json::from_slice::<Body>(&domain::json::mend(&answer.body)) else {
-        return match status {
-            // A proxy on the way answers without Plaid's body; the status is all there is.
-            401 | 403 | 408 | 429 | 500..=599 => Error::Refused {
-                endpoint,
-                status,
-                error_type: String::new(),
-                error_code: format!("HTTP_{status}"),
-                request_id: "none".into(),
-                retry_after: answer.retry_after,
-            },
-            _ => Error::Malformed { endpoint, status, field: "error_code" },
-        };
+    let (error_type, error_code, request_id) = match serde_json::from_slice(&domain::json::mend(&answer.body)) {
+        Ok(Body { error_type, error_code, request_id }) => {
+            let request_id = request_id.as_str().map_or_else(|| "none".into(), |id| word(id.to_owned()));
+            (word(error_type), word(error_code), request_id)
+        }
+        // A proxy on the way answers without Plaid's body; the status is all there is.
+        Err(_) if matches!(status, 401 | 403 | 408 | 429 | 500..=599) => {
+            (String::new(), format!("HTTP_{status}"), "none".into())
+        }
+        Err(_) => return Error::Malformed { endpoint, status, field: "error_code" },
     };
-    Error::Refused {
-        endpoint,
-        status,
-        error_type: word(body.error_type),
-        error_code: word(body.error_code),
-        request_id: body.request_id.as_str().map_or_else(|| "none".into(), |id| word(id.to_owned())),
-        retry_after: answer.retry_after,
-    }
+    Error::Refused { endpoint, status, error_type, error_code, request_id, retry_after: answer.retry_after }
 }
 
 /// Codes are open enums, but they are words: anything else, a token above all, is not put into a log line.

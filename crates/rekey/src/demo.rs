@@ -149,12 +149,8 @@ impl Play {
 
     async fn perform(&mut self) -> anyhow::Result<bool> {
         for external_id in ["acme", "globex"] {
-            self.sandbox.create_business(&NewBusiness {
-                external_id: external_id.into(),
-                at_layer: true,
-                phone: None,
-                archived: false,
-            });
+            let external_id = external_id.into();
+            self.sandbox.create_business(&NewBusiness { external_id, at_layer: true, ..NewBusiness::default() });
         }
         self.scene("acme links a bank with two accounts; the platform pushes the Item");
         let first = self.link("acme", &["1001", "1002"]).await?;

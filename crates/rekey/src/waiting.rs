@@ -39,10 +39,7 @@ where
             }
         }
         let wait = retries.next_wait(&mut rand::rng());
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(wait) => {}
-        }
+        stop.run_until_cancelled(tokio::time::sleep(wait)).await?;
     }
 }
 
@@ -70,10 +67,7 @@ where
     let mut told = HashSet::new();
     loop {
         // A database may be slow to fail, and a process that is told to stop must not wait for it.
-        let done = tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            done = attempt() => done,
-        };
+        let Some(done) = stop.run_until_cancelled(attempt()).await else { return Ok(None) };
         match done {
             Ok(value) => {
                 if retries.failures() > 0 {
@@ -92,10 +86,7 @@ where
             Err(error) => return Err(error.into()),
         }
         let wait = retries.next_wait(&mut rand::rng());
-        tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            () = tokio::time::sleep(wait) => {}
-        }
+        let Some(()) = stop.run_until_cancelled(tokio::time::sleep(wait)).await else { return Ok(None) };
     }
 }
 
@@ -107,15 +98,11 @@ const MISSING: u32 = 3;
 /// more, this process is not ready. The log says so in any case.
 pub(crate) async fn watch_the_database(store: Store, readiness: Option<Readiness>, stop: CancellationToken) {
     let mut missing = 0;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(ASK_EVERY) => {}
-        }
-        let serves = tokio::select! {
-            () = stop.cancelled() => return,
-            serves = store.serves() => serves,
-        };
+    let asked = async || {
+        tokio::time::sleep(ASK_EVERY).await;
+        store.serves().await
+    };
+    while let Some(serves) = stop.run_until_cancelled(asked()).await {
         match serves {
             Ok(()) => {
                 if missing >= MISSING {

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use web::Readiness;
 
+/// Where a part says that it can't go on at all.
+type Fail = tokio::sync::mpsc::Sender<anyhow::Error>;
+
 /// Parts that outlive a start: a test brings its own.
 #[derive(Debug, Default)]
 pub struct Given {
@@ -138,7 +141,7 @@ impl Running {
         Ok(())
     }
 
-    fn reach_kafka(&mut self, given: Given, fail: tokio::sync::mpsc::Sender<anyhow::Error>) -> anyhow::Result<()> {
+    fn reach_kafka(&mut self, given: Given, fail: Fail) -> anyhow::Result<()> {
         self.config.check_properties()?;
         let topics = self.config.kafka.topics.clone();
         let connection = if self.config.kafka.is_embedded() {
@@ -197,11 +200,7 @@ impl Running {
     }
 
     /// The roles that need the store begin when it is open. Settings are checked before anything is waited for.
-    async fn start_with_store(
-        &mut self,
-        roles: &[Role],
-        fail: tokio::sync::mpsc::Sender<anyhow::Error>,
-    ) -> anyhow::Result<()> {
+    async fn start_with_store(&mut self, roles: &[Role], fail: Fail) -> anyhow::Result<()> {
         let store = connect(&self.config)?;
         let consumer = if roles.contains(&Role::Consumer) { Some(ConsumerParts::new(self)?) } else { None };
         let console = if roles.contains(&Role::Console) {
@@ -313,7 +312,7 @@ impl Running {
 fn watch_intake(
     health: bus::IntakeHealth,
     readiness: Readiness,
-    fail: tokio::sync::mpsc::Sender<anyhow::Error>,
+    fail: Fail,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) {
@@ -369,7 +368,7 @@ impl ConsumerParts {
         readiness: &Readiness,
         tasks: &TaskTracker,
         stop: CancellationToken,
-        fail: tokio::sync::mpsc::Sender<anyhow::Error>,
+        fail: Fail,
     ) -> anyhow::Result<Option<()>> {
         if until_the_database_does(&store, readiness, &stop, || self.begin(&store)).await?.is_none() {
             return Ok(None);

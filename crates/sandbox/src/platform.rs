@@ -26,7 +26,7 @@ pub enum Announce {
 }
 
 /// A business to be made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NewBusiness {
     pub external_id: String,
     /// Whether Layer has it already.

@@ -133,18 +133,12 @@ impl Tx {
             "SELECT fingerprint, sealed, source, seen_at, CASE WHEN declaration IS NULL THEN 0 ELSE 1 END AS declares
             FROM access_tokens WHERE item_id = $1 AND standing = 'candidate' ORDER BY seen_at DESC, fingerprint";
         let rows = self.rows(sql!(sql, item)).await?;
-        let mut found = Vec::with_capacity(rows.len());
-        for row in &rows {
+        let read = |row: &AnyRow| {
             let (fingerprint, token) = self.opened(item, row)?;
-            found.push(Candidate {
-                fingerprint,
-                token,
-                source: text(row, "source")?,
-                seen_at: get(row, "seen_at")?,
-                declares: get::<bool>(row, "declares")?,
-            });
-        }
-        Ok(found)
+            let (source, seen_at) = (text(row, "source")?, get(row, "seen_at")?);
+            Ok(Candidate { fingerprint, token, source, seen_at, declares: get(row, "declares")? })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// The access token that Plaid proved to be the Item's.
@@ -339,20 +333,19 @@ impl Tx {
     pub async fn token_views(&mut self, item: &ItemId) -> Result<Vec<TokenView>, Error> {
         let sql = "SELECT * FROM access_tokens WHERE item_id = $1 ORDER BY seen_at DESC, fingerprint";
         let rows = self.rows(sql!(sql, item)).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(TokenView {
-                    fingerprint: get(r, "fingerprint")?,
-                    standing: get(r, "standing")?,
-                    source: text(r, "source")?,
-                    cause: get(r, "cause")?,
-                    why: get(r, "why")?,
-                    seen_at: get(r, "seen_at")?,
-                    judged_at: get(r, "judged_at")?,
-                    declaration_waits: is_set(r, "declaration")?,
-                    refused_at: get(r, "refused_at")?,
-                })
+        let read = |r: &AnyRow| {
+            Ok(TokenView {
+                fingerprint: get(r, "fingerprint")?,
+                standing: get(r, "standing")?,
+                source: text(r, "source")?,
+                cause: get(r, "cause")?,
+                why: get(r, "why")?,
+                seen_at: get(r, "seen_at")?,
+                judged_at: get(r, "judged_at")?,
+                declaration_waits: is_set(r, "declaration")?,
+                refused_at: get(r, "refused_at")?,
             })
-            .collect()
+        };
+        rows.iter().map(read).collect()
     }
 }

@@ -10,6 +10,7 @@ use domain::Millis;
 use domain::queue::Row;
 use domain::verdict::State;
 use domain::work::{Block, Kind};
+use sqlx::any::AnyRow;
 use std::cmp::Ordering;
 
 /// A page of a list: at most `limit` rows after the id `after`.
@@ -69,7 +70,7 @@ impl Tx {
         self.named(sql, "business_id", ids).await?.iter().map(business_row).collect()
     }
 
-    async fn named(&mut self, sql: &str, id: &str, ids: &[String]) -> Result<Vec<sqlx::any::AnyRow>, Error> {
+    async fn named(&mut self, sql: &str, id: &str, ids: &[String]) -> Result<Vec<AnyRow>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -125,16 +126,15 @@ impl Tx {
     pub async fn list_unknown_items(&mut self, page: &Page) -> Result<Vec<UnknownItem>, Error> {
         let sql = "SELECT * FROM unknown_items WHERE item_id > $1 ORDER BY item_id LIMIT $2";
         let rows = self.rows(paged(sql, page)).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(UnknownItem {
-                    item: text(r, "item_id")?,
-                    first_seen: get(r, "first_seen")?,
-                    last_seen: get(r, "last_seen")?,
-                    seen: number(r, "seen")?,
-                })
+        let read = |r: &AnyRow| {
+            Ok(UnknownItem {
+                item: text(r, "item_id")?,
+                first_seen: get(r, "first_seen")?,
+                last_seen: get(r, "last_seen")?,
+                seen: number(r, "seen")?,
             })
-            .collect()
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Mints whose answer nobody has, or that came too late: at Plaid a token may exist that is in no list. Newest last.
@@ -142,18 +142,17 @@ impl Tx {
         let sql = "SELECT id, item_id, account_id, generation, intended_at, fingerprint FROM processor_tokens
             WHERE state = 'orphaned' AND id > $1 ORDER BY id LIMIT $2";
         let rows = self.rows(paged(sql, page)).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(Orphan {
-                    id: text(r, "id")?,
-                    item: text(r, "item_id")?,
-                    account: text(r, "account_id")?,
-                    generation: number(r, "generation")?,
-                    intended_at: get(r, "intended_at")?,
-                    fingerprint: get(r, "fingerprint")?,
-                })
+        let read = |r: &AnyRow| {
+            Ok(Orphan {
+                id: text(r, "id")?,
+                item: text(r, "item_id")?,
+                account: text(r, "account_id")?,
+                generation: number(r, "generation")?,
+                intended_at: get(r, "intended_at")?,
+                fingerprint: get(r, "fingerprint")?,
             })
-            .collect()
+        };
+        rows.iter().map(read).collect()
     }
 }
 

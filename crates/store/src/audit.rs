@@ -175,21 +175,20 @@ impl Tx {
             query = with_each(query, [subject, &pseudonym, id, &format!("{kind}%.%")]);
         }
         let rows = self.rows(with_each(query, &filter.by)).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(AuditEntry {
-                    id: text(r, "id")?,
-                    at: get(r, "at")?,
-                    by: text(r, "actor")?,
-                    from: get(r, "remote")?,
-                    action: text(r, "action")?,
-                    subject: text(r, "subject")?,
-                    detail: text(r, "detail")?,
-                    was: get(r, "was")?,
-                    became: get(r, "became")?,
-                })
+        let read = |r: &AnyRow| {
+            Ok(AuditEntry {
+                id: text(r, "id")?,
+                at: get(r, "at")?,
+                by: text(r, "actor")?,
+                from: get(r, "remote")?,
+                action: text(r, "action")?,
+                subject: text(r, "subject")?,
+                detail: text(r, "detail")?,
+                was: get(r, "was")?,
+                became: get(r, "became")?,
             })
-            .collect()
+        };
+        rows.iter().map(read).collect()
     }
 
     /// A subject with a fingerprint in place of its id: it is found by the id, and the id can't be read from it.

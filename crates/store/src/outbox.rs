@@ -4,6 +4,7 @@ use crate::sql::{built, get, sql, text, with_each};
 use crate::verdict_facts::{SLICE, places};
 use crate::{Error, Tx};
 use domain::Millis;
+use sqlx::any::AnyRow;
 
 /// An outcome to publish.
 #[derive(Debug, Clone)]
@@ -55,20 +56,19 @@ impl Tx {
     pub async fn outbox(&mut self, limit: u32) -> Result<Vec<OutboxRow>, Error> {
         let sql = "SELECT * FROM outbox ORDER BY id LIMIT $1";
         let rows = self.rows(sql!(sql, limit)).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(OutboxRow {
-                    id: text(r, "id")?,
-                    topic: text(r, "topic")?,
-                    key: text(r, "record_key")?,
-                    kind: text(r, "record_type")?,
-                    subject: text(r, "subject")?,
-                    payload: text(r, "payload")?,
-                    traceparent: get(r, "traceparent")?,
-                    created_at: get(r, "created_at")?,
-                })
+        let read = |r: &AnyRow| {
+            Ok(OutboxRow {
+                id: text(r, "id")?,
+                topic: text(r, "topic")?,
+                key: text(r, "record_key")?,
+                kind: text(r, "record_type")?,
+                subject: text(r, "subject")?,
+                payload: text(r, "payload")?,
+                traceparent: get(r, "traceparent")?,
+                created_at: get(r, "created_at")?,
             })
-            .collect()
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Kafka has acknowledged these.

@@ -74,18 +74,11 @@ async fn next_connection(
     stop: &CancellationToken,
 ) -> Option<(TcpStream, SocketAddr, Slot)> {
     loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return None,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
+        match stop.run_until_cancelled(listener.accept()).await? {
             Ok((stream, peer)) => {
                 // Answers are small; waiting to fill a packet would only delay them.
                 let _ = stream.set_nodelay(true);
-                let slot = tokio::select! {
-                    () = stop.cancelled() => return None,
-                    slot = connections.slot() => slot?,
-                };
+                let slot = stop.run_until_cancelled(connections.slot()).await??;
                 return Some((stream, peer, slot));
             }
             Err(error) => {

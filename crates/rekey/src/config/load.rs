@@ -51,9 +51,9 @@ pub fn load_text(name: &str, text: &str, environment: &BTreeMap<String, String>)
     let mut merged = defaults.clone();
     merge(&mut merged, parse(text, name)?);
     // Before the environment, so that a plain value there wins over a file that the file names.
-    super::secrets::resolve(&mut merged)?;
+    super::secrets::resolve(&mut merged, "")?;
     apply_environment(&mut merged, &defaults, environment)?;
-    super::secrets::resolve(&mut merged)?;
+    super::secrets::resolve(&mut merged, "")?;
     serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
         let key = error.path().to_string();
         let place = match variable_of(&key, environment) {

@@ -7,12 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use std::path::PathBuf;
 use toml::{Table, Value};
 
-/// Replaces each `<key>` whose twin `<key>_file` names a file by what the file holds.
-pub(super) fn resolve(table: &mut Table) -> Result<(), ConfigError> {
-    resolve_in(table, "")
-}
-
-fn resolve_in(table: &mut Table, section: &str) -> Result<(), ConfigError> {
+/// Replaces each `<key>` whose twin `<key>_file` names a file by what the file holds. `section`: where the table stands.
+pub(super) fn resolve(table: &mut Table, section: &str) -> Result<(), ConfigError> {
     let twins: Vec<(String, PathBuf)> = table
         .iter()
         .filter_map(|(key, value)| Some((key.strip_suffix("_file")?.to_owned(), value.as_str()?)))
@@ -25,7 +21,7 @@ fn resolve_in(table: &mut Table, section: &str) -> Result<(), ConfigError> {
         table.insert(key, Value::String(text));
     }
     for (key, value) in table.iter_mut().filter_map(|(k, v)| Some((k.clone(), v.as_table_mut()?))) {
-        resolve_in(value, &join(section, &key))?;
+        resolve(value, &join(section, &key))?;
     }
     properties(table)
 }
