@@ -8,9 +8,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool for a terminal; it ends by panic")]
 
+mod burst;
 mod database;
 mod floods;
 mod intake;
+mod killed;
 mod limits;
 mod machine;
 mod page;
@@ -20,12 +22,14 @@ mod report;
 mod rig;
 mod rotation;
 mod scale;
+mod storm;
 mod usage;
 
 use clap::{Parser, ValueEnum};
 use report::Report;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures, side by side.
 #[derive(Parser)]
@@ -66,8 +70,14 @@ enum Part {
     Limits,
     /// One rotation on an idle system.
     Rotation,
+    /// Many rotations at once.
+    Storm,
     /// Many records that wait for a consumer.
     Intake,
+    /// Many webhooks for one business.
+    Burst,
+    /// A consumer that dies in the middle of its work.
+    Killed,
 }
 
 fn main() {
@@ -84,9 +94,26 @@ fn main() {
                 Part::Pages => tokio::runtime::Builder::new_current_thread(),
                 _ => tokio::runtime::Builder::new_multi_thread(),
             };
-            runtime.enable_all().build().unwrap().block_on(run(*part, &options, &mut report));
+            let ended = runtime.enable_all().build().unwrap().block_on(async {
+                tokio::select! {
+                    () = run(*part, &options, &mut report) => true,
+                    () = told_to_end() => false,
+                }
+            });
             report.save();
+            if !ended {
+                std::process::exit(130);
+            }
         }
+    }
+}
+
+/// Then what was started for a part ends with it, before this process does.
+async fn told_to_end() {
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 
@@ -108,6 +135,9 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
         Part::Rotation => {
             rotation::run(if smoke { rotation::Size::SMOKE } else { rotation::Size::FULL }, report).await;
         }
+        Part::Storm => storm::run(if smoke { storm::Size::SMOKE } else { storm::Size::FULL }, report).await,
+        Part::Burst => burst::run(if smoke { burst::Size::SMOKE } else { burst::Size::FULL }, report).await,
+        Part::Killed => killed::run(if smoke { killed::Size::SMOKE } else { killed::Size::FULL }, report).await,
         Part::Intake => intake::run(if smoke { intake::Size::SMOKE } else { intake::Size::FULL }, report).await,
     }
 }

@@ -79,7 +79,7 @@ async fn measure(
     for item in items {
         rotations.push(rotate(rig, item, way).await);
     }
-    let cost = rig.cost(before, idle, items.len()).await;
+    let cost = rig.cost(before, Some(idle), items.len()).await;
     rotations.sort_by_key(|r| r.took);
     let took: Vec<Duration> = rotations.iter().map(|r| r.took).collect();
     let named = match way {
