@@ -11,11 +11,16 @@ use tests::process::Process;
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) times: usize,
+    /// Other settings than those that are delivered.
+    pub(crate) settings: &'static str,
 }
 
 impl Size {
-    pub(crate) const FULL: Self = Self { times: 3 };
-    pub(crate) const SMOKE: Self = Self { times: 1 };
+    pub(crate) const FULL: Self = Self { times: 3, settings: "" };
+    pub(crate) const SMOKE: Self = Self {
+        times: 1,
+        settings: "[consumer]\nlease = \"9s\"\n[plaid]\ntimeout = \"3s\"\n[layer]\ntimeout = \"3s\"\n",
+    };
 }
 
 /// As many as a process has workers, so that each has one in its hands.
@@ -26,7 +31,7 @@ const STUCK: &str = "/accounts/get";
 const PATIENCE: Duration = Duration::from_mins(3);
 
 pub(crate) async fn run(size: Size, report: &mut Report) {
-    let mut rig = Rig::start("", 1).await;
+    let mut rig = Rig::start(size.settings, 1).await;
     let mut items = Vec::new();
     for n in 0..ITEMS {
         items.push(rig.world.link(&format!("b{n}"), 1).await);

@@ -9,14 +9,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool for a terminal; it ends by panic")]
 
 mod burst;
+mod cores;
 mod database;
 mod floods;
+mod floor;
 mod intake;
 mod killed;
 mod limits;
+mod load;
 mod machine;
 mod page;
 mod plot;
+mod receiver;
 mod records;
 mod report;
 mod rig;
@@ -55,6 +59,16 @@ struct Options {
     /// The optimised `rekey` to measure; otherwise the one beside this program.
     #[arg(long)]
     release_binary: Option<PathBuf>,
+    #[command(subcommand)]
+    other: Option<Other>,
+}
+
+/// What this program is beside the bench.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// The least that a receiver of webhooks does, to hold ours against.
+    #[command(hide = true)]
+    Floor(floor::Floor),
 }
 
 /// What is measured.
@@ -74,6 +88,8 @@ enum Part {
     Storm,
     /// Many records that wait for a consumer.
     Intake,
+    /// What a webhook costs the receiver.
+    Receiver,
     /// Many webhooks for one business.
     Burst,
     /// A consumer that dies in the middle of its work.
@@ -82,6 +98,10 @@ enum Part {
 
 fn main() {
     let options = Options::parse();
+    if let Some(Other::Floor(floor)) = &options.other {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        return runtime.enable_all().build().unwrap().block_on(floor.run());
+    }
     if let Some(binary) = &options.release_binary {
         tests::process::use_binary(binary.canonicalize().unwrap());
     }
@@ -136,6 +156,10 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
             rotation::run(if smoke { rotation::Size::SMOKE } else { rotation::Size::FULL }, report).await;
         }
         Part::Storm => storm::run(if smoke { storm::Size::SMOKE } else { storm::Size::FULL }, report).await,
+        Part::Receiver => {
+            let size = if smoke { receiver::Size::SMOKE } else { receiver::Size::FULL };
+            receiver::run(size, options.release_binary.as_deref(), report).await;
+        }
         Part::Burst => burst::run(if smoke { burst::Size::SMOKE } else { burst::Size::FULL }, report).await,
         Part::Killed => killed::run(if smoke { killed::Size::SMOKE } else { killed::Size::FULL }, report).await,
         Part::Intake => intake::run(if smoke { intake::Size::SMOKE } else { intake::Size::FULL }, report).await,
