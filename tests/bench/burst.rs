@@ -2,7 +2,7 @@
 //! often each Item is read.
 
 use crate::report::{Figure, Report};
-use crate::rig::Rig;
+use crate::rig::{Rig, until_exact};
 use sandbox::{Announce, Sandbox, SignedWebhook};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
     for _ in 0..ITEMS {
         items.push(rig.world.link("acme", 3).await);
     }
-    rig.until_exact(tests::PATIENCE).await;
+    until_exact(&rig.world, tests::PATIENCE).await;
     rig.slow_providers();
     let (mut puts, mut reads, mut took) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..size.times {
@@ -44,7 +44,7 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
         }
         let (before, began) = (rig.world.puts(), Instant::now());
         took.push(send(&rig, signed, size.within).await);
-        rig.until_exact(tests::PATIENCE).await;
+        until_exact(&rig.world, tests::PATIENCE).await;
         rig.until_converged("/v1/businesses/acme").await;
         for item in &items {
             rig.until_converged(&format!("/v1/items/{item}")).await;

@@ -1,7 +1,7 @@
 //! A consumer ends in the middle of its work: how long what it had in its hands waits until another one takes it.
 
 use crate::report::{Figure, Report, Spread};
-use crate::rig::{Rig, until};
+use crate::rig::{Rig, until, until_exact};
 use sandbox::{Announce, Fault, FaultKind};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
     for n in 0..ITEMS {
         items.push(rig.world.link(&format!("b{n}"), 1).await);
     }
-    rig.until_exact(tests::PATIENCE).await;
+    until_exact(&rig.world, tests::PATIENCE).await;
     let mut waited = [Vec::new(), Vec::new()];
     for _ in 0..size.times {
         for (polite, waited) in [true, false].into_iter().zip(&mut waited) {
@@ -78,7 +78,7 @@ async fn one(rig: &mut Rig, items: &[String], polite: bool) -> Vec<Duration> {
     let all: BTreeSet<&String> = items.iter().collect();
     until("the other consumer takes the rows", PATIENCE, || async { all.iter().all(|i| after(i).is_some()) }).await;
     let waited = items.iter().map(|item| after(item).unwrap() - began).collect();
-    rig.until_exact(PATIENCE).await;
+    until_exact(&rig.world, PATIENCE).await;
     if polite {
         first.terminate().await;
     }

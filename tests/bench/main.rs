@@ -11,6 +11,7 @@
 mod burst;
 mod cores;
 mod database;
+mod embedded;
 mod floods;
 mod floor;
 mod intake;
@@ -94,6 +95,8 @@ enum Part {
     Burst,
     /// A consumer that dies in the middle of its work.
     Killed,
+    /// One process on SQLite.
+    Embedded,
 }
 
 fn main() {
@@ -162,6 +165,7 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
         }
         Part::Burst => burst::run(if smoke { burst::Size::SMOKE } else { burst::Size::FULL }, report).await,
         Part::Killed => killed::run(if smoke { killed::Size::SMOKE } else { killed::Size::FULL }, report).await,
+        Part::Embedded => embedded::run(if smoke { embedded::Size::SMOKE } else { embedded::Size::FULL }, report).await,
         Part::Intake => intake::run(if smoke { intake::Size::SMOKE } else { intake::Size::FULL }, report).await,
     }
 }

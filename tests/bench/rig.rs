@@ -19,7 +19,7 @@ const DATABASE: &str = "REKEY_DATABASE__URL";
 pub(crate) const LIST: &str = "GET /v1/businesses/{id}/plaid/accounts";
 pub(crate) const PUT: &str = "PUT /v1/businesses/{id}";
 const MINT: &str = "/processor/token/create";
-const CALLS: [&str; 9] = [
+pub(crate) const CALLS: [&str; 9] = [
     "/item/get",
     "/accounts/get",
     MINT,
@@ -61,6 +61,11 @@ create = 600000
 listen = "127.0.0.1:0"
 webhook_url = ""
 "#;
+
+/// What is delivered, without limits, under names of its own.
+pub(crate) fn lifted() -> String {
+    SETTINGS.replace("@NAME@", &format!("bench-{}", uuid::Uuid::new_v4().simple()))
+}
 
 /// The processes and what they stand on. The processes end first.
 pub(crate) struct Rig {
@@ -107,8 +112,7 @@ impl Rig {
         let database = Database::start().await;
         let databases =
             Some(Databases { rekey: database.create("rekey").await, platform: database.create("platform").await });
-        let name = format!("bench-{}", uuid::Uuid::new_v4().simple());
-        let mut settings: toml::Table = SETTINGS.replace("@NAME@", &name).parse().unwrap();
+        let mut settings: toml::Table = lifted().parse().unwrap();
         tests::merge(&mut settings, extra.parse().unwrap());
         let ground = Ground { kafka: Some(kafka_address()), databases, settings: settings.to_string() };
         let world = World::over(ground).await;
@@ -206,16 +210,6 @@ impl Rig {
         }
     }
 
-    /// Waits until every list at Layer is exact.
-    pub(crate) async fn until_exact(&self, bound: Duration) {
-        let deadline = Instant::now() + bound;
-        while !self.world.sandbox.verdict().exact {
-            assert!(Instant::now() < deadline, "not exact within {bound:?}: {:?}", self.world.sandbox.verdict().wrong);
-            // Over thousands of lists the oracle takes a while, and the sandbox answers nobody meanwhile.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
     /// Waits until the admin API shows this Item or business as converged: nothing about it is being worked on.
     pub(crate) async fn until_converged(&self, path: &str) {
         let console = self.watcher.as_ref().unwrap().console;
@@ -230,6 +224,16 @@ impl Rig {
             // Seldom, because the database's time for it is counted with the rest.
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
+    }
+}
+
+/// Waits until every list at Layer is exact.
+pub(crate) async fn until_exact(world: &World, bound: Duration) {
+    let deadline = Instant::now() + bound;
+    while !world.sandbox.verdict().exact {
+        assert!(Instant::now() < deadline, "not exact within {bound:?}: {:?}", world.sandbox.verdict().wrong);
+        // Over thousands of lists the oracle takes a while, and the sandbox answers nobody meanwhile.
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::records::{Says, publish};
 use crate::report::{Figure, Report, Spread};
-use crate::rig::{CALL, Cost, Rig, until};
+use crate::rig::{CALL, Cost, Rig, until, until_exact};
 use futures::StreamExt;
 use sandbox::Announce;
 use serde_json::json;
@@ -38,7 +38,7 @@ struct Storm {
 pub(crate) async fn run(size: Size, report: &mut Report) {
     let mut rig = Rig::start("", 1).await;
     let items = link(&rig, size.items).await;
-    rig.until_exact(PATIENCE).await;
+    until_exact(&rig.world, PATIENCE).await;
     rig.slow_providers();
     let mut one = None;
     for (processes, workers) in FLEETS {
@@ -76,12 +76,12 @@ async fn rage(rig: &mut Rig, items: &[String], processes: usize, workers: usize)
     for item in items {
         rig.world.rotate(item, Announce::Database).await;
     }
-    publish(rig, Says::Notice, items.to_vec().into_iter()).await;
+    publish(rig, Says::Notice, Vec::from(items)).await;
     let (puts, before) = (rig.world.puts(), Instant::now());
     rig.world.local.environment.insert("REKEY_CONSUMER__WORKERS".into(), workers.to_string());
     rig.start_consumers(processes).await;
     let used = rig.used().await;
-    rig.until_exact(PATIENCE).await;
+    until_exact(&rig.world, PATIENCE).await;
     let cost = rig.cost(used, None, items.len()).await;
     let calls = rig.calls_since(before, CALL);
     let ended = calls.iter().map(|c| c.to).fold(0.0, f64::max);
