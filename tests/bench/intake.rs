@@ -148,7 +148,7 @@ async fn bare(rig: &Rig, size: Size, n: usize) -> f64 {
         .create()
         .unwrap();
     let mut all = TopicPartitionList::new();
-    for partition in 0..i32::try_from(kafka.partitions).unwrap() {
+    for partition in 0..kafka.partitions {
         all.add_partition_offset(&kafka.item_events, partition, Offset::Beginning).unwrap();
     }
     consumer.assign(&all).unwrap();

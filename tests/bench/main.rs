@@ -8,24 +8,33 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool for a terminal; it ends by panic")]
 
+mod burst;
+mod cores;
 mod database;
+mod embedded;
 mod floods;
+mod floor;
 mod intake;
+mod killed;
 mod limits;
+mod load;
 mod machine;
 mod page;
 mod plot;
+mod receiver;
 mod records;
 mod report;
 mod rig;
 mod rotation;
 mod scale;
+mod storm;
 mod usage;
 
 use clap::{Parser, ValueEnum};
 use report::Report;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures, side by side.
 #[derive(Parser)]
@@ -51,6 +60,16 @@ struct Options {
     /// The optimised `rekey` to measure; otherwise the one beside this program.
     #[arg(long)]
     release_binary: Option<PathBuf>,
+    #[command(subcommand)]
+    other: Option<Other>,
+}
+
+/// What this program is beside the bench.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// The least that a receiver of webhooks does, to hold ours against.
+    #[command(hide = true)]
+    Floor(floor::Floor),
 }
 
 /// What is measured.
@@ -66,12 +85,26 @@ enum Part {
     Limits,
     /// One rotation on an idle system.
     Rotation,
+    /// Many rotations at once.
+    Storm,
     /// Many records that wait for a consumer.
     Intake,
+    /// What a webhook costs the receiver.
+    Receiver,
+    /// Many webhooks for one business.
+    Burst,
+    /// A consumer that dies in the middle of its work.
+    Killed,
+    /// One process on SQLite.
+    Embedded,
 }
 
 fn main() {
     let options = Options::parse();
+    if let Some(Other::Floor(floor)) = &options.other {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        return runtime.enable_all().build().unwrap().block_on(floor.run());
+    }
     if let Some(binary) = &options.release_binary {
         tests::process::use_binary(binary.canonicalize().unwrap());
     }
@@ -84,9 +117,26 @@ fn main() {
                 Part::Pages => tokio::runtime::Builder::new_current_thread(),
                 _ => tokio::runtime::Builder::new_multi_thread(),
             };
-            runtime.enable_all().build().unwrap().block_on(run(*part, &options, &mut report));
+            let ended = runtime.enable_all().build().unwrap().block_on(async {
+                tokio::select! {
+                    () = run(*part, &options, &mut report) => true,
+                    () = told_to_end() => false,
+                }
+            });
             report.save();
+            if !ended {
+                std::process::exit(130);
+            }
         }
+    }
+}
+
+/// Then what was started for a part ends with it, before this process does.
+async fn told_to_end() {
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 
@@ -108,6 +158,14 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
         Part::Rotation => {
             rotation::run(if smoke { rotation::Size::SMOKE } else { rotation::Size::FULL }, report).await;
         }
+        Part::Storm => storm::run(if smoke { storm::Size::SMOKE } else { storm::Size::FULL }, report).await,
+        Part::Receiver => {
+            let size = if smoke { receiver::Size::SMOKE } else { receiver::Size::FULL };
+            receiver::run(size, options.release_binary.as_deref(), report).await;
+        }
+        Part::Burst => burst::run(if smoke { burst::Size::SMOKE } else { burst::Size::FULL }, report).await,
+        Part::Killed => killed::run(if smoke { killed::Size::SMOKE } else { killed::Size::FULL }, report).await,
+        Part::Embedded => embedded::run(if smoke { embedded::Size::SMOKE } else { embedded::Size::FULL }, report).await,
         Part::Intake => intake::run(if smoke { intake::Size::SMOKE } else { intake::Size::FULL }, report).await,
     }
 }

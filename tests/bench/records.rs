@@ -20,13 +20,13 @@ pub(crate) enum Says {
 }
 
 /// A record about each of these Items, in order; all are acknowledged when it returns.
-pub(crate) async fn publish(rig: &Rig, says: Says, items: impl Iterator<Item = String> + Send + 'static) {
+pub(crate) async fn publish(rig: &Rig, says: Says, items: impl IntoIterator<Item = String> + Send + 'static) {
     let topics = rig.world.local.config("").unwrap().kafka.topics;
     let topic = if says == Says::Webhook { topics.item_events } else { topics.notices };
     tokio::task::spawn_blocking(move || publish_to(&topic, says, items)).await.unwrap();
 }
 
-fn publish_to(topic: &str, says: Says, items: impl Iterator<Item = String>) {
+fn publish_to(topic: &str, says: Says, items: impl IntoIterator<Item = String>) {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", kafka_address())
         .set("acks", "all")
@@ -38,7 +38,7 @@ fn publish_to(topic: &str, says: Says, items: impl Iterator<Item = String>) {
         Says::Webhook => ("com.plaid.ITEM.LOGIN_REPAIRED", bus::schema::WEBHOOK),
         Says::Notice => ("rekey.notice", bus::schema::NOTICE),
     };
-    for (n, item) in items.enumerate() {
+    for (n, item) in items.into_iter().enumerate() {
         let data = match says {
             Says::Webhook => Sandbox::webhook_body("ITEM", "LOGIN_REPAIRED", Some(&item), &json!({})),
             Says::Notice => json!({"item_id": item}).to_string().into_bytes(),

@@ -3,7 +3,7 @@
 
 use crate::plot::{Plot, TimeLine};
 use crate::report::{Figure, Report, Spread, short};
-use crate::rig::{CALL, Cost, LIST, Made, PUT, Rig, Used, until};
+use crate::rig::{CALL, Cost, LIST, Made, PUT, Rig, Used, until, until_exact};
 use sandbox::Announce;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
     for accounts in ACCOUNTS {
         of_size.push((accounts, link(&rig, accounts, size.times + 1).await));
     }
-    rig.until_exact(Duration::from_mins(2)).await;
+    until_exact(&rig.world, Duration::from_mins(2)).await;
     rig.slow_providers();
     let anchor = Spread::of_times(&steps(&rig, size.times).await);
     report.add(Figure { measured: anchor, ..Figure::one("rotation", "4 calls one after the other", "ms", 0.0) });
@@ -79,7 +79,7 @@ async fn measure(
     for item in items {
         rotations.push(rotate(rig, item, way).await);
     }
-    let cost = rig.cost(before, idle, items.len()).await;
+    let cost = rig.cost(before, Some(idle), items.len()).await;
     rotations.sort_by_key(|r| r.took);
     let took: Vec<Duration> = rotations.iter().map(|r| r.took).collect();
     let named = match way {
