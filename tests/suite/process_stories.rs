@@ -380,3 +380,52 @@ async fn i1_i10_apache_kafka_killed_and_back() {
     assert!(holds(emptied).await, "the outcomes leave when Kafka is back");
     world.end().await;
 }
+
+/// What the consumer has asked of the database: transactions, and statements within them.
+async fn work_of(consumer: &Process) -> (f64, f64) {
+    let samples = tests::metrics::read(&tests::metrics::scrape(consumer.ops).await);
+    let of = |operation: &str| {
+        let is_it = |s: &&tests::metrics::Sample| {
+            s.metric.name == domain::metric::STORE_SECONDS && s.labels["operation"] == operation
+        };
+        samples.iter().filter(is_it).map(|s| s.value).sum::<f64>()
+    };
+    (of("begin"), of("statement"))
+}
+
+/// What one rotation of two accounts costs, nothing else being there. Nobody polls: if the push did not wake the consumer, which
+/// is another process, nothing would happen at all. Raise the bounds for something that is worth it, and not by accident.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i9_a_rotation_costs_a_known_number_of_calls_and_statements() {
+    let mut world = World::without_rekey(Parts::Real, "[consumer]\npoll = \"1h\"\nprobe_interval = \"1h\"\n").await;
+    world.start_rekey(CONSOLE, "").await;
+    world.business("acme");
+    let consumer = Process::start(&world, "consumer").await;
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.until_quiet().await;
+    let calls = || ["/accounts/get", "/item/get", "/processor/token/create"].map(|call| world.sandbox.calls(call));
+    let mut costs = Vec::new();
+    for _ in 0..5 {
+        let (before, work_before) = (calls(), work_of(&consumer).await);
+        let counts_before = world.sandbox.verdict().counts;
+        world.rotate(&item, Announce::Push).await;
+        world.until_exact().await;
+        world.until_quiet().await;
+        let (after, work_after) = (calls(), work_of(&consumer).await);
+        let made: Vec<usize> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+        assert_eq!(made, [1, 0, 2], "a read that is the proof, and a mint for each account");
+        let counts = world.sandbox.verdict().counts;
+        assert_eq!((counts.puts - counts_before.puts, counts.lists - counts_before.lists), (1, 2), "list, PUT, list");
+        costs.push((work_after.0 - work_before.0, work_after.1 - work_before.1));
+    }
+    // The least: now and then something else is done meanwhile.
+    let least = |of: fn(&(f64, f64)) -> f64| costs.iter().map(of).fold(f64::INFINITY, f64::min);
+    let (transactions, statements) = (least(|c| c.0), least(|c| c.1));
+    assert!(
+        transactions <= 22.0 && statements <= 150.0,
+        "{transactions} transactions, {statements} statements: {costs:?}"
+    );
+    drop(consumer);
+    world.end().await;
+}

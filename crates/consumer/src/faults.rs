@@ -289,7 +289,7 @@ async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), s
     Ok(())
 }
 
-async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
+pub(crate) async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
     tx.finish(claim, finish).await?;
     tx.commit().await

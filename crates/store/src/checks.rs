@@ -9,6 +9,15 @@ use domain::work::Kind;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Tx {
+    /// Rows with an event that no reconciliation has served yet and that nothing keeps from being served, a hundred at most.
+    pub async fn unserved(&mut self, kind: Kind) -> Result<Vec<String>, Error> {
+        let sql = "SELECT id FROM work WHERE kind = $1
+            AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))
+            ORDER BY id LIMIT 100";
+        let rows = self.rows(sql!(sql, kind)).await?;
+        rows.iter().map(|r| text(r, "id")).collect()
+    }
+
     /// Stored verdicts that are not what the facts say: there must be none while nobody works on a row. A reconciliation may
     /// leave one behind, on the bad side, until it ends.
     pub async fn stale_verdicts(&mut self) -> Result<Vec<String>, Error> {

@@ -51,7 +51,12 @@ impl Claim {
         self.deadline
     }
 
-    /// The moment for which this call was booked with the claim, once; none if it passed too long ago.
+    /// A call was booked that is about to be made.
+    pub fn prepay(&mut self, call: Call, at: Instant) {
+        self.prepaid.push((call, at));
+    }
+
+    /// The moment for which this call was booked ahead, once; none if it passed too long ago.
     pub fn prepaid(&mut self, call: Call) -> Option<Instant> {
         let place = self.prepaid.iter().position(|(booked, _)| *booked == call)?;
         let (_, at) = self.prepaid.swap_remove(place);

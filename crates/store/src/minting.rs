@@ -53,6 +53,12 @@ impl Tx {
         rows.iter().map(|r| Ok((get(r, "account_id")?, number(r, "generation")?))).collect()
     }
 
+    /// Whether intents are open: of mints that are on their way, or whose worker died.
+    pub async fn has_open_intents(&mut self, item: &ItemId) -> Result<bool, Error> {
+        let sql = "SELECT 1 AS n FROM processor_tokens WHERE item_id = $1 AND state = 'intended' LIMIT 1";
+        Ok(self.row(sql!(sql, item)).await?.is_some())
+    }
+
     /// Intents that nobody will settle any more: their answers were lost, so the tokens may exist and never reach a
     /// list. Returns how many.
     pub async fn orphan_intents(&mut self, item: &ItemId) -> Result<u64, Error> {

@@ -235,15 +235,6 @@ impl Tx {
         let sql = "SELECT * FROM work WHERE kind = $1 AND id = $2";
         self.row(sql!(sql, subject.kind(), subject.id())).await?.map(|r| work_row(&r)).transpose()
     }
-
-    /// Rows with an event that no reconciliation has served yet and that nothing keeps from being served, a hundred at most.
-    pub async fn unserved(&mut self, kind: Kind) -> Result<Vec<String>, Error> {
-        let sql = "SELECT id FROM work WHERE kind = $1
-            AND (lease_owner IS NOT NULL OR (wanted > done AND (blocked_by IS NULL OR blocked_by IN ('backoff', 'pause'))))
-            ORDER BY id LIMIT 100";
-        let rows = self.rows(sql!(sql, kind)).await?;
-        rows.iter().map(|r| text(r, "id")).collect()
-    }
 }
 
 /// In the order in which [`insert`] binds them; the first two name the row.
@@ -275,7 +266,7 @@ const COLUMNS: [&str; 24] = [
 ];
 
 /// As few texts of statements as there are powers of two, as in [`Tx::lock_rows`].
-fn in_powers_of_two<'a, 'r>(rows: &'a [&'r Row]) -> impl Iterator<Item = &'a [&'r Row]> {
+pub(crate) fn in_powers_of_two<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
     let mut left = rows;
     std::iter::from_fn(move || {
         let most = left.len().min(MOST);

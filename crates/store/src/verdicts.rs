@@ -6,8 +6,8 @@
 //! `verdicts` are locked last of all, in order, and before the facts are read: of two transactions that change facts of one
 //! business, the second one judges what both did.
 
-use crate::queue::subject_of;
-use crate::sql::{and, built, get, number, opt_text, sql, text, with_each};
+use crate::queue::{in_powers_of_two, subject_of};
+use crate::sql::{Query, and, built, get, number, opt_text, sql, text, with_each};
 use crate::verdict_facts::{SLICE, places, places_from};
 use crate::{Error, Page, Record, Tx};
 use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
@@ -61,6 +61,34 @@ impl Stored {
     fn says(&self, verdict: &Verdict) -> bool {
         (self.state, self.waits_on) == (verdict.state, verdict.waits_on)
     }
+}
+
+/// A verdict that is another one than before.
+struct Changed {
+    subject: Subject,
+    verdict: Verdict,
+    /// The state that was told last.
+    was: Option<State>,
+    is_told: bool,
+}
+
+/// All rows are there, and locked.
+fn replace(changed: &[Changed], now: Millis) -> Query {
+    let row =
+        |n: usize| format!("(${}, ${}, ${}, ${}, $1, ${})", 5 * n + 2, 5 * n + 3, 5 * n + 4, 5 * n + 5, 5 * n + 6);
+    let rows = (0..changed.len()).map(row).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "INSERT INTO verdicts AS v (kind, id, state, waits_on, since, told) VALUES {rows}
+        ON CONFLICT (kind, id) DO UPDATE SET state = excluded.state, waits_on = excluded.waits_on,
+            since = CASE WHEN v.state = excluded.state THEN v.since ELSE excluded.since END,
+            told = COALESCE(excluded.told, v.told),
+            told_times = v.told_times + CASE WHEN excluded.told IS NULL THEN 0 ELSE 1 END
+        RETURNING kind, id, told_times"
+    );
+    changed.iter().fold(sql!(built(sql), now), |query, Changed { subject, verdict, is_told, .. }| {
+        let told = is_told.then_some(verdict.state);
+        and!(query, subject.kind(), subject.id(), verdict.state, verdict.waits_on, told)
+    })
 }
 
 /// Work under way is no news: each reconciliation of the sweep would be two records.
@@ -120,21 +148,21 @@ impl Tx {
         for subject in stored.keys().filter(|s| !judged.contains_key(*s)) {
             self.run(sql!("DELETE FROM verdicts WHERE kind = $1 AND id = $2", subject.kind(), subject.id())).await?;
         }
-        for (subject, verdict) in &judged {
-            let Some(stored) = stored.get(subject).filter(|s| !s.says(verdict)) else { continue };
-            let news = match subject {
-                Subject::Business(id) if is_news(stored.told, verdict.state) => Some(id),
-                Subject::Business(_) | Subject::Item(_) => None,
-            };
-            let sql =
-                "UPDATE verdicts SET since = CASE WHEN state = $3 THEN since ELSE $5 END, state = $3, waits_on = $4,
-                    told = COALESCE($6, told), told_times = told_times + CASE WHEN $6 IS NULL THEN 0 ELSE 1 END
-                WHERE kind = $1 AND id = $2 RETURNING told_times";
-            let told = news.map(|_| verdict.state);
-            let (kind, id) = (subject.kind(), subject.id());
-            let row = self.row(sql!(sql, kind, id, verdict.state, verdict.waits_on, self.now(), told)).await?;
-            if let (Some(business), Some(row)) = (news, row) {
-                self.tell(business.as_str(), number(&row, "told_times")?, stored.told, verdict).await?;
+        let is_changed = |(subject, verdict): (&Subject, &Verdict)| {
+            let before = stored.get(subject).filter(|s| !s.says(verdict))?;
+            let is_told = matches!(subject, Subject::Business(_)) && is_news(before.told, verdict.state);
+            Some(Changed { subject: subject.clone(), verdict: verdict.clone(), was: before.told, is_told })
+        };
+        let changed: Vec<Changed> = judged.iter().filter_map(is_changed).collect();
+        let mut numbers = BTreeMap::new();
+        for slice in in_powers_of_two(&changed) {
+            for row in self.rows(replace(slice, self.now())).await? {
+                numbers.insert(subject_of(&row)?, number(&row, "told_times")?);
+            }
+        }
+        for Changed { subject, verdict, was, .. } in changed.iter().filter(|c| c.is_told) {
+            if let Some(number) = numbers.get(subject) {
+                self.tell(subject.id(), *number, *was, verdict).await?;
             }
         }
         Ok(())

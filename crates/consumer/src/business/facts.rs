@@ -1,6 +1,8 @@
 //! What a plan is made of: the truth on our side, the list on Layer's.
 
 use super::Reconciliation;
+use crate::Context;
+use crate::budget::{self, Slot};
 use crate::reconcile::Stop;
 use domain::budget::Call;
 use domain::token_list::{Listed, OurAccount, UnknownPolicy, Wanted};
@@ -8,6 +10,7 @@ use domain::{AccountId, Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning, PagedList};
 use plaid::TokenHealth;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use store::Claim;
 use tracing::field::Empty;
 
 pub(super) struct Facts {
@@ -47,20 +50,33 @@ pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> R
     Ok(Facts { wanted, listed, items, tokens, events })
 }
 
-/// The list at Layer, every page.
+/// The list at Layer.
 pub(super) async fn list(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Vec<ListedAccount>, Stop> {
+    match pages(of.context, &mut of.claim, layer_id).await? {
+        Ok(rows) => Ok(rows),
+        Err(error) if error.meaning() == Meaning::NoSuchBusiness => Err(of.unknown_to_layer().await?),
+        Err(error) => Err(of.refused(&error).await),
+    }
+}
+
+/// Every page of a list, or Layer's refusal.
+pub(crate) async fn pages(
+    context: &Context,
+    claim: &mut Claim,
+    layer_id: &LayerId,
+) -> Result<Result<Vec<ListedAccount>, layer::Error>, Stop> {
     let mut list = PagedList::default();
-    loop {
-        // Every page is a call of the budget.
-        of.wait_for_slot(Call::Layer).await?;
+    while list.has_more() {
+        // Each is a call of the budget.
+        let slot = Slot { call: Call::Layer, paced: false, lease: context.settings.lease };
+        budget::wait_for_slot(context, claim, &slot).await?.map_err(Stop::Row)?;
         let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
-        match traces::step(span, layer::Error::code, of.context.layer.next_page(layer_id, &mut list)).await {
-            Ok(()) if list.has_more() => {}
-            Ok(()) => return Ok(list.into_rows()),
-            Err(error) if error.meaning() == Meaning::NoSuchBusiness => return Err(of.unknown_to_layer().await?),
-            Err(error) => return Err(of.refused(&error).await),
+        let page = context.layer.next_page(layer_id, &mut list);
+        if let Err(error) = traces::step(span, layer::Error::code, page).await {
+            return Ok(Err(error));
         }
     }
+    Ok(Ok(list.into_rows()))
 }
 
 /// Looks the rows up among the tokens and accounts that Rekey knows.

@@ -14,7 +14,7 @@ use crate::budget::Slot;
 use crate::faults::{Refusal, backoff, conclude, done, parked};
 use crate::outcome::{self, kind};
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
-use crate::{Context, Mode, budget};
+use crate::{Context, Mode, budget, faults};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
@@ -23,6 +23,7 @@ use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
 use domain::work::{Block, Class, Code};
 use domain::{AccountId, BusinessId, Endpoint, Provider};
 use facts::Facts;
+pub(crate) use facts::pages;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use store::{BusinessRow, Claim, Tx};
@@ -41,13 +42,10 @@ pub(crate) async fn begin<'a>(
     claim: &Claim,
     id: &BusinessId,
 ) -> Result<Option<Reconciliation<'a>>, store::Error> {
-    let mut tx = context.store.begin().await?;
-    let Some(row) = tx.business(id).await? else {
-        tx.finish(claim, &done(context)).await?;
-        tx.commit().await?;
+    let Some(row) = context.store.begin_read().await?.business(id).await? else {
+        faults::end(context, claim, &faults::done(context)).await?;
         return Ok(None);
     };
-    tx.commit().await?;
     Ok(Some(Reconciliation { context, claim: claim.clone(), id: row.id.clone(), row }))
 }
 
@@ -169,7 +167,6 @@ impl Reconciliation<'_> {
     /// A hold is looked at again with every event and sweep: what it objects to may be gone by then.
     fn held(&self, hold: &Hold) -> Finish {
         let why = hold.to_string();
-        tracing::error!(code = hold.code().as_str(), why, "business held, an operator must look");
         let blocked = Blocked { by: Block::Hold, code: hold.code().to_string(), why };
         Finish::blocked(self.context.sweep_wait(), Class::Sweep, blocked)
     }
@@ -292,9 +289,11 @@ impl Reconciliation<'_> {
             Block::Parked => kind::PARKED,
             Block::Backoff | Block::Pause => return Ok(()),
         };
-        if blocked.by == Block::Parked {
-            tracing::error!(code = blocked.code, why = blocked.why, "business parked");
+        // Each event looks at it again and finds it as it was: said once is enough.
+        if tx.work(&self.id).await?.is_some_and(|row| row.blocked.as_ref() == Some(blocked)) {
+            return Ok(());
         }
+        tracing::error!(code = blocked.code, why = blocked.why, "business {}, an operator must look", blocked.by);
         outcome::about_business(tx, &self.claim, &self.id, kind, payload).await
     }
 

@@ -2,6 +2,7 @@
 
 use super::facts::{Facts, list, recognise};
 use super::{Converged, Ending, Reconciliation};
+use crate::budget;
 use crate::faults::backoff;
 use crate::outcome::{self, kind};
 use crate::reconcile::Stop;
@@ -51,12 +52,24 @@ impl Reconciliation<'_> {
         // A list that could not be read back is sent again by each sweep, by design; that is told apart (I9).
         let result = if put.resent { "resent" } else { "accepted" };
         metrics::counter!(metric::PUTS, "result" => result).increment(1);
-        let mut tx = self.context.store.begin().await?;
-        tx.check_lease(&self.claim).await?;
-        tx.record_accepted(&self.id, &put.tokens).await?;
-        tx.commit().await?;
+        self.record_accepted(&put).await?;
         let span = tracing::info_span!(target: traces::STEP, "verify list", outcome = Empty);
         traces::step(span, Stop::word, self.verify(layer_id, facts, put)).await
+    }
+
+    /// Books the list that follows at the same time.
+    async fn record_accepted(&mut self, put: &Put) -> Result<(), Stop> {
+        let context = self.context;
+        let mut tx = context.store.begin().await?;
+        tx.renew(&mut self.claim, context.settings.lease).await?;
+        let patience = budget::patience(context, &self.claim);
+        let booked = tx.book(&context.limits, Call::Layer, patience, Duration::ZERO, 1).await?;
+        tx.record_accepted(&self.id, &put.tokens).await?;
+        tx.commit().await?;
+        for at in booked.unwrap_or_default() {
+            self.claim.prepay(Call::Layer, at);
+        }
+        Ok(())
     }
 
     /// Removals out of the ordinary over the whole fleet hold each list that would lose an account: more likely a fault of
@@ -77,7 +90,6 @@ impl Reconciliation<'_> {
              whether they are really gone, then release",
             settings.removal_window
         );
-        tracing::error!(why, "more removals over the whole fleet than allowed: this list is held");
         let blocked = Blocked { by: Block::Hold, code: Code::FleetRemovalGuard.to_string(), why };
         Err(Stop::Row(Finish::blocked(settings.removal_window, Class::Sweep, blocked)))
     }

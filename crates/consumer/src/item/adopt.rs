@@ -3,13 +3,13 @@
 
 use super::Reconciliation;
 use crate::FirstContact;
-use crate::business::resolve;
+use crate::business::{pages, resolve};
 use crate::faults::{Refusal, conclude};
 use crate::reconcile::Stop;
 use domain::budget::Call;
 use domain::token_list::RowStatus;
-use domain::{AccountId, BusinessId, LayerId};
-use layer::{ListedAccount, PagedList};
+use domain::{AccountId, BusinessId};
+use layer::ListedAccount;
 use plaid::TokenHealth;
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ impl Reconciliation<'_> {
     async fn list(&mut self, business: &BusinessId) -> Result<Vec<ListedAccount>, Stop> {
         self.wait_for_slot(Call::Layer).await?;
         let rows = match resolve::layer_id_of(self.context, business).await {
-            Ok(Some(id)) => self.pages(&id).await?,
+            Ok(Some(id)) => pages(self.context, &mut self.claim, &id).await?,
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
@@ -50,17 +50,6 @@ impl Reconciliation<'_> {
             Ok(rows) => Ok(rows),
             Err(error) => Err(Stop::Row(conclude(self.context, &self.claim, &Refusal::from(&error)).await?)),
         }
-    }
-
-    async fn pages(&mut self, id: &LayerId) -> Result<Result<Vec<ListedAccount>, layer::Error>, Stop> {
-        let mut list = PagedList::default();
-        while list.has_more() {
-            self.wait_for_slot(Call::Layer).await?;
-            if let Err(error) = self.context.layer.next_page(id, &mut list).await {
-                return Ok(Err(error));
-            }
-        }
-        Ok(Ok(list.into_rows()))
     }
 
     async fn adopt(&mut self, account: &AccountId, rows: &[ListedAccount]) -> Result<bool, Stop> {

@@ -143,28 +143,26 @@ pub(crate) async fn begin<'a>(
     claim: &Claim,
     id: &ItemId,
 ) -> Result<Option<Reconciliation<'a>>, store::Error> {
-    let mut tx = context.store.begin().await?;
-    // A claimant that was frozen must not touch the open intents of the worker that holds the row now.
-    tx.check_lease(claim).await?;
+    let mut tx = context.store.begin_read().await?;
     let Some(item) = tx.item(id).await? else {
+        drop(tx);
+        let mut tx = context.store.begin().await?;
+        tx.check_lease(claim).await?;
         tx.forget(claim).await?;
         tx.commit().await?;
         return Ok(None);
     };
     if item.is_offboarded() {
-        tx.finish(claim, &faults::done(context)).await?;
-        tx.commit().await?;
+        drop(tx);
+        faults::end(context, claim, &faults::done(context)).await?;
         return Ok(None);
     }
-    // Intents that are still open belong to a reconciliation that never ended: Plaid may have made tokens for them that were
-    // never seen.
-    let orphans = tx.orphan_intents(&item.id).await?;
+    let has_open_intents = tx.has_open_intents(&item.id).await?;
     let known = tx.accounts(&item.id).await?;
     let tokens = Tokens::of(&mut tx, &item.id).await?;
-    tx.commit().await?;
-    if orphans > 0 {
-        metrics::counter!(metric::ORPHANED_TOKENS).increment(orphans);
-        tracing::warn!(orphans, "mints whose answers were lost are recorded as orphans");
+    drop(tx);
+    if has_open_intents {
+        orphan_intents(context, claim, &item.id).await?;
     }
     let unannounced = is_unannounced(claim);
     let claim = claim.clone();
@@ -182,6 +180,19 @@ pub(crate) async fn begin<'a>(
         unannounced,
         found: Found::default(),
     }))
+}
+
+/// Intents that are still open belong to a reconciliation that never ended: Plaid may have made tokens for them that were never
+/// seen.
+async fn orphan_intents(context: &Context, claim: &Claim, item: &ItemId) -> Result<(), store::Error> {
+    let mut tx = context.store.begin().await?;
+    // A claimant that was frozen must not touch the open intents of the worker that holds the row now.
+    tx.check_lease(claim).await?;
+    let orphans = tx.orphan_intents(item).await?;
+    tx.commit().await?;
+    metrics::counter!(metric::ORPHANED_TOKENS).increment(orphans);
+    tracing::warn!(orphans, "mints whose answers were lost are recorded as orphans");
+    Ok(())
 }
 
 impl Reconcile for Reconciliation<'_> {
