@@ -73,4 +73,23 @@ impl Database {
         let cpu = super::usage::cpu_of(&self.server.pids());
         Work { statements: row.get("statements"), transactions: row.get("transactions"), cpu }
     }
+
+    /// Forgets what was counted until now.
+    pub(crate) async fn forget(&self) {
+        sqlx::raw_sql("SELECT pg_stat_statements_reset()").execute(&self.counts).await.unwrap();
+    }
+
+    /// What the database `rekey` did for each of `units`, most called first: calls, milliseconds, pages, statement.
+    pub(crate) async fn listed(&self, units: usize) -> String {
+        let sql = "SELECT calls / $1::float8 AS calls, total_exec_time / $1 AS millis,
+                (shared_blks_hit + shared_blks_read) / $1 AS pages, regexp_replace(query, '\\s+', ' ', 'g') AS query
+            FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = 'rekey')
+                AND userid = 'rekey'::regrole ORDER BY calls DESC";
+        let rows = sqlx::query(sql).bind(units as f64).fetch_all(&self.counts).await.unwrap();
+        let line = |row: &sqlx::postgres::PgRow| {
+            let (calls, millis, pages): (f64, f64, f64) = (row.get("calls"), row.get("millis"), row.get("pages"));
+            format!("{calls:>8.2} {millis:>8.3} {pages:>8.1}  {}\n", row.get::<String, _>("query"))
+        };
+        "   calls       ms    pages  of each rotation\n".to_owned() + &rows.iter().map(line).collect::<String>()
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) fn html(report: &Report) -> String {
         }
         let spread = figure.measured;
         let (beside, ratio) = figure.anchor.as_ref().map_or_else(Default::default, |a| {
-            (format!("{}: {}", escaped(&a.what), short(a.value)), format!("{:.2}x", a.ratio))
+            (format!("{}: {}", escaped(&a.what), short(a.value)), format!("{}x", short(a.ratio)))
         });
         let _ = write!(
             page,

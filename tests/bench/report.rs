@@ -96,10 +96,8 @@ impl Report {
 
     /// Writes what there is until now, so that a run that is cut off leaves what it measured.
     pub(crate) fn save(&self) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join("report.json"), serde_json::to_vec_pretty(self).unwrap()).unwrap();
-        std::fs::write(directory.join("report.html"), crate::page::html(self)).unwrap();
+        write("report.json", &serde_json::to_string_pretty(self).unwrap());
+        write("report.html", &crate::page::html(self));
     }
 
     pub(crate) fn plot(&mut self, plot: Plot) {
@@ -111,7 +109,7 @@ impl Report {
         let Spread { min, median, max, times } = figure.measured;
         let spread = if times > 1 { format!("{} to {}", short(min), short(max)) } else { String::new() };
         let anchor = figure.anchor.as_ref();
-        let ratio = anchor.map(|a| format!("{:.2}x {} {}", a.ratio, short(a.value), a.what)).unwrap_or_default();
+        let ratio = anchor.map(|a| format!("{}x {} {}", short(a.ratio), short(a.value), a.what)).unwrap_or_default();
         let must = figure.goal.map(|g| format!("  must be {g}")).unwrap_or_default();
         println!("{:<66} {:>9} {:<6} {spread:<18} {ratio}{must}", figure.what, short(median), figure.unit);
         self.figures.push(figure);
@@ -122,6 +120,13 @@ impl Report {
         println!("{note}");
         self.notes.push(note);
     }
+}
+
+/// A file beside the report.
+pub(crate) fn write(name: &str, text: &str) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join(name), text).unwrap();
 }
 
 /// Three or four digits, whatever the size.

@@ -1,8 +1,9 @@
 //! Many rotations at once, the providers without limits and each of their calls answered after 100 ms: what a process and
-//! several of them get done, and what a rotation costs the database and the processors.
+//! several of them get done, and what a rotation costs the database and the processors. `target/bench/statements.txt` says
+//! which statements those are.
 
 use crate::records::{Says, publish};
-use crate::report::{Figure, Report, Spread};
+use crate::report::{Figure, Report, Spread, write};
 use crate::rig::{CALL, Cost, Rig, until, until_exact};
 use futures::StreamExt;
 use sandbox::Announce;
@@ -80,9 +81,13 @@ async fn rage(rig: &mut Rig, items: &[String], processes: usize, workers: usize)
     let (puts, before) = (rig.world.puts(), Instant::now());
     rig.world.local.environment.insert("REKEY_CONSUMER__WORKERS".into(), workers.to_string());
     rig.start_consumers(processes).await;
+    rig.database.forget().await;
     let used = rig.used().await;
     until_exact(&rig.world, PATIENCE).await;
     let cost = rig.cost(used, None, items.len()).await;
+    if (processes, workers) == FLEETS[0] {
+        write("statements.txt", &rig.database.listed(items.len()).await);
+    }
     let calls = rig.calls_since(before, CALL);
     let ended = calls.iter().map(|c| c.to).fold(0.0, f64::max);
     let rate = items.len() as f64 / (ended - calls[0].from) * 1e3;
