@@ -68,10 +68,11 @@ explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STAT
 	$(CARGO) build --release --package tests --bin explore
 	TMPDIR=$(SHM) $(TARGET)/release/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
 
-bench: prerequisites ## figures as ratios, side by side in one run, optimised: a table, and target/bench/report.html; two hours. ONLY=pages, store, floods, limits, rotation, storm, intake, receiver, burst, killed or embedded; STORED=n, ITEMS=n, SECONDS=n
+bench: prerequisites ## figures as ratios, side by side in one run, optimised: a table, and target/bench/report.html; two hours. ONLY=pages, store, floods, limits, rotation, storm, intake, receiver, burst, killed or embedded; STORED=n, ITEMS=n, SECONDS=n, ROTATIONS=n, RECORDS=n
 	$(CARGO) build --release --package rekey --package tests --bin rekey --bin bench
 	tests/with-servers $(TARGET)/release/bench $(if $(ONLY),--only $(ONLY)) $(if $(STORED),--stored $(STORED)) \
-	  $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS))
+	  $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROTATIONS),--rotations $(ROTATIONS)) \
+	  $(if $(RECORDS),--records $(RECORDS))
 
 bench-smoke: prerequisites ## each part of the bench for seconds, to see that it runs to its end; says nothing about time. ONLY as above
 	$(CARGO) build --package rekey --package tests --bin rekey --bin bench

@@ -26,8 +26,11 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    pub(crate) const FULL: Self = Self { records: 200_000, items: 50_000, times: 3, steady: Duration::from_secs(20) };
     pub(crate) const SMOKE: Self = Self { records: 2_000, items: 500, times: 1, steady: Duration::from_secs(1) };
+
+    pub(crate) fn full(records: u64) -> Self {
+        Self { records, items: (records / 4).max(1), times: 3, steady: Duration::from_secs(20) }
+    }
 }
 
 const PATIENCE: Duration = Duration::from_mins(15);

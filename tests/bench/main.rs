@@ -1,7 +1,8 @@
 //! Figures, each as a ratio of two measurements of one run: the machine cancels out.
 //!
 //! ```text
-//! bench [--only PART] [--smoke] [--stored N] [--items N] [--seconds S] [--latency MS] [--release-binary PATH]
+//! bench [--only PART] [--smoke] [--stored N] [--items N] [--seconds S] [--latency MS] [--rotations N] [--records N]
+//!       [--release-binary PATH]
 //! ```
 //!
 //! They are shown while they are measured, and stand in `target/bench/report.json` and `report.html` at the end.
@@ -51,6 +52,12 @@ struct Options {
     /// Items of the large store.
     #[arg(long, default_value_t = 1_000_000)]
     stored: u64,
+    /// Rotations of each storm.
+    #[arg(long, default_value_t = 3_000)]
+    rotations: usize,
+    /// Records that wait for a consumer, over a quarter as many Items.
+    #[arg(long, default_value_t = 200_000)]
+    records: u64,
     /// One part alone.
     #[arg(long)]
     only: Option<Part>,
@@ -158,7 +165,9 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
         Part::Rotation => {
             rotation::run(if smoke { rotation::Size::SMOKE } else { rotation::Size::FULL }, report).await;
         }
-        Part::Storm => storm::run(if smoke { storm::Size::SMOKE } else { storm::Size::FULL }, report).await,
+        Part::Storm => {
+            storm::run(if smoke { storm::Size::SMOKE } else { storm::Size::full(options.rotations) }, report).await;
+        }
         Part::Receiver => {
             let size = if smoke { receiver::Size::SMOKE } else { receiver::Size::FULL };
             receiver::run(size, options.release_binary.as_deref(), report).await;
@@ -166,6 +175,8 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
         Part::Burst => burst::run(if smoke { burst::Size::SMOKE } else { burst::Size::FULL }, report).await,
         Part::Killed => killed::run(if smoke { killed::Size::SMOKE } else { killed::Size::FULL }, report).await,
         Part::Embedded => embedded::run(if smoke { embedded::Size::SMOKE } else { embedded::Size::FULL }, report).await,
-        Part::Intake => intake::run(if smoke { intake::Size::SMOKE } else { intake::Size::FULL }, report).await,
+        Part::Intake => {
+            intake::run(if smoke { intake::Size::SMOKE } else { intake::Size::full(options.records) }, report).await;
+        }
     }
 }

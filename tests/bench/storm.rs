@@ -18,8 +18,11 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    pub(crate) const FULL: Self = Self { items: 3_000, times: 3 };
     pub(crate) const SMOKE: Self = Self { items: 40, times: 1 };
+
+    pub(crate) fn full(items: usize) -> Self {
+        Self { items, times: 3 }
+    }
 }
 
 /// Items of a business.
