@@ -4,6 +4,7 @@ use domain::budget::Limits;
 use domain::retry::Curve;
 use domain::setting::{Count, Interval, Share, Span};
 use domain::words;
+use domain::work::Class;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -132,6 +133,11 @@ const CALLS_A_BUSINESS: u32 = 3;
 impl Settings {
     pub(crate) fn backoff(&self) -> Curve {
         Curve { first: self.backoff_first, cap: self.backoff_cap }
+    }
+
+    /// Events for which a person waits are not gathered.
+    pub(crate) fn debounce_of(&self, class: Class) -> Duration {
+        if class == Class::Person { Duration::ZERO } else { self.debounce }
     }
 
     /// The fleet's part of the documented limits.

@@ -81,7 +81,7 @@ impl Reconciliation<'_> {
             observes: settings.mode == Mode::Observe,
             can_look_up: !matches!(self.context.source, TokenSource::PushOnly),
             gone_after: settings.gone_after,
-            debounce: settings.debounce,
+            debounce: Box::new(|class| settings.debounce_of(class)),
             awaiting_token_poll: settings.awaiting_token_poll,
             done: done(self.context),
             awaiting: backoff(self.context, &self.claim, None, Code::AwaitingToken, why),

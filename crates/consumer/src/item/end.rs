@@ -47,7 +47,7 @@ pub(super) struct Rules<'a> {
     /// There is a token source that can be asked again.
     pub(super) can_look_up: bool,
     pub(super) gone_after: Duration,
-    pub(super) debounce: Duration,
+    pub(super) debounce: Box<dyn Fn(Class) -> Duration + 'a>,
     pub(super) awaiting_token_poll: Duration,
     /// The end when nothing is left to do.
     pub(super) done: Finish,
@@ -254,7 +254,7 @@ impl Draft<'_> {
         let facts = self.facts;
         let class = if facts.item.generation > 1 { facts.class } else { facts.class.min(Class::NewAccount) };
         // Items of one business that change together become one PUT.
-        let debounce = if class == Class::Person { Duration::ZERO } else { self.rules.debounce };
+        let debounce = (self.rules.debounce)(class);
         let behind = facts.lists.iter().filter(|l| l.is_behind).map(|l| l.business.clone());
         let due: BTreeSet<BusinessId> = self.touched.iter().cloned().chain(behind).collect();
         let mark = |business: BusinessId| {

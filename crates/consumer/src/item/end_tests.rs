@@ -111,7 +111,9 @@ impl Scene {
                 observes: self.observes,
                 can_look_up: self.can_look_up,
                 gone_after: HOUR,
-                debounce: Duration::from_secs(2),
+                debounce: Box::new(
+                    |class| if class == Class::Person { Duration::ZERO } else { Duration::from_secs(2) },
+                ),
                 awaiting_token_poll: Duration::from_secs(30),
                 done: Finish::done(HOUR * 20, Class::Sweep),
                 awaiting: Finish::blocked(Duration::from_secs(90), Class::Retry, blocked),

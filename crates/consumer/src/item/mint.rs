@@ -107,21 +107,21 @@ impl Reconciliation<'_> {
             return Err(Stop::Row(budget::given_back(&self.claim, Call::Mint)));
         }
         let most = accounts.len().min(AT_ONCE);
-        let lists = self.lists_of(accounts);
         let mut slots: Vec<Instant> = self.claim.prepaid(Call::Mint).into_iter().collect();
         let mut tx = context.store.begin().await?;
         tx.renew(&mut self.claim, context.settings.lease).await?;
         let reason = format!("item {}: new tokens are on their way", self.item.id);
-        for business in &lists {
-            tx.mark_business(business, self.claim.class, &reason, context.settings.debounce, false, Some(&self.claim))
-                .await?;
+        let (class, debounce) = (self.claim.class, context.settings.debounce_of(self.claim.class));
+        for business in &self.lists_of(accounts) {
+            tx.mark_business(business, class, &reason, debounce, false, Some(&self.claim)).await?;
         }
         if slots.len() < most {
             let patience = budget::patience(context, &self.claim);
             match tx.book(&context.limits, Call::Mint, patience, lead, most - slots.len()).await? {
                 Ok(booked) => slots.extend(booked),
                 Err(wait) if slots.is_empty() => {
-                    tx.commit().await?;
+                    // No token is on its way: the marks are undone with the rest.
+                    tx.rollback().await?;
                     return Err(Stop::Row(budget::postponed(&self.claim, Call::Mint, wait)));
                 }
                 Err(_) => {}
