@@ -66,6 +66,8 @@ async fn record(tx: &mut Tx, claim: &Claim, key: &str, kind: &str, payload: Valu
 
 /// Records that are sent in one go.
 const BATCH: u32 = 200;
+/// How long it waits for more.
+const GATHER: Duration = Duration::from_millis(50);
 /// How long the publisher leases the outbox; another process takes over when this one is gone that long.
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -73,9 +75,10 @@ const LEASE: Duration = Duration::from_secs(10);
 /// in order.
 pub(crate) async fn publish_outbox(context: Arc<Context>, stop: CancellationToken) {
     let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
+    let mut is_filled = false;
     loop {
         let stopping = stop.is_cancelled();
-        let wait = match publish_some(&context).await {
+        let wait = match publish_some(&context, is_filled).await {
             Ok(sent) => {
                 outage.reset();
                 if sent == BATCH as usize { Duration::ZERO } else { context.settings.poll }
@@ -91,19 +94,24 @@ pub(crate) async fn publish_outbox(context: Arc<Context>, stop: CancellationToke
             return;
         }
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-            () = context.store.outbox_filled() => {}
+            () = stop.cancelled() => is_filled = false,
+            () = tokio::time::sleep(wait) => is_filled = false,
+            () = context.store.outbox_filled() => {
+                // What one reconciliation tells at its steps leaves together.
+                tokio::time::sleep(GATHER).await;
+                is_filled = true;
+            }
         }
     }
 }
 
-async fn publish_some(context: &Context) -> Result<usize, String> {
-    let mut tx = context.store.begin_read().await.map_err(|e| chain(&e))?;
-    let rows = tx.outbox(1).await.map_err(|e| chain(&e))?;
-    drop(tx);
-    if rows.is_empty() {
-        return Ok(0);
+/// `is_filled`: by this process, just now. Otherwise it is looked at first, without taking the lease.
+async fn publish_some(context: &Context, is_filled: bool) -> Result<usize, String> {
+    if !is_filled {
+        let mut tx = context.store.begin_read().await.map_err(|e| chain(&e))?;
+        if tx.outbox(1).await.map_err(|e| chain(&e))?.is_empty() {
+            return Ok(0);
+        }
     }
     let mut tx = context.store.begin().await.map_err(|e| chain(&e))?;
     let ours = tx.lease_chore("outbox", &context.owner, LEASE).await.map_err(|e| chain(&e))?;

@@ -50,8 +50,8 @@ impl Tx {
                 }
                 wanted[place] = row.wanted;
             }
-            if rows.values().any(|row| row.lease.is_some()) {
-                self.brings_news(kind);
+            if kind == Kind::Business && rows.values().any(|row| row.lease.is_some()) {
+                self.brings_news();
             }
             self.save(rows.values()).await?;
         }

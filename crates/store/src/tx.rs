@@ -10,7 +10,7 @@ use domain::work::Kind;
 use domain::{Fingerprinter, Millis};
 use sqlx::any::AnyRow;
 use sqlx::{Any, Row, Transaction};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,8 +86,10 @@ pub struct Tx {
     pub(crate) touched: Touched,
     outcomes: Arc<str>,
     wake: Wake,
-    /// Kinds of which this transaction makes rows due; true: other processes have to hear of it in any case.
-    makes_due: BTreeMap<Kind, bool>,
+    /// Kinds of which this transaction makes rows due.
+    makes_due: BTreeSet<Kind>,
+    /// It brings something that the reconciliation of a business may wait for.
+    brings_news: bool,
     /// It puts something into the outbox.
     pub(crate) tells: bool,
     /// The trace of the reconciliation that this transaction is part of.
@@ -162,7 +164,8 @@ impl Tx {
             touched: Touched::default(),
             outcomes: Arc::clone(&store.outcomes),
             wake: store.wake.clone(),
-            makes_due: BTreeMap::new(),
+            makes_due: BTreeSet::new(),
+            brings_news: false,
             tells: false,
             traceparent: None,
             began,
@@ -184,7 +187,10 @@ impl Tx {
     pub async fn commit(mut self) -> Result<(), Error> {
         self.judge_touched().await?;
         in_time("commit", self.inner.commit()).await?;
-        self.makes_due.iter().for_each(|(kind, everywhere)| self.wake.due(*kind, *everywhere));
+        self.makes_due.iter().for_each(|kind| self.wake.due(*kind));
+        if self.brings_news {
+            self.wake.news();
+        }
         if self.tells {
             self.wake.told();
         }
@@ -193,12 +199,12 @@ impl Tx {
 
     /// Once this is committed, there may be rows of this kind to claim.
     pub(crate) fn makes_due(&mut self, kind: Kind) {
-        self.makes_due.entry(kind).or_default();
+        self.makes_due.insert(kind);
     }
 
-    /// The same, and whoever reconciles one of them already may wait for this.
-    pub(crate) fn brings_news(&mut self, kind: Kind) {
-        self.makes_due.insert(kind, true);
+    /// Once this is committed, the reconciliation of a business finds what it may have waited for.
+    pub(crate) fn brings_news(&mut self) {
+        self.brings_news = true;
     }
 
     /// Undoes all of it, and returns once its locks are free. A drop leaves them to a task of the pool: for a moment `claim`

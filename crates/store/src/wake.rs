@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// The channel of LISTEN and NOTIFY. A payload is a kind and the process that says it.
+/// The channel of LISTEN and NOTIFY. A payload is a kind, or [`NEWS`], and the process that says it.
 const CHANNEL: &str = "rekey_due";
+const NEWS: &str = "news";
 /// PostgreSQL lets one NOTIFY commit at a time, so a process says so at most this often, however many rows it makes due.
 const TOLD_EVERY: Duration = Duration::from_millis(5);
 /// Wait before a lost connection is made anew.
@@ -31,13 +32,13 @@ pub(crate) struct Wake {
 struct Inner {
     items: Notify,
     businesses: Notify,
-    /// For reconciliations that wait for others, rather than for work.
-    businesses_again: Notify,
+    /// For reconciliations that wait for those of Items.
+    news: Notify,
     outbox: Notify,
     /// Workers of this process are free.
     takes_items: AtomicBool,
     takes_businesses: AtomicBool,
-    /// Kinds of which other processes have to hear.
+    /// Of what other processes have to hear: kinds, or [`NEWS`].
     untold: Mutex<BTreeSet<&'static str>>,
     tell: Notify,
     /// Names this process in payloads: it has heard of its own rows already.
@@ -51,7 +52,7 @@ impl Default for Wake {
             inner: Arc::new(Inner {
                 items: Notify::new(),
                 businesses: Notify::new(),
-                businesses_again: Notify::new(),
+                news: Notify::new(),
                 outbox: Notify::new(),
                 takes_items: AtomicBool::new(false),
                 takes_businesses: AtomicBool::new(false),
@@ -71,13 +72,6 @@ impl Wake {
         }
     }
 
-    fn ring(&self, kind: Kind) {
-        self.of(kind).notify_one();
-        if kind == Kind::Business {
-            self.inner.businesses_again.notify_waiters();
-        }
-    }
-
     fn takes(&self, kind: Kind) -> &AtomicBool {
         match kind {
             Kind::Item => &self.inner.takes_items,
@@ -86,12 +80,22 @@ impl Wake {
     }
 
     /// Rows of this kind are due, and this is committed. Other processes hear of it where this one has no worker that is free.
-    pub(crate) fn due(&self, kind: Kind, everywhere: bool) {
-        self.ring(kind);
-        if everywhere || !self.takes(kind).load(Ordering::Relaxed) {
-            self.inner.untold.lock().insert(kind.as_str());
-            self.inner.tell.notify_one();
+    pub(crate) fn due(&self, kind: Kind) {
+        self.of(kind).notify_one();
+        if !self.takes(kind).load(Ordering::Relaxed) {
+            self.say(kind.as_str());
         }
+    }
+
+    /// Something is committed that the reconciliation of a business may wait for, in whichever process.
+    pub(crate) fn news(&self) {
+        self.inner.news.notify_waiters();
+        self.say(NEWS);
+    }
+
+    fn say(&self, what: &'static str) {
+        self.inner.untold.lock().insert(what);
+        self.inner.tell.notify_one();
     }
 
     /// The outbox was filled, and this is committed.
@@ -100,11 +104,11 @@ impl Wake {
     }
 
     fn hear(&self, payload: &str) {
-        let Some((kind, process)) = payload.split_once(' ') else { return };
-        if process != self.inner.process
-            && let Some(kind) = Kind::from_word(kind)
-        {
-            self.ring(kind);
+        match payload.split_once(' ') {
+            Some((_, process)) if process == self.inner.process => {}
+            Some((NEWS, _)) => self.inner.news.notify_waiters(),
+            Some((kind, _)) => drop(Kind::from_word(kind).map(|kind| self.of(kind).notify_one())),
+            None => {}
         }
     }
 }
@@ -115,9 +119,9 @@ impl Store {
         self.wake.of(kind).notified().await;
     }
 
-    /// From the moment it is called: a business has become due, because an Item was reconciled or for another reason.
-    pub fn businesses_due_again(&self) -> Notified<'_> {
-        self.wake.inner.businesses_again.notified()
+    /// From the moment it is called: a business that is being reconciled was marked again, as an Item does when it ends.
+    pub fn news(&self) -> Notified<'_> {
+        self.wake.inner.news.notified()
     }
 
     /// Whoever claims rows of this kind asks once more.
@@ -171,8 +175,8 @@ impl Store {
         loop {
             inner.tell.notified().await;
             let untold = std::mem::take(&mut *inner.untold.lock());
-            for kind in untold {
-                let payload = format!("{kind} {}", inner.process);
+            for what in untold {
+                let payload = format!("{what} {}", inner.process);
                 let sql = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload);
                 sql.execute(&self.pool).await?;
             }

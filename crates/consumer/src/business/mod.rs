@@ -374,7 +374,7 @@ impl Reconciliation<'_> {
         let (store, stopping) = (&self.context.store, &self.context.stopping);
         let began = Instant::now();
         loop {
-            let news = store.businesses_due_again();
+            let news = store.news();
             let mut tx = store.begin_read().await?;
             let left = self.context.settings.debounce.saturating_sub(began.elapsed());
             if left.is_zero() || stopping.is_cancelled() || !tx.items_at_work(&self.id).await? {
