@@ -18,7 +18,7 @@ const DATABASE: &str = "REKEY_DATABASE__URL";
 /// The calls that reconciliations make.
 pub(crate) const LIST: &str = "GET /v1/businesses/{id}/plaid/accounts";
 pub(crate) const PUT: &str = "PUT /v1/businesses/{id}";
-const MINT: &str = "/processor/token/create";
+pub(crate) const MINT: &str = "/processor/token/create";
 pub(crate) const CALLS: [&str; 9] = [
     "/item/get",
     "/accounts/get",

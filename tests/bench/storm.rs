@@ -4,7 +4,7 @@
 
 use crate::records::{Says, publish};
 use crate::report::{Figure, Report, Spread, write};
-use crate::rig::{CALL, Cost, Rig, until, until_exact};
+use crate::rig::{CALL, Cost, MINT, PUT, Rig, until, until_exact};
 use futures::StreamExt;
 use sandbox::Announce;
 use serde_json::json;
@@ -35,6 +35,9 @@ const FLEETS: [(usize, usize); 4] = [(1, 16), (1, 64), (2, 16), (4, 16)];
 struct Storm {
     /// Rotations a second, from the first provider call to the last.
     rate: f64,
+    /// Seconds from the first until half, 90 % and all of the mints, and of the PUTs, were answered: a long tail is no throughput.
+    mints: [f64; 3],
+    sent: [f64; 3],
     cost: Cost,
     puts: f64,
 }
@@ -62,6 +65,11 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
             4 => figure.goal(">= 3.5x"),
             _ => figure,
         });
+        let last = &storms[storms.len() - 1];
+        report.note(format!(
+            "  half, 90 % and all of the last one's mints after {:.1?} s, of its PUTs after {:.1?} s",
+            last.mints, last.sent
+        ));
         let mut add = |what: &str, unit, goal, of: fn(&Storm) -> f64| {
             let measured: Vec<f64> = storms.iter().map(of).collect();
             report.add(Figure { goal, ..Figure::new("storm", format!("  {what}, {named}"), unit, &measured) });
@@ -95,7 +103,13 @@ async fn rage(rig: &mut Rig, items: &[String], processes: usize, workers: usize)
     let ended = calls.iter().map(|c| c.to).fold(0.0, f64::max);
     let rate = items.len() as f64 / (ended - calls[0].from) * 1e3;
     let businesses = items.len().div_ceil(TOGETHER);
-    Storm { rate, cost, puts: (rig.world.puts() - puts) as f64 / businesses as f64 }
+    let until = |call: &str| {
+        let mut at: Vec<f64> = calls.iter().filter(|c| c.call == call).map(|c| (c.to - calls[0].from) / 1e3).collect();
+        at.sort_by(f64::total_cmp);
+        [50, 90, 100].map(|percent| at.get((at.len() * percent / 100).saturating_sub(1)).copied().unwrap_or(f64::NAN))
+    };
+    let (mints, sent) = (until(MINT), until(PUT));
+    Storm { rate, cost, mints, sent, puts: (rig.world.puts() - puts) as f64 / businesses as f64 }
 }
 
 /// Items of one account, ten to a business, pushed without waiting for what follows.
