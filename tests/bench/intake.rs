@@ -37,8 +37,9 @@ const PATIENCE: Duration = Duration::from_mins(15);
 /// Rows of one statement of the bare loop.
 const BATCH: usize = 512;
 
-/// Rows become due an hour later, so that nobody begins to work on them while they are taken in.
-const SETTINGS: &str = "[consumer]\ndebounce = \"1h\"\nworkers = 1\n";
+/// Plaid is paused, so that nobody begins to work on the rows while they are taken in.
+const PAUSED: Duration = Duration::from_hours(1);
+const SETTINGS: &str = "[consumer]\nworkers = 1\nprobe_interval = \"1h\"\n";
 
 pub(crate) async fn run(size: Size, report: &mut Report) {
     let mut rig = Rig::bare(SETTINGS).await;
@@ -48,7 +49,11 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
     environment.insert("REKEY_SECRETS__KEYS".into(), KEY.into());
     environment.insert("REKEY_SECRETS__FINGERPRINT_KEY".into(), fingerprints);
     let url = rig.database_url().to_owned();
-    open_with(&url, KEY, 7).await.unwrap().close().await;
+    let store = open_with(&url, KEY, 7).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.pause(domain::Provider::Plaid, "the bench", "bench", PAUSED).await.unwrap();
+    tx.commit().await.unwrap();
+    store.close().await;
     scale::fill(&url, size.items, 0).await;
     let items = size.items;
     publish(&rig, Says::Webhook, (0..size.records).map(move |n| scale::item(1 + n * 7919 % items))).await;

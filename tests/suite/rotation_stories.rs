@@ -18,7 +18,7 @@ stories!(
     i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one,
     i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other,
     i9_items_that_change_one_after_the_other_become_one_put in "[consumer]\ndebounce = \"800ms\"\n",
-    i9_a_burst_of_events_is_one_look in "[consumer]\ndebounce = \"4s\"\n",
+    i9_a_burst_of_events_is_one_look in "[consumer]\ndebounce = \"4s\"\nlease = \"8s\"\n",
     i10_an_event_during_a_look_is_served_by_the_next_one in "[plaid]\ntimeout = \"1400ms\"\n",
     i8_a_dead_token_makes_layer_refuse_the_list on likely,
     i5_pushing_the_dead_current_token_is_rejected,

@@ -1,4 +1,4 @@
-//! A provider is called when the fleet's budget says so, and under a lease that outlasts the call.
+//! A provider is called when the fleet's budget says so, and under a lease.
 
 use crate::Context;
 use domain::budget::{Call, horizon};

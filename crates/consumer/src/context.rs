@@ -1,5 +1,6 @@
 //! What every part of the consumer shares.
 
+use crate::leases::AtWork;
 use crate::{Settings, TokenSource};
 use bus::{Producer, Topics};
 use domain::Provider;
@@ -10,8 +11,7 @@ use domain::retry::Curve;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -45,8 +45,7 @@ pub struct Context {
     pub shared_database: Outage,
     /// How long the sweep takes, as counted last.
     sweep_ms: AtomicU64,
-    /// Reconciliations that are in flight.
-    reconciling: AtomicUsize,
+    pub(crate) at_work: AtWork,
     /// This process is asked to stop: no provider call is begun any more.
     pub stopping: CancellationToken,
 }
@@ -78,7 +77,7 @@ impl Context {
             strangers: Outage::default(),
             shared_database: Outage::default(),
             sweep_ms: AtomicU64::new(0),
-            reconciling: AtomicUsize::new(0),
+            at_work: AtWork::default(),
             stopping: CancellationToken::new(),
         }
     }
@@ -90,17 +89,6 @@ impl Context {
             Provider::Layer => self.layer.probe().await.map_err(|e| chain(&e)),
         };
         answer.map_err(Unreachable)
-    }
-
-    /// How many reconciliations are in flight.
-    pub(crate) fn at_work(&self) -> usize {
-        self.reconciling.load(Ordering::Relaxed)
-    }
-
-    /// One is in flight until the guard is dropped.
-    pub(crate) fn works(self: &Arc<Self>) -> AtWork {
-        self.reconciling.fetch_add(1, Ordering::Relaxed);
-        AtWork(Arc::clone(self))
     }
 
     pub(crate) fn http(&self, provider: Provider) -> &web::Client {
@@ -148,14 +136,5 @@ impl Context {
     pub(crate) fn sweep_wait(&self) -> Duration {
         let mut rng = self.rng.lock();
         self.sweep_period().mul_f64(rng.random_range(0.7..=0.95))
-    }
-}
-
-/// A reconciliation in flight.
-pub(crate) struct AtWork(Arc<Context>);
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.reconciling.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -255,7 +255,7 @@ pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::
             }
         }
         // A deadlock or a short outage: nothing was committed, so nothing is lost, and the row need not wait for its
-        // lease to end, which may be a minute after a list was sent.
+        // lease to end.
         error => {
             let why = format!("the database did not answer as expected: {}", chain(&error));
             tracing::warn!(error = chain(&error), "the reconciliation was cut short by the database");

@@ -71,7 +71,7 @@ async fn start(
     running: &TaskTracker,
 ) {
     let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
-    let (context, at_work, more) = (Arc::clone(context), context.works(), Arc::clone(more));
+    let (context, at_work, more) = (Arc::clone(context), context.at_work.on(&claim), Arc::clone(more));
     let span = match &claim.subject {
         Subject::Item(id) => {
             tracing::info_span!(

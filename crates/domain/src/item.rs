@@ -123,7 +123,7 @@ impl TokenCause {
     }
 }
 
-/// What Plaid answered to `/item/get` under a candidate.
+/// What Plaid answered under a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnerAnswer {
     Names(ItemId),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn i5_only_item_get_naming_the_expected_item_makes_a_token_current() {
+    fn i5_only_an_answer_that_names_the_expected_item_makes_a_token_current() {
         let ours = id("ours");
         assert_eq!(judge(&ours, &OwnerAnswer::Names(id("ours")), None), Judgement::Promote);
         assert_eq!(judge(&ours, &OwnerAnswer::Unanswered, None), Judgement::Later);

@@ -74,9 +74,9 @@ pub enum Rejection {
     /// Plaid signs each delivery anew, so this is a header that somebody has caught.
     #[error("the same signature was refused before")]
     Replayed,
-    /// About another body, and under a key that nobody has looked up yet, or too many such came within this second: its
+    /// About another body or of another time, and too many such came within this second, or the key was never looked up: its
     /// signature is not verified.
-    #[error("the body is not the one that is said to be signed")]
+    #[error("what is said to be signed is not this body, or not of this time")]
     Unproved,
     /// Not the sender's fault: it shall send again.
     #[error("the signing key can't be looked up at the moment")]
@@ -130,8 +130,8 @@ pub struct Verifier {
     examined: Arc<Mutex<(Instant, u32)>>,
 }
 
-/// Signatures over another body that are verified in a second, to tell a proxy that rewrites bodies from a forger. To verify one
-/// costs ten times what all else costs, so more would let anybody who has seen one header keep a core busy.
+/// Signatures over another body, or of another time, that are verified in a second, to tell a proxy that rewrites bodies, or a wrong
+/// clock, from a forger. To verify one costs ten times what all else costs, so more would let anybody who has seen one header keep a core busy.
 const EXAMINED_A_SECOND: u32 = 20;
 
 /// Two signatures of the wrong time in this time tell of a clock.
@@ -174,13 +174,15 @@ impl Verifier {
         let signed = claims.request_body_sha256.to_ascii_lowercase();
         let fits = constant_time::verify_slices_are_equal(sha256.as_bytes(), signed.as_bytes()).is_ok();
         // What can't be right is refused before anybody is asked for a key or a curve is computed. It is nobody's word yet,
-        // so it is counted apart from what a right signature said. The age is no reason: to a process that starts with a wrong
-        // clock every webhook seems old, and without a key it would never hear from a right signature that its clock is wrong.
-        if !fits {
+        // so it is counted apart from what a right signature said. A few a second are examined all the same. For those of
+        // another time that must not depend on the key: to a process that starts with a wrong clock every webhook seems old, and
+        // it would never hear from a right signature that its clock is wrong.
+        let age = check_age(claims.iat, now);
+        if !fits || age.is_err() {
             if self.was_refused(token) {
                 return Err(Rejection::Replayed);
             }
-            if !self.keys.knows(&kid) || !self.may_examine() {
+            if !fits && !self.keys.knows(&kid) || !self.may_examine() {
                 return Err(Rejection::Unproved);
             }
         }
@@ -199,7 +201,6 @@ impl Verifier {
                 Rejection::Body
             }));
         }
-        let age = check_age(claims.iat, now);
         if age.is_err()
             && let Some(again) = self.refused_before(token)
         {

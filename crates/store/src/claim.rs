@@ -1,7 +1,7 @@
 //! Who works on a due row: the claim, with its lease, its epoch and the budget for its first calls.
 
-use crate::queue::work_row;
-use crate::sql::{built, sql};
+use crate::queue::{in_powers_of_two, work_row};
+use crate::sql::{and, built, sql};
 use crate::{Error, Store, Tx};
 use domain::Millis;
 use domain::budget::{Booked, Call, Limits, horizon};
@@ -31,6 +31,8 @@ pub struct Claim {
     pub signal_at: Option<Millis>,
     /// The W3C trace of what made it due.
     pub traceparent: Option<String>,
+    /// The call for want of which the reconciliation before this one did not come to its end.
+    pub needs: Option<Call>,
     /// How far ahead this reconciliation may book calls: its class, raised if it waited long.
     pub urgency: Class,
     /// Calls that were booked with the claim, and when they may leave.
@@ -76,6 +78,7 @@ impl Claim {
             permit: row.permit,
             signal_at: row.signal_at,
             traceparent: row.traceparent.clone(),
+            needs: row.needs,
             urgency,
             prepaid,
             owner: row.lease.as_ref().map(|l| l.owner.clone()).unwrap_or_default(),
@@ -194,18 +197,24 @@ impl Store {
 }
 
 impl Store {
-    /// Makes all leases of this worker last `lease` from now that have not run out. Those whose rows somebody locks at this
-    /// moment are passed by: most likely it is the worker itself, which renews them.
-    pub async fn keep_leases(&self, owner: &str, lease: Duration) -> Result<(), Error> {
+    /// Makes these leases of this worker last `lease` from now, as far as they have not run out: each row under the epoch of its
+    /// claim. Rows that somebody locks at this moment are passed by: most likely it is the worker itself, which renews them.
+    pub async fn keep_leases(&self, owner: &str, lease: Duration, claims: &[(Subject, i64)]) -> Result<(), Error> {
         let mut tx = self.begin().await?;
-        let lock = tx.dialect.skip_locked();
-        let sql = format!(
-            "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $2 ELSE due_at END, lease_until = $2
-            WHERE (kind, id) IN (
-                SELECT kind, id FROM work WHERE lease_owner = $1 AND lease_until > $3 AND lease_until < $2 {lock})"
-        );
-        let (now, until) = (tx.now(), tx.now().plus(lease));
-        tx.run(sql!(built(sql), owner, until, now)).await?;
+        let (now, until, lock) = (tx.now(), tx.now().plus(lease), tx.dialect.skip_locked());
+        for slice in in_powers_of_two(claims) {
+            let row = |n: usize| format!("(kind = ${} AND id = ${} AND epoch = ${})", 3 * n + 4, 3 * n + 5, 3 * n + 6);
+            let rows = (0..slice.len()).map(row).collect::<Vec<_>>().join(" OR ");
+            let sql = format!(
+                "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $2 ELSE due_at END, lease_until = $2
+                WHERE (kind, id) IN (SELECT kind, id FROM work
+                    WHERE ({rows}) AND lease_owner = $1 AND lease_until > $3 AND lease_until < $2 {lock})"
+            );
+            let query = slice.iter().fold(sql!(built(sql), owner, until, now), |query, (subject, epoch)| {
+                and!(query, subject.kind(), subject.id(), epoch)
+            });
+            tx.run(query).await?;
+        }
         tx.commit().await
     }
 }

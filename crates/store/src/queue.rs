@@ -134,8 +134,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Makes the lease last `lease` from now, and fails if it was lost. Call it before each provider call of a reconciliation
-    /// that makes several.
+    /// Makes the lease last `lease` from now, and fails if it was lost.
     pub async fn renew(&mut self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {
         let deadline = self.began + lease;
         let sql = "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $5 ELSE due_at END, lease_until = $5

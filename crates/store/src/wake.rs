@@ -131,7 +131,11 @@ impl Store {
 
     /// Whether workers of this process are free for rows of this kind.
     pub fn takes(&self, kind: Kind, are_free: bool) {
-        self.wake.takes(kind).store(are_free, Ordering::Relaxed);
+        let were_free = self.wake.takes(kind).swap(are_free, Ordering::Relaxed);
+        if were_free && !are_free {
+            // There may be more than this process could take.
+            self.wake.say(kind.as_str());
+        }
     }
 
     /// The outbox may have been filled.

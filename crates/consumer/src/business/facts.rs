@@ -27,7 +27,9 @@ pub(super) struct Facts {
 pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
     let rows = list(of, layer_id).await?;
     let mut tx = of.read_our_side().await?;
-    let events = tx.work(&of.id).await?.map_or(of.claim.wanted, |row| row.wanted);
+    // A permit that was given meanwhile is for the next reconciliation, which must come.
+    let row = tx.work(&of.id).await?.filter(|row| !row.permit || of.claim.permit);
+    let events = row.map_or(of.claim.wanted, |row| row.wanted);
     let wanted = tx.wanted_accounts(&of.id).await?;
     let mut tokens: HashMap<Fingerprint, ProcessorToken> = tx.open_live_tokens(&of.id).await?.into_iter().collect();
     let listed = recognise(of, &mut tx, &rows).await?;

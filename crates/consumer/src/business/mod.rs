@@ -28,6 +28,9 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use store::{BusinessRow, Claim, Tx};
 
+/// The pause between two looks at what others do.
+const AFTER_NEWS: Duration = Duration::from_millis(4);
+
 /// One reconciliation, while it lasts.
 pub(crate) struct Reconciliation<'a> {
     context: &'a Context,
@@ -95,15 +98,13 @@ impl Reconcile for Reconciliation<'_> {
             Plan::Wait { left_out } => Err(Stop::Row(self.waits_for_tokens(left_out.len()))),
             Plan::Hold(hold) => Err(Stop::Row(self.held(&hold))),
             Plan::Put(put) => {
-                if is_unannounced(&self.claim) && !put.resent {
+                if is_unannounced(&self.claim) && facts.events == self.claim.wanted && !put.resent {
                     metrics::counter!(metric::DRIFT, "kind" => "business").increment(1);
                 }
                 if observes {
                     let outcome = "observe mode: a PUT would be sent".to_owned();
                     return Ok(Ending::Observed { outcome, would: Some(put) });
                 }
-                // It says what these events ask for, and Layer's list is read again after it.
-                self.claim.wanted = facts.events;
                 self.put(&layer_id, facts, put).await
             }
         }
@@ -290,10 +291,12 @@ impl Reconciliation<'_> {
             Block::Backoff | Block::Pause => return Ok(()),
         };
         // Each event looks at it again and finds it as it was: said once is enough.
-        if tx.work(&self.id).await?.is_some_and(|row| row.blocked.as_ref() == Some(blocked)) {
+        let was = tx.work(&self.id).await?.and_then(|row| row.blocked);
+        if was.is_some_and(|was| (was.by, &was.code) == (blocked.by, &blocked.code)) {
             return Ok(());
         }
-        tracing::error!(code = blocked.code, why = blocked.why, "business {}, an operator must look", blocked.by);
+        let stands = if blocked.by == Block::Hold { "held" } else { "parked" };
+        tracing::error!(code = blocked.code, why = blocked.why, "business {stands}, an operator must look");
         outcome::about_business(tx, &self.claim, &self.id, kind, payload).await
     }
 
@@ -385,6 +388,8 @@ impl Reconciliation<'_> {
                 _ = tokio::time::timeout(left.min(self.context.settings.poll), news) => {}
                 () = stopping.cancelled() => {}
             }
+            // News are of any business: under load they come faster than it is worth to look.
+            tokio::time::sleep(AFTER_NEWS).await;
         }
     }
 

@@ -27,7 +27,7 @@ impl Reconciliation<'_> {
         if let Err(error) = self.context.layer.warm_up().await {
             return Err(self.refused(&error).await);
         }
-        self.wait_under(self.context.lease_of_put(), Call::Layer).await?;
+        self.wait_under(self.context.lease_of_write(), Call::Layer).await?;
         let span = tracing::info_span!(target: traces::STEP, "put", tokens = tokens.len(), outcome = Empty);
         let sent = self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline());
         match traces::step(span, layer::Error::code, sent).await {
@@ -53,6 +53,9 @@ impl Reconciliation<'_> {
         let result = if put.resent { "resent" } else { "accepted" };
         metrics::counter!(metric::PUTS, "result" => result).increment(1);
         self.record_accepted(&put).await?;
+        // It said what these events ask for, and the list is read again after it. Only now: a PUT that fails serves nobody who came
+        // after the claim.
+        self.claim.wanted = facts.events;
         let span = tracing::info_span!(target: traces::STEP, "verify list", outcome = Empty);
         traces::step(span, Stop::word, self.verify(layer_id, facts, put)).await
     }

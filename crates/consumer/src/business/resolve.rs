@@ -73,7 +73,7 @@ impl Reconciliation<'_> {
         if tokens.is_empty() || self.context.settings.mode == Mode::Observe {
             return Ok(None);
         }
-        self.wait_for_slot(Call::LayerCreate).await?;
+        self.wait_under(self.context.lease_of_write(), Call::LayerCreate).await?;
         let made = match self.context.layer.create_business(&details, &external_id, &tokens).await {
             Ok(made) => made,
             Err(error) if error.meaning() == Meaning::RefusedContent => {

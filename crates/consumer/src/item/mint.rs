@@ -110,21 +110,24 @@ impl Reconciliation<'_> {
         let mut slots: Vec<Instant> = self.claim.prepaid(Call::Mint).into_iter().collect();
         let mut tx = context.store.begin().await?;
         tx.renew(&mut self.claim, context.settings.lease).await?;
-        let reason = format!("item {}: new tokens are on their way", self.item.id);
-        let (class, debounce) = (self.claim.class, context.settings.debounce_of(self.claim.class));
-        for business in &self.lists_of(accounts) {
-            tx.mark_business(business, class, &reason, debounce, false, Some(&self.claim)).await?;
-        }
         if slots.len() < most {
             let patience = budget::patience(context, &self.claim);
             match tx.book(&context.limits, Call::Mint, patience, lead, most - slots.len()).await? {
                 Ok(booked) => slots.extend(booked),
                 Err(wait) if slots.is_empty() => {
-                    // No token is on its way: the marks are undone with the rest.
-                    tx.rollback().await?;
+                    tx.commit().await?;
                     return Err(Stop::Row(budget::postponed(&self.claim, Call::Mint, wait)));
                 }
                 Err(_) => {}
+            }
+        }
+        // A list with a part of the tokens would be one PUT too many. Nobody else locks a business's row before the budget of mints,
+        // so this order, the other way round than elsewhere, can't end in a deadlock.
+        if slots.len() == accounts.len() {
+            let reason = format!("item {}: new tokens are on their way", self.item.id);
+            let (class, debounce) = (self.claim.class, context.settings.debounce_of(self.claim.class));
+            for business in &self.lists_of(accounts) {
+                tx.mark_business(business, class, &reason, debounce, false, Some(&self.claim)).await?;
             }
         }
         let mut mints = Vec::with_capacity(slots.len());
@@ -160,6 +163,8 @@ impl Reconciliation<'_> {
     /// What became of each intent, for those that brought a token.
     async fn save(&self, mints: &[Mint], answers: &[Answer]) -> Result<Vec<Option<Saved>>, Stop> {
         let mut tx = self.context.store.begin().await?;
+        // Before the tokens, as whoever erases the Item, or takes its open intents for orphans, does.
+        tx.lock_row(&self.item.id).await?;
         let (mut saved, mut orphans) = (Vec::with_capacity(mints.len()), 0);
         for (Mint { intent, span, .. }, answer) in mints.iter().zip(answers) {
             saved.push(match answer {

@@ -55,25 +55,28 @@ pub(crate) struct Reconciliation<'a> {
 struct Tokens {
     /// The newest first.
     candidates: Vec<Candidate>,
-    /// One that can't be read is no matter where a candidate takes its place.
+    /// One that can't be read is no matter where a candidate takes its place, nor is what came with it.
     current: Result<Option<AccessToken>, store::Error>,
     /// When it was proved.
     proved_at: Option<Millis>,
     /// What was pushed with the current one and is not judged yet.
-    waiting: Option<(Fingerprint, Declaration)>,
+    waiting: Result<Option<(Fingerprint, Declaration)>, store::Error>,
 }
 
 impl Tokens {
     async fn of(tx: &mut Tx, item: &ItemId) -> Result<Self, store::Error> {
-        let current = match tx.current_token(item).await {
-            Err(error) if error.is_passing() => return Err(error),
-            current => current,
-        };
+        /// Only what can't be read as it stands.
+        fn if_lasting<T>(read: Result<T, store::Error>) -> Result<Result<T, store::Error>, store::Error> {
+            match read {
+                Err(error) if error.is_passing() => Err(error),
+                read => Ok(read),
+            }
+        }
         Ok(Self {
             candidates: tx.candidates(item).await?,
-            current,
+            current: if_lasting(tx.current_token(item).await)?,
             proved_at: tx.proved_at(item).await?,
-            waiting: tx.declaration_of_current(item).await?,
+            waiting: if_lasting(tx.declaration_of_current(item).await)?,
         })
     }
 }
@@ -221,7 +224,7 @@ impl Reconciliation<'_> {
 
     /// What waits under it is judged, as far as that takes nothing off a list.
     async fn current_token(&mut self) -> Result<AccessToken, Stop> {
-        if let Some((token, declaration)) = self.tokens.waiting.take() {
+        if let Some((token, declaration)) = std::mem::replace(&mut self.tokens.waiting, Ok(None))? {
             self.judge_declaration(&token, &declaration, None).await?;
         }
         let current = match self.proved.take() {

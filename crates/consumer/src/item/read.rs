@@ -36,7 +36,7 @@ impl Reconciliation<'_> {
             Err(error) => return Err(self.refused_as_a_whole(&error).await?),
         };
         if read.item.item != self.item.id {
-            // It was proved by `/item/get` before, so Plaid contradicts itself: nothing is concluded about the accounts, and
+            // It was proved before, so Plaid contradicts itself: nothing is concluded about the accounts, and
             // a new token is awaited.
             return Err(self.stops_in(NewState::of(ItemState::AwaitingToken, Cause::OtherItemNamed)));
         }

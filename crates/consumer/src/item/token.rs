@@ -103,9 +103,10 @@ impl Reconciliation<'_> {
     }
 
     /// Whose token it is. The first one is asked for the accounts, which are needed next in any case, and whose answer names
-    /// the Item as well. Where they can't be read, because a login must be repaired first, `/item/get` still says it.
+    /// the Item as well. Where they can't be read, because a login must be repaired first, `/item/get` still says it; and it is
+    /// asked at once where the reconciliation before this one had no read of the accounts left for the current token.
     async fn ask_owner(&mut self, candidate: &Candidate) -> Result<(OwnerAnswer, Option<Refusal>), Stop> {
-        if !self.reads {
+        if !self.reads && self.claim.needs != Some(Call::AccountsGet) {
             match self.ask_for_accounts(&candidate.token).await? {
                 Ok(read) => {
                     let owner = read.item.item.clone();
@@ -139,7 +140,7 @@ impl Reconciliation<'_> {
         if let Some(item) = tx.item(&self.item.id).await? {
             self.item = item;
         }
-        self.tokens.waiting = tx.declaration_of_current(&self.item.id).await?;
+        self.tokens.waiting = Ok(tx.declaration_of_current(&self.item.id).await?);
         Ok(())
     }
 

@@ -179,6 +179,9 @@ impl Config {
             "must be at least {LEAST:?}: it is renewed four times in that time, by a database that may be busy"
         );
         BadSetting::refuse(self.consumer.lease < LEAST, "consumer.lease", why)?;
+        // What comes during a reconciliation is due before the lease ends, or it could not be told from the lease's own end.
+        let why = format!("must be at most half of consumer.lease ({:?})", self.consumer.lease);
+        BadSetting::refuse(self.consumer.debounce > self.consumer.lease / 2, "consumer.debounce", why)?;
         Ok(&self.consumer)
     }
 
