@@ -28,6 +28,8 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use store::{BusinessRow, Claim, Tx};
 
+/// How many times `consumer.debounce` a business waits for its Items at most, counted from the event that it is due for.
+const MOST_WAITS: u32 = 10;
 /// The pause between two looks at what others do.
 const AFTER_NEWS: Duration = Duration::from_millis(4);
 
@@ -372,18 +374,23 @@ impl Reconciliation<'_> {
     }
 
     /// Our side, as of one moment. Items of this list that are being worked on are likely to bring new tokens in a moment:
-    /// these share the PUT. Those that take longer make the business due when they end.
+    /// these share the PUT. Where they take longer, this reconciliation ends, and the business is due when they do: a list with
+    /// tokens that are about to be replaced would be refused, or sent in vain. That is put off for a while only.
     pub(super) async fn read_our_side(&self) -> Result<Tx, Stop> {
-        let (store, stopping) = (&self.context.store, &self.context.stopping);
+        let (store, stopping, debounce) = (&self.context.store, &self.context.stopping, self.context.settings.debounce);
         let began = Instant::now();
         loop {
             let news = store.news();
             let mut tx = store.begin_read().await?;
-            let left = self.context.settings.debounce.saturating_sub(began.elapsed());
-            if left.is_zero() || stopping.is_cancelled() || !tx.items_at_work(&self.id).await? {
+            let signalled = self.claim.signal_at.map(|signal| tx.now().since(signal));
+            if signalled.is_none_or(|ago| ago >= debounce * MOST_WAITS) || !tx.items_at_work(&self.id).await? {
                 return Ok(tx);
             }
             drop(tx);
+            let left = debounce.saturating_sub(began.elapsed());
+            if left.is_zero() || stopping.is_cancelled() {
+                return Err(Stop::Row(Finish::unfinished(debounce * 2, self.claim.class, Call::Layer)));
+            }
             tokio::select! {
                 _ = tokio::time::timeout(left.min(self.context.settings.poll), news) => {}
                 () = stopping.cancelled() => {}

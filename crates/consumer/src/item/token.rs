@@ -114,7 +114,11 @@ impl Reconciliation<'_> {
                     return Ok((OwnerAnswer::Names(owner), None));
                 }
                 Err(error) if is_of_accounts(error.meaning()) => {}
-                Err(error) => return Ok(answer_of(&error)),
+                Err(error) => {
+                    // A token of no Item counts against no Item's limit: the next candidate may be read as well.
+                    self.reads = error.meaning() != Meaning::UnknownToken;
+                    return Ok(answer_of(&error));
+                }
             }
         }
         self.wait_for_slot(Call::ItemGet).await?;
