@@ -3,13 +3,13 @@
 mod budget;
 mod business;
 mod context;
-mod faults;
 mod intake;
 mod item;
 mod leases;
 mod observed;
 mod outcome;
 mod reconcile;
+mod refusals;
 mod settings;
 mod source;
 mod stats;

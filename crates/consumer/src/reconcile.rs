@@ -1,6 +1,6 @@
 //! The skeleton of both reconcilers: begin, take the steps, end. Whatever happens, the claim ends with it, or with its lease.
 
-use crate::{Context, business, faults, item};
+use crate::{Context, business, item, leases};
 use domain::metric;
 use domain::queue::Finish;
 use domain::work::{Class, Subject};
@@ -62,7 +62,7 @@ pub async fn reconcile(context: &Context, claim: Claim) {
             metrics::histogram!(metric::RECONCILE, "kind" => kind.as_str()).record(began.elapsed().as_secs_f64());
             tracing::debug!(took_ms = began.elapsed().as_millis(), "reconciliation ended");
         }
-        Err(error) => faults::interrupted(context, &claim, error).await,
+        Err(error) => leases::interrupted(context, &claim, error).await,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The sweep itself needs no chore: every finished reconciliation leaves its row due again within the sweep period.
 
 use crate::Context;
-use crate::faults::probe;
+use crate::refusals::probe;
 use crate::stats::Stats;
 use domain::fault::chain;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ mod items;
 mod migrate;
 mod minting;
 mod open;
-mod orders;
+
 mod outbox;
 mod queue;
 mod reseal;
@@ -30,6 +30,7 @@ mod signals;
 mod sql;
 mod stats;
 mod suspicion;
+mod sweeps;
 mod tx;
 mod verdict_facts;
 mod verdicts;

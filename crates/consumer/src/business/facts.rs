@@ -120,8 +120,8 @@ async fn refuse_dead_strangers(
             Ok(TokenHealth::Alive) => {}
             Ok(TokenHealth::Dead) => dead += 1,
             Err(error) => {
-                let refusal = crate::faults::Refusal::from(&error);
-                return Err(Stop::Row(crate::faults::conclude(of.context, &of.claim, &refusal).await?));
+                let refusal = crate::refusals::Refusal::from(&error);
+                return Err(Stop::Row(crate::refusals::conclude(of.context, &of.claim, &refusal).await?));
             }
         }
     }

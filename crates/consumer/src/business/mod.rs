@@ -11,10 +11,10 @@ mod put;
 pub(crate) mod resolve;
 
 use crate::budget::Slot;
-use crate::faults::{Refusal, backoff, conclude, done, parked};
 use crate::outcome::{self, kind};
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
-use crate::{Context, Mode, budget, faults};
+use crate::refusals::{Refusal, backoff, conclude, done, parked};
+use crate::{Context, Mode, budget, leases};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
@@ -48,7 +48,7 @@ pub(crate) async fn begin<'a>(
     id: &BusinessId,
 ) -> Result<Option<Reconciliation<'a>>, store::Error> {
     let Some(row) = context.store.begin_read().await?.business(id).await? else {
-        faults::end(context, claim, &faults::done(context)).await?;
+        leases::end(context, claim, &done(context)).await?;
         return Ok(None);
     };
     Ok(Some(Reconciliation { context, claim: claim.clone(), id: row.id.clone(), row }))

@@ -3,9 +3,9 @@
 use super::facts::{Facts, list, recognise};
 use super::{Converged, Ending, Reconciliation};
 use crate::budget;
-use crate::faults::backoff;
 use crate::outcome::{self, kind};
 use crate::reconcile::Stop;
+use crate::refusals::backoff;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;

@@ -4,8 +4,8 @@
 use super::Reconciliation;
 use crate::FirstContact;
 use crate::business::{pages, resolve};
-use crate::faults::{Refusal, conclude};
 use crate::reconcile::Stop;
+use crate::refusals::{Refusal, conclude};
 use domain::budget::Call;
 use domain::token_list::RowStatus;
 use domain::{AccountId, BusinessId};

@@ -2,8 +2,8 @@
 
 use super::Reconciliation;
 use super::end::{End, Facts, List, Rules};
-use crate::faults::{backoff, done};
 use crate::outcome;
+use crate::refusals::{backoff, done};
 use crate::{Mode, TokenSource};
 use domain::metric;
 use domain::token_list::LeaveOut;

@@ -2,9 +2,9 @@
 
 use super::Reconciliation;
 use crate::business::resolve;
-use crate::faults::{Refusal, conclude};
 use crate::outcome::{self, kind};
 use crate::reconcile::Stop;
+use crate::refusals::{Refusal, conclude};
 use domain::accounts::Read;
 use domain::budget::Call;
 use domain::item::TokenCause;

@@ -3,8 +3,8 @@
 use super::{Fault, Reconciliation};
 use crate::Mode;
 use crate::budget::{self, Leaves};
-use crate::faults::refused_by_all;
 use crate::reconcile::Stop;
+use crate::refusals::refused_by_all;
 use domain::accounts::MintRefused;
 use domain::budget::Call;
 use domain::fault::chain;

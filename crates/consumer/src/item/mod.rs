@@ -18,7 +18,7 @@ mod token;
 
 use crate::budget::Slot;
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
-use crate::{Context, ItemGoneProof, budget, faults};
+use crate::{Context, ItemGoneProof, budget, leases, refusals};
 use domain::accounts::MintRefused;
 use domain::budget::Call;
 use domain::item::{Cause, ItemState};
@@ -157,7 +157,7 @@ pub(crate) async fn begin<'a>(
     };
     if item.is_offboarded() {
         drop(tx);
-        faults::end(context, claim, &faults::done(context)).await?;
+        leases::end(context, claim, &refusals::done(context)).await?;
         return Ok(None);
     }
     let has_open_intents = tx.has_open_intents(&item.id).await?;
@@ -293,7 +293,7 @@ impl Reconciliation<'_> {
             believed_at.rfc3339()
         );
         tracing::warn!(why, "an Item is said to be gone");
-        let finish = faults::backoff(self.context, &self.claim, None, Code::ItemNotFound, why);
+        let finish = refusals::backoff(self.context, &self.claim, None, Code::ItemNotFound, why);
         Err(Stop::Row(Finish { again_after: believed_at.since(now), ..finish }))
     }
 

@@ -1,8 +1,8 @@
 //! Reads the Item's accounts and settles who takes part (I8).
 
 use super::{AccountChange, NewState, Reconciliation};
-use crate::faults::{Refusal, conclude};
 use crate::reconcile::Stop;
+use crate::refusals::{Refusal, conclude};
 use domain::accounts::{Change, Known, MintRefused, Rules, Said, settle};
 use domain::budget::Call;
 use domain::item::{Cause, ItemState};

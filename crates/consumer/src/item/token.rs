@@ -1,9 +1,9 @@
 //! Which access token is the Item's (I5).
 
 use super::Reconciliation;
-use crate::faults::{Refusal, conclude};
 use crate::outcome::{self, kind};
 use crate::reconcile::Stop;
+use crate::refusals::{Refusal, conclude};
 use domain::Millis;
 use domain::budget::Call;
 use domain::fault::chain;
@@ -113,7 +113,7 @@ impl Reconciliation<'_> {
                     self.read = Some(read).filter(|_| owner == self.item.id);
                     return Ok((OwnerAnswer::Names(owner), None));
                 }
-                Err(error) if is_of_accounts(error.meaning()) => {}
+                Err(error) if is_of_accounts(&error.meaning()) => {}
                 Err(error) => {
                     // A token of no Item counts against no Item's limit: the next candidate may be read as well.
                     self.reads = error.meaning() != Meaning::UnknownToken;
@@ -195,7 +195,7 @@ impl Reconciliation<'_> {
 }
 
 /// The accounts can't be read, and `/item/get` may say all the same whose token it is.
-fn is_of_accounts(meaning: Meaning) -> bool {
+fn is_of_accounts(meaning: &Meaning) -> bool {
     match meaning {
         Meaning::UserMustAct
         | Meaning::NotReady

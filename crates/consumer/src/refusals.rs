@@ -1,14 +1,12 @@
 //! From a provider's refusal to what happens to the row: written once for both reconcilers.
 
 use crate::Context;
-use crate::outcome::{self, kind};
 use domain::budget::Call;
 use domain::fault::{chain, provider_is_at_fault};
 use domain::metric;
-use domain::queue::{Blocked, Finish, Mark};
-use domain::work::{Block, Class, Code, Subject};
+use domain::queue::{Blocked, Finish};
+use domain::work::{Block, Class, Code};
 use domain::{Endpoint, Next, Provider};
-use serde_json::json;
 use std::time::Duration;
 use store::{Claim, Suspicion};
 
@@ -230,78 +228,4 @@ pub(crate) async fn probe(context: &Context, provider: Provider) -> Option<bool>
         Some(Next::Suspect) => Some(true),
         Some(Next::Retry { .. } | Next::SlowDown { .. } | Next::Slowly | Next::Park) => None,
     }
-}
-
-/// Ends a reconciliation that something other than the row itself cut short.
-pub(crate) async fn interrupted(context: &Context, claim: &Claim, error: store::Error) {
-    match error {
-        store::Error::Stale { .. } => {
-            // The worker that holds the row now does not know what was done here last: the row is reconciled once more.
-            metrics::counter!(metric::LEASES_LOST, "kind" => claim.subject.kind().as_str()).increment(1);
-            tracing::warn!("the lease was lost during the reconciliation; the row is marked due");
-            if let Err(error) = mark_again(context, claim).await {
-                tracing::warn!(
-                    error = chain(&error),
-                    "the row could not be marked due; its lease or the sweep brings it back"
-                );
-            }
-        }
-        // A row that a key is missing for, or that was tampered with, will not read better the next time.
-        error if !error.is_passing() => {
-            let why = format!("{}: mend the cause, then release it", chain(&error));
-            tracing::error!(error = why, "the row can't be worked on and is parked");
-            if let Err(error) = park(context, claim, &parked(context, Code::UnreadableRow, why)).await {
-                tracing::warn!(error = chain(&error), "it could not be parked; it comes back when its lease ends");
-            }
-        }
-        // A deadlock or a short outage: nothing was committed, so nothing is lost, and the row need not wait for its
-        // lease to end.
-        error => {
-            let why = format!("the database did not answer as expected: {}", chain(&error));
-            tracing::warn!(error = chain(&error), "the reconciliation was cut short by the database");
-            let finish = backoff(context, claim, None, Code::Database, why);
-            if let Err(error) = end(context, claim, &finish).await {
-                tracing::debug!(error = chain(&error), "the row comes back when its lease ends");
-            }
-        }
-    }
-}
-
-/// Only this row can't be read: its businesses are told, as far as they can be found.
-async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
-    let mut tx = context.store.begin().await?;
-    tx.lock(claim).await?;
-    let was = tx.work(&claim.subject).await?.and_then(|row| row.blocked);
-    tx.finish(claim, finish).await?;
-    if let Some(blocked) = finish.blocked.as_ref().filter(|b| was.is_none_or(|was| was.code != b.code)) {
-        let payload = json!({"kind": claim.subject.kind(), "code": blocked.code, "why": blocked.why});
-        match &claim.subject {
-            Subject::Item(item) => {
-                let businesses = tx.businesses_of_item(item).await?;
-                outcome::about_item(&mut tx, claim, item, &businesses, kind::PARKED, payload).await?;
-            }
-            Subject::Business(business) => {
-                outcome::about_business(&mut tx, claim, business, kind::PARKED, payload).await?;
-            }
-        }
-    }
-    tx.commit().await?;
-    Ok(())
-}
-
-pub(crate) async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
-    let mut tx = context.store.begin().await?;
-    tx.finish(claim, finish).await?;
-    tx.commit().await
-}
-
-async fn mark_again(context: &Context, claim: &Claim) -> Result<(), store::Error> {
-    let mut tx = context.store.begin().await?;
-    if tx.work(&claim.subject).await?.is_none() {
-        // Erased meanwhile: marked, it would be looked for at every sweep.
-        return tx.rollback().await;
-    }
-    let mark = Mark::new(&claim.subject, Class::Retry, "a lease was lost");
-    tx.mark(&Mark { traceparent: claim.traceparent.as_deref(), ..mark }).await?;
-    tx.commit().await
 }
