@@ -148,18 +148,18 @@ impl Store {
         if self.dialect == Dialect::Sqlite {
             return;
         }
-        loop {
-            let lost = tokio::select! {
-                Err(error) = self.hear() => error,
-                Err(error) = self.tell() => error,
-                else => return,
-            };
-            tracing::debug!(
-                error = chain(&lost),
-                "rows that other processes make due are found by polling for a while"
-            );
-            tokio::time::sleep(AGAIN).await;
-        }
+        // Apart: who can't listen, because the server takes no more connections, can still tell.
+        let hearing = async {
+            loop {
+                pause(self.hear().await).await;
+            }
+        };
+        let telling = async {
+            loop {
+                pause(self.tell().await).await;
+            }
+        };
+        tokio::join!(hearing, telling);
     }
 
     async fn hear(&self) -> Result<(), sqlx::Error> {
@@ -187,4 +187,12 @@ impl Store {
             tokio::time::sleep(TOLD_EVERY).await;
         }
     }
+}
+
+async fn pause(ended: Result<(), sqlx::Error>) {
+    if let Err(error) = ended {
+        let error = chain(&error);
+        tracing::debug!(error, "rows that other processes make due are found by polling for a while");
+    }
+    tokio::time::sleep(AGAIN).await;
 }
