@@ -145,6 +145,7 @@ pub async fn everything(store: &Store, items: u64, seen: &mut impl FnMut(&str)) 
     }
     seen("ends of many");
     let held = held.into_iter().find(|h| h.subject.id() == "probe").unwrap();
+    leases(store, &held, seen).await;
     one_item(store, &held, seen).await;
     one_business(store, seen).await;
     events(store, seen).await;
@@ -161,6 +162,7 @@ async fn one_item(store: &Store, held: &Claim, seen: &mut impl FnMut(&str)) {
     let mut tx = store.begin().await.unwrap();
     tx.check_lease(held).await.unwrap();
     tx.item(&id).await.unwrap();
+    tx.has_open_intents(&id).await.unwrap();
     tx.orphan_intents(&id).await.unwrap();
     tx.accounts(&id).await.unwrap();
     tx.commit().await.unwrap();
@@ -209,6 +211,15 @@ async fn one_item(store: &Store, held: &Claim, seen: &mut impl FnMut(&str)) {
     seen("end of an Item's reconciliation");
 }
 
+/// One lease, and as many as a process can hold.
+async fn leases(store: &Store, held: &Claim, seen: &mut impl FnMut(&str)) {
+    for many in [1, 32] {
+        let claims: Vec<_> = (0..many).map(|n| (Subject::from(&item_id(&item(n + 1))), held.epoch)).collect();
+        store.keep_leases("w", LONG, &claims).await.unwrap();
+    }
+    seen("leases that are kept");
+}
+
 async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
     let mut held = store.claim(Kind::Business, "w", LONG, 16, &limits()).await.unwrap();
     let held = held.remove(0);
@@ -218,6 +229,7 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
         (Fingerprint::from_stored("fp1_7-1-2".into()), AccountId::parse("account-10000007-1").unwrap());
     let mut tx = store.begin().await.unwrap();
     tx.business(id).await.unwrap();
+    tx.items_at_work(id).await.unwrap();
     tx.wanted_accounts(id).await.unwrap();
     tx.creation_details(id).await.unwrap();
     tx.owners(&[known], &[account]).await.unwrap();
