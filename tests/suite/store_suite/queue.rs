@@ -8,7 +8,7 @@ use domain::budget::Call;
 use domain::item::ItemState;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::work::{Block, Class, Kind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{Error, Page};
 use tests::Parts;
 
@@ -16,6 +16,7 @@ on_both_parts!(
     i4_a_row_is_claimed_by_one_and_an_event_during_a_look_survives_it,
     a_row_follows_the_trace_of_its_event_until_that_is_served,
     i7_a_lost_lease_writes_nothing,
+    i4_only_the_leases_of_what_is_in_flight_are_kept,
     a_lease_that_expires_is_taken_over,
     many_claimers_share_without_overlap,
     what_waited_long_has_one_claim_in_eight,
@@ -92,6 +93,33 @@ async fn i7_a_lost_lease_writes_nothing(parts: Parts) {
     assert!(matches!(tx.renew(&mut lost, LONG).await, Err(Error::Stale { .. })));
     assert!(matches!(tx.check_lease(&lost).await, Err(Error::Stale { .. })));
     assert!(tx.check_lease(&held).await.is_ok());
+}
+
+/// A row that this process holds and does not work on, because the answer to its claim was lost, comes back.
+async fn i4_only_the_leases_of_what_is_in_flight_are_kept(parts: Parts) {
+    const SHORT: Duration = Duration::from_millis(400);
+    let (store, _place) = open(parts).await;
+    for id in ["kept", "lost"] {
+        marked(&store, &mark(id)).await;
+    }
+    let claims = claim(&store, "one", SHORT).await;
+    let kept = claims.iter().find(|c| c.subject.id() == "kept").unwrap();
+    let keep = [(kept.subject.clone(), kept.epoch)];
+    // Under an epoch that is past, a lease is another reconciliation's.
+    store.keep_leases("one", LONG, &[(kept.subject.clone(), kept.epoch - 1)]).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let until = async |tx: &mut store::Tx| tx.work(&kept.subject).await.unwrap().unwrap().lease.unwrap().until;
+    assert!(until(&mut tx).await.since(tx.now()) <= SHORT);
+    tx.rollback().await.unwrap();
+    store.keep_leases("one", LONG, &keep).await.unwrap();
+    let (began, mut taken) = (Instant::now(), Vec::new());
+    while taken.is_empty() {
+        assert!(began.elapsed() < tests::PATIENCE, "a lease that nobody keeps does not run out");
+        taken = claim(&store, "two", LONG).await;
+    }
+    assert_eq!(taken.iter().map(|c| c.subject.id()).collect::<Vec<_>>(), ["lost"]);
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.check_lease(kept).await.is_ok());
 }
 
 async fn a_lease_that_expires_is_taken_over(parts: Parts) {
