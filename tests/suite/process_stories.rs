@@ -393,11 +393,14 @@ async fn work_of(consumer: &Process) -> (f64, f64) {
     (of("begin"), of("statement"))
 }
 
+/// With the debounce as it is delivered: a business waits that long for the Item that made it due, and stories have less.
+const AS_DELIVERED: &str = "[consumer]\npoll = \"1h\"\nprobe_interval = \"1h\"\ndebounce = \"500ms\"\n";
+
 /// What one rotation of two accounts costs, nothing else being there. Nobody polls: if the push did not wake the consumer, which
 /// is another process, nothing would happen at all. Raise the bounds for something that is worth it, and not by accident.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i9_a_rotation_costs_a_known_number_of_calls_and_statements() {
-    let mut world = World::without_rekey(Parts::Real, "[consumer]\npoll = \"1h\"\nprobe_interval = \"1h\"\n").await;
+    let mut world = World::without_rekey(Parts::Real, AS_DELIVERED).await;
     world.start_rekey(CONSOLE, "").await;
     world.business("acme");
     let consumer = Process::start(&world, "consumer").await;
