@@ -1,7 +1,8 @@
 //! Moving every sealed value under the key that seals now, while everything runs.
 //!
-//! A value is replaced only if it is still the one that was read, so a writer that comes between wins. What a process
-//! with an older key ring seals meanwhile is found by the next pass, and by the count that ends it.
+//! A row that somebody is writing is left for the next pass. Waiting for it, with other rows locked already, could be a circle:
+//! a reconciliation writes several tokens in an order of its own, and PostgreSQL would give one of the two up. What a process with
+//! an older key ring seals meanwhile is found by the next pass as well, and by the count that ends it.
 
 use crate::sql::{built, sql};
 use crate::{Error, Store, Tx, access_tokens, businesses, minting, open};
@@ -94,8 +95,9 @@ impl Tx {
         let Column { table, column, keys: [one, two], .. } = place;
         let sql = format!(
             "SELECT {one}, {two}, {column} FROM {table} WHERE {column} IS NOT NULL AND {} AND {column} NOT LIKE $1
-             ORDER BY {one}, {two} LIMIT $2",
-            place.filter()
+             ORDER BY {one}, {two} LIMIT $2 {}",
+            place.filter(),
+            self.dialect.skip_locked(),
         );
         let rows = self.rows(sql!(built(sql), format!("1.{under}.%"), batch)).await?;
         let replace = format!("UPDATE {table} SET {column} = $1 WHERE {one} = $2 AND {two} = $3 AND {column} = $4");

@@ -1,6 +1,9 @@
 //! Access tokens, minted tokens, and the accounts they are for.
 
-use super::{LONG, acme, claim, done, finish, item, limits, mark, marked, open, push, save_account};
+use super::{
+    KEY, LONG, OTHER_KEY, acme, claim, done, finish, item, limits, mark, marked, open, open_with, place, push,
+    save_account,
+};
 use domain::accounts::{AccountState, Traits};
 use domain::item::{ItemState, TokenCause};
 use domain::work::{Class, Kind};
@@ -11,6 +14,7 @@ use tests::Parts;
 
 on_both_parts!(
     a_push_and_a_look_never_wait_for_each_other,
+    moving_keys_waits_for_nobody,
     what_is_read_together_is_of_one_moment,
     i5_candidates_are_stored_before_they_are_current,
     i5_what_a_dead_token_said_holds_only_where_nothing_else_is_known,
@@ -67,6 +71,37 @@ async fn a_push_and_a_look_never_wait_for_each_other(parts: Parts) {
         }
         marked(&store, &mark("x")).await;
     }
+}
+
+/// A reconciliation replaces several tokens in one transaction, in its own order. Somebody who locks them in another order and waits
+/// would end one of the two.
+async fn moving_keys_waits_for_nobody(parts: Parts) {
+    let place = place(parts).await;
+    let store = open_with(&place, KEY, 7).await.unwrap();
+    push(&store, "x", "token-0", acme()).await;
+    let held = claim(&store, "one", LONG).await.remove(0);
+    let accounts = ["acc-1", "acc-2"].map(|a| AccountId::parse(a).unwrap());
+    let mut tx = store.begin().await.unwrap();
+    tx.promote(&item("x"), &store.fingerprints().of("token-0")).await.unwrap();
+    for (n, account) in accounts.iter().enumerate() {
+        tx.adopt(&item("x"), account, 0, &ProcessorToken::new(format!("p-{n}"))).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+
+    let moving = open_with(&place, &format!("{OTHER_KEY},{KEY}"), 7).await.unwrap();
+    let mut writer = store.begin().await.unwrap();
+    let intent = writer.intend(&held, &item("x"), &accounts[0], 1).await.unwrap();
+    assert!(matches!(writer.save_minted(&intent, &ProcessorToken::new("p-new")).await.unwrap(), Saved::Live(_)));
+    let left = if parts == Parts::Real {
+        let resealed = moving.reseal(100).await.unwrap();
+        assert_eq!(resealed.moved, 4, "the access token, what came with it, the other account's token, the key check");
+        resealed.left.values().sum()
+    } else {
+        0 // SQLite has one writer: the other waits for its turn, and holds nothing meanwhile.
+    };
+    assert_eq!(left, i64::from(parts == Parts::Real), "what is being written is left for the next pass");
+    writer.commit().await.unwrap();
+    while !moving.reseal(100).await.unwrap().left.is_empty() {}
 }
 
 /// A token that is wanted when the list is planned must not have lost its value when the list is sent.

@@ -373,6 +373,9 @@ pub(super) async fn budget(admin: &Admin) -> anyhow::Result<Ended> {
 /// Passes without progress after which somebody else must be sealing under an old key.
 const PATIENT_PASSES: u32 = 5;
 
+/// A pass leaves out what is being written at that moment; this is longer than such a write.
+const BETWEEN_IDLE_PASSES: Duration = Duration::from_millis(500);
+
 /// Asks for one batch after the other until nothing is left under another key.
 pub(super) async fn rotate_keys(admin: &Admin) -> anyhow::Result<Ended> {
     let (mut moved, mut idle) = (0, 0);
@@ -397,6 +400,9 @@ pub(super) async fn rotate_keys(admin: &Admin) -> anyhow::Result<Ended> {
                  seals under it, so restart that one, then run this again"
             ));
             return Ok(Ended::Failed);
+        }
+        if idle > 0 {
+            tokio::time::sleep(BETWEEN_IDLE_PASSES).await;
         }
     }
 }
