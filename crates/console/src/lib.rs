@@ -8,8 +8,8 @@ mod businesses;
 mod erase;
 mod error;
 mod items;
+mod parked;
 mod push;
-mod queue;
 mod stand;
 mod upkeep;
 mod view;
@@ -98,10 +98,10 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(businesses::sync))
         .routes(routes!(erase::item))
         .routes(routes!(erase::business))
-        .routes(routes!(queue::parked))
-        .routes(routes!(queue::release))
-        .routes(routes!(queue::pauses))
-        .routes(routes!(queue::unknown_items))
+        .routes(routes!(parked::parked))
+        .routes(routes!(parked::release))
+        .routes(routes!(parked::pauses))
+        .routes(routes!(parked::unknown_items))
         .routes(routes!(audit::list))
         .routes(routes!(upkeep::rotate_keys))
         .routes(routes!(upkeep::orphans))

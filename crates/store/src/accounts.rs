@@ -6,7 +6,7 @@ use crate::verdict_facts::{SLICE, places};
 use crate::{Error, Tx};
 use domain::accounts::{AccountState, Known, MintRefused, Outside, Proof, Traits};
 use domain::item::ItemState;
-use domain::placement::Placement;
+use domain::list_membership::ListMembership;
 use domain::{AccountId, BusinessId, ItemId, Millis};
 use sqlx::any::AnyRow;
 use std::collections::BTreeSet;
@@ -48,9 +48,9 @@ pub struct MintFault {
 
 impl AccountRow {
     /// Where it stands, in an Item of that state.
-    pub fn placement(&self, item: ItemState) -> Placement {
+    pub fn membership(&self, item: ItemState) -> ListMembership {
         let (business, moving_from) = (self.business.clone(), self.moving_from.clone());
-        Placement { state: self.state, item, business, moving_from, outside: self.outside.is_some() }
+        ListMembership { state: self.state, item, business, moving_from, outside: self.outside.is_some() }
     }
 
     /// What a read of the accounts is compared with.
@@ -208,8 +208,8 @@ impl Tx {
 }
 
 /// Of a row that joins an account with its Item's state, `item_state`.
-pub(crate) fn placement(row: &AnyRow) -> Result<Placement, Error> {
-    Ok(Placement {
+pub(crate) fn membership(row: &AnyRow) -> Result<ListMembership, Error> {
+    Ok(ListMembership {
         // A word of a later release means at least that it is not active; one account must not keep its business's list from
         // being read.
         state: AccountState::from_word(&text(row, "state")?).unwrap_or(AccountState::Closed),

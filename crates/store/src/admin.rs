@@ -2,9 +2,9 @@
 
 use crate::businesses::{BusinessRow, business_row};
 use crate::items::{ItemRow, item_row};
-use crate::queue::work_row;
 use crate::sql::{Query, built, get, number, sql, text};
 use crate::verdict_facts::places;
+use crate::work::work_row;
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::queue::Row;

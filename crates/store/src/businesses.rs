@@ -1,9 +1,9 @@
 //! Businesses: which one at Layer, what Layer accepted last, when it converged.
 
-use crate::accounts::placement;
+use crate::accounts::membership;
 use crate::sql::{built, get, opt_text, sql, text};
 use crate::{Error, Tx};
-use domain::placement::Placement;
+use domain::list_membership::ListMembership;
 use domain::token_list::LeaveOut;
 use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
 use secrecy::ExposeSecret;
@@ -39,7 +39,7 @@ pub struct TokenOwner {
     /// None: found by its account, not by a token.
     pub fingerprint: Option<Fingerprint>,
     pub account: AccountId,
-    pub placement: Placement,
+    pub membership: ListMembership,
 }
 
 pub(crate) fn place(id: &str) -> String {
@@ -209,7 +209,7 @@ fn owner(row: &AnyRow) -> Result<TokenOwner, Error> {
     Ok(TokenOwner {
         fingerprint: get(row, "fingerprint")?,
         account: get(row, "account_id")?,
-        placement: placement(row)?,
+        membership: membership(row)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Who works on a due row: the claim, with its lease, its epoch and the budget for its first calls.
 
-use crate::queue::{in_powers_of_two, work_row};
 use crate::sql::{and, built, sql};
+use crate::work::{in_powers_of_two, work_row};
 use crate::{Error, Store, Tx};
 use domain::Millis;
 use domain::budget::{Booked, Call, Limits, horizon};

@@ -22,7 +22,6 @@ mod minting;
 mod open;
 
 mod outbox;
-mod queue;
 mod reseal;
 mod sealed;
 mod session;
@@ -36,6 +35,7 @@ mod verdict_facts;
 mod verdicts;
 mod verified;
 mod wake;
+mod work;
 
 pub use access_tokens::{Candidate, News, TokenView};
 pub use accounts::{AccountRow, AccountUpdate, MintFault};

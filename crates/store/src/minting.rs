@@ -2,7 +2,7 @@
 //! an orphan.
 
 use crate::Claim;
-use crate::accounts::placement;
+use crate::accounts::membership;
 use crate::sql::{get, number, sql, text};
 use crate::{Error, Tx};
 use domain::token_list::Wanted;
@@ -177,14 +177,14 @@ impl Tx {
         let rows = self.rows(sql!(sql, business)).await?;
         let mut wanted: Vec<WantedAccount> = Vec::with_capacity(rows.len());
         for row in &rows {
-            let placement = placement(row)?;
-            if placement.list() == Some(business) {
+            let membership = membership(row)?;
+            if membership.list() == Some(business) {
                 let generation = row.try_get("generation")?;
                 let account = WantedAccount {
                     account: get(row, "account_id")?,
                     item: get(row, "item_id")?,
                     token: get(row, "fingerprint")?,
-                    older_generation: Wanted::is_older(generation, number(row, "item_generation")?, placement.item),
+                    older_generation: Wanted::is_older(generation, number(row, "item_generation")?, membership.item),
                 };
                 wanted.pop_if(|last| last.item == account.item && last.account == account.account);
                 wanted.push(account);

@@ -1,8 +1,8 @@
 //! What metrics show of the store. Asked every few seconds by each consumer, so every count stands on an index.
 
 use crate::claim::{Due, claimable, each_class, unleased};
-use crate::queue::blocked;
 use crate::sql::{built, get, number, sql, text};
+use crate::work::blocked;
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::budget::Call;

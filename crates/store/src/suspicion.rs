@@ -1,8 +1,8 @@
 //! Is it the provider or the row? (I4) Refusals are collected; when enough unrelated rows agree, or a probe is refused
 //! as well, the provider is paused and nobody is parked for it.
 
-use crate::queue::subject_of;
 use crate::sql::{built, get, number, sql, text};
+use crate::work::subject_of;
 use crate::{Error, Tx};
 use domain::work::{Kind, Subject};
 use domain::{Millis, Provider};

@@ -1,7 +1,7 @@
 //! What verdicts are made from, read for many rows in a few statements.
 
-use crate::queue::blocked;
 use crate::sql::{built, get, is_set, number, opt_text, sql, text, with_each};
+use crate::work::blocked;
 use crate::{Error, Tx};
 use domain::Millis;
 use domain::accounts::Outside;

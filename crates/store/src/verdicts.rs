@@ -6,9 +6,9 @@
 //! `verdicts` are locked last of all, in order, and before the facts are read: of two transactions that change facts of one
 //! business, the second one judges what both did.
 
-use crate::queue::{in_powers_of_two, subject_of};
 use crate::sql::{Query, and, built, get, number, opt_text, sql, text, with_each};
 use crate::verdict_facts::{SLICE, places, places_from};
+use crate::work::{in_powers_of_two, subject_of};
 use crate::{Error, Page, Record, Tx};
 use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
 use domain::work::{Kind, Subject};

@@ -97,7 +97,7 @@ pub(super) async fn recognise(
         let by_token = token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
         let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
         let ours = by_token.or(by_account).and_then(|owner| {
-            let may_leave = owner.placement.may_leave(&of.id, by_token.is_some())?;
+            let may_leave = owner.membership.may_leave(&of.id, by_token.is_some())?;
             Some(OurAccount { account: owner.account.clone(), may_leave })
         });
         Listed { token, account: row.account.clone(), status: row.status, layer_owned: row.layer_owned, ours }

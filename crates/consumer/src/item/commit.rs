@@ -1,7 +1,7 @@
 //! Writes the end of a reconciliation of an Item: everything it found and the end of its claim, in one transaction.
 
 use super::Reconciliation;
-use super::end::{End, Facts, List, Rules};
+use super::conclusion::{End, Facts, List, Rules};
 use crate::outcome;
 use crate::refusals::{backoff, done};
 use crate::{Mode, TokenSource};

@@ -9,23 +9,24 @@
 
 mod adopt;
 mod commit;
+mod conclusion;
 mod declaration;
-mod end;
 mod mint;
 mod read;
 mod report;
+mod state;
 mod token;
 
 use crate::budget::Slot;
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
-use crate::{Context, ItemGoneProof, budget, leases, refusals};
+use crate::{Context, budget, leases, refusals};
 use domain::accounts::MintRefused;
 use domain::budget::Call;
 use domain::item::{Cause, ItemState};
 use domain::metric;
 use domain::queue::Finish;
-use domain::work::{Code, HintKind};
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
+use state::NewState;
 use store::{AccountRow, Candidate, Claim, Declaration, ItemRow, Tx};
 
 /// One reconciliation, while it lasts.
@@ -78,30 +79,6 @@ impl Tokens {
             proved_at: tx.proved_at(item).await?,
             waiting: if_lasting(tx.declaration_of_current(item).await)?,
         })
-    }
-}
-
-/// The state that a reconciliation found an Item in.
-struct NewState {
-    state: ItemState,
-    cause: Option<Cause>,
-    /// For people, where it says more than the cause.
-    why: Option<String>,
-}
-
-impl NewState {
-    fn active() -> Self {
-        Self { state: ItemState::Active, cause: None, why: None }
-    }
-
-    fn of(state: ItemState, cause: Cause) -> Self {
-        Self { state, cause: Some(cause), why: None }
-    }
-
-    /// Plaid's code says what the user has to do, in Plaid's words.
-    fn user_must_act(code: &str) -> Self {
-        let why = format!("{} ({code}): send the user through Link's update mode", Cause::UserMustAct.sentence());
-        Self { why: Some(why), ..Self::of(ItemState::LoginRequired, Cause::UserMustAct) }
     }
 }
 
@@ -216,12 +193,6 @@ impl Reconcile for Reconciliation<'_> {
 }
 
 impl Reconciliation<'_> {
-    /// Nothing more can be done while the Item is in this state.
-    fn stops_in(&mut self, state: NewState) -> Stop {
-        self.found.state = Some(state);
-        Stop::Found
-    }
-
     /// What waits under it is judged, as far as that takes nothing off a list.
     async fn current_token(&mut self) -> Result<AccessToken, Stop> {
         if let Some((token, declaration)) = std::mem::replace(&mut self.tokens.waiting, Ok(None))? {
@@ -240,61 +211,6 @@ impl Reconciliation<'_> {
             }
             None => Err(self.token_unknown(Cause::NoTokenProved).await?),
         }
-    }
-
-    /// The token we hold is no token of the Item. Usually a new one is about to reach us; but an Item that was rotated
-    /// and then revoked has none any more, and Plaid says so only under the last one.
-    async fn token_unknown(&mut self, cause: Cause) -> Result<Stop, Stop> {
-        let gone = match self.gone_elsewhere {
-            Some(revoked) => Some(revoked),
-            None => self.context.store.begin_read().await?.gone_under_newest(&self.item.id).await?,
-        };
-        match (gone, self.item.state) {
-            (Some(revoked), _) => self.gone(revoked).await,
-            // Said once, and the token under which it was said is not asked about again.
-            (None, state) if state.is_gone() => {
-                let (cause, why) = (self.item.cause, self.item.state_why.clone());
-                Ok(self.stops_in(NewState { state, cause, why }))
-            }
-            (None, _) => Ok(self.stops_in(NewState::of(ItemState::AwaitingToken, cause))),
-        }
-    }
-
-    /// Plaid says that the Item is gone.
-    async fn gone(&mut self, revoked: bool) -> Result<Stop, Stop> {
-        let state = self.believe_gone(revoked).await?;
-        Ok(self.stops_in(state))
-    }
-
-    /// Withdrawn consent is explicit. That there is no such Item has also been said by mistake, and takes every
-    /// account off its list: it is believed when said twice, some time apart, or when a webhook says it too. Until then
-    /// the row waits.
-    async fn believe_gone(&self, revoked: bool) -> Result<NewState, Stop> {
-        if revoked {
-            return Ok(NewState::of(ItemState::Revoked, Cause::ConsentWithdrawn));
-        }
-        let settings = &self.context.settings;
-        let removed = NewState::of(ItemState::Removed, Cause::GoneAtPlaid);
-        if self.item.state == ItemState::Removed || settings.item_gone_proof == ItemGoneProof::OneAnswer {
-            return Ok(removed);
-        }
-        let mut tx = self.context.store.begin().await?;
-        tx.check_lease(&self.claim).await?;
-        let since = tx.doubt_item(&self.item.id).await?;
-        let hinted = tx.hints(&self.item.id).await?.iter().any(|h| h.kind == HintKind::PermissionRevoked);
-        let now = tx.now();
-        tx.commit().await?;
-        let believed_at = since.plus(settings.gone_after);
-        if hinted || now >= believed_at {
-            return Ok(removed);
-        }
-        let why = format!(
-            "Plaid says that there is no such Item: it is asked again at {}, and believed then; until then nothing leaves a list",
-            believed_at.rfc3339()
-        );
-        tracing::warn!(why, "an Item is said to be gone");
-        let finish = refusals::backoff(self.context, &self.claim, None, Code::ItemNotFound, why);
-        Err(Stop::Row(Finish { again_after: believed_at.since(now), ..finish }))
     }
 
     /// Waits until this call may be made; fails if the lease was lost.

@@ -1,14 +1,14 @@
 //! Reads the Item's accounts and settles who takes part (I8).
 
-use super::{AccountChange, NewState, Reconciliation};
+use super::state::NewState;
+use super::{AccountChange, Reconciliation};
 use crate::reconcile::Stop;
-use crate::refusals::{Refusal, conclude};
 use domain::accounts::{Change, Known, MintRefused, Rules, Said, settle};
 use domain::budget::Call;
 use domain::item::{Cause, ItemState};
 use domain::work::HintKind;
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, Millis};
-use plaid::{Meaning, OfItem};
+use plaid::Meaning;
 use store::{Declaration, Hint};
 use tracing::field::Empty;
 
@@ -40,10 +40,7 @@ impl Reconciliation<'_> {
             // a new token is awaited.
             return Err(self.stops_in(NewState::of(ItemState::AwaitingToken, Cause::OtherItemNamed)));
         }
-        let of_item = read.item.error_code.as_deref().map(|code| (code, plaid::item_meaning(code).of_item()));
-        if let Some((_, OfItem::Gone { revoked })) = of_item {
-            return Err(self.gone(revoked).await?);
-        }
+        let state = self.state_beside_accounts(read.item.error_code.as_deref()).await?;
         let mut facts = self.facts().await?;
         if let Some((token, declaration)) = facts.waiting.take() {
             self.judge_declaration(&token, &declaration, Some(&read.accounts)).await?;
@@ -58,11 +55,7 @@ impl Reconciliation<'_> {
             self.found.accounts.push(AccountChange { id: one.id.clone(), business, settled: one });
         }
         (self.found.read, self.found.read_at, self.found.live) = (true, facts.now, facts.live);
-        self.found.state = Some(match of_item {
-            Some((code, OfItem::UserMustAct)) => NewState::user_must_act(code),
-            // Its accounts were read all the same. A bank that Plaid gave up is told by the calls that it refuses.
-            Some((_, OfItem::Gone { .. } | OfItem::UnknownToken | OfItem::Nothing)) | None => NewState::active(),
-        });
+        self.found.state = Some(state);
         Ok(())
     }
 
@@ -73,16 +66,6 @@ impl Reconciliation<'_> {
         self.wait_for_slot(Call::AccountsGet).await?;
         let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
         Ok(traces::step(span, plaid::Error::code, self.context.plaid.accounts_get(token)).await)
-    }
-
-    /// What it means that Plaid refuses the current token, when accounts are read or a processor token is minted.
-    pub(super) async fn refused_as_a_whole(&mut self, error: &plaid::Error) -> Result<Stop, Stop> {
-        match error.meaning().of_item() {
-            OfItem::UnknownToken => self.token_unknown(Cause::TokenUnknown).await,
-            OfItem::UserMustAct => Ok(self.stops_in(NewState::user_must_act(error.code()))),
-            OfItem::Gone { revoked } => self.gone(revoked).await,
-            OfItem::Nothing => Ok(Stop::Row(conclude(self.context, &self.claim, &Refusal::from(error)).await?)),
-        }
     }
 
     async fn facts(&self) -> Result<Facts, Stop> {

@@ -1,15 +1,15 @@
 //! The settings: a section of `rekey.example.toml` each, which is compiled in as the defaults. A section is deserialised by the
 //! crate that it configures.
 
+mod chart_schema;
 mod load;
 mod rules;
-mod schema;
 mod secrets;
 mod trust;
 
+pub use chart_schema::chart_schema;
 pub use load::{ConfigError, EXAMPLE, load, load_text, merge};
 pub use rules::BadSetting;
-pub use schema::chart_schema;
 pub use secrets::fingerprinter;
 pub(crate) use trust::provider_url;
 

@@ -179,7 +179,7 @@ impl Draft<'_> {
         }
         let moving_from = known.and_then(|k| {
             let at_layer = before.as_ref().is_some_and(|b| self.facts.is_at_layer(b));
-            k.placement(self.facts.item.state).leaves_for(change.business.as_ref(), at_layer).cloned()
+            k.membership(self.facts.item.state).leaves_for(change.business.as_ref(), at_layer).cloned()
         });
         let (id, traits, business) = (change.id.clone(), settled.traits.clone(), change.business.clone());
         let item = self.facts.item.id.clone();
@@ -401,5 +401,5 @@ fn is_denial(kind: HintKind) -> bool {
 }
 
 #[cfg(test)]
-#[path = "end_tests.rs"]
+#[path = "conclusion_tests.rs"]
 mod tests;

@@ -6,7 +6,7 @@ use crate::item::ItemState;
 
 /// What decides which list an account belongs into.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
+pub struct ListMembership {
     /// Of the account itself.
     pub state: AccountState,
     /// Of its Item.
@@ -19,7 +19,7 @@ pub struct Placement {
     pub outside: bool,
 }
 
-impl Placement {
+impl ListMembership {
     /// Proved gone, or its whole Item is.
     pub fn is_gone(&self) -> bool {
         self.state != AccountState::Active || self.item.is_gone()
@@ -61,9 +61,9 @@ mod tests {
     }
 
     /// `acme`; `acme<globex`: in acme, still leaving globex; `-`: in none.
-    fn placed(word: &str) -> Placement {
+    fn placed(word: &str) -> ListMembership {
         let (to, from) = word.split_once('<').map_or((word, None), |(to, from)| (to, Some(from)));
-        Placement {
+        ListMembership {
             state: AccountState::Active,
             item: ItemState::Active,
             business: (to != "-").then(|| business(to)),
@@ -78,10 +78,10 @@ mod tests {
             assert_eq!(placed(word).list(), list.map(business).as_ref(), "{word}");
         }
         for state in [AccountState::Revoked, AccountState::Closed] {
-            assert_eq!(Placement { state, ..placed("acme") }.list(), None, "{state}");
+            assert_eq!(ListMembership { state, ..placed("acme") }.list(), None, "{state}");
         }
         for item in ItemState::ALL.iter().copied() {
-            let is_listed = Placement { item, ..placed("acme") }.list().is_some();
+            let is_listed = ListMembership { item, ..placed("acme") }.list().is_some();
             assert_eq!(is_listed, !matches!(item, ItemState::Revoked | ItemState::Removed), "{item}");
         }
     }
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn what_leaves_acme_has_a_reason_and_what_never_took_part_is_strange() {
         let acme = business("acme");
-        let closed = |word: &str| Placement { state: AccountState::Closed, ..placed(word) };
-        let outside = |word: &str| Placement { outside: true, ..placed(word) };
+        let closed = |word: &str| ListMembership { state: AccountState::Closed, ..placed(word) };
+        let outside = |word: &str| ListMembership { outside: true, ..placed(word) };
         let table = [
             ("it belongs here", placed("acme"), false, Some(false)),
             ("it belongs here, by its token", placed("acme"), true, Some(false)),
@@ -106,8 +106,8 @@ mod tests {
             ("left out, and listed by somebody else", outside("-"), false, None),
             ("it is leaving another", placed("-<globex"), false, None),
         ];
-        for (name, placement, by_token, expected) in table {
-            assert_eq!(placement.may_leave(&acme, by_token), expected, "{name}");
+        for (name, membership, by_token, expected) in table {
+            assert_eq!(membership.may_leave(&acme, by_token), expected, "{name}");
         }
     }
 
