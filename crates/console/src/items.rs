@@ -10,8 +10,7 @@ use axum::http::StatusCode;
 use domain::ItemId;
 use domain::queue::Mark;
 use domain::work::{Class, Kind, Subject};
-use std::time::Duration;
-use store::Act;
+use store::{Act, BusinessMark};
 
 pub(crate) fn no_item() -> ApiError {
     ApiError::not_found("Item", "push it with PUT /v1/items/{item_id}; webhooks for it are listed at /v1/unknown-items")
@@ -77,9 +76,9 @@ pub(crate) async fn remove(
     }
     let reason = format!("item {id} removed by the platform");
     let act = Act { was: tx.in_force(&id).await?, ..caller.act("item.remove", &Subject::from(&id)) };
-    for business in tx.remove_item(&id).await? {
-        tx.mark_business(&business, Class::Rotation, &reason, Duration::ZERO, true, None).await?;
-    }
+    let mark = |business| BusinessMark::changed(business, Class::Rotation);
+    let marks: Vec<_> = tx.remove_item(&id).await?.into_iter().map(mark).collect();
+    tx.mark_businesses(&marks, &reason, None).await?;
     tx.audit(&act).await?;
     tx.commit().await?;
     tracing::info!(item = %id, by = caller.name, "item removed by the platform");

@@ -204,6 +204,7 @@ impl Row {
 
     /// An event came. True: it changes how the row stands, as only the first signal does and what clears a block.
     pub fn mark(&mut self, mark: &Mark<'_>, now: Millis) -> bool {
+        let frees = mark.unblocks && self.blocked.is_some();
         self.wanted += 1;
         if mark.class <= self.class {
             self.class = mark.class;
@@ -224,7 +225,7 @@ impl Row {
         let signal = mark.since.or_else(|| mark.quiet.is_none().then_some(now));
         let is_first = self.signal_at.is_none() && signal.is_some();
         self.signal_at = self.signal_at.or(signal);
-        is_first || mark.unblocks
+        is_first || frees
     }
 
     fn bring_forward(&mut self, mark: &Mark<'_>, now: Millis) {

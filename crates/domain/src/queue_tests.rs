@@ -127,7 +127,10 @@ fn only_the_first_signal_and_what_clears_a_block_change_how_a_row_stands() {
     assert_eq!(row.signal_at, Some(NOW.minus(MINUTE)), "it follows from an event of then");
     assert!(!row.mark(&event(), NOW), "one waits already");
     assert_eq!(row.signal_at, Some(NOW.minus(MINUTE)));
-    assert!(row.mark(&clears, NOW));
+    assert!(!row.mark(&clears, NOW), "nothing blocks it");
+    row.blocked = Some(Blocked { by: Block::Parked, code: "x".into(), why: String::new() });
+    assert!(!row.mark(&event(), NOW), "it is as parked as before");
+    assert!(row.mark(&clears, NOW) && row.blocked.is_none());
 }
 
 #[test]

@@ -258,6 +258,12 @@ fn worst(wrong: &[Wrong], right: usize) -> Option<State> {
 }
 
 impl ItemFacts {
+    /// Those whose verdict depends on it.
+    pub fn businesses(&self) -> BTreeSet<&BusinessId> {
+        let of_accounts = self.accounts.iter().flat_map(|a| [&a.business, &a.moving_from]);
+        of_accounts.chain([&self.business]).flatten().collect()
+    }
+
     /// What is wrong with all of its accounts at once.
     fn whole(&self) -> Option<Problem> {
         if self.work.is(Block::Parked) {

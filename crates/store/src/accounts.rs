@@ -1,12 +1,12 @@
 //! Accounts of Items, and which business each one is in or is leaving.
 
 use crate::Claim;
-use crate::sql::{built, get, is_set, number, opt_text, sql, text, with_each};
-use crate::verdict_facts::{SLICE, places};
+use crate::sql::{built, get, is_set, list, number, opt_text, sql, text};
 use crate::{Error, Tx};
 use domain::accounts::{AccountState, Known, MintRefused, Outside, Proof, Traits};
 use domain::item::ItemState;
 use domain::list_membership::ListMembership;
+use domain::work::Subject;
 use domain::{AccountId, BusinessId, ItemId, Millis};
 use sqlx::any::AnyRow;
 use std::collections::BTreeSet;
@@ -170,15 +170,13 @@ impl Tx {
     /// Something happened that may have changed Plaid's mind: what it refused to mint is asked for at the next
     /// reconciliation. Returns for how many accounts.
     pub(crate) async fn ask_refused_again(&mut self, items: &BTreeSet<&ItemId>) -> Result<u64, Error> {
-        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-        let mut asked = 0;
-        for slice in items.chunks(SLICE) {
-            let at = places(slice.len());
-            let sql =
-                "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN";
-            asked += self.run(with_each(sql!(built(format!("{sql} ({at})"))), slice)).await?;
+        if items.is_empty() {
+            return Ok(0);
         }
-        Ok(asked)
+        let named = self.dialect.among("item_id", 1);
+        let sql =
+            format!("UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND {named}");
+        self.run(sql!(built(sql), list(items))).await
     }
 
     /// How many accounts have no token because Plaid refuses, by reason.
@@ -187,6 +185,17 @@ impl Tx {
             WHERE mint_fault IS NOT NULL AND state = 'active' GROUP BY COALESCE(mint_refused, 'other')";
         let rows = self.rows(sql!(sql)).await?;
         rows.iter().map(|r| Ok((get(r, "refused")?, number(r, "n")?))).collect()
+    }
+
+    /// Accounts that are leaving the list of `business`: the row of the Item of each, and that of the business it enters.
+    pub async fn leaving(&mut self, business: &BusinessId) -> Result<Vec<Subject>, Error> {
+        let sql = "SELECT item_id, business_id FROM accounts WHERE moving_from = $1";
+        let mut rows = BTreeSet::new();
+        for row in self.rows(sql!(sql, business)).await? {
+            rows.insert(Subject::Item(get(&row, "item_id")?));
+            rows.extend(get::<Option<_>>(&row, "business_id")?.map(Subject::Business));
+        }
+        Ok(rows.into_iter().collect())
     }
 
     /// The old list was read back without them: accounts that were leaving `business` may enter their new one.

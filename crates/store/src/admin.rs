@@ -2,8 +2,7 @@
 
 use crate::businesses::{BusinessRow, business_row};
 use crate::items::{ItemRow, item_row};
-use crate::sql::{Query, built, get, number, sql, text};
-use crate::verdict_facts::places;
+use crate::sql::{Query, built, get, list, number, sql, text};
 use crate::work::work_row;
 use crate::{Error, Tx};
 use domain::Millis;
@@ -61,20 +60,18 @@ impl Tx {
 
     /// These Items, in the order of their ids.
     pub async fn items(&mut self, ids: &[String]) -> Result<Vec<ItemRow>, Error> {
-        self.named("SELECT * FROM items WHERE item_id IN", "item_id", ids).await?.iter().map(item_row).collect()
+        self.named("items", "item_id", ids).await?.iter().map(item_row).collect()
     }
 
     /// These businesses, in the order of their ids.
     pub async fn businesses(&mut self, ids: &[String]) -> Result<Vec<BusinessRow>, Error> {
-        let sql = "SELECT * FROM businesses WHERE business_id IN";
-        self.named(sql, "business_id", ids).await?.iter().map(business_row).collect()
+        self.named("businesses", "business_id", ids).await?.iter().map(business_row).collect()
     }
 
-    async fn named(&mut self, sql: &str, id: &str, ids: &[String]) -> Result<Vec<AnyRow>, Error> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.rows_of(format!("{sql} ({}) ORDER BY {id}", places(ids.len())), ids).await
+    async fn named(&mut self, table: &str, id: &str, ids: &[String]) -> Result<Vec<AnyRow>, Error> {
+        let named = self.dialect.among(id, 1);
+        let sql = format!("SELECT * FROM {table} WHERE {named} ORDER BY {id}");
+        self.rows(sql!(built(sql), list(ids))).await
     }
 
     /// Parked and held rows, and Items with accounts whose mint is refused: what waits for a person. The cursor is

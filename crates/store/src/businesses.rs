@@ -1,7 +1,7 @@
 //! Businesses: which one at Layer, what Layer accepted last, when it converged.
 
 use crate::accounts::membership;
-use crate::sql::{built, get, opt_text, sql, text};
+use crate::sql::{built, get, list, opt_text, sql, text};
 use crate::{Error, Tx};
 use domain::list_membership::ListMembership;
 use domain::token_list::LeaveOut;
@@ -158,22 +158,17 @@ impl Tx {
 
     /// Who the listed tokens and accounts are, as far as Rekey knows them; tokens of the past included.
     pub async fn owners(&mut self, tokens: &[Fingerprint], accounts: &[AccountId]) -> Result<Vec<TokenOwner>, Error> {
-        let mut found = Vec::new();
-        for token in tokens {
-            let sql = "SELECT t.fingerprint, a.account_id, a.business_id, a.moving_from, a.outside, a.state, i.state AS item_state
-                FROM processor_tokens t
+        const ACCOUNT: &str = "a.account_id, a.business_id, a.moving_from, a.outside, a.state, i.state AS item_state";
+        let (named_tokens, named) = (self.dialect.among("t.fingerprint", 1), self.dialect.among("a.account_id", 2));
+        let sql = format!(
+            "SELECT t.fingerprint, {ACCOUNT} FROM processor_tokens t
                 JOIN accounts a ON a.item_id = t.item_id AND a.account_id = t.account_id
-                JOIN items i ON i.item_id = a.item_id WHERE t.fingerprint = $1";
-            let rows = self.rows(sql!(sql, token)).await?;
-            found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
-        }
-        for account in accounts {
-            let sql = "SELECT CAST(NULL AS TEXT) AS fingerprint, a.account_id, a.business_id, a.moving_from, a.outside, a.state, i.state AS item_state
-                FROM accounts a JOIN items i ON i.item_id = a.item_id WHERE a.account_id = $1";
-            let rows = self.rows(sql!(sql, account)).await?;
-            found.extend(rows.iter().map(owner).collect::<Result<Vec<_>, _>>()?);
-        }
-        Ok(found)
+                JOIN items i ON i.item_id = a.item_id WHERE {named_tokens}
+             UNION ALL SELECT CAST(NULL AS TEXT), {ACCOUNT}
+                FROM accounts a JOIN items i ON i.item_id = a.item_id WHERE {named}"
+        );
+        let rows = self.rows(sql!(built(sql), list(tokens), list(accounts))).await?;
+        rows.iter().map(owner).collect()
     }
 
     /// Counts accounts that are about to leave a list. Some(n): with them more than `limit` would leave all lists within

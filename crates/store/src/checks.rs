@@ -1,7 +1,7 @@
 //! What must be true of a whole store: behind the feature `checks`, for tests. A store in use is too large for it.
 
 use crate::sql::{sql, text};
-use crate::verdict_facts::SLICE;
+use crate::verdicts::SLICE;
 use crate::verdicts::{state_of, waits_on_of};
 use crate::{Error, Tx};
 use domain::verdict::{State, WaitsOn};

@@ -1,7 +1,7 @@
 //! Who works on a due row: the claim, with its lease, its epoch and the budget for its first calls.
 
-use crate::sql::{and, built, sql};
-use crate::work::{in_powers_of_two, work_row};
+use crate::sql::{Of, built, records, row, sql};
+use crate::work::work_row;
 use crate::{Error, Store, Tx};
 use domain::Millis;
 use domain::budget::{Booked, Call, Limits, horizon};
@@ -202,19 +202,16 @@ impl Store {
     pub async fn keep_leases(&self, owner: &str, lease: Duration, claims: &[(Subject, i64)]) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         let (now, until, lock) = (tx.now(), tx.now().plus(lease), tx.dialect.skip_locked());
-        for slice in in_powers_of_two(claims) {
-            let row = |n: usize| format!("(kind = ${} AND id = ${} AND epoch = ${})", 3 * n + 4, 3 * n + 5, 3 * n + 6);
-            let rows = (0..slice.len()).map(row).collect::<Vec<_>>().join(" OR ");
-            let sql = format!(
-                "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $2 ELSE due_at END, lease_until = $2
-                WHERE (kind, id) IN (SELECT kind, id FROM work
-                    WHERE ({rows}) AND lease_owner = $1 AND lease_until > $3 AND lease_until < $2 {lock})"
-            );
-            let query = slice.iter().fold(sql!(built(sql), owner, until, now), |query, (subject, epoch)| {
-                and!(query, subject.kind(), subject.id(), epoch)
-            });
-            tx.run(query).await?;
-        }
+        let columns = [("kind", Of::Text), ("id", Of::Text), ("epoch", Of::Number)];
+        let from = tx.dialect.records(&columns, 4);
+        let sql = format!(
+            "UPDATE work SET due_at = CASE WHEN due_at = lease_until THEN $2 ELSE due_at END, lease_until = $2
+            WHERE (kind, id) IN (SELECT w.kind, w.id FROM {from}
+                JOIN work w ON w.kind = r.kind AND w.id = r.id AND w.epoch = r.epoch
+                WHERE w.lease_owner = $1 AND w.lease_until > $3 AND w.lease_until < $2 {lock})"
+        );
+        let rows = records(&columns, claims.iter().map(|(subject, epoch)| row![subject.kind(), subject.id(), *epoch]));
+        tx.run(sql!(built(sql), owner, until, now, rows)).await?;
         tx.commit().await
     }
 }

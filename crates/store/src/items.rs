@@ -2,7 +2,7 @@
 
 use crate::access_tokens::News;
 use crate::sql::{built, get, number, sql};
-use crate::{Claim, Error, KeyRing, Tx};
+use crate::{BusinessMark, Claim, Error, KeyRing, Tx};
 use domain::item::{Cause, ItemState};
 use domain::queue::Mark;
 use domain::work::{Block, Class};
@@ -158,6 +158,7 @@ impl Tx {
                 state_why = CASE WHEN items.state = 'removed' THEN NULL ELSE items.state_why END";
         let item = push.item.as_str().to_owned();
         self.run(sql!(sql, item, self.now())).await?;
+        self.touch_item(&item);
         let news = match &push.access_token {
             Some(token) => self.add_candidate(&push.item, token, push.source, Some(&push.declaration)).await?,
             None => News::IsCurrent,
@@ -197,7 +198,8 @@ impl Tx {
         if let Some(business) = &declaration.business {
             if declaration.creation.is_some() && self.is_parked(business).await? {
                 // What it was refused for may be put right now.
-                self.mark_business(business, Class::Person, "pushed with `create`", Duration::ZERO, true, None).await?;
+                let mark = BusinessMark::changed(business.clone(), Class::Person);
+                self.mark_businesses(&[mark], "pushed with `create`", None).await?;
             }
             self.ensure_business(business, declaration.creation.as_deref()).await?;
         }

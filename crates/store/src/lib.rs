@@ -53,7 +53,7 @@ pub use open::{Settings, Store};
 pub use outbox::{OutboxRow, Record};
 pub use reseal::Resealed;
 pub use sealed::{BadKeyRing, KeyRing, parse_keys};
-pub use signals::{Hint, Intake};
+pub use signals::{BusinessMark, Hint, Intake};
 pub use stats::DueRows;
 pub use suspicion::{PauseRow, Suspicion};
 pub use tx::{Tx, is_database_url};

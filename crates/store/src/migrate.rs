@@ -4,6 +4,7 @@ use crate::open::sqlite_code;
 use crate::sql::number;
 use crate::tx::Dialect;
 use crate::{Error, Store};
+use domain::fault::chain;
 use sqlx::Row as _;
 use sqlx::migrate::MigrateError::{self, Execute, ExecuteMigration};
 use std::time::Duration;
@@ -18,6 +19,14 @@ pub(crate) const SCHEMA: i64 = 6;
 /// Written into the database: the oldest schema a release must know to run on it. A migration that takes something
 /// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
 const OLDEST_COMPATIBLE: i64 = 1;
+
+/// A migration whose deadlocks are more than that is refused: the consumers of the release before must be stopped for it.
+const DEADLOCKS: u64 = 20;
+
+/// PostgreSQL gave up this transaction for the sake of another one.
+fn is_deadlock(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|e| e.code()).is_some_and(|c| c == "40P01" || c == "40001")
+}
 
 /// SQLite: the disk refuses (read-only, I/O, full), and the schema is what it was.
 fn is_of_the_disk(error: &sqlx::Error) -> bool {
@@ -85,8 +94,23 @@ impl Store {
         loop {
             let mut migrator = sqlx::migrate::Migrator { ignore_missing: true, ..sqlx::migrate::Migrator::DEFAULT };
             migrator.migrations = MIGRATIONS.migrations.clone();
-            match migrator.run(&self.pool).await {
+            // A connection of its own: after a migration that failed, sqlx leaves the lock of migrators with the session, and the
+            // next try would wait for it.
+            let options = self.pool.options().clone().min_connections(0).max_connections(1);
+            let own = options.connect_lazy_with(self.pool.connect_options().as_ref().clone());
+            let ran = migrator.run(&own).await;
+            own.close().await;
+            match ran {
                 Ok(()) => break,
+                // A migration locks whole tables, a consumer of the release before it rows of several.
+                Err(Execute(error) | ExecuteMigration(error, _)) if tries < DEADLOCKS && is_deadlock(&error) => {
+                    tries += 1;
+                    tracing::warn!(
+                        error = chain(&error),
+                        "the migration and other processes waited for each other; it is tried again"
+                    );
+                    tokio::time::sleep(Duration::from_millis(200 * tries)).await;
+                }
                 Err(Execute(error) | ExecuteMigration(error, _))
                     if tries < 5 && matches!(self.dialect, Dialect::Sqlite) && error.as_database_error().is_some() =>
                 {

@@ -1,7 +1,6 @@
 //! The outbox: what a committed change publishes is committed with it, and leaves at least once.
 
-use crate::sql::{built, get, sql, text, with_each};
-use crate::verdict_facts::{SLICE, places};
+use crate::sql::{built, get, list, sql, text};
 use crate::{Error, Tx};
 use domain::Millis;
 use sqlx::any::AnyRow;
@@ -73,11 +72,8 @@ impl Tx {
 
     /// Kafka has acknowledged these.
     pub async fn published(&mut self, ids: &[String]) -> Result<(), Error> {
-        for some in ids.chunks(SLICE) {
-            let sql = format!("DELETE FROM outbox WHERE id IN ({})", places(some.len()));
-            self.run(with_each(sql!(built(sql)), some)).await?;
-        }
-        Ok(())
+        let sql = format!("DELETE FROM outbox WHERE {}", self.dialect.among("id", 1));
+        self.run(sql!(built(sql), list(ids))).await.map(drop)
     }
 
     /// Records that are not acknowledged yet.

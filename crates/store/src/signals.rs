@@ -1,13 +1,23 @@
 //! What events leave in the store: a due Item, a hint, or a note that the Item is unknown.
 
-use crate::sql::{Query, get, sql, text};
+use crate::sql::{Of, Query, built, get, records, row, sql, text};
 use crate::{Error, ItemRow, Tx};
 use domain::queue::Mark;
 use domain::webhook::{Pace, Signal};
 use domain::work::{Class, HintKind};
-use domain::{AccountId, ItemId, Millis};
+use domain::{AccountId, BusinessId, ItemId, Millis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// In the order in which [`Tx::hint_each`] writes them.
+const HINT: [(&str, Of); 6] = [
+    ("item_id", Of::Text),
+    ("account_id", Of::Text),
+    ("kind", Of::Text),
+    ("said_at", Of::Number),
+    ("expires_at", Of::Number),
+    ("detail", Of::Text),
+];
 
 /// A claim of a webhook that a reconciliation has to prove or forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +30,24 @@ pub struct Hint {
     pub detail: Option<String>,
     /// The platform was told.
     pub reported: bool,
+}
+
+/// A business that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BusinessMark {
+    pub business: BusinessId,
+    pub class: Class,
+    /// Events that come closer together than this share a reconciliation.
+    pub debounce: Duration,
+    /// Its truth is another one than before, so what kept its list from being accepted may be gone and it is tried at once.
+    pub changed: bool,
+}
+
+impl BusinessMark {
+    /// Its truth is another one than before, and nothing is waited for.
+    pub fn changed(business: BusinessId, class: Class) -> Self {
+        Self { business, class, debounce: Duration::ZERO, changed: true }
+    }
 }
 
 /// One event about one Item, and how patiently it is treated.
@@ -63,21 +91,29 @@ impl Tx {
         let ours: Vec<&Intake<'_>> = events.iter().filter(is_ours).collect();
         let marks: Vec<Mark<'_>> = ours.iter().map(|e| e.mark()).collect();
         self.mark_each(&marks).await?;
-        for event in ours {
-            if let Some(kind) = event.signal.hint {
-                self.hint(event, kind).await?;
-            }
-        }
+        self.hint_each(&ours).await?;
+        let mut unknown: BTreeMap<&ItemId, i64> = BTreeMap::new();
         for event in events.iter().filter(|e| !known.contains_key(e.item)) {
-            self.note_unknown(event.item).await?;
+            *unknown.entry(event.item).or_default() += 1;
         }
+        self.note_unknown(&unknown).await?;
         Ok(events.iter().map(|e| known.contains_key(e.item)).collect())
     }
 
-    async fn note_unknown(&mut self, item: &ItemId) -> Result<(), Error> {
-        let sql = "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen) VALUES ($1, $2, $2, 1)
-            ON CONFLICT (item_id) DO UPDATE SET last_seen = $2, seen = unknown_items.seen + 1";
-        self.run(sql!(sql, item, self.now())).await.map(drop)
+    /// How often each was named.
+    async fn note_unknown(&mut self, items: &BTreeMap<&ItemId, i64>) -> Result<(), Error> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let columns = [("item_id", Of::Text), ("seen", Of::Number)];
+        let from = self.dialect.records(&columns, 2);
+        let sql = format!(
+            "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen)
+            SELECT item_id, $1, $1, seen FROM {from} WHERE 1 = 1
+            ON CONFLICT (item_id) DO UPDATE SET last_seen = $1, seen = unknown_items.seen + excluded.seen"
+        );
+        let rows = records(&columns, items.iter().map(|(item, seen)| row![item, *seen]));
+        self.run(sql!(built(sql), self.now(), rows)).await.map(drop)
     }
 
     /// Bounds what is remembered of Items that nobody pushed: the newest stay.
@@ -89,31 +125,34 @@ impl Tx {
         Ok(old + self.run(sql!(sql, most)).await?)
     }
 
-    /// A replayed topic must not revive what expired long ago, so the event's own time counts.
-    async fn hint(&mut self, event: &Intake<'_>, kind: HintKind) -> Result<(), Error> {
-        let expires = event.said_at.plus(event.hint_ttl);
-        if expires <= self.now() {
+    /// A replayed topic must not revive what expired long ago, so the event's own time counts. Of several that claim the same
+    /// the newest does.
+    async fn hint_each(&mut self, events: &[&Intake<'_>]) -> Result<(), Error> {
+        let mut newest: BTreeMap<(&ItemId, &str, HintKind), &Intake<'_>> = BTreeMap::new();
+        for event in events.iter().filter(|e| e.said_at.plus(e.hint_ttl) > self.now()) {
+            let Some(kind) = event.signal.hint else { continue };
+            let claim = newest.entry((event.item, event.account.map_or("", AccountId::as_str), kind)).or_insert(event);
+            if event.said_at >= claim.said_at {
+                *claim = event;
+            }
+        }
+        if newest.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO hints (item_id, account_id, kind, said_at, expires_at, detail, reported)
-            VALUES ($1, $2, $3, $4, $5, $6, 0)
+        let from = self.dialect.records(&HINT, 1);
+        let sql = format!(
+            "INSERT INTO hints (item_id, account_id, kind, said_at, expires_at, detail, reported)
+            SELECT item_id, account_id, kind, said_at, expires_at, detail, 0 FROM {from} WHERE 1 = 1
             ON CONFLICT (item_id, account_id, kind) DO UPDATE SET
-                reported = CASE WHEN $4 >= hints.said_at AND COALESCE(hints.detail, '') <> COALESCE($6, '')
+                reported = CASE WHEN COALESCE(hints.detail, '') <> COALESCE(excluded.detail, '')
                     THEN 0 ELSE hints.reported END,
-                detail = CASE WHEN $4 >= hints.said_at THEN $6 ELSE hints.detail END,
-                expires_at = CASE WHEN $4 >= hints.said_at THEN $5 ELSE hints.expires_at END,
-                said_at = CASE WHEN $4 >= hints.said_at THEN $4 ELSE hints.said_at END";
-        self.run(sql!(
-            sql,
-            event.item,
-            event.account.map_or(String::new(), |a| a.as_str().to_owned()),
-            kind,
-            event.said_at,
-            expires,
-            event.detail
-        ))
-        .await
-        .map(drop)
+                detail = excluded.detail, expires_at = excluded.expires_at, said_at = excluded.said_at
+                WHERE excluded.said_at >= hints.said_at"
+        );
+        let rows = newest.into_iter().map(|((item, account, kind), event)| {
+            row![item, account, kind, event.said_at, event.said_at.plus(event.hint_ttl), event.detail]
+        });
+        self.run(sql!(built(sql), records(&HINT, rows))).await.map(drop)
     }
 
     /// Hints that have not expired.
@@ -155,26 +194,26 @@ impl Tx {
         self.run(sql!("DELETE FROM hints WHERE expires_at <= $1", self.now())).await
     }
 
-    /// Makes a business due. `changed`: its truth is another one than before, so what kept its list from being accepted
-    /// may be gone and it is tried at once.
-    pub async fn mark_business(
+    /// Makes businesses due, and known where they are not. `cause`: the reconciliation that found why.
+    pub async fn mark_businesses(
         &mut self,
-        business: &domain::BusinessId,
-        class: Class,
+        businesses: &[BusinessMark],
         reason: &str,
-        debounce: Duration,
-        changed: bool,
         cause: Option<&crate::Claim>,
-    ) -> Result<i64, Error> {
-        self.ensure_business(business, None).await?;
-        let mark = Mark {
-            debounce,
-            unblocks: changed,
+    ) -> Result<Vec<i64>, Error> {
+        for of in businesses {
+            self.ensure_business(&of.business, None).await?;
+        }
+        let mark = |of: &'_ BusinessMark| Mark {
+            debounce: of.debounce,
+            unblocks: of.changed,
             since: cause.and_then(|c| c.signal_at),
             traceparent: cause.and_then(|c| c.traceparent.as_deref()),
-            ..Mark::new(business, class, reason)
+            ..Mark::new(&of.business, of.class, reason)
         };
-        self.mark(&mark).await
+        // Together, so that their rows are locked by one statement, in one order.
+        let marks: Vec<Mark<'_>> = businesses.iter().map(mark).collect();
+        self.mark_each(&marks).await
     }
 }
 

@@ -2,6 +2,7 @@
 //! text and numbers only.
 
 use crate::Error;
+use crate::tx::Dialect;
 use domain::accounts::{AccountState, MintRefused, Outside, Proof};
 use domain::budget::Call;
 use domain::item::{Cause, ItemState, TokenCause, TokenStanding};
@@ -9,6 +10,7 @@ use domain::token_list::LeaveOut;
 use domain::verdict::{Actor, State, WaitsOn};
 use domain::work::{Block, Class, HintKind, Kind};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, Millis, Provider};
+use serde_json::Value as Json;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Decode, Encode, Row, Type, ValueRef};
 
@@ -41,9 +43,76 @@ pub(crate) fn with_each<V: Value>(query: Query, values: impl IntoIterator<Item =
     values.into_iter().fold(query, |query, value| value.bind_to(query))
 }
 
+/// Ids as one value, for [`Dialect::among`].
+pub(crate) fn list(ids: impl IntoIterator<Item = impl ToString>) -> String {
+    Json::from_iter(ids.into_iter().map(|id| id.to_string())).to_string()
+}
+
+/// Rows as one value, for [`Dialect::records`].
+pub(crate) fn records<const N: usize>(columns: &[(&str, Of); N], rows: impl IntoIterator<Item = [Json; N]>) -> String {
+    let names = || columns.iter().map(|(name, _)| (*name).to_owned());
+    Json::from_iter(rows.into_iter().map(|row| Json::from_iter(names().zip(row)))).to_string()
+}
+
+/// What a column of [`Dialect::records`] holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Of {
+    Text,
+    Number,
+}
+
+impl Dialect {
+    /// Whether `column` is one of the ids that are bound to `$n` as one [`list`]. So a statement about any number of rows is one
+    /// text: for each text the databases make a plan, and sqlx keeps it.
+    pub(crate) fn among(self, column: &str, n: usize) -> String {
+        self.within(column, &self.ids(n))
+    }
+
+    /// The ids that are bound to `$n` as one [`list`].
+    pub(crate) fn ids(self, n: usize) -> String {
+        match self {
+            Self::Sqlite => format!("SELECT value FROM json_each(${n})"),
+            Self::Postgres => format!("SELECT json_array_elements_text(${n}::json)"),
+        }
+    }
+
+    /// Whether `column` is one of what `select` finds.
+    pub(crate) fn within(self, column: &str, select: &str) -> String {
+        match self {
+            Self::Sqlite => format!("{column} IN ({select})"),
+            // Not IN, which would be planned as a join and then reads a table of moderate size from end to end.
+            Self::Postgres => format!("{column} = ANY(ARRAY({select}))"),
+        }
+    }
+
+    /// A table `r` of the [`records`] that are bound to `$n`.
+    pub(crate) fn records(self, columns: &[(&str, Of)], n: usize) -> String {
+        let each = |of: fn(&(&str, Of)) -> String| columns.iter().map(of).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Sqlite => {
+                let columns = each(|(name, _)| format!("value ->> '{name}' AS {name}"));
+                format!("(SELECT {columns} FROM json_each(${n})) AS r")
+            }
+            Self::Postgres => {
+                let columns = each(|(name, of)| match of {
+                    Of::Text => format!("{name} text"),
+                    Of::Number => format!("{name} bigint"),
+                });
+                format!("json_to_recordset(${n}::json) AS r({columns})")
+            }
+        }
+    }
+}
+
+/// `row![item, now]`: values of one of the [`records`].
+macro_rules! row {
+    ($($value:expr),* $(,)?) => {[$(serde_json::Value::from($crate::sql::Value::raw(&$value))),*]};
+}
+pub(crate) use row;
+
 /// What can be bound to a statement.
 pub(crate) trait Value {
-    type Raw: for<'q> Encode<'q, Any> + Type<Any> + Send + 'static;
+    type Raw: for<'q> Encode<'q, Any> + Type<Any> + Into<Json> + Send + 'static;
     fn raw(&self) -> Self::Raw;
     fn bind_to(&self, query: Query) -> Query {
         query.bind(self.raw())

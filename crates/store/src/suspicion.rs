@@ -1,7 +1,8 @@
 //! Is it the provider or the row? (I4) Refusals are collected; when enough unrelated rows agree, or a probe is refused
 //! as well, the provider is paused and nobody is parked for it.
 
-use crate::sql::{built, get, number, sql, text};
+use crate::sql::{Query, built, get, number, sql, text};
+use crate::tx::Dialect;
 use crate::work::subject_of;
 use crate::{Error, Tx};
 use domain::work::{Kind, Subject};
@@ -38,6 +39,7 @@ impl Tx {
         subject: &Subject,
         window: Duration,
     ) -> Result<Suspicion, Error> {
+        self.lock_suspicions().await?;
         let sql = "INSERT INTO suspicions (provider, fault, kind, id, at, spent) VALUES ($1, $2, $3, $4, $5, 0)
             ON CONFLICT (provider, fault, kind, id) DO UPDATE SET at = $5 RETURNING spent";
         let row = self.row(sql!(sql, provider, fault, subject.kind(), subject.id(), self.now())).await?;
@@ -47,6 +49,11 @@ impl Tx {
         let sql = "SELECT COUNT(*) AS n FROM suspicions WHERE provider = $1 AND fault = $2";
         let ever = self.count(sql!(sql, provider, fault)).await?.unsigned_abs();
         Ok(Suspicion { rows: self.suspects(provider, fault).await?, ever, spent })
+    }
+
+    /// One at a time: each writes a row of its own and deletes those of others.
+    async fn lock_suspicions(&mut self) -> Result<(), Error> {
+        self.set_meta("suspicions_lock", "").await
     }
 
     /// How many different rows are refused for this fault.
@@ -73,10 +80,11 @@ impl Tx {
         let sql = "INSERT INTO pauses (provider, reason, since, probe_at) VALUES ($1, $2, $3, $4)
             ON CONFLICT (provider) DO NOTHING";
         let new = self.run(sql!(sql, provider, reason, self.now(), self.now().plus(probe_after))).await? == 1;
-        let sql = "UPDATE work SET blocked_by = 'pause', due_at = $3 WHERE blocked_by = 'parked' AND EXISTS (
-            SELECT 1 FROM suspicions s WHERE s.provider = $1 AND s.fault = $2 AND s.kind = work.kind AND s.id = work.id)
-            RETURNING kind, id";
-        let wronged = self.rows(sql!(sql, provider, fault, self.now())).await?;
+        let wronged = "blocked_by = 'parked' AND EXISTS (
+            SELECT 1 FROM suspicions s WHERE s.provider = $1 AND s.fault = $2 AND s.kind = work.kind AND s.id = work.id)";
+        self.lock_where(wronged, |condition| sql!(built(condition), provider, fault)).await?;
+        let sql = format!("UPDATE work SET blocked_by = 'pause', due_at = $3 WHERE {wronged} RETURNING kind, id");
+        let wronged = self.rows(sql!(built(sql), provider, fault, self.now())).await?;
         self.touch_rows(&wronged)?;
         Ok(new)
     }
@@ -102,6 +110,13 @@ impl Tx {
             Provider::Plaid => Kind::Item,
             Provider::Layer => Kind::Business,
         };
+        // All that is written below, in the order of everybody.
+        let written = "kind = $1 AND blocked_by = 'pause'
+            OR kind = $1 AND blocked_by = 'parked' AND EXISTS (SELECT 1 FROM suspicions s
+                WHERE s.provider = $2 AND s.kind = work.kind AND s.id = work.id)
+            OR kind = 'item' AND id IN (
+                SELECT id FROM suspicions WHERE provider = $2 AND kind = 'item' AND spent = 0)";
+        self.lock_where(written, |sql| sql!(built(sql), kind, provider)).await?;
         let sql = "UPDATE work SET blocked_by = NULL, blocked_code = NULL, blocked_why = NULL, blocked_at = NULL,
             attempts = 0, due_at = $2 WHERE kind = $1 AND $CONDITION";
         let now = self.now().0;
@@ -113,13 +128,7 @@ impl Tx {
             WHERE s.provider = $3 AND s.kind = work.kind AND s.id = work.id) RETURNING kind, id";
         let wronged = self.rows(sql!(built(sql.replace("$CONDITION", parked)), kind, now, provider)).await?;
         self.touch_rows(&wronged)?;
-        // What they could not get minted is asked for at once, too. Work rows first, in their order.
-        let lock = self.dialect.for_update();
-        let sql = format!(
-            "SELECT id FROM work WHERE kind = 'item' AND id IN (
-                SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0) ORDER BY id {lock}"
-        );
-        self.rows(sql!(built(sql), provider)).await?;
+        // What they could not get minted is asked for at once, too.
         let sql = "UPDATE accounts SET mint_again_at = 0, mint_tries = 0 WHERE mint_fault IS NOT NULL AND item_id IN (
             SELECT id FROM suspicions WHERE provider = $1 AND kind = 'item' AND spent = 0)";
         self.run(sql!(sql, provider)).await?;
@@ -128,9 +137,21 @@ impl Tx {
         self.run(sql!(sql, provider, now)).await?;
         // They have had their say: a few rows that are refused for reasons of their own must not pause the provider again
         // and again.
+        self.lock_suspicions().await?;
         let sql = "UPDATE suspicions SET spent = 1 WHERE provider = $1";
         self.run(sql!(sql, provider)).await?;
         Ok(ended)
+    }
+
+    /// Locks the work rows that a statement is about to write, in the order of everybody: the statement itself would take them
+    /// in whichever order it finds them.
+    async fn lock_where(&mut self, condition: &str, bound: impl FnOnce(String) -> Query) -> Result<(), Error> {
+        if self.dialect == Dialect::Sqlite {
+            return Ok(());
+        }
+        // Counted there, for it may be everybody. An Item's row comes before a business's.
+        let rows = format!("SELECT 1 FROM work WHERE {condition} ORDER BY kind DESC, id FOR UPDATE");
+        self.count(bound(format!("SELECT COUNT(*) AS n FROM ({rows}) AS locked"))).await.map(drop)
     }
 
     /// These rows have the columns `kind` and `id`.

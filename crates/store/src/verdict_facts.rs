@@ -1,101 +1,67 @@
 //! What verdicts are made from, read for many rows in a few statements.
 
-use crate::sql::{built, get, is_set, number, opt_text, sql, text, with_each};
+use crate::sql::{built, get, is_set, list, number, opt_text, sql, text};
 use crate::work::blocked;
 use crate::{Error, Tx};
-use domain::Millis;
 use domain::accounts::Outside;
 use domain::verdict::{AccountFacts, BusinessFacts, ItemFacts, MintRefusal, WorkFacts};
+use domain::{BusinessId, Millis};
 use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Ids in one statement.
-pub(crate) const SLICE: usize = 400;
-
-/// `$1, $2, …` for so many values.
-pub(crate) fn places(count: usize) -> String {
-    places_from(0, count)
-}
-
-pub(crate) fn places_from(bound: usize, count: usize) -> String {
-    (bound + 1..=bound + count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
-}
-
 impl Tx {
-    /// Of a statement whose only values are these ids.
-    pub(crate) async fn rows_of(&mut self, sql: String, ids: &[String]) -> Result<Vec<AnyRow>, Error> {
-        self.rows(with_each(sql!(built(sql)), ids)).await
-    }
-
     async fn ids(&mut self, sql: String, ids: &[String]) -> Result<BTreeSet<String>, Error> {
-        self.rows_of(sql, ids).await?.iter().map(|r| text(r, "id")).collect()
+        self.rows(sql!(built(sql), list(ids))).await?.iter().map(|r| text(r, "id")).collect()
     }
 
     pub(crate) async fn businesses_of(&mut self, items: &[String]) -> Result<BTreeSet<String>, Error> {
-        let mut found = BTreeSet::new();
-        for slice in items.chunks(SLICE) {
-            let at = places(slice.len());
-            let sql = format!(
-                "SELECT business_id AS id FROM accounts WHERE item_id IN ({at}) AND business_id IS NOT NULL
-                 UNION SELECT moving_from FROM accounts WHERE item_id IN ({at}) AND moving_from IS NOT NULL
-                 UNION SELECT business_id FROM items WHERE item_id IN ({at}) AND business_id IS NOT NULL"
-            );
-            found.extend(self.ids(sql, slice).await?);
-        }
-        Ok(found)
-    }
-
-    pub(crate) async fn items_of(&mut self, businesses: &[String]) -> Result<BTreeSet<String>, Error> {
-        let at = places(businesses.len());
+        let named = self.dialect.among("item_id", 1);
         let sql = format!(
-            "SELECT item_id AS id FROM accounts WHERE business_id IN ({at})
-             UNION SELECT item_id FROM accounts WHERE moving_from IN ({at})
-             UNION SELECT item_id FROM items WHERE business_id IN ({at})"
+            "SELECT business_id AS id FROM accounts WHERE {named} AND business_id IS NOT NULL
+             UNION SELECT moving_from FROM accounts WHERE {named} AND moving_from IS NOT NULL
+             UNION SELECT business_id FROM items WHERE {named} AND business_id IS NOT NULL"
         );
-        self.ids(sql, businesses).await
+        self.ids(sql, items).await
     }
 
-    pub(crate) async fn item_facts(&mut self, ids: &[String]) -> Result<Vec<ItemFacts>, Error> {
-        let mut facts: BTreeMap<String, ItemFacts> = BTreeMap::new();
-        for slice in ids.chunks(SLICE) {
-            let at = places(slice.len());
-            let sql = format!(
-                "SELECT i.item_id, i.state, i.generation, i.business_id, i.doubted_at, i.read_at, w.signal_at, w.due_at,
-                     w.blocked_by, w.blocked_code, w.blocked_why
-                 FROM items i LEFT JOIN work w ON w.kind = 'item' AND w.id = i.item_id WHERE i.item_id IN ({at})"
-            );
-            for row in self.rows_of(sql, slice).await? {
-                facts.insert(text(&row, "item_id")?, item_of(&row)?);
+    /// Of these Items, and of those with an account in these businesses or leaving them, or that belong to them.
+    pub(crate) async fn item_facts(
+        &mut self,
+        businesses: &[String],
+        items: &[String],
+    ) -> Result<Vec<ItemFacts>, Error> {
+        let (here, leaving) = (self.dialect.among("business_id", 2), self.dialect.among("moving_from", 2));
+        let named = format!(
+            "{} UNION SELECT item_id FROM accounts WHERE {here} UNION SELECT item_id FROM accounts WHERE {leaving}
+             UNION SELECT item_id FROM items WHERE {here}",
+            self.dialect.ids(1)
+        );
+        let sql = format!(
+            "SELECT i.item_id, i.state, i.generation AS item_generation, i.business_id AS item_business, i.doubted_at,
+                 i.read_at, w.signal_at, w.due_at, w.blocked_by, w.blocked_code, w.blocked_why,
+                 a.account_id, a.business_id, a.moving_from, a.missing_since, a.mint_fault, a.mint_code,
+                 a.mint_fault_generation, a.mint_again_at, a.outside, t.fingerprint, t.generation
+             FROM items i
+             LEFT JOIN work w ON w.kind = 'item' AND w.id = i.item_id
+             LEFT JOIN accounts a ON a.item_id = i.item_id AND a.state = 'active'
+                 AND (a.business_id IS NOT NULL OR a.moving_from IS NOT NULL OR a.outside IS NOT NULL)
+             LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
+             WHERE {} ORDER BY i.item_id, a.account_id, t.generation",
+            self.dialect.within("i.item_id", &named)
+        );
+        let mut facts: Vec<ItemFacts> = Vec::new();
+        for row in self.rows(sql!(built(sql), list(items), list(businesses))).await? {
+            let id = text(&row, "item_id")?;
+            if facts.last().is_none_or(|last| last.id.as_str() != id) {
+                facts.push(item_of(&row)?);
             }
-            let sql = format!(
-                "SELECT a.item_id, a.account_id, a.business_id, a.moving_from, a.missing_since, a.mint_fault, a.mint_code,
-                     a.mint_fault_generation, a.mint_again_at, a.outside, t.fingerprint, t.generation
-                 FROM accounts a
-                 LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id
-                     AND t.state = 'live'
-                 WHERE a.item_id IN ({at}) AND a.state = 'active'
-                     AND (a.business_id IS NOT NULL OR a.moving_from IS NOT NULL OR a.outside IS NOT NULL)
-                 ORDER BY a.item_id, a.account_id, t.generation"
-            );
-            for row in self.rows_of(sql, slice).await? {
-                let Some(item) = facts.get_mut(&text(&row, "item_id")?) else { continue };
-                let account = account_of(&row)?;
-                let takes_part = account.business.is_some() || account.moving_from.is_some();
-                match get(&row, "outside")? {
-                    // Of two live tokens the last row has the newest, as in `Tx::wanted_accounts`.
-                    _ if takes_part => {
-                        item.accounts.pop_if(|last| last.id == account.id);
-                        item.accounts.push(account);
-                    }
-                    Some(why @ (Outside::Nowhere | Outside::Unreadable)) => {
-                        item.left_out.pop_if(|last| last.0 == account.id);
-                        item.left_out.push((account.id, why));
-                    }
-                    _ => {}
-                }
+            if is_set(&row, "account_id")?
+                && let Some(item) = facts.last_mut()
+            {
+                add_account(item, &row)?;
             }
         }
-        Ok(facts.into_values().collect())
+        Ok(facts)
     }
 
     pub(crate) async fn business_facts(
@@ -110,21 +76,20 @@ impl Tx {
             "SELECT b.business_id, b.accepted, b.archived, b.verified, b.converged_at, b.put_at, w.signal_at, w.due_at,
                  w.blocked_by, w.blocked_code, w.blocked_why
              FROM businesses b LEFT JOIN work w ON w.kind = 'business' AND w.id = b.business_id
-             WHERE b.business_id IN ({})",
-            places(ids.len())
+             WHERE {}",
+            self.dialect.among("b.business_id", 1)
         );
-        let rows = self.rows_of(sql, ids).await?;
+        let rows = self.rows(sql!(built(sql), list(ids))).await?;
+        // Not a search among all of them for each business: a batch of events concerns hundreds of either.
+        let mut concern: BTreeMap<&BusinessId, Vec<&ItemFacts>> = BTreeMap::new();
+        for item in items {
+            item.businesses().into_iter().for_each(|business| concern.entry(business).or_default().push(item));
+        }
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let id = get(row, "business_id")?;
-            let concerns = |i: &&ItemFacts| {
-                i.business.as_ref() == Some(&id)
-                    || i.accounts
-                        .iter()
-                        .any(|a| a.business.as_ref() == Some(&id) || a.moving_from.as_ref() == Some(&id))
-            };
             found.push(BusinessFacts {
-                items: items.iter().filter(concerns).cloned().collect(),
+                items: concern.get(&id).into_iter().flatten().copied().cloned().collect(),
                 work: work_of(row)?,
                 was_listed: is_set(row, "converged_at")? || is_set(row, "put_at")?,
                 read_back: get::<bool>(row, "verified")? && is_set(row, "converged_at")?,
@@ -150,14 +115,32 @@ fn item_of(row: &AnyRow) -> Result<ItemFacts, Error> {
     Ok(ItemFacts {
         id: get(row, "item_id")?,
         state: get(row, "state")?,
-        generation: number(row, "generation")?,
-        business: get(row, "business_id")?,
+        generation: number(row, "item_generation")?,
+        business: get(row, "item_business")?,
         doubted: is_set(row, "doubted_at")?,
         work: work_of(row)?,
         accounts: Vec::new(),
         left_out: Vec::new(),
         was_read: is_set(row, "read_at")?,
     })
+}
+
+fn add_account(item: &mut ItemFacts, row: &AnyRow) -> Result<(), Error> {
+    let account = account_of(row)?;
+    let takes_part = account.business.is_some() || account.moving_from.is_some();
+    match get(row, "outside")? {
+        // Of two live tokens the last row has the newest, as in `Tx::wanted_accounts`.
+        _ if takes_part => {
+            item.accounts.pop_if(|last| last.id == account.id);
+            item.accounts.push(account);
+        }
+        Some(why @ (Outside::Nowhere | Outside::Unreadable)) => {
+            item.left_out.pop_if(|last| last.0 == account.id);
+            item.left_out.push((account.id, why));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn account_of(row: &AnyRow) -> Result<AccountFacts, Error> {

@@ -6,9 +6,8 @@
 //! `verdicts` are locked last of all, in order, and before the facts are read: of two transactions that change facts of one
 //! business, the second one judges what both did.
 
-use crate::sql::{Query, and, built, get, number, opt_text, sql, text, with_each};
-use crate::verdict_facts::{SLICE, places, places_from};
-use crate::work::{in_powers_of_two, subject_of};
+use crate::sql::{Of, built, get, list, number, opt_text, records, row, sql, text};
+use crate::work::subject_of;
 use crate::{Error, Page, Record, Tx};
 use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
 use domain::work::{Kind, Subject};
@@ -41,6 +40,9 @@ pub struct StandAlike {
     pub oldest: Millis,
 }
 
+/// Rows that are judged together at most: more than a batch of events concerns, so that its locks are taken by one statement.
+pub(crate) const SLICE: usize = 1024;
+
 /// Accounts that an outcome names at most, so that it stays a small record; the others are counted.
 const MOST_TOLD: usize = 100;
 
@@ -72,24 +74,8 @@ struct Changed {
     is_told: bool,
 }
 
-/// All rows are there, and locked.
-fn replace(changed: &[Changed], now: Millis) -> Query {
-    let row =
-        |n: usize| format!("(${}, ${}, ${}, ${}, $1, ${})", 5 * n + 2, 5 * n + 3, 5 * n + 4, 5 * n + 5, 5 * n + 6);
-    let rows = (0..changed.len()).map(row).collect::<Vec<_>>().join(", ");
-    let sql = format!(
-        "INSERT INTO verdicts AS v (kind, id, state, waits_on, since, told) VALUES {rows}
-        ON CONFLICT (kind, id) DO UPDATE SET state = excluded.state, waits_on = excluded.waits_on,
-            since = CASE WHEN v.state = excluded.state THEN v.since ELSE excluded.since END,
-            told = COALESCE(excluded.told, v.told),
-            told_times = v.told_times + CASE WHEN excluded.told IS NULL THEN 0 ELSE 1 END
-        RETURNING kind, id, told_times"
-    );
-    changed.iter().fold(sql!(built(sql), now), |query, Changed { subject, verdict, is_told, .. }| {
-        let told = is_told.then_some(verdict.state);
-        and!(query, subject.kind(), subject.id(), verdict.state, verdict.waits_on, told)
-    })
-}
+const COLUMNS: [(&str, Of); 5] =
+    [("kind", Of::Text), ("id", Of::Text), ("state", Of::Text), ("waits_on", Of::Text), ("told", Of::Text)];
 
 /// Work under way is no news: each reconciliation of the sweep would be two records.
 fn is_news(told: Option<State>, state: State) -> bool {
@@ -120,7 +106,8 @@ impl Tx {
         let items: Vec<String> = items.into_iter().collect();
         businesses.extend(self.businesses_of(&items).await?);
         let businesses: Vec<String> = businesses.into_iter().collect();
-        // Locked first, in one order: businesses before Items, each in the order of their ids.
+        // Locked first, in one order: businesses before Items, each in the order of their ids. In slices, for what is judged is
+        // held in memory.
         let mut slices: Vec<(&[String], &[String])> = businesses.chunks(SLICE).map(|b| (b, &[][..])).collect();
         match slices.last_mut().filter(|_| items.len() <= SLICE) {
             Some(last) => last.1 = &items,
@@ -155,10 +142,8 @@ impl Tx {
         };
         let changed: Vec<Changed> = judged.iter().filter_map(is_changed).collect();
         let mut numbers = BTreeMap::new();
-        for slice in in_powers_of_two(&changed) {
-            for row in self.rows(replace(slice, self.now())).await? {
-                numbers.insert(subject_of(&row)?, number(&row, "told_times")?);
-            }
+        for row in self.replace(&changed).await? {
+            numbers.insert(subject_of(&row)?, number(&row, "told_times")?);
         }
         for Changed { subject, verdict, was, .. } in changed.iter().filter(|c| c.is_told) {
             if let Some(number) = numbers.get(subject) {
@@ -166,6 +151,28 @@ impl Tx {
             }
         }
         Ok(())
+    }
+
+    /// All rows are there, and locked.
+    async fn replace(&mut self, changed: &[Changed]) -> Result<Vec<AnyRow>, Error> {
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let from = self.dialect.records(&COLUMNS, 2);
+        let sql = format!(
+            "INSERT INTO verdicts AS v (kind, id, state, waits_on, since, told)
+            SELECT kind, id, state, waits_on, $1, told FROM {from} WHERE 1 = 1
+            ON CONFLICT (kind, id) DO UPDATE SET state = excluded.state, waits_on = excluded.waits_on,
+                since = CASE WHEN v.state = excluded.state THEN v.since ELSE excluded.since END,
+                told = COALESCE(excluded.told, v.told),
+                told_times = v.told_times + CASE WHEN excluded.told IS NULL THEN 0 ELSE 1 END
+            RETURNING kind, id, told_times"
+        );
+        let rows = changed.iter().map(|Changed { subject, verdict, is_told, .. }| {
+            let told = is_told.then_some(verdict.state);
+            row![subject.kind(), subject.id(), verdict.state, verdict.waits_on, told]
+        });
+        self.rows(sql!(built(sql), self.now(), records(&COLUMNS, rows))).await
     }
 
     /// The outcome of a verdict that became another one.
@@ -192,52 +199,38 @@ impl Tx {
         items: &[String],
         lock: &str,
     ) -> Result<BTreeMap<Subject, Stored>, Error> {
-        let mut parts = Vec::new();
-        let mut from = 0;
-        for (kind, ids) in [(Kind::Business, businesses), (Kind::Item, items)] {
-            if !ids.is_empty() {
-                parts.push(format!("kind = '{kind}' AND id IN ({})", places_from(from, ids.len())));
-                from += ids.len();
-            }
-        }
-        if parts.is_empty() {
+        if businesses.is_empty() && items.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let condition = parts.join(" OR ");
-        let sql =
-            format!("SELECT kind, id, state, waits_on, told FROM verdicts WHERE {condition} ORDER BY kind, id {lock}");
-        let query = with_each(sql!(built(sql)), businesses.iter().chain(items));
-        let rows = self.rows(query).await?;
+        let (of_businesses, of_items) = (self.dialect.among("id", 1), self.dialect.among("id", 2));
+        let sql = format!(
+            "SELECT kind, id, state, waits_on, told FROM verdicts
+            WHERE kind = 'business' AND {of_businesses} OR kind = 'item' AND {of_items} ORDER BY kind, id {lock}"
+        );
+        let rows = self.rows(sql!(built(sql), list(businesses), list(items))).await?;
         rows.iter().map(|r| Ok((subject_of(r)?, Stored::of(r)?))).collect()
     }
 
     async fn make_verdicts(&mut self, subjects: &[Subject]) -> Result<(), Error> {
-        let row = |n: usize| format!("(${}, ${}, 'unknown', 'nobody', $1)", 2 * n + 2, 2 * n + 3);
-        let rows = (0..subjects.len()).map(row).collect::<Vec<_>>().join(", ");
+        let columns = [("kind", Of::Text), ("id", Of::Text)];
+        let from = self.dialect.records(&columns, 2);
         let sql = format!(
-            "INSERT INTO verdicts (kind, id, state, waits_on, since) VALUES {rows} ON CONFLICT (kind, id) DO NOTHING"
+            "INSERT INTO verdicts (kind, id, state, waits_on, since)
+            SELECT kind, id, 'unknown', 'nobody', $1 FROM {from} WHERE 1 = 1 ON CONFLICT (kind, id) DO NOTHING"
         );
-        let mut query = sql!(built(sql), self.now());
-        for subject in subjects {
-            query = and!(query, subject.kind(), subject.id());
-        }
-        self.run(query).await?;
-        Ok(())
+        let rows = records(&columns, subjects.iter().map(|s| row![s.kind(), s.id()]));
+        self.run(sql!(built(sql), self.now(), rows)).await.map(drop)
     }
 
     /// Judges these rows by the facts of now; those that do not exist are left out.
     async fn judge(&mut self, businesses: &[String], items: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
-        let mut all: BTreeSet<String> = items.iter().cloned().collect();
-        if !businesses.is_empty() {
-            all.extend(self.items_of(businesses).await?);
-        }
-        let all: Vec<String> = all.into_iter().collect();
-        let facts = self.item_facts(&all).await?;
+        let facts = self.item_facts(businesses, items).await?;
         let mut judged = BTreeMap::new();
         for business in self.business_facts(businesses, &facts).await? {
             judged.insert(Subject::Business(business.id.clone()), of_business(&business));
         }
-        for item in facts.iter().filter(|i| items.iter().any(|id| id == i.id.as_str())) {
+        let asked: BTreeSet<&str> = items.iter().map(String::as_str).collect();
+        for item in facts.iter().filter(|i| asked.contains(i.id.as_str())) {
             judged.insert(Subject::Item(item.id.clone()), of_item(item));
         }
         Ok(judged)
@@ -256,9 +249,9 @@ impl Tx {
         let mut found = Vec::with_capacity(ids.len());
         for slice in ids.chunks(SLICE) {
             let judged = self.judge_kind(kind, slice).await?;
-            let at = places(slice.len());
-            let sql = format!("SELECT id, since FROM verdicts WHERE kind = '{kind}' AND id IN ({at})");
-            let rows = self.rows_of(sql, slice).await?;
+            let named = self.dialect.among("id", 2);
+            let sql = format!("SELECT id, since FROM verdicts WHERE kind = $1 AND {named}");
+            let rows = self.rows(sql!(built(sql), kind, list(slice))).await?;
             let since: BTreeMap<String, i64> =
                 rows.iter().map(|r| Ok((text(r, "id")?, number(r, "since")?))).collect::<Result<_, Error>>()?;
             found.extend(judged.into_iter().map(|(subject, verdict)| {

@@ -4,8 +4,7 @@
 //! then budgets, then the rest. On PostgreSQL another order ends in a deadlock, which costs a second, and one of the
 //! two transactions its work.
 
-use crate::sql::{Query, and, built, get, number, opt_text, sql, text, with_each};
-use crate::verdict_facts::places;
+use crate::sql::{Of, built, get, list, number, opt_text, records, row, sql, text};
 use crate::{Claim, Error, Tx};
 use domain::budget::Call;
 use domain::queue::{Blocked, Finish, Lease, Mark, Row};
@@ -14,8 +13,6 @@ use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Rows in one statement.
-const MOST: usize = 256;
 impl Tx {
     /// The facts of a row changed.
     pub(crate) fn touch(&mut self, subject: &Subject) {
@@ -83,40 +80,31 @@ impl Tx {
     }
 
     async fn lock_one(&mut self, subject: &Subject) -> Result<Option<Row>, Error> {
-        Ok(self.lock_rows(subject.kind(), std::slice::from_ref(subject)).await?.remove(subject))
+        Ok(self.lock_of(subject.kind(), std::slice::from_ref(subject)).await?.remove(subject))
     }
 
     /// Those that exist, all of `kind`; locked in the order of their ids.
-    async fn lock_rows(&mut self, kind: Kind, subjects: &[Subject]) -> Result<BTreeMap<Subject, Row>, Error> {
-        let mut found = BTreeMap::new();
-        for slice in subjects.chunks(MOST) {
-            // As few texts as there are powers of two: the databases keep a plan for each.
-            let padded = slice.len().next_power_of_two();
-            let (at, lock) = (places(padded), self.dialect.for_update());
-            let sql = format!("SELECT * FROM work WHERE id IN ({at}) AND kind = ${} ORDER BY id {lock}", padded + 1);
-            let ids = slice.iter().chain(slice.last().into_iter().cycle()).map(Subject::id);
-            let query = with_each(sql!(built(sql)), ids.take(padded));
-            for row in self.rows(with_each(query, [kind])).await? {
-                let row = work_row(&row)?;
-                found.insert(row.subject.clone(), row);
-            }
+    async fn lock_of(&mut self, kind: Kind, subjects: &[Subject]) -> Result<BTreeMap<Subject, Row>, Error> {
+        if subjects.is_empty() {
+            return Ok(BTreeMap::new());
         }
-        Ok(found)
+        let (named, lock) = (self.dialect.among("id", 1), self.dialect.for_update());
+        let sql = format!("SELECT * FROM work WHERE {named} AND kind = $2 ORDER BY id {lock}");
+        let rows = self.rows(sql!(built(sql), list(subjects.iter().map(Subject::id)), kind)).await?;
+        let rows = rows.iter().map(|row| work_row(row).map(|row| (row.subject.clone(), row)));
+        rows.collect()
     }
 
     async fn lock_or_make(&mut self, kind: Kind, subjects: Vec<Subject>) -> Result<BTreeMap<Subject, Row>, Error> {
-        let mut rows = self.lock_rows(kind, &subjects).await?;
+        let mut rows = self.lock_of(kind, &subjects).await?;
         let new: Vec<Subject> = subjects.into_iter().filter(|s| !rows.contains_key(s)).collect();
         let made: Vec<Row> = new.iter().map(|s| Row::new(s.clone(), self.now())).collect();
-        let mut count = 0;
-        for slice in in_powers_of_two(&made.iter().collect::<Vec<_>>()) {
-            count += self.run(insert(slice, "DO NOTHING")).await?;
-        }
+        let count = self.insert(made.iter(), "NOTHING").await?;
         if count as usize == made.len() {
             rows.extend(new.into_iter().zip(made));
         } else {
             // Somebody else made one of them meanwhile.
-            rows.extend(self.lock_rows(kind, &new).await?);
+            rows.extend(self.lock_of(kind, &new).await?);
         }
         Ok(rows)
     }
@@ -127,11 +115,22 @@ impl Tx {
         for row in rows.iter().filter(|row| row.is_due(now)) {
             self.makes_due(row.subject.kind());
         }
-        let set = COLUMNS.iter().skip(2).map(|c| format!("{c} = excluded.{c}")).collect::<Vec<_>>().join(", ");
-        for slice in in_powers_of_two(&rows) {
-            self.run(insert(slice, &format!("DO UPDATE SET {set}"))).await?;
+        let set = COLUMNS.iter().skip(2).map(|(c, _)| format!("{c} = excluded.{c}")).collect::<Vec<_>>().join(", ");
+        self.insert(rows, &format!("UPDATE SET {set}")).await.map(drop)
+    }
+
+    async fn insert<'a>(&mut self, rows: impl IntoIterator<Item = &'a Row>, on_conflict: &str) -> Result<u64, Error> {
+        let rows: Vec<_> = rows.into_iter().map(columns).collect();
+        if rows.is_empty() {
+            return Ok(0);
         }
-        Ok(())
+        let names = COLUMNS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let from = self.dialect.records(&COLUMNS, 1);
+        // WHERE: without it SQLite takes ON for a part of a join.
+        let sql = format!(
+            "INSERT INTO work ({names}) SELECT {names} FROM {from} WHERE 1 = 1 ON CONFLICT (kind, id) DO {on_conflict}"
+        );
+        self.run(sql!(built(sql), records(&COLUMNS, rows))).await
     }
 
     /// Makes the lease last `lease` from now, and fails if it was lost.
@@ -201,6 +200,16 @@ impl Tx {
         Ok(())
     }
 
+    /// Locks several that will be written, in the order of everybody: whoever came to the second one later, with the first one in
+    /// hand, could meet somebody who has them the other way round.
+    pub async fn lock_rows(&mut self, subjects: &[Subject]) -> Result<(), Error> {
+        for kind in Kind::ALL {
+            let of: Vec<Subject> = subjects.iter().filter(|s| s.kind() == *kind).cloned().collect();
+            self.lock_of(*kind, &of).await?;
+        }
+        Ok(())
+    }
+
     /// What was sent under this claim was not answered and may arrive late: as after a take-over, the row owes a
     /// reconciliation once that can't happen any more.
     pub async fn may_arrive_late(&mut self, claim: &Claim) -> Result<(), Error> {
@@ -236,71 +245,62 @@ impl Tx {
     }
 }
 
-/// In the order in which [`insert`] binds them; the first two name the row.
-const COLUMNS: [&str; 24] = [
-    "kind",
-    "id",
-    "due_at",
-    "class",
-    "reason",
-    "wanted",
-    "done",
-    "unblocked",
-    "attempts",
-    "lease_owner",
-    "lease_until",
-    "epoch",
-    "held",
-    "taken_over",
-    "blocked_by",
-    "blocked_code",
-    "blocked_why",
-    "blocked_at",
-    "permit",
-    "signal_at",
-    "looked_at",
-    "needs",
-    "next_look",
-    "traceparent",
+/// In the order of [`columns`]; the first two name the row.
+const COLUMNS: [(&str, Of); 24] = [
+    ("kind", Of::Text),
+    ("id", Of::Text),
+    ("due_at", Of::Number),
+    ("class", Of::Number),
+    ("reason", Of::Text),
+    ("wanted", Of::Number),
+    ("done", Of::Number),
+    ("unblocked", Of::Number),
+    ("attempts", Of::Number),
+    ("lease_owner", Of::Text),
+    ("lease_until", Of::Number),
+    ("epoch", Of::Number),
+    ("held", Of::Number),
+    ("taken_over", Of::Number),
+    ("blocked_by", Of::Text),
+    ("blocked_code", Of::Text),
+    ("blocked_why", Of::Text),
+    ("blocked_at", Of::Number),
+    ("permit", Of::Number),
+    ("signal_at", Of::Number),
+    ("looked_at", Of::Number),
+    ("needs", Of::Text),
+    ("next_look", Of::Number),
+    ("traceparent", Of::Text),
 ];
 
-/// As few texts of statements as there are powers of two, as in [`Tx::lock_rows`].
-pub(crate) fn in_powers_of_two<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
-    let mut left = rows;
-    std::iter::from_fn(move || {
-        let most = left.len().min(MOST);
-        let (slice, others) = left.split_at(most.checked_ilog2().map_or(0, |power| 1 << power));
-        left = others;
-        (!slice.is_empty()).then_some(slice)
-    })
-}
-
-fn insert(rows: &[&Row], on_conflict: &str) -> Query {
-    let places = |n: usize| {
-        let from = n * COLUMNS.len() + 1;
-        let row = (from..from + COLUMNS.len()).map(|p| format!("${p}")).collect::<Vec<_>>().join(", ");
-        format!("({row})")
-    };
-    let (columns, values) = (COLUMNS.join(", "), (0..rows.len()).map(places).collect::<Vec<_>>().join(", "));
-    let sql = format!("INSERT INTO work ({columns}) VALUES {values} ON CONFLICT (kind, id) {on_conflict}");
-    rows.iter().fold(sql!(built(sql)), |query, row| {
-        let (lease, blocked) = (row.lease.as_ref(), row.blocked.as_ref());
-        let query = and!(
-            query,
-            row.subject.kind(),
-            row.subject.id(),
-            row.due_at,
-            row.class,
-            row.reason,
-            row.wanted,
-            row.done,
-            row.unblocked
-        );
-        let query = and!(query, row.attempts, lease.map(|l| &*l.owner), lease.map(|l| l.until), row.epoch, row.held);
-        let query = and!(query, row.taken_over, blocked.map(|b| b.by), blocked.map(|b| &*b.code));
-        let query = and!(query, blocked.map(|b| &*b.why), row.blocked_at, row.permit, row.signal_at, row.looked_at);
-        and!(query, row.needs, row.next_look, row.traceparent)
-    })
+fn columns(row: &Row) -> [serde_json::Value; 24] {
+    let (lease, blocked) = (row.lease.as_ref(), row.blocked.as_ref());
+    row![
+        row.subject.kind(),
+        row.subject.id(),
+        row.due_at,
+        row.class,
+        row.reason,
+        row.wanted,
+        row.done,
+        row.unblocked,
+        row.attempts,
+        lease.map(|l| &*l.owner),
+        lease.map(|l| l.until),
+        row.epoch,
+        row.held,
+        row.taken_over,
+        blocked.map(|b| b.by),
+        blocked.map(|b| &*b.code),
+        blocked.map(|b| &*b.why),
+        row.blocked_at,
+        row.permit,
+        row.signal_at,
+        row.looked_at,
+        row.needs,
+        row.next_look,
+        row.traceparent,
+    ]
 }
 
 /// A word that this release does not know, as a newer one may have left it before a rollback, parks the row: it must not take

@@ -3,6 +3,7 @@
 use super::{KEY, LONG, OTHER_KEY, acme, claim, dump, item, open, open_with, place, push};
 use domain::{AccountId, ProcessorToken};
 use rekey::config::{self, Config};
+use sqlx::Connection as _;
 use store::{Declaration, Error, Store};
 use tests::Parts;
 
@@ -12,6 +13,40 @@ on_both_parts!(
     several_processes_migrate_at_once,
     a_database_of_the_future_is_refused,
 );
+
+/// A rolling upgrade migrates while consumers of the release before are at work. They lock rows of several tables, a migration the
+/// tables themselves: where PostgreSQL finds the two in a circle it gives one up.
+#[tokio::test]
+async fn a_migration_that_meets_a_consumer_is_tried_again() {
+    let place = place(Parts::Real).await;
+    open_with(&place, KEY, 7).await.unwrap().close().await;
+    let mut consumer = sqlx::AnyConnection::connect(&place.url).await.unwrap();
+    // As it was before the last migration.
+    for index in
+        ["processor_tokens_item", "assignments_business", "hints_expire", "work_due_to_read", "work_due_to_mint"]
+    {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DROP INDEX {index}"))).execute(&mut consumer).await.unwrap();
+    }
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 6").execute(&mut consumer).await.unwrap();
+    // The migration is the first to look for a circle.
+    let name: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut consumer).await.unwrap();
+    let patience = sqlx::AssertSqlSafe(format!("ALTER DATABASE \"{name}\" SET deadlock_timeout = '3s'"));
+    sqlx::query(patience).execute(&mut consumer).await.unwrap();
+    sqlx::query("SET deadlock_timeout = '60s'").execute(&mut consumer).await.unwrap();
+
+    sqlx::query("BEGIN").execute(&mut consumer).await.unwrap();
+    sqlx::query("UPDATE work SET held = held").execute(&mut consumer).await.unwrap();
+    let url = place.url.clone();
+    let upgrade = tokio::spawn(async move { open_with(&place, KEY, 7).await.map(|store| (store, place)) });
+    let mut watch = sqlx::AnyConnection::connect(&url).await.unwrap();
+    let waits = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted AND relation = 'work'::regclass";
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watch).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    sqlx::query("SELECT 1 FROM accounts").execute(&mut consumer).await.unwrap();
+    sqlx::query("COMMIT").execute(&mut consumer).await.unwrap();
+    upgrade.await.unwrap().unwrap();
+}
 
 async fn i3_nothing_secret_is_readable_in_the_database(parts: Parts) {
     let (store, place) = open(parts).await;

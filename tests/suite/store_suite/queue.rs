@@ -9,7 +9,7 @@ use domain::item::ItemState;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::work::{Block, Class, Kind};
 use std::time::{Duration, Instant};
-use store::{Error, Page};
+use store::{BusinessMark, Error, Page};
 use tests::Parts;
 
 on_both_parts!(
@@ -260,7 +260,8 @@ async fn what_waits_for_a_person_is_listed_page_by_page(parts: Parts) {
     for n in 0..3 {
         let business = BusinessId::parse(format!("b{n}")).unwrap();
         let mut tx = store.begin().await.unwrap();
-        tx.mark_business(&business, Class::Rotation, "test", Duration::ZERO, false, None).await.unwrap();
+        let due = BusinessMark { changed: false, ..BusinessMark::changed(business.clone(), Class::Rotation) };
+        tx.mark_businesses(&[due], "test", None).await.unwrap();
         tx.commit().await.unwrap();
         marked(&store, &mark(&format!("i{n}"))).await;
         expected.extend([format!("business/b{n}"), format!("item/i{n}")]);

@@ -9,7 +9,7 @@ use domain::item::{ItemState, TokenCause};
 use domain::work::{Class, Kind};
 use domain::{AccessToken, AccountId, BusinessId, ItemId, LayerId, ProcessorToken};
 use std::time::Duration;
-use store::{AccountUpdate, Declaration, News, Page, Push, Saved};
+use store::{AccountUpdate, BusinessMark, Declaration, News, Page, Push, Saved};
 use tests::Parts;
 
 on_both_parts!(
@@ -270,7 +270,8 @@ async fn i8_a_move_ordered_during_a_look_waits_for_the_next_one(parts: Parts) {
     };
     let due = |tx: store::Tx| async {
         let mut tx = tx;
-        tx.mark_business(&acme, Class::Rotation, "test", Duration::ZERO, true, None).await.unwrap();
+        let mark = BusinessMark::changed(acme.clone(), Class::Rotation);
+        tx.mark_businesses(&[mark], "test", None).await.unwrap();
         tx.commit().await.unwrap();
         store.claim(Kind::Business, "one", LONG, 10, &limits()).await.unwrap()
     };

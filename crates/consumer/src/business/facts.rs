@@ -6,6 +6,7 @@ use crate::budget::{self, Slot};
 use crate::reconcile::Stop;
 use domain::budget::Call;
 use domain::token_list::{Listed, OurAccount, UnknownPolicy, Wanted};
+use domain::work::Subject;
 use domain::{AccountId, Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning, PagedList};
 use plaid::TokenHealth;
@@ -22,6 +23,8 @@ pub(super) struct Facts {
     pub(super) tokens: HashMap<Fingerprint, ProcessorToken>,
     /// How many events there had been when our side was read.
     pub(super) events: i64,
+    /// Whose rows are written when the list was read back without the accounts that are leaving it.
+    pub(super) leaving: Vec<Subject>,
 }
 
 pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
@@ -31,6 +34,7 @@ pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> R
     let row = tx.work(&of.id).await?.filter(|row| !row.permit || of.claim.permit);
     let events = row.map_or(of.claim.wanted, |row| row.wanted);
     let wanted = tx.wanted_accounts(&of.id).await?;
+    let leaving = tx.leaving(&of.id).await?;
     let mut tokens: HashMap<Fingerprint, ProcessorToken> = tx.open_live_tokens(&of.id).await?.into_iter().collect();
     let listed = recognise(of, &mut tx, &rows).await?;
     drop(tx);
@@ -49,7 +53,7 @@ pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> R
         .into_iter()
         .map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation })
         .collect();
-    Ok(Facts { wanted, listed, items, tokens, events })
+    Ok(Facts { wanted, listed, items, tokens, events, leaving })
 }
 
 /// The list at Layer.

@@ -20,13 +20,13 @@ use domain::fault::chain;
 use domain::metric;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
-use domain::work::{Block, Class, Code};
+use domain::work::{Block, Class, Code, Subject};
 use domain::{AccountId, BusinessId, Endpoint, Provider};
 use facts::Facts;
 pub(crate) use facts::pages;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use store::{BusinessRow, Claim, Tx};
+use store::{BusinessMark, BusinessRow, Claim, Tx};
 
 /// How many times `consumer.debounce` a business waits for its Items at most, counted from the event that it is due for.
 const MOST_WAITS: u32 = 10;
@@ -114,6 +114,13 @@ impl Reconcile for Reconciliation<'_> {
 
     async fn end(self, ending: Result<Option<Ending>, Finish>) -> Result<(), store::Error> {
         let mut tx = self.context.store.begin().await?;
+        if let Ok(Some(Ending::Converged(found))) = &ending
+            && !found.facts.leaving.is_empty()
+        {
+            // The row of this business is one of them.
+            let rows = found.facts.leaving.iter().cloned().chain([Subject::from(&self.id)]);
+            tx.lock_rows(&rows.collect::<Vec<_>>()).await?;
+        }
         tx.lock(&self.claim).await?;
         let mut shown_after = None;
         let finish = match ending {
@@ -205,7 +212,9 @@ impl Reconciliation<'_> {
             }
         }
         tx.record_converged(&self.id, verified, archived, outcome).await?;
-        self.moves(tx).await?;
+        if !facts.leaving.is_empty() {
+            self.moves(tx).await?;
+        }
         if let Some(put) = put {
             self.report_accepted(tx, put, verified).await?;
         }
@@ -237,12 +246,10 @@ impl Reconciliation<'_> {
 
     /// Accounts that were leaving this list are read back as gone: they may enter their new business.
     async fn moves(&self, tx: &mut Tx) -> Result<(), store::Error> {
-        for entered in tx.moves_done(&self.id, &self.claim).await? {
-            let reason = format!("an account moved here from {}", self.id);
-            let at_once = Duration::ZERO;
-            tx.mark_business(&entered, Class::Rotation, &reason, at_once, true, Some(&self.claim)).await?;
-        }
-        Ok(())
+        let reason = format!("an account moved here from {}", self.id);
+        let entered = tx.moves_done(&self.id, &self.claim).await?;
+        let marks: Vec<_> = entered.into_iter().map(|b| BusinessMark::changed(b, Class::Rotation)).collect();
+        tx.mark_businesses(&marks, &reason, Some(&self.claim)).await.map(drop)
     }
 
     async fn report_accepted(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), store::Error> {

@@ -14,6 +14,10 @@ use store::{Act, Tx, WantedAccount};
 impl Reconciliation<'_> {
     pub(super) async fn commit(&mut self) -> Result<(), store::Error> {
         let mut tx = self.context.store.begin().await?;
+        if let Some(old) = &self.item.replaces {
+            // A reconciliation of the old one that is about to end may bring an account into one more business.
+            tx.lock_rows(&[Subject::from(&self.item.id), Subject::from(old)]).await?;
+        }
         tx.lock(&self.claim).await?;
         if let Some(finish) = self.found.finish.take() {
             self.found.finish = Some(tx.judged_again(finish).await?);
@@ -31,11 +35,7 @@ impl Reconciliation<'_> {
 
     async fn facts_of_end(&self, tx: &mut Tx) -> Result<Facts<'_>, store::Error> {
         let replaced = match &self.item.replaces {
-            Some(old) => {
-                // A reconciliation of the old one that is about to end may bring an account into one more business.
-                tx.lock_row(old).await?;
-                tx.businesses_of_item(old).await?
-            }
+            Some(old) => tx.businesses_of_item(old).await?,
             None => Vec::new(),
         };
         Ok(Facts {
@@ -131,10 +131,7 @@ impl Reconciliation<'_> {
             }
         }
         let reason = format!("item {item}");
-        for mark in &end.marks {
-            let (class, debounce, changed) = (mark.class, mark.debounce, mark.changed);
-            tx.mark_business(&mark.business, class, &reason, debounce, changed, Some(&self.claim)).await?;
-        }
+        tx.mark_businesses(&end.marks, &reason, Some(&self.claim)).await?;
         tx.finish(&self.claim, &end.finish).await
     }
 }

@@ -10,7 +10,7 @@ use domain::work::{Block, Class, HintKind};
 use domain::{AccountId, BusinessId, ItemId, Millis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use store::{AccountRow, AccountUpdate, Hint, ItemRow, MintFault};
+use store::{AccountRow, AccountUpdate, BusinessMark, Hint, ItemRow, MintFault};
 
 /// A business with an account of the Item, or one that an account of it is leaving.
 #[derive(Debug, Clone)]
@@ -55,16 +55,6 @@ pub(super) struct Rules<'a> {
     pub(super) awaiting: Finish,
     /// How long a refused mint waits after so many tries.
     pub(super) refused: Box<dyn Fn(u32) -> Duration + 'a>,
-}
-
-/// A business that is due for what was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BusinessMark {
-    pub(super) business: BusinessId,
-    pub(super) class: Class,
-    pub(super) debounce: Duration,
-    /// Its truth is another one than before.
-    pub(super) changed: bool,
 }
 
 /// The end: what is written, told, and due.

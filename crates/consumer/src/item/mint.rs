@@ -13,7 +13,7 @@ use domain::{AccessToken, AccountId, BusinessId, Millis, Next, ProcessorToken};
 use plaid::Meaning;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use store::{Intent, Saved};
+use store::{BusinessMark, Intent, Saved};
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -126,9 +126,9 @@ impl Reconciliation<'_> {
         if slots.len() == accounts.len() {
             let reason = format!("item {}: new tokens are on their way", self.item.id);
             let (class, debounce) = (self.claim.class, context.settings.debounce_of(self.claim.class));
-            for business in &self.lists_of(accounts) {
-                tx.mark_business(business, class, &reason, debounce, false, Some(&self.claim)).await?;
-            }
+            let mark = |business| BusinessMark { business, class, debounce, changed: false };
+            let marks: Vec<_> = self.lists_of(accounts).into_iter().map(mark).collect();
+            tx.mark_businesses(&marks, &reason, Some(&self.claim)).await?;
         }
         let mut mints = Vec::with_capacity(slots.len());
         for (account, at) in accounts.iter().zip(slots) {
