@@ -241,6 +241,7 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
     tx.book_removals(id, 1, 100, LONG).await.unwrap();
     tx.record_accepted(id, &[]).await.unwrap();
     tx.open_live_tokens(id).await.unwrap();
+    assert!(tx.leaving(id).await.unwrap().is_empty());
     tx.moves_done(id, &held).await.unwrap();
     tx.record_converged(id, true, &[], "test").await.unwrap();
     tx.finish(&held, &done()).await.unwrap();
@@ -378,4 +379,8 @@ async fn ends(store: &Store, seen: &mut impl FnMut(&str)) {
     let held = store.claim(Kind::Item, "w", LONG, 1, &limits()).await.unwrap();
     assert!(held.is_empty());
     seen("claim under a pause");
+    let mut tx = store.begin().await.unwrap();
+    tx.resume(Provider::Plaid).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("resume");
 }

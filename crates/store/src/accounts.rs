@@ -187,13 +187,15 @@ impl Tx {
         rows.iter().map(|r| Ok((get(r, "refused")?, number(r, "n")?))).collect()
     }
 
-    /// Accounts that are leaving the list of `business`: the row of the Item of each, and that of the business it enters.
+    /// Whose rows are written when accounts have left the list of `business`: their Items', those of the businesses that they enter,
+    /// and its own. None while no account leaves.
     pub async fn leaving(&mut self, business: &BusinessId) -> Result<Vec<Subject>, Error> {
         let sql = "SELECT item_id, business_id FROM accounts WHERE moving_from = $1";
         let mut rows = BTreeSet::new();
         for row in self.rows(sql!(sql, business)).await? {
             rows.insert(Subject::Item(get(&row, "item_id")?));
             rows.extend(get::<Option<_>>(&row, "business_id")?.map(Subject::Business));
+            rows.insert(Subject::from(business));
         }
         Ok(rows.into_iter().collect())
     }

@@ -69,6 +69,9 @@ impl Tx {
     }
 
     async fn named(&mut self, table: &str, id: &str, ids: &[String]) -> Result<Vec<AnyRow>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         let named = self.dialect.among(id, 1);
         let sql = format!("SELECT * FROM {table} WHERE {named} ORDER BY {id}");
         self.rows(sql!(built(sql), list(ids))).await

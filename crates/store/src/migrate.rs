@@ -4,7 +4,6 @@ use crate::open::sqlite_code;
 use crate::sql::number;
 use crate::tx::Dialect;
 use crate::{Error, Store};
-use domain::fault::chain;
 use sqlx::Row as _;
 use sqlx::migrate::MigrateError::{self, Execute, ExecuteMigration};
 use std::time::Duration;
@@ -20,10 +19,8 @@ pub(crate) const SCHEMA: i64 = 6;
 /// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
 const OLDEST_COMPATIBLE: i64 = 1;
 
-/// A migration whose deadlocks are more than that is refused: the consumers of the release before must be stopped for it.
-const DEADLOCKS: u64 = 20;
-
-/// PostgreSQL gave up this transaction for the sake of another one.
+/// PostgreSQL gave up this transaction for the sake of another one: a migration locks whole tables, a consumer of the release
+/// before it rows of several.
 fn is_deadlock(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|e| e.code()).is_some_and(|c| c == "40P01" || c == "40001")
 }
@@ -102,15 +99,6 @@ impl Store {
             own.close().await;
             match ran {
                 Ok(()) => break,
-                // A migration locks whole tables, a consumer of the release before it rows of several.
-                Err(Execute(error) | ExecuteMigration(error, _)) if tries < DEADLOCKS && is_deadlock(&error) => {
-                    tries += 1;
-                    tracing::warn!(
-                        error = chain(&error),
-                        "the migration and other processes waited for each other; it is tried again"
-                    );
-                    tokio::time::sleep(Duration::from_millis(200 * tries)).await;
-                }
                 Err(Execute(error) | ExecuteMigration(error, _))
                     if tries < 5 && matches!(self.dialect, Dialect::Sqlite) && error.as_database_error().is_some() =>
                 {
@@ -119,6 +107,7 @@ impl Store {
                 }
                 Err(Execute(error) | ExecuteMigration(error, _))
                     if error.as_database_error().is_none()
+                        || is_deadlock(&error)
                         || matches!(self.dialect, Dialect::Sqlite) && is_of_the_disk(&error) =>
                 {
                     return Err(Error::Database(error));

@@ -58,6 +58,8 @@ impl Tx {
 
     /// Makes the Items of a business due that have an account without a token of the current generation.
     pub async fn mark_unminted(&mut self, business: &BusinessId, reason: &str) -> Result<u64, Error> {
+        let lacking = format!("kind = 'item' AND blocked_by IS NULL AND id IN ({})", unminted("a.business_id = $1"));
+        self.lock_where(&lacking, |sql| sql!(built(sql), business)).await?;
         let items = unminted("a.business_id = $4");
         self.makes_due(Kind::Item);
         self.run(sql!(sooner(Kind::Item, &items), self.now(), reason, Class::NewAccount, business)).await

@@ -15,6 +15,9 @@ impl Tx {
     }
 
     pub(crate) async fn businesses_of(&mut self, items: &[String]) -> Result<BTreeSet<String>, Error> {
+        if items.is_empty() {
+            return Ok(BTreeSet::new());
+        }
         let named = self.dialect.among("item_id", 1);
         let sql = format!(
             "SELECT business_id AS id FROM accounts WHERE {named} AND business_id IS NOT NULL

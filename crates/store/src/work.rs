@@ -4,7 +4,8 @@
 //! then budgets, then the rest. On PostgreSQL another order ends in a deadlock, which costs a second, and one of the
 //! two transactions its work.
 
-use crate::sql::{Of, built, get, list, number, opt_text, records, row, sql, text};
+use crate::sql::{Of, Query, built, get, list, number, opt_text, records, row, sql, text};
+use crate::tx::Dialect;
 use crate::{Claim, Error, Tx};
 use domain::budget::Call;
 use domain::queue::{Blocked, Finish, Lease, Mark, Row};
@@ -153,12 +154,12 @@ impl Tx {
     pub async fn finish(&mut self, claim: &Claim, finish: &Finish) -> Result<(), Error> {
         self.traceparent.clone_from(&claim.traceparent);
         let finish = self.judged_again(finish.clone()).await?;
-        if finish.blocked.is_none() && finish.unfinished.is_none() && !finish.suspicious {
-            self.unsuspect(&claim.subject).await?;
-        }
         let ours = |row: &Row| row.epoch == claim.epoch && row.lease.as_ref().is_some_and(|l| l.owner == claim.owner);
         let row = self.lock_one(&claim.subject).await?.filter(ours);
         let mut row = row.ok_or_else(|| claim.stale())?;
+        if finish.blocked.is_none() && finish.unfinished.is_none() && !finish.suspicious {
+            self.unsuspect(&claim.subject).await?;
+        }
         row.end(claim.wanted, claim.permit, &finish, self.now());
         self.save([&row]).await?;
         self.touch(&claim.subject);
@@ -203,11 +204,25 @@ impl Tx {
     /// Locks several that will be written, in the order of everybody: whoever came to the second one later, with the first one in
     /// hand, could meet somebody who has them the other way round.
     pub async fn lock_rows(&mut self, subjects: &[Subject]) -> Result<(), Error> {
-        for kind in Kind::ALL {
-            let of: Vec<Subject> = subjects.iter().filter(|s| s.kind() == *kind).cloned().collect();
-            self.lock_of(*kind, &of).await?;
+        let of = |kind| list(subjects.iter().filter(|s| s.kind() == kind).map(Subject::id));
+        let (items, businesses) = (self.dialect.among("id", 1), self.dialect.among("id", 2));
+        let condition = format!("kind = 'item' AND {items} OR kind = 'business' AND {businesses}");
+        self.lock_where(&condition, |sql| sql!(built(sql), of(Kind::Item), of(Kind::Business))).await
+    }
+
+    /// Locks the rows that a statement is about to write, in the order of everybody: the statement itself would take them in
+    /// whichever order it finds them.
+    pub(crate) async fn lock_where(
+        &mut self,
+        condition: &str,
+        bound: impl FnOnce(String) -> Query,
+    ) -> Result<(), Error> {
+        if self.dialect == Dialect::Sqlite {
+            return Ok(());
         }
-        Ok(())
+        // Counted there, for it may be everybody. An Item's row comes before a business's.
+        let rows = format!("SELECT 1 FROM work WHERE {condition} ORDER BY kind DESC, id FOR UPDATE");
+        self.count(bound(format!("SELECT COUNT(*) AS n FROM ({rows}) AS locked"))).await.map(drop)
     }
 
     /// What was sent under this claim was not answered and may arrive late: as after a take-over, the row owes a

@@ -23,7 +23,8 @@ pub(super) struct Facts {
     pub(super) tokens: HashMap<Fingerprint, ProcessorToken>,
     /// How many events there had been when our side was read.
     pub(super) events: i64,
-    /// Whose rows are written when the list was read back without the accounts that are leaving it.
+    /// Whose rows are written once the list is read back without the accounts that are leaving it, this business's own among
+    /// them; none while no account leaves.
     pub(super) leaving: Vec<Subject>,
 }
 

@@ -113,14 +113,10 @@ impl Reconcile for Reconciliation<'_> {
     }
 
     async fn end(self, ending: Result<Option<Ending>, Finish>) -> Result<(), store::Error> {
-        let mut tx = self.context.store.begin().await?;
-        if let Ok(Some(Ending::Converged(found))) = &ending
-            && !found.facts.leaving.is_empty()
-        {
-            // The row of this business is one of them.
-            let rows = found.facts.leaving.iter().cloned().chain([Subject::from(&self.id)]);
-            tx.lock_rows(&rows.collect::<Vec<_>>()).await?;
-        }
+        let mut tx = match &ending {
+            Ok(Some(Ending::Converged(found))) => self.begin_with(found.facts.leaving.clone()).await?,
+            _ => self.context.store.begin().await?,
+        };
         tx.lock(&self.claim).await?;
         let mut shown_after = None;
         let finish = match ending {
@@ -242,6 +238,24 @@ impl Reconciliation<'_> {
         let tokens = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
         let never_read_back = self.row.put_at > self.row.converged_at;
         (never_read_back || !replaced.is_empty()).then(|| Put { tokens, added, replaced, ..Put::default() })
+    }
+
+    /// A transaction that holds the rows of whoever is leaving this list, as they are by now: an account may be ordered on to one
+    /// more business while the list is read back.
+    async fn begin_with(&self, mut leaving: Vec<Subject>) -> Result<Tx, store::Error> {
+        loop {
+            let mut tx = self.context.store.begin().await?;
+            if leaving.is_empty() {
+                return Ok(tx);
+            }
+            tx.lock_rows(&leaving).await?;
+            let now = tx.leaving(&self.id).await?;
+            if now == leaving {
+                return Ok(tx);
+            }
+            leaving = now;
+            tx.rollback().await?;
+        }
     }
 
     /// Accounts that were leaving this list are read back as gone: they may enter their new business.

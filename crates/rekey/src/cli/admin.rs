@@ -8,7 +8,7 @@ use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The admin API, as the command line sees it.
 pub(super) struct Admin {
@@ -370,15 +370,15 @@ pub(super) async fn budget(admin: &Admin) -> anyhow::Result<Ended> {
     admin.get("/v1/budgets", |b| table(&json!({"data": b}), columns)).await
 }
 
-/// Passes without progress after which somebody else must be sealing under an old key.
-const PATIENT_PASSES: u32 = 5;
+/// Without progress for so long, somebody else must be sealing under an old key. Longer than a statement may hold a row.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A pass leaves out what is being written at that moment; this is longer than such a write.
 const BETWEEN_IDLE_PASSES: Duration = Duration::from_millis(500);
 
 /// Asks for one batch after the other until nothing is left under another key.
 pub(super) async fn rotate_keys(admin: &Admin) -> anyhow::Result<Ended> {
-    let (mut moved, mut idle) = (0, 0);
+    let (mut moved, mut progress) = (0, Instant::now());
     loop {
         let answer = admin.call(Method::POST, "/v1/keys/rotate", None).await?;
         if answer.status != 200 {
@@ -393,15 +393,16 @@ pub(super) async fn rotate_keys(admin: &Admin) -> anyhow::Result<Ended> {
                 say(&format!("{moved} values sealed again; all are under {under}, and none is left under another key"));
             }));
         }
-        idle = if now == 0 { idle + 1 } else { 0 };
-        if idle == PATIENT_PASSES {
+        if now > 0 {
+            progress = Instant::now();
+        } else if progress.elapsed() > PATIENCE {
             complain(&format!(
                 "values are left under other keys ({left}): a process that has another first key in secrets.keys still \
                  seals under it, so restart that one, then run this again"
             ));
             return Ok(Ended::Failed);
         }
-        if idle > 0 {
+        if now == 0 {
             tokio::time::sleep(BETWEEN_IDLE_PASSES).await;
         }
     }
