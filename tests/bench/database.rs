@@ -36,8 +36,13 @@ impl Sub for Work {
 }
 
 /// As PostgreSQL is delivered, where the tests' own servers differ.
-const SETTINGS: &[&str] =
-    &["shared_preload_libraries=pg_stat_statements", "shared_buffers=128MB", "min_wal_size=80MB", "max_wal_size=1GB"];
+const SETTINGS: &[&str] = &[
+    "shared_preload_libraries=pg_stat_statements",
+    "pg_stat_statements.track_planning=on",
+    "shared_buffers=128MB",
+    "min_wal_size=80MB",
+    "max_wal_size=1GB",
+];
 
 impl Database {
     pub(crate) async fn start() -> Self {
@@ -79,17 +84,20 @@ impl Database {
         sqlx::raw_sql("SELECT pg_stat_statements_reset()").execute(&self.counts).await.unwrap();
     }
 
-    /// What the database `rekey` did for each of `units`, most called first: calls, milliseconds, pages, statement.
+    /// What the database `rekey` did for each of `units`, most called first: calls, milliseconds of planning and of the rest, pages, statement.
     pub(crate) async fn listed(&self, units: usize) -> String {
-        let sql = "SELECT calls / $1::float8 AS calls, total_exec_time / $1 AS millis,
+        let sql =
+            "SELECT calls / $1::float8 AS calls, total_plan_time / $1 AS planning, total_exec_time / $1 AS millis,
                 (shared_blks_hit + shared_blks_read) / $1 AS pages, regexp_replace(query, '\\s+', ' ', 'g') AS query
             FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = 'rekey')
                 AND userid = 'rekey'::regrole ORDER BY calls DESC";
         let rows = sqlx::query(sql).bind(units as f64).fetch_all(&self.counts).await.unwrap();
         let line = |row: &sqlx::postgres::PgRow| {
-            let (calls, millis, pages): (f64, f64, f64) = (row.get("calls"), row.get("millis"), row.get("pages"));
-            format!("{calls:>8.2} {millis:>8.3} {pages:>8.1}  {}\n", row.get::<String, _>("query"))
+            let [calls, planning, millis, pages] =
+                ["calls", "planning", "millis", "pages"].map(|c| row.get::<f64, _>(c));
+            format!("{calls:>8.2} {planning:>8.3} {millis:>8.3} {pages:>8.1}  {}\n", row.get::<String, _>("query"))
         };
-        "   calls       ms    pages  of each rotation\n".to_owned() + &rows.iter().map(line).collect::<String>()
+        "   calls  plan ms       ms    pages  of each rotation\n".to_owned()
+            + &rows.iter().map(line).collect::<String>()
     }
 }

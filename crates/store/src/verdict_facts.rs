@@ -27,44 +27,53 @@ impl Tx {
         self.ids(sql, items).await
     }
 
-    /// Of these Items, and of those with an account in these businesses or leaving them, or that belong to them.
-    pub(crate) async fn item_facts(
-        &mut self,
-        businesses: &[String],
-        items: &[String],
-    ) -> Result<Vec<ItemFacts>, Error> {
-        let (here, leaving) = (self.dialect.among("business_id", 2), self.dialect.among("moving_from", 2));
-        let named = format!(
-            "{} UNION SELECT item_id FROM accounts WHERE {here} UNION SELECT item_id FROM accounts WHERE {leaving}
-             UNION SELECT item_id FROM items WHERE {here}",
-            self.dialect.ids(1)
-        );
+    /// With an account in these businesses or leaving them, or that belong to them.
+    pub(crate) async fn items_of(&mut self, businesses: &[String]) -> Result<BTreeSet<String>, Error> {
+        if businesses.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let (here, leaving) = (self.dialect.among("business_id", 1), self.dialect.among("moving_from", 1));
         let sql = format!(
-            "SELECT i.item_id, i.state, i.generation AS item_generation, i.business_id AS item_business, i.doubted_at,
-                 i.read_at, w.signal_at, w.due_at, w.blocked_by, w.blocked_code, w.blocked_why,
-                 a.account_id, a.business_id, a.moving_from, a.missing_since, a.mint_fault, a.mint_code,
-                 a.mint_fault_generation, a.mint_again_at, a.outside, t.fingerprint, t.generation
-             FROM items i
-             LEFT JOIN work w ON w.kind = 'item' AND w.id = i.item_id
-             LEFT JOIN accounts a ON a.item_id = i.item_id AND a.state = 'active'
-                 AND (a.business_id IS NOT NULL OR a.moving_from IS NOT NULL OR a.outside IS NOT NULL)
-             LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
-             WHERE {} ORDER BY i.item_id, a.account_id, t.generation",
-            self.dialect.within("i.item_id", &named)
+            "SELECT item_id AS id FROM accounts WHERE {here}
+             UNION SELECT item_id FROM accounts WHERE {leaving}
+             UNION SELECT item_id FROM items WHERE {here}"
         );
-        let mut facts: Vec<ItemFacts> = Vec::new();
-        for row in self.rows(sql!(built(sql), list(items), list(businesses))).await? {
-            let id = text(&row, "item_id")?;
-            if facts.last().is_none_or(|last| last.id.as_str() != id) {
-                facts.push(item_of(&row)?);
-            }
-            if is_set(&row, "account_id")?
-                && let Some(item) = facts.last_mut()
-            {
+        self.ids(sql, businesses).await
+    }
+
+    /// In two statements: PostgreSQL keeps a plan that it made while the tables were small, and one join of all four would go on
+    /// to read them from end to end.
+    pub(crate) async fn item_facts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<ItemFacts>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut facts: BTreeMap<String, ItemFacts> = BTreeMap::new();
+        let ids = list(ids);
+        let sql = format!(
+            "SELECT i.item_id, i.state, i.generation, i.business_id, i.doubted_at, i.read_at, w.signal_at, w.due_at,
+                 w.blocked_by, w.blocked_code, w.blocked_why
+             FROM items i LEFT JOIN work w ON w.kind = 'item' AND w.id = i.item_id WHERE {}",
+            self.dialect.among("i.item_id", 1)
+        );
+        for row in self.rows(sql!(built(sql), &*ids)).await? {
+            facts.insert(text(&row, "item_id")?, item_of(&row)?);
+        }
+        let sql = format!(
+            "SELECT a.item_id, a.account_id, a.business_id, a.moving_from, a.missing_since, a.mint_fault, a.mint_code,
+                 a.mint_fault_generation, a.mint_again_at, a.outside, t.fingerprint, t.generation
+             FROM accounts a
+             LEFT JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
+             WHERE {} AND a.state = 'active'
+                 AND (a.business_id IS NOT NULL OR a.moving_from IS NOT NULL OR a.outside IS NOT NULL)
+             ORDER BY a.item_id, a.account_id, t.generation",
+            self.dialect.among("a.item_id", 1)
+        );
+        for row in self.rows(sql!(built(sql), &*ids)).await? {
+            if let Some(item) = facts.get_mut(&text(&row, "item_id")?) {
                 add_account(item, &row)?;
             }
         }
-        Ok(facts)
+        Ok(facts.into_values().collect())
     }
 
     pub(crate) async fn business_facts(
@@ -118,8 +127,8 @@ fn item_of(row: &AnyRow) -> Result<ItemFacts, Error> {
     Ok(ItemFacts {
         id: get(row, "item_id")?,
         state: get(row, "state")?,
-        generation: number(row, "item_generation")?,
-        business: get(row, "item_business")?,
+        generation: number(row, "generation")?,
+        business: get(row, "business_id")?,
         doubted: is_set(row, "doubted_at")?,
         work: work_of(row)?,
         accounts: Vec::new(),

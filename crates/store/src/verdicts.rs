@@ -224,7 +224,9 @@ impl Tx {
 
     /// Judges these rows by the facts of now; those that do not exist are left out.
     async fn judge(&mut self, businesses: &[String], items: &[String]) -> Result<BTreeMap<Subject, Verdict>, Error> {
-        let facts = self.item_facts(businesses, items).await?;
+        let mut all = self.items_of(businesses).await?;
+        all.extend(items.iter().cloned());
+        let facts = self.item_facts(&all).await?;
         let mut judged = BTreeMap::new();
         for business in self.business_facts(businesses, &facts).await? {
             judged.insert(Subject::Business(business.id.clone()), of_business(&business));
