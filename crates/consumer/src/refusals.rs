@@ -1,4 +1,5 @@
-//! From a provider's refusal to what happens to the row: written once for both reconcilers.
+//! From a provider's refusal to what happens to the row: written once for both reconcilers. What a refusal of Plaid's
+//! says of the Item itself is in `item/state.rs`.
 
 use crate::Context;
 use domain::budget::Call;

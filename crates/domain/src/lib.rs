@@ -12,6 +12,7 @@ pub mod json;
 pub mod list_membership;
 pub mod metric;
 pub mod outage;
+pub mod permit;
 pub mod queue;
 pub mod redact;
 pub mod retry;

@@ -6,6 +6,7 @@
 //! statement about many rows does, such as a pause or a sweep, and what the renewal of a lease changes.
 
 use crate::budget::{Call, PROMOTION};
+use crate::permit::Permit;
 use crate::work::{Block, Class, Subject};
 use crate::{Millis, Provider};
 use std::time::Duration;
@@ -168,7 +169,7 @@ impl Finish {
         self.blocked.is_none() && self.unfinished.is_none()
     }
 
-    fn is_blocked_by(&self, any: &[Block]) -> bool {
+    pub(crate) fn is_blocked_by(&self, any: &[Block]) -> bool {
         self.blocked.as_ref().is_some_and(|b| any.contains(&b.by))
     }
 }
@@ -322,9 +323,8 @@ impl Row {
                 self.traceparent = None;
             }
         }
-        // Spent by a reconciliation that had it and came to an end; one given during the reconciliation is for the next.
-        let passes = finish.is_blocked_by(&[Block::Backoff, Block::Pause]);
-        if permit && finish.unfinished.is_none() && !passes {
+        // One that was given meanwhile is for the next reconciliation.
+        if (Permit { granted: permit }).is_spent_by(finish) {
             self.permit = false;
         }
         if finish.unfinished.is_none() {

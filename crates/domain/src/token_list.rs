@@ -5,6 +5,7 @@
 //! (Layer refuses the list for tokens of older generations).
 
 use crate::item::ItemState;
+use crate::permit::Permit;
 use crate::words::words;
 use crate::work::Code;
 use crate::{AccountId, Fingerprint};
@@ -219,12 +220,6 @@ pub enum Plan {
         left_out: Vec<AccountId>,
     },
     Hold(Hold),
-}
-
-/// What an operator's release permits, once, on the truth of that moment.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Permit {
-    pub granted: bool,
 }
 
 /// Compares the truth with the list at Layer. `wanted` holds each account once.

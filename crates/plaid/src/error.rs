@@ -2,6 +2,8 @@
 //!
 //! Error codes: <https://plaid.com/docs/errors/>. Nearly everything is HTTP 400, a bad API key and a dead access token
 //! included, so the code decides and the status is only a fallback. `error_message` may change and is never looked at.
+//!
+//! What follows is the consumer's: for the state of an Item `item/state.rs`, for its row in the queue `refusals.rs`.
 
 use domain::work::Code;
 use domain::{Endpoint, Next};

@@ -18,6 +18,7 @@ use crate::{Context, Mode, budget, leases};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
+use domain::permit::Permit;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
 use domain::work::{Block, Class, Code, Subject};
@@ -146,8 +147,8 @@ impl Reconcile for Reconciliation<'_> {
 }
 
 impl Reconciliation<'_> {
-    fn permit(&self) -> domain::token_list::Permit {
-        domain::token_list::Permit { granted: self.claim.permit }
+    fn permit(&self) -> Permit {
+        Permit { granted: self.claim.permit }
     }
 
     fn policy(&self) -> domain::token_list::Policy {
