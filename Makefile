@@ -75,7 +75,7 @@ bench: prerequisites ## figures as ratios, side by side in one run, optimised: a
 	  $(if $(RECORDS),--records $(RECORDS))
 
 bench-smoke: prerequisites ## each part of the bench for seconds, to see that it runs to its end; says nothing about time. ONLY as above
-	$(CARGO) build --package rekey --package tests --bin rekey --bin bench
+	$(CARGO) build --workspace --all-targets
 	TEST_LOG=off tests/with-servers $(TARGET)/debug/bench --smoke $(if $(ONLY),--only $(ONLY))
 
 # What isn't about a mutant is left away: backtraces, shrinking, and most cases of the properties. A mutant that only a rare

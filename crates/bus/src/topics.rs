@@ -1,4 +1,4 @@
-//! The topics of Rekey, in one place.
+//! The topics of Rekey. Their names stand in `rekey.example.toml`; who reads which, and under which schemas, in `settings.rs`.
 
 use crate::trouble::Trouble;
 use crate::{Connection, Error, METADATA_TIMEOUT};

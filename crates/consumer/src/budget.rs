@@ -1,4 +1,5 @@
-//! A provider is called when the fleet's budget says so, and under a lease.
+//! A provider is called when the fleet's budget says so, and under a lease. What a 429 changes: the row's backoff in
+//! `refusals.rs`, the fleet's rate in [`domain::budget`].
 
 use crate::Context;
 use domain::budget::{Call, horizon};

@@ -1,6 +1,6 @@
 //! While a worker lives it says so: its leases are short and do not run out. One that dies loses its rows soon after, and nobody
 //! waits for the longest time that a call could have taken. What becomes of a reconciliation that lost its lease, or was cut short
-//! otherwise, stands here too.
+//! otherwise, stands here too. The loss is noticed where something is written under the lease (`work.rs` of the store).
 
 use crate::Context;
 use crate::outcome::{self, kind};

@@ -1,4 +1,5 @@
-//! Documented limits of the providers as one budget for the whole fleet: who may call when. The store keeps the state.
+//! Documented limits of the providers as one budget for the whole fleet: who may call when, and how a 429 slows
+//! everybody down. The store keeps the state.
 //!
 //! Calls are spread evenly instead of spent at once and then waited for, so that whoever comes next, a person above all,
 //! waits for one slot and not for the end of a window.

@@ -1,4 +1,5 @@
 //! Where an account stands between the lists: whether it belongs into one, is leaving one, or is none of ours (I8).
+//! Who is missing, and when that is a proof that it is gone: [`crate::accounts`].
 
 use crate::BusinessId;
 use crate::accounts::AccountState;

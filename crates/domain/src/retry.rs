@@ -1,4 +1,5 @@
-//! How long to wait before the next try.
+//! How long to wait before the next try: the curve. Which curve a row is on is decided in the consumer (`context.rs`), and what a
+//! provider's `Retry-After` adds in its `refusals.rs`.
 //!
 //! The curve comes from the `backoff` crate. It is no longer maintained (RUSTSEC-2025-0012) but was a requirement; this
 //! module is its only user, so replacing it is one file. Its own jitter and clock are not used: jitter comes from the

@@ -1,4 +1,5 @@
-//! What a webhook asks of Rekey: at most "look at this Item", and how soon.
+//! What a webhook asks of Rekey: at most "look at this Item", and how soon. A code that says that the Item is gone
+//! is also in the table of errors (`error.rs` of the plaid crate).
 
 use crate::words::words;
 use crate::work::{Class, HintKind};

@@ -1,4 +1,5 @@
-//! `/startz`, `/livez`, `/readyz` and `/metrics`, on a port of their own.
+//! `/startz`, `/livez`, `/readyz` and `/metrics`, on a port of their own. What makes a process not ready is
+//! said to [`Readiness`] by the binary (`wiring.rs`, `waiting.rs`).
 
 use axum::Router;
 use axum::extract::State;
