@@ -1,8 +1,8 @@
-//! An operator's permit: who releases a row lets one reconciliation do what a guard held back (I8).
+//! An operator's permit: by releasing a row, the operator lets one reconciliation do what a guard held back (I8).
 //!
-//! The release gives it ([`crate::queue::Row::release`]), and it stands in the row. The guards of [`crate::token_list`], the
-//! consumer's guard over all lists and its question about dead unknown tokens let the reconciliation pass that has it. The end of
-//! that reconciliation spends it. Items never read it.
+//! The release gives it ([`crate::queue::Row::release`]), and the row keeps it. A reconciliation that has it passes the guards of
+//! [`crate::token_list`], the consumer's guard over all lists, and its question about dead unknown tokens. The end of that
+//! reconciliation spends it. Items never read it.
 
 use crate::queue::Finish;
 use crate::work::Block;

@@ -200,7 +200,7 @@ impl Tx {
         businesses: &[BusinessMark],
         reason: &str,
         cause: Option<&crate::Claim>,
-    ) -> Result<Vec<i64>, Error> {
+    ) -> Result<(), Error> {
         for of in businesses {
             self.ensure_business(&of.business, None).await?;
         }
@@ -213,7 +213,7 @@ impl Tx {
         };
         // Together, so that their rows are locked by one statement, in one order.
         let marks: Vec<Mark<'_>> = businesses.iter().map(mark).collect();
-        self.mark_each(&marks).await
+        self.mark_each(&marks).await.map(drop)
     }
 }
 

@@ -115,7 +115,7 @@ impl Reconcile for Reconciliation<'_> {
 
     async fn end(self, ending: Result<Option<Ending>, Finish>) -> Result<(), store::Error> {
         let mut tx = match &ending {
-            Ok(Some(Ending::Converged(found))) => self.begin_with(found.facts.leaving.clone()).await?,
+            Ok(Some(Ending::Converged(found))) => self.begin_holding(found.facts.leaving.clone()).await?,
             _ => self.context.store.begin().await?,
         };
         tx.lock(&self.claim).await?;
@@ -241,9 +241,9 @@ impl Reconciliation<'_> {
         (never_read_back || !replaced.is_empty()).then(|| Put { tokens, added, replaced, ..Put::default() })
     }
 
-    /// A transaction that holds the rows of whoever is leaving this list, as they are by now: an account may be ordered on to one
-    /// more business while the list is read back.
-    async fn begin_with(&self, mut leaving: Vec<Subject>) -> Result<Tx, store::Error> {
+    /// A transaction that holds the rows in the queue that are written when accounts leave this list. Read again under their locks,
+    /// because an account may be moved on to one more business while the list is read back.
+    async fn begin_holding(&self, mut leaving: Vec<Subject>) -> Result<Tx, store::Error> {
         loop {
             let mut tx = self.context.store.begin().await?;
             if leaving.is_empty() {
@@ -264,7 +264,7 @@ impl Reconciliation<'_> {
         let reason = format!("an account moved here from {}", self.id);
         let entered = tx.moves_done(&self.id, &self.claim).await?;
         let marks: Vec<_> = entered.into_iter().map(|b| BusinessMark::changed(b, Class::Rotation)).collect();
-        tx.mark_businesses(&marks, &reason, Some(&self.claim)).await.map(drop)
+        tx.mark_businesses(&marks, &reason, Some(&self.claim)).await
     }
 
     async fn report_accepted(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), store::Error> {
