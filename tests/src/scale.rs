@@ -175,8 +175,7 @@ async fn one_item(store: &Store, held: &Claim, seen: &mut impl FnMut(&str)) {
     tx.add_candidate(&id, &token, "lookup", None).await.unwrap();
     tx.promote(&id, &fingerprint).await.unwrap();
     tx.apply_declaration(&id, &fingerprint).await.unwrap();
-    tx.current_token(&id).await.unwrap();
-    tx.proved_at(&id).await.unwrap();
+    tx.current(&id).await.unwrap();
     tx.gone_under_newest(&id).await.unwrap();
     tx.commit().await.unwrap();
     seen("proof of a token");
@@ -233,7 +232,7 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
         (Fingerprint::from_stored("fp1_7-1-2".into()), AccountId::parse("account-10000007-1").unwrap());
     let mut tx = store.begin().await.unwrap();
     tx.business(id).await.unwrap();
-    tx.items_at_work(id).await.unwrap();
+    tx.items_are_coming(id, Millis(0), Duration::from_secs(5), Duration::from_secs(1)).await.unwrap();
     tx.wanted_accounts(id).await.unwrap();
     tx.creation_details(id).await.unwrap();
     tx.owners(&[known], &[account]).await.unwrap();

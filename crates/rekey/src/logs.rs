@@ -3,8 +3,13 @@
 use domain::words;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::fmt;
 use std::io::IsTerminal;
 use traces::{Admit, Exporter, STEP};
+use tracing::span::Record;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::{FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -52,6 +57,32 @@ pub(crate) fn filter(log: &Settings) -> Result<EnvFilter, String> {
         .map_err(|_| LEVELS.to_owned())
 }
 
+/// The fields of a span as JSON. Those that are recorded later are written behind the others: the library's own way reads and writes
+/// all of them anew each time, and the span of a webhook gets four of its fields later.
+struct Appended(JsonFields);
+
+impl<'writer> FormatFields<'writer> for Appended {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        self.0.format_fields(writer, fields)
+    }
+
+    fn add_fields(&self, current: &'writer mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
+        let mut more = String::new();
+        self.0.format_fields(Writer::new(&mut more), fields)?;
+        let all = &mut current.fields;
+        match (all.strip_suffix('}'), more.strip_prefix('{')) {
+            (Some("{") | None, _) => *all = more,
+            (_, None | Some("}")) => {}
+            (Some(_), Some(more)) => {
+                all.pop();
+                all.push(',');
+                all.push_str(more);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Starts logging to standard error, and exporting traces if there is an exporter. The second call in a process changes
 /// nothing.
 pub fn start(log: &Settings, clock: Clock, traces: Option<&Exporter>) -> Result<(), String> {
@@ -66,7 +97,8 @@ pub fn start(log: &Settings, clock: Clock, traces: Option<&Exporter>) -> Result<
         }
         Clock::Wall if is_pretty => base.with_target(false).with_ansi(terminal).boxed(),
         Clock::Uptime | Clock::Wall => {
-            base.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+            let json = base.json().flatten_event(true).with_current_span(true).with_span_list(false);
+            json.fmt_fields(Appended(JsonFields::new())).boxed()
         }
     };
     let spans = traces.map(Exporter::layer);

@@ -108,7 +108,7 @@ pub async fn start(config: Config, roles: &[Role], given: Given) -> anyhow::Resu
     let ops = web::ops_routes(readiness, metrics);
     let limits =
         web::Limits { connections: 64, header_read: Duration::from_secs(5), drain: Duration::from_millis(200) };
-    running.tasks.spawn(web::serve(ops_listener, ops, limits, running.ops_stop.clone()));
+    running.tasks.spawn(web::serve(ops_listener, ops, limits, running.readiness.clone(), running.ops_stop.clone()));
 
     if roles.contains(&Role::Sandbox) {
         running.start_sandbox().await?;
@@ -189,13 +189,12 @@ impl Running {
             plaid.environment.as_str(),
         );
         let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?.clone());
-        let routes = web::close_while_draining(routes, self.readiness.clone());
         let listener = bind("receiver", self.config.receiver.listen).await?;
         self.receiver = Some(listener.local_addr()?);
         let limits = self.config.limits(self.config.receiver.max_connections);
         let stop = self.stop.clone();
         self.tasks.spawn(async move { keys.run(stop).await });
-        self.tasks.spawn(web::serve(listener, routes, limits, self.stop.clone()));
+        self.tasks.spawn(web::serve(listener, routes, limits, self.readiness.clone(), self.stop.clone()));
         Ok(())
     }
 
@@ -242,8 +241,7 @@ impl Running {
             }
             if let Some((listener, tokens)) = console {
                 let routes = console::routes(store, tokens, settings, stop.clone());
-                let routes = web::close_while_draining(routes, readiness.clone());
-                tasks.spawn(web::serve(listener, routes, limits, stop));
+                tasks.spawn(web::serve(listener, routes, limits, readiness.clone(), stop));
             }
             readiness.started("database");
             // Webhooks go on to Kafka without it, so a process that takes them stays ready.

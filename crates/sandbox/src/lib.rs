@@ -127,7 +127,7 @@ impl Sandbox {
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let limits =
             web::Limits { connections: 1024, header_read: Duration::from_secs(30), drain: Duration::from_millis(500) };
-        web::serve(listener, self.routes(), limits, stop).await;
+        web::serve(listener, self.routes(), limits, web::Readiness::default(), stop).await;
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {

@@ -27,6 +27,17 @@ pub struct Candidate {
     pub declares: bool,
 }
 
+/// The access token that is the Item's. What can't be read of it is an error of its own: it is no matter where a candidate takes
+/// its place.
+#[derive(Debug)]
+pub struct Current {
+    pub fingerprint: Fingerprint,
+    pub token: Result<AccessToken, Error>,
+    pub proved_at: Option<Millis>,
+    /// What was pushed with it and is not judged yet.
+    pub declaration: Result<Option<Declaration>, Error>,
+}
+
 /// What a token that reached us is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
@@ -142,17 +153,17 @@ impl Tx {
     }
 
     /// The access token that Plaid proved to be the Item's.
-    pub async fn current_token(&mut self, item: &ItemId) -> Result<Option<AccessToken>, Error> {
-        let sql = "SELECT fingerprint, sealed FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
+    pub async fn current(&mut self, item: &ItemId) -> Result<Option<Current>, Error> {
+        let sql = "SELECT fingerprint, sealed, judged_at, declaration FROM access_tokens
+            WHERE item_id = $1 AND standing = 'current'";
         let Some(row) = self.row(sql!(sql, item)).await? else { return Ok(None) };
-        Ok(Some(self.opened(item, &row)?.1))
-    }
-
-    /// When Plaid proved the current token. It is not opened, so one that can't be read is no obstacle.
-    pub async fn proved_at(&mut self, item: &ItemId) -> Result<Option<Millis>, Error> {
-        let sql = "SELECT judged_at FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
-        let row = self.row(sql!(sql, item)).await?;
-        row.map_or(Ok(None), |r| get(&r, "judged_at"))
+        let fingerprint: Fingerprint = get(&row, "fingerprint")?;
+        Ok(Some(Current {
+            token: self.opened(item, &row).map(|(_, token)| token),
+            proved_at: get(&row, "judged_at")?,
+            declaration: self.declaration_in(&row, item, &fingerprint),
+            fingerprint,
+        }))
     }
 
     fn opened(&self, item: &ItemId, row: &AnyRow) -> Result<(Fingerprint, AccessToken), Error> {
@@ -248,11 +259,11 @@ impl Tx {
 
     /// What was pushed with the current token and is not judged yet.
     pub async fn declaration_of_current(&mut self, item: &ItemId) -> Result<Option<(Fingerprint, Declaration)>, Error> {
-        let sql = "SELECT fingerprint FROM access_tokens
+        let sql = "SELECT fingerprint, declaration FROM access_tokens
             WHERE item_id = $1 AND standing = 'current' AND declaration IS NOT NULL";
         let Some(row) = self.row(sql!(sql, item)).await? else { return Ok(None) };
         let fingerprint = get(&row, "fingerprint")?;
-        Ok(self.waiting_declaration(item, &fingerprint).await?.map(|declaration| (fingerprint, declaration)))
+        Ok(self.declaration_in(&row, item, &fingerprint)?.map(|declaration| (fingerprint, declaration)))
     }
 
     /// What was pushed with the current token is refused: nothing of it is in force. The token stays.
@@ -288,7 +299,16 @@ impl Tx {
     ) -> Result<Option<Declaration>, Error> {
         let sql = "SELECT declaration FROM access_tokens WHERE item_id = $1 AND fingerprint = $2";
         let Some(row) = self.row(sql!(sql, item, fingerprint)).await? else { return Ok(None) };
-        let Some(sealed) = opt_text(&row, "declaration")? else { return Ok(None) };
+        self.declaration_in(&row, item, fingerprint)
+    }
+
+    fn declaration_in(
+        &self,
+        row: &AnyRow,
+        item: &ItemId,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Declaration>, Error> {
+        let Some(sealed) = opt_text(row, "declaration")? else { return Ok(None) };
         Declaration::open(&self.keys, &declared_at(item, fingerprint), &sealed).map(Some)
     }
 

@@ -1,12 +1,13 @@
 //! Who works on a due row: the claim, with its lease, its epoch and the budget for its first calls.
 
-use crate::sql::{Of, built, records, row, sql};
+use crate::sql::{Of, built, list, records, row, sql};
 use crate::work::work_row;
 use crate::{Error, Store, Tx};
-use domain::Millis;
 use domain::budget::{Booked, Call, Limits, horizon};
 use domain::queue::{Claimant, Row};
 use domain::work::{Class, Kind, Subject};
+use domain::{ItemId, Millis};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// A row that only this worker may work on while its lease lasts.
@@ -155,6 +156,21 @@ impl Store {
         limit: u32,
         limits: &Limits,
     ) -> Result<Vec<Claim>, Error> {
+        self.claim_beside(&[], kind, owner, lease, limit, limits).await
+    }
+
+    /// The same; but among rows that are as urgent, Items come first that share a list with one of `these`, which were worked on
+    /// just now. Taken by age alone, a list whose Items all changed would be sent once for each of them, and refused for the
+    /// tokens of those whose turn has not come.
+    pub async fn claim_beside(
+        &self,
+        these: &[ItemId],
+        kind: Kind,
+        owner: &str,
+        lease: Duration,
+        limit: u32,
+        limits: &Limits,
+    ) -> Result<Vec<Claim>, Error> {
         let deadline = Instant::now() + lease;
         let (saved, each) = match kind {
             Kind::Item => limits.pace(),
@@ -164,12 +180,17 @@ impl Store {
         let mut tx = self.begin().await?;
         let order = Order::of(tx.now());
         let mut due = tx.due(kind, Due::ToRead, limit).await?;
+        let mut siblings = BTreeSet::new();
         if kind == Kind::Item {
             due.extend(tx.due(kind, Due::ToMint, limit).await?);
+            let beside = tx.due_beside(these, limit).await?;
+            siblings.extend(beside.iter().map(|row| row.subject.clone()));
+            due.retain(|row| !siblings.contains(&row.subject));
+            due.extend(beside);
         }
         let now = tx.now();
         let class = |row: &Row| if order == Order::Aged { Class::Person } else { row.class };
-        due.sort_by_key(|row| (row.urgency(now), class(row), row.due_at));
+        due.sort_by_key(|row| (row.urgency(now), class(row), !siblings.contains(&row.subject), row.due_at));
         if due.is_empty() {
             tx.rollback().await?;
             return Ok(Vec::new());
@@ -280,4 +301,24 @@ impl Tx {
         let rows = self.rows(sql!(built(text), kind, self.now(), kind.provider(), limit)).await?;
         rows.iter().map(work_row).collect()
     }
+
+    /// Due Items that share a list with one of these, locked as well. In three statements, each a look-up by key: joined, PostgreSQL
+    /// would read everything that is due.
+    async fn due_beside(&mut self, these: &[ItemId], limit: u32) -> Result<Vec<Row>, Error> {
+        let these: Vec<String> = these.iter().map(ToString::to_string).collect();
+        let lists: Vec<String> = self.businesses_of(&these).await?.into_iter().collect();
+        let items = self.items_of(&lists).await?;
+        if items.len() <= these.len() {
+            return Ok(Vec::new());
+        }
+        let (beside, lock) = (self.dialect.among("id", 5), self.dialect.skip_locked());
+        let claimable = claimable(&beside, Due::ToRead);
+        let sql = format!("SELECT * FROM work WHERE {claimable} ORDER BY due_at LIMIT $4 {lock}");
+        let kind = Kind::Item;
+        let query = sql!(built(sql), kind, self.now(), kind.provider(), limit, list(items.iter().take(BESIDE)));
+        self.rows(query).await?.iter().map(work_row).collect()
+    }
 }
+
+/// Items that are looked at beside others: a business with more of them must not slow every claim down.
+const BESIDE: usize = 500;

@@ -15,12 +15,12 @@ mod claim;
 mod database_url;
 mod erase;
 mod error;
+mod group_commit;
 mod groups;
 mod items;
 mod migrate;
 mod minting;
 mod open;
-
 mod outbox;
 mod reseal;
 mod sealed;
@@ -37,7 +37,7 @@ mod verified;
 mod wake;
 mod work;
 
-pub use access_tokens::{Candidate, News, TokenView};
+pub use access_tokens::{Candidate, Current, News, TokenView};
 pub use accounts::{AccountRow, AccountUpdate, MintFault};
 pub use admin::{Orphan, Page, UnknownItem};
 pub use audit::{Act, AuditEntry, AuditFilter, said};

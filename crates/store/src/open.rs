@@ -1,5 +1,6 @@
 //! Opening a database: the pool and what it does with each connection, why none can be had, the check of the keys.
 
+use crate::group_commit::GroupCommit;
 use crate::migrate::{SCHEMA, too_new};
 use crate::session::{self, Distrust};
 use crate::tx::{BEGIN_TO_WRITE, Dialect, Tx};
@@ -12,7 +13,7 @@ use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::any::AnyPoolOptions;
-use sqlx::{AnyPool, Connection as _};
+use sqlx::{AnyConnection, AnyPool, Connection as _, Row as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,19 @@ const SERVING: Duration = Duration::from_secs(10);
 
 /// FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
+
+/// As [`PRAGMAS`] says, but that commits which come together may share a write of the disk.
+async fn begin_session(connection: &mut AnyConnection, together: &GroupCommit) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(PRAGMAS).execute(&mut *connection).await?;
+    let mode: String = sqlx::raw_sql("PRAGMA journal_mode").fetch_one(&mut *connection).await?.try_get(0)?;
+    let file = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+    let file: String = sqlx::raw_sql(file).fetch_one(&mut *connection).await?.try_get(0)?;
+    if mode == "wal" && !file.is_empty() {
+        together.takes_over(&file);
+        sqlx::raw_sql("PRAGMA synchronous = NORMAL").execute(connection).await?;
+    }
+    Ok(())
+}
 
 /// Where the sealed value stands that tells whether our keys are the database's.
 pub(crate) const KEY_CHECK: &str = "meta/key_check";
@@ -60,6 +74,8 @@ pub struct Store {
     pub(crate) distrust: Distrust,
     pub(crate) outcomes: Arc<str>,
     pub(crate) wake: Wake,
+    /// What only SQLite has.
+    pub(crate) together: Option<GroupCommit>,
 }
 
 impl std::fmt::Debug for Store {
@@ -116,10 +132,15 @@ impl Store {
             .acquire_timeout(settings.acquire_timeout)
             // An idle connection that the server closed is noticed here instead of failing the work.
             .test_before_acquire(true);
+        let together = (dialect == Dialect::Sqlite).then(GroupCommit::default);
         let options = match dialect {
             Dialect::Sqlite => options
-                .after_connect(|connection, _| {
-                    Box::pin(async move { sqlx::raw_sql(PRAGMAS).execute(connection).await.map(|_| ()) })
+                .after_connect({
+                    let together = together.clone().unwrap_or_default();
+                    move |connection, _| {
+                        let together = together.clone();
+                        Box::pin(async move { begin_session(connection, &together).await })
+                    }
                 })
                 // SQLite rolls back by itself when the disk is full. sqlx then still counts a transaction on that
                 // connection, refuses every BEGIN and nests what only reads, so such a connection is closed.
@@ -140,7 +161,7 @@ impl Store {
             .map_err(|_| Error::Unusable("database.url can't be read: check its form".into()))?;
         let outcomes = Arc::from(outcomes);
         let wake = Wake::default();
-        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes, wake })
+        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes, wake, together })
     }
 
     /// Why no connection can be had, or what one was refused, and where the database was looked for; for messages. The

@@ -1,5 +1,6 @@
 //! One transaction: the clock, the two differences between the databases, small helpers.
 
+use crate::group_commit::{GroupCommit, Turn};
 use crate::session::Distrust;
 use crate::sql::{Query, get, number, sql};
 use crate::verdicts::Touched;
@@ -86,6 +87,8 @@ pub struct Tx {
     pub(crate) touched: Touched,
     outcomes: Arc<str>,
     wake: Wake,
+    /// While it may write, on SQLite: given back once it is committed or undone.
+    turn: Option<(Turn, GroupCommit)>,
     /// Kinds of which this transaction makes rows due.
     makes_due: BTreeSet<Kind>,
     /// It brings something that the reconciliation of a business may wait for.
@@ -136,16 +139,27 @@ impl Tx {
     }
 
     async fn try_begin(store: &Store, writes: bool) -> Result<Self, Error> {
-        let mut inner = match (store.dialect, writes) {
-            // IMMEDIATE: a transaction that reads first and writes later would fail, not wait, when another wrote.
-            (Dialect::Sqlite, true) => in_time("begin", store.pool.begin_with("BEGIN IMMEDIATE")).await?,
-            // One snapshot: what was read first must not have been replaced when the second query runs.
-            (Dialect::Postgres, false) => {
-                in_time("begin", store.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?
-            }
-            (Dialect::Postgres, true) => in_time("begin", store.pool.begin_with(BEGIN_TO_WRITE)).await?,
-            (Dialect::Sqlite, false) => in_time("begin", store.pool.begin()).await?,
+        let beginning = async {
+            let turn = match &store.together {
+                Some(together) if writes => {
+                    let patience = store.pool.options().get_acquire_timeout();
+                    Some((together.turn(patience).await?, together.clone()))
+                }
+                _ => None,
+            };
+            let begun = match (store.dialect, writes) {
+                // IMMEDIATE: a transaction that reads first and writes later would fail, not wait, when another wrote.
+                (Dialect::Sqlite, true) => store.pool.begin_with("BEGIN IMMEDIATE").await?,
+                (Dialect::Sqlite, false) => store.pool.begin().await?,
+                // One snapshot: what was read first must not have been replaced when the second query runs.
+                (Dialect::Postgres, false) => {
+                    store.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?
+                }
+                (Dialect::Postgres, true) => store.pool.begin_with(BEGIN_TO_WRITE).await?,
+            };
+            Ok((turn, begun))
         };
+        let (turn, mut inner) = in_time("begin", beginning).await?;
         let began = Instant::now();
         let clock = sql!(store.dialect.clock());
         let row = in_time("statement", clock.fetch_one(&mut *inner)).await?;
@@ -164,6 +178,7 @@ impl Tx {
             touched: Touched::default(),
             outcomes: Arc::clone(&store.outcomes),
             wake: store.wake.clone(),
+            turn,
             makes_due: BTreeSet::new(),
             brings_news: false,
             tells: false,
@@ -186,7 +201,16 @@ impl Tx {
     /// Judges anew what the transaction has changed facts of, and commits.
     pub async fn commit(mut self) -> Result<(), Error> {
         self.judge_touched().await?;
-        in_time("commit", self.inner.commit()).await?;
+        let (inner, turn) = (self.inner, self.turn);
+        let committing = async {
+            inner.commit().await?;
+            if let Some((turn, together)) = turn {
+                drop(turn);
+                together.reaches_disk().await?;
+            }
+            Ok(())
+        };
+        in_time("commit", committing).await?;
         self.makes_due.iter().for_each(|kind| self.wake.due(*kind));
         if self.brings_news {
             self.wake.news();

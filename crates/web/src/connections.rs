@@ -8,15 +8,10 @@
 //! Attackers that reconnect at once only keep the queue moving: all places turn over each [`GRACE`], which for 2 048 places
 //! empties the kernel's queue within a second, where the limits of header and body alone would take five for each turn.
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::http::Request;
 use domain::metric;
-use hyper::body::{Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -110,49 +105,14 @@ impl Connection {
     pub(crate) fn arrived(&self) {
         self.set(None);
     }
-    /// The request, whose body tells when it has arrived or nobody wants the rest of it.
-    pub(crate) fn watch(self: &Arc<Self>, request: Request<Incoming>) -> Request<Body> {
-        // Its headers are here: from now on it is judged by how long its body takes.
+    /// The headers of its next request are here: from now on it is judged by how long the body takes.
+    pub(crate) fn asked(&self) {
         self.set(Some(Instant::now()));
-        request.map(|body| self.watched(body))
-    }
-    /// The body, which tells that when it is dropped.
-    pub(crate) fn watched<B>(self: &Arc<Self>, body: B) -> Body
-    where
-        B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + Unpin + 'static,
-    {
-        Body::new(Watched { body, connection: Arc::clone(self) })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.known.lock().connections.remove(&self.number);
-    }
-}
-
-struct Watched<B> {
-    body: B,
-    connection: Arc<Connection>,
-}
-
-impl<B> Drop for Watched<B> {
-    fn drop(&mut self) {
-        self.connection.arrived();
-    }
-}
-
-impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Watched<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -4,13 +4,11 @@
 
 use crate::connections::Connection;
 use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{HeaderValue, header};
-use axum::middleware::Next;
+use axum::http::{HeaderValue, Request, header};
 use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use parking_lot::{Mutex, MutexGuard};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,30 +19,78 @@ use std::time::Duration;
 const TIME: Duration = Duration::from_secs(2);
 const BYTES: usize = 16 * 1024 * 1024;
 
-/// A request's body that can still be read when the handler has dropped it. None once it has arrived: whoever watches the
-/// connection sees that by its being dropped.
-#[derive(Clone)]
-struct Rest(Arc<Mutex<Option<Body>>>);
+/// A request's body, which can still be read when the handler has dropped it.
+pub(crate) struct Rest {
+    /// None once it has arrived.
+    body: Arc<Mutex<Option<Incoming>>>,
+    /// Who asks before sending has not begun to send.
+    asks_first: bool,
+}
 
 impl Rest {
-    fn of(body: Body) -> Self {
-        Self(Arc::new(Mutex::new((!body.is_end_stream()).then_some(body))))
+    /// The request as it is handed to a handler, and the rest of its body. The connection is told when the body has arrived, or
+    /// when the handler does not want more of it.
+    pub(crate) fn of(request: Request<Incoming>, connection: &Arc<Connection>) -> (Request<Body>, Self) {
+        let (head, body) = request.into_parts();
+        let asks_first = head.headers.contains_key(header::EXPECT);
+        let body = Arc::new(Mutex::new((!body.is_end_stream()).then_some(body)));
+        let handed = Handed { body: Arc::clone(&body), connection: Arc::clone(connection) };
+        (Request::from_parts(head, Body::new(handed)), Self { body, asks_first })
     }
-    fn body(&self) -> MutexGuard<'_, Option<Body>> {
-        self.0.lock()
+
+    fn has_arrived(&self) -> bool {
+        self.body.lock().is_none()
+    }
+
+    /// Lets a caller who was refused early read the answer.
+    pub(crate) fn linger_behind(self, answer: Response) -> Response {
+        let is_refused = answer.status().is_client_error() || answer.status().is_server_error();
+        if !is_refused || self.asks_first || self.has_arrived() {
+            return answer;
+        }
+        let (mut head, answer) = answer.into_parts();
+        // Without a length, for the end is what is put off.
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let rest = self.body.lock().take();
+        let reading = async move {
+            if let Some(rest) = rest {
+                drop(tokio::time::timeout(TIME, throw_away(rest)).await);
+            }
+        };
+        Response::from_parts(head, Body::new(Lingering { answer, reading: Some(Box::pin(reading)) }))
     }
 }
 
-impl HttpBody for Rest {
-    type Data = Bytes;
-    type Error = axum::Error;
+/// What a handler reads.
+struct Handed {
+    body: Arc<Mutex<Option<Incoming>>>,
+    connection: Arc<Connection>,
+}
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+impl Handed {
+    fn body(&self) -> MutexGuard<'_, Option<Incoming>> {
+        self.body.lock()
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        self.connection.arrived();
+    }
+}
+
+impl HttpBody for Handed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut body = self.body();
         let Some(coming) = body.as_mut() else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *coming).poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) || coming.is_end_stream() {
             *body = None;
+            self.connection.arrived();
         }
         polled
     }
@@ -79,34 +125,7 @@ impl HttpBody for Lingering {
     }
 }
 
-/// Lets a caller who was refused early read the answer.
-pub(crate) async fn linger(request: Request, next: Next) -> Response {
-    let (head, body) = request.into_parts();
-    let rest = Rest::of(body);
-    let connection = head.extensions.get::<Arc<Connection>>().cloned();
-    // Who asks before sending has not begun to send.
-    let asks_first = head.headers.contains_key(header::EXPECT);
-    // When the handler drops it, the request is worked on and no more waited for.
-    let handed = match connection {
-        Some(connection) => connection.watched(rest.clone()),
-        None => Body::new(rest.clone()),
-    };
-    let answer = next.run(Request::from_parts(head, handed)).await;
-    let is_refused = answer.status().is_client_error() || answer.status().is_server_error();
-    if rest.is_end_stream() || !is_refused || asks_first {
-        return answer;
-    }
-    let (mut head, answer) = answer.into_parts();
-    // Without a length, for the end is what is put off.
-    head.headers.remove(header::CONTENT_LENGTH);
-    head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let reading = async move {
-        drop(tokio::time::timeout(TIME, throw_away(rest)).await);
-    };
-    Response::from_parts(head, Body::new(Lingering { answer, reading: Some(Box::pin(reading)) }))
-}
-
-async fn throw_away(mut rest: Rest) {
+async fn throw_away(mut rest: Incoming) {
     let mut read = 0;
     while let Some(Ok(frame)) = rest.frame().await {
         read += frame.data_ref().map_or(0, Bytes::len);

@@ -3,8 +3,8 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use domain::metric;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -101,19 +101,6 @@ const BEGINNING: &str = "start";
 struct Ops {
     readiness: Readiness,
     metrics: PrometheusHandle,
-}
-
-/// Tells callers to open their next connection elsewhere, so that none is left whose next request meets a closed door.
-pub fn close_while_draining(routes: Router, readiness: Readiness) -> Router {
-    routes.layer(axum::middleware::map_response(move |mut answer: Response| {
-        let draining = readiness.is_draining();
-        async move {
-            if draining {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            answer
-        }
-    }))
 }
 
 /// The routes of the operations port. `/startz`: begun, once and for all. `/readyz`: give me work. `/livez`: this process

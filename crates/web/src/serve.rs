@@ -1,9 +1,11 @@
 //! The accept loop of every server here: HTTP/1.1 with a bound on everything a caller could stretch.
 
+use crate::Readiness;
 use crate::connections::{Connections, Slot};
-use crate::linger::linger;
+use crate::linger::Rest;
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,9 +28,16 @@ pub struct Limits {
     pub drain: Duration,
 }
 
-/// Serves until `stop`, then lets requests in flight finish within [`Limits::drain`].
-pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: CancellationToken) {
-    let routes = routes.layer(axum::middleware::from_fn(linger));
+/// Serves until `stop`, then lets requests in flight finish within [`Limits::drain`]. While `readiness` says that the process
+/// drains, callers are told to open their next connection elsewhere, so that none is left whose next request meets a closed
+/// door.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    limits: Limits,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
     let connections = Connections::new(limits.connections);
     let graceful = GracefulShutdown::new();
     loop {
@@ -36,16 +45,23 @@ pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: 
         let mut http = http1::Builder::new();
         // The header timer starts with the connection, so a silent one is closed as well.
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_read).max_buf_size(64 * 1024);
-        let (connection, routes) = (Arc::clone(&slot.connection), routes.clone());
+        let (connection, routes, readiness) = (Arc::clone(&slot.connection), routes.clone(), readiness.clone());
+        // Not as layers of the router, which would clone and box each of them for each request.
         let service = service_fn(move |request| {
-            let mut request = connection.watch(request);
+            connection.asked();
+            let (mut request, rest) = Rest::of(request, &connection);
             request.extensions_mut().insert(ConnectInfo(peer));
-            request.extensions_mut().insert(Arc::clone(&connection));
-            let (connection, answer) = (Arc::clone(&connection), routes.clone().oneshot(request));
+            let (connection, readiness) = (Arc::clone(&connection), readiness.clone());
+            let answering = routes.clone().oneshot(request);
             async move {
-                let answer = answer.await;
+                let answer = answering.await.map(|answer| rest.linger_behind(answer));
                 connection.answered();
-                answer
+                answer.map(|mut answer| {
+                    if readiness.is_draining() {
+                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    answer
+                })
             }
         });
         let served = graceful.watch(http.serve_connection(TokioIo::new(stream), service));

@@ -31,7 +31,7 @@ impl Provider {
         let limits =
             web::Limits { connections: 16, header_read: Duration::from_secs(5), drain: Duration::from_millis(10) };
         let routes = Router::new().fallback(answer).with_state(provider.clone());
-        runtime.spawn(web::serve(listener, routes, limits, CancellationToken::new()));
+        runtime.spawn(web::serve(listener, routes, limits, web::Readiness::default(), CancellationToken::new()));
         (provider, base)
     }
 

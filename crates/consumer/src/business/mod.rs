@@ -29,9 +29,9 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use store::{BusinessMark, BusinessRow, Claim, Tx};
 
-/// How many times `consumer.debounce` a business waits for its Items at most, counted from the event that it is due for.
-const MOST_WAITS: u32 = 10;
-/// The pause between two looks at what others do.
+/// Items that change within so many times `consumer.debounce` share a PUT, and one that takes longer is not waited for.
+const TOGETHER: u32 = 10;
+/// The first pause between two looks at what others do; each is twice as long as the one before.
 const AFTER_NEWS: Duration = Duration::from_millis(4);
 
 /// One reconciliation, while it lasts.
@@ -395,17 +395,19 @@ impl Reconciliation<'_> {
         Stop::Row(parked(self.context, code, why))
     }
 
-    /// Our side, as of one moment. Items of this list that are being worked on are likely to bring new tokens in a moment:
-    /// these share the PUT. Where they take longer, this reconciliation ends, and the business is due when they do: a list with
-    /// tokens that are about to be replaced would be refused, or sent in vain. That is put off for a while only.
+    /// Our side, as of one moment. Items of this list that are being worked on, or are about to be, are likely to bring new tokens
+    /// in a moment: these share the PUT. Where they take longer, this reconciliation ends, and the business is due when they do: a
+    /// list with tokens that are about to be replaced would be refused, or sent in vain. Only Items are waited for that events of
+    /// the same time are about: a business whose Items change all the time would never be sent.
     pub(super) async fn read_our_side(&self) -> Result<Tx, Stop> {
         let (store, stopping, debounce) = (&self.context.store, &self.context.stopping, self.context.settings.debounce);
-        let began = Instant::now();
+        let (began, mut pause) = (Instant::now(), AFTER_NEWS);
         loop {
             let news = store.news();
             let mut tx = store.begin_read().await?;
-            let signalled = self.claim.signal_at.map(|signal| tx.now().since(signal));
-            if signalled.is_none_or(|ago| ago >= debounce * MOST_WAITS) || !tx.items_at_work(&self.id).await? {
+            let Some(signal) = self.claim.signal_at else { return Ok(tx) };
+            let longest = debounce * TOGETHER;
+            if !tx.items_are_coming(&self.id, signal.plus(longest), longest, debounce * 2).await? {
                 return Ok(tx);
             }
             drop(tx);
@@ -418,7 +420,8 @@ impl Reconciliation<'_> {
                 () = stopping.cancelled() => {}
             }
             // News are of any business: under load they come faster than it is worth to look.
-            tokio::time::sleep(AFTER_NEWS).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(debounce / 4);
         }
     }
 

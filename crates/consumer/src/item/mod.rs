@@ -27,7 +27,7 @@ use domain::metric;
 use domain::queue::Finish;
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use state::NewState;
-use store::{AccountRow, Candidate, Claim, Declaration, ItemRow, Tx};
+use store::{AccountRow, Candidate, Claim, Current, Declaration, ItemRow, Tx};
 
 /// One reconciliation, while it lasts.
 pub(crate) struct Reconciliation<'a> {
@@ -66,19 +66,12 @@ struct Tokens {
 
 impl Tokens {
     async fn of(tx: &mut Tx, item: &ItemId) -> Result<Self, store::Error> {
-        /// Only what can't be read as it stands.
-        fn if_lasting<T>(read: Result<T, store::Error>) -> Result<Result<T, store::Error>, store::Error> {
-            match read {
-                Err(error) if error.is_passing() => Err(error),
-                read => Ok(read),
-            }
-        }
-        Ok(Self {
-            candidates: tx.candidates(item).await?,
-            current: if_lasting(tx.current_token(item).await)?,
-            proved_at: tx.proved_at(item).await?,
-            waiting: if_lasting(tx.declaration_of_current(item).await)?,
-        })
+        let candidates = tx.candidates(item).await?;
+        let Some(Current { fingerprint, token, proved_at, declaration }) = tx.current(item).await? else {
+            return Ok(Self { candidates, current: Ok(None), proved_at: None, waiting: Ok(None) });
+        };
+        let waiting = declaration.map(|declaration| declaration.map(|said| (fingerprint, said)));
+        Ok(Self { candidates, current: token.map(Some), proved_at, waiting })
     }
 }
 
