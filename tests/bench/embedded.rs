@@ -10,6 +10,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tests::bare_store::{KEY, open_with};
 use tests::process::Process;
 use tests::{World, metrics};
 
@@ -27,6 +28,7 @@ impl Size {
 }
 
 const CONNECTIONS: usize = 64;
+const WRITERS: usize = 64;
 const PATIENCE: Duration = Duration::from_mins(5);
 
 pub(crate) async fn run(size: Size, report: &mut Report) {
@@ -43,9 +45,15 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
         due.push(webhooks(&world, &process, &items, size.lasts).await);
     }
     process.terminate().await;
+    let mut together = Vec::new();
+    for _ in 0..size.times {
+        together.push(commits_together(world.local.directory.path(), size.lasts).await);
+    }
     // The first time connections are made and keys asked for.
     let (commits, due) = (&commits[1..], &due[1..]);
     report.add(Figure::new("embedded", "SQLite's commits of one row, each on disk", "/s", commits));
+    let figure = Figure::new("embedded", format!("commits of the store, {WRITERS} writers at once"), "/s", &together);
+    report.add(figure.beside("commits", Spread::of(commits).median).goal(">= 5x"));
     let figure = Figure::new("embedded", "webhooks to due rows, 64 connections", "/s", due);
     report.add(figure.beside("commits", Spread::of(commits).median).goal(">= 5x when many wait"));
 }
@@ -124,6 +132,30 @@ async fn commit_rate(directory: &Path, lasts: Duration) -> f64 {
     }
     let rate = f64::from(commits) / began.elapsed().as_secs_f64();
     connection.close().await.unwrap();
+    rate
+}
+
+/// How many transactions of one row a second the store brings to this disk when many want to.
+async fn commits_together(directory: &Path, lasts: Duration) -> f64 {
+    let url = format!("sqlite://{}?mode=rwc", directory.join("together.sqlite").display());
+    let store = open_with(&url, KEY, 7).await.unwrap();
+    let began = Instant::now();
+    let writers = (0..WRITERS).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let (chore, mut commits) = (format!("bench-{n}"), 0);
+            while began.elapsed() < lasts {
+                let mut tx = store.begin().await.unwrap();
+                tx.lease_chore(&chore, "bench", lasts).await.unwrap();
+                tx.commit().await.unwrap();
+                commits += 1;
+            }
+            commits
+        })
+    });
+    let commits: u32 = futures::future::join_all(writers).await.into_iter().map(Result::unwrap).sum();
+    let rate = f64::from(commits) / began.elapsed().as_secs_f64();
+    store.close().await;
     rate
 }
 

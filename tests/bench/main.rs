@@ -15,6 +15,7 @@ mod database;
 mod embedded;
 mod floods;
 mod floor;
+mod instructions;
 mod intake;
 mod killed;
 mod limits;
@@ -77,6 +78,9 @@ enum Other {
     /// The least that a receiver of webhooks does, to hold ours against.
     #[command(hide = true)]
     Floor(floor::Floor),
+    /// Work on so many webhooks, for valgrind to count.
+    #[command(hide = true)]
+    Webhooks { count: u64 },
 }
 
 /// What is measured.
@@ -96,6 +100,8 @@ enum Part {
     Storm,
     /// Many records that wait for a consumer.
     Intake,
+    /// Instructions of a webhook.
+    Instructions,
     /// What a webhook costs the receiver.
     Receiver,
     /// Many webhooks for one business.
@@ -108,9 +114,14 @@ enum Part {
 
 fn main() {
     let options = Options::parse();
-    if let Some(Other::Floor(floor)) = &options.other {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        return runtime.enable_all().build().unwrap().block_on(floor.run());
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    match &options.other {
+        Some(Other::Floor(floor)) => return runtime.enable_all().build().unwrap().block_on(floor.run()),
+        Some(Other::Webhooks { count }) => {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            return runtime.enable_all().build().unwrap().block_on(instructions::work(*count));
+        }
+        None => {}
     }
     if let Some(binary) = &options.release_binary {
         tests::process::use_binary(binary.canonicalize().unwrap());
@@ -168,6 +179,7 @@ async fn run(part: Part, options: &Options, report: &mut Report) {
         Part::Storm => {
             storm::run(if smoke { storm::Size::SMOKE } else { storm::Size::full(options.rotations) }, report).await;
         }
+        Part::Instructions => instructions::run(report),
         Part::Receiver => {
             let size = if smoke { receiver::Size::SMOKE } else { receiver::Size::FULL };
             receiver::run(size, options.release_binary.as_deref(), report).await;

@@ -208,7 +208,7 @@ fn now() -> i64 {
 }
 
 /// Plaid's most frequent webhook.
-fn body(n: usize) -> Vec<u8> {
+pub(crate) fn body(n: usize) -> Vec<u8> {
     let more = json!({"error": null, "initial_update_complete": true, "historical_update_complete": true, "bench": n});
     let item = format!("item{:020}", n % ITEMS);
     Sandbox::webhook_body("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", Some(&item), &more)

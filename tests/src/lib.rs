@@ -19,6 +19,7 @@ pub mod scale;
 mod servers;
 pub mod tls;
 pub mod topics;
+mod verifier;
 pub mod weather;
 
 pub use conditions::{PATIENCE, holds};
@@ -26,6 +27,7 @@ pub use pgbouncer::PgBouncer;
 pub use rekey::config::merge;
 pub use rows::{is_quiet, ledger, parked, stale_verdicts, unserved};
 pub use servers::{fresh_database, kafka_address, role_without_rights};
+pub use verifier::verifier;
 
 use answers::Answer;
 use bus::{Intake, IntakeSettings, schema};

@@ -147,6 +147,11 @@ pub async fn everything(store: &Store, items: u64, seen: &mut impl FnMut(&str)) 
         finish(store, held, &done()).await.unwrap();
     }
     seen("ends of many");
+    let ended: Vec<_> = held.iter().map(|h| item_id(h.subject.id())).collect();
+    for beside in store.claim_beside(&ended, Kind::Item, "w", LONG, 4, &limits()).await.unwrap() {
+        finish(store, &beside, &done()).await.unwrap();
+    }
+    seen("a claim of Items beside others");
     let held = held.into_iter().find(|h| h.subject.id() == "probe").unwrap();
     leases(store, &held, seen).await;
     one_item(store, &held, seen).await;

@@ -18,6 +18,7 @@ stories!(
     i5_a_lagging_lookup_never_puts_an_old_token_over_a_newer_one,
     i5_a_lookup_that_skipped_a_rotation_needs_its_proof_like_any_other,
     i9_items_that_change_one_after_the_other_become_one_put in "[consumer]\ndebounce = \"800ms\"\n",
+    i9_lists_whose_items_all_change_are_not_sent_for_each_of_them in "[consumer]\nworkers = 2\ndebounce = \"500ms\"\n",
     i9_a_burst_of_events_is_one_look in "[consumer]\ndebounce = \"4s\"\nlease = \"8s\"\n",
     i10_an_event_during_a_look_is_served_by_the_next_one in "[plaid]\ntimeout = \"1400ms\"\n",
     i8_a_dead_token_makes_layer_refuse_the_list on likely,
@@ -136,6 +137,42 @@ async fn i9_items_that_change_one_after_the_other_become_one_put(world: &World) 
     world.until_exact().await;
     let puts = world.puts() - before;
     assert!((1..=2).contains(&puts), "I9: {puts} PUTs for one business");
+}
+
+/// More change at once than there are workers for. Taken by age alone, each Item would bring a PUT of its list with the dead tokens
+/// of those whose turn has not come.
+async fn i9_lists_whose_items_all_change_are_not_sent_for_each_of_them(world: &World) {
+    let mut items = Vec::new();
+    for n in 0..20 {
+        items.push(world.link(&format!("b{}", n % 4), 1).await);
+    }
+    world.until_exact().await;
+    for call in ["/accounts/get", "/processor/token/create"] {
+        world.sandbox.fault(Fault::new(call, FaultKind::Delay { millis: 100 }));
+    }
+    for item in &items {
+        world.rotate(item, Announce::Database).await;
+    }
+    let before = world.puts();
+    // Nobody begins before all are told.
+    world
+        .sql("INSERT INTO pauses (provider, reason, since, probe_at) VALUES ('plaid', 'a test', 0, 4000000000000)")
+        .await;
+    futures::future::join_all(items.iter().map(|item| world.notice(item))).await;
+    let all_are_told = || async {
+        let mut tx = world.store().begin_read().await.unwrap();
+        let mut told = 0;
+        for item in &items {
+            let row = tx.work(&domain::ItemId::parse(item.clone()).unwrap()).await.unwrap().unwrap();
+            told += usize::from(row.signal_at.is_some());
+        }
+        told == items.len()
+    };
+    assert!(tests::holds(all_are_told).await);
+    world.sql("DELETE FROM pauses").await;
+    world.until_exact().await;
+    let puts = world.puts() - before;
+    assert!((4..=8).contains(&puts), "I9: {puts} PUTs for four lists");
 }
 
 async fn i9_a_burst_of_events_is_one_look(world: &World) {

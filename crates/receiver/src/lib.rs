@@ -21,12 +21,14 @@ use domain::outage::Outage;
 use domain::trace::TraceParent;
 use domain::webhook::NotTaken;
 use http_body_util::BodyExt;
-use metrics::Histogram;
-use plaid::{Rejection, Verifier};
+use metrics::{Counter, Histogram};
+use parking_lot::RwLock;
+use plaid::{Rejection, Verified, Verifier};
 use publish::NotPublished;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
@@ -40,9 +42,25 @@ struct Receiver {
     /// Kafka does not take what we verified, for the log.
     outage: Outage,
     phases: Phases,
+    counted: Counted,
 }
 
-/// How long each phase takes, by handles: to look a metric up for each webhook costs more than to count it.
+/// Webhooks by outcome and reason. Kept, for to look a metric up costs more than to count.
+#[derive(Default)]
+struct Counted(RwLock<HashMap<(&'static str, &'static str), Counter>>);
+
+impl Counted {
+    fn of(&self, outcome: &'static str, reason: &'static str) -> Counter {
+        if let Some(known) = self.0.read().get(&(outcome, reason)) {
+            return known.clone();
+        }
+        let counter = metrics::counter!(metric::WEBHOOKS, "outcome" => outcome, "reason" => reason);
+        self.0.write().insert((outcome, reason), counter.clone());
+        counter
+    }
+}
+
+/// How long each phase takes, kept as well.
 struct Phases {
     verify: Histogram,
     publish: Histogram,
@@ -59,6 +77,9 @@ impl Phases {
 /// What each body may take without asking the budget: more than any of Plaid's that we know, so that whoever holds the whole
 /// budget stops none of these.
 const FREE: usize = 16 * 1024;
+/// How much later a wrong signature is answered. To see that it is wrong costs as much as to see that it is right: asked again at
+/// once, over a few dozen connections, it would take most of a core from good webhooks.
+const AFTER_A_FORGERY: Duration = Duration::from_millis(20);
 /// What all larger bodies of a process may take together.
 const MEMORY: usize = 16 * 1024 * 1024;
 
@@ -67,7 +88,16 @@ pub fn routes(verifier: Verifier, publisher: WebhookPublisher, settings: Setting
     let slots = Semaphore::new(settings.max_concurrent.get());
     let memory = Arc::new(Semaphore::new(MEMORY.max(settings.max_body)));
     let outage = Outage::default();
-    let receiver = Arc::new(Receiver { verifier, publisher, settings, slots, memory, outage, phases: Phases::new() });
+    let receiver = Arc::new(Receiver {
+        verifier,
+        publisher,
+        settings,
+        slots,
+        memory,
+        outage,
+        phases: Phases::new(),
+        counted: Counted::default(),
+    });
     // With a slash behind it as well: people type such URLs into forms.
     Router::new().route("/webhooks/plaid", post(receive)).route("/webhooks/plaid/", post(receive)).with_state(receiver)
 }
@@ -86,29 +116,51 @@ enum Outcome {
 
 async fn receive(State(receiver): State<Arc<Receiver>>, request: Request) -> Response {
     let began = Instant::now();
-    let span = tracing::info_span!("webhook", trace = Empty, webhook = Empty, item = Empty, outcome = Empty);
-    let trace = traces::begin(&span);
-    let total = receiver.settings.total_timeout;
-    let outcome = match tokio::time::timeout(total, receiver.handle(request, &trace).instrument(span.clone())).await {
+    // One that is refused has nothing that a span could tell, and anybody can send as many as they like: unless its steps are
+    // exported, the span begins with what is proved.
+    let mut span = if traces::are_exported() { span() } else { Span::none() };
+    let handling = async {
+        let proved = match receiver.proved(request).instrument(span.clone()).await {
+            Ok(proved) => proved,
+            Err(outcome) => return outcome,
+        };
+        if span.is_none() {
+            span = self::span();
+        }
+        let trace = traces::begin(&span);
+        receiver.publish(&proved.verified, &trace).instrument(span.clone()).await
+    };
+    let outcome = match tokio::time::timeout(receiver.settings.total_timeout, handling).await {
         Ok(outcome) => outcome,
         Err(_) => Outcome::Unavailable(NotTaken::TotalTimeout),
     };
-    let _entered = span.enter();
-    receiver.answer(&outcome, began.elapsed())
+    let answer = span.in_scope(|| receiver.answer(&outcome, began.elapsed()));
+    if matches!(outcome, Outcome::Rejected(Rejection::Signature)) {
+        tokio::time::sleep(AFTER_A_FORGERY).await;
+    }
+    answer
+}
+
+fn span() -> Span {
+    tracing::info_span!("webhook", trace = Empty, webhook = Empty, item = Empty, outcome = Empty)
+}
+
+/// A webhook of Plaid's, and what is held of ours until it is answered.
+struct Proved<'a> {
+    verified: Verified,
+    _slot: SemaphorePermit<'a>,
+    _memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Receiver {
-    async fn handle(&self, request: Request, trace: &TraceParent) -> Outcome {
+    async fn proved(&self, request: Request) -> Result<Proved<'_>, Outcome> {
         let (head, body) = request.into_parts();
         if is_a_form(&head.headers) {
-            return Outcome::WrongType;
+            return Err(Outcome::WrongType);
         }
-        let (body, _memory) = match self.read(body).await {
-            Ok(read) => read,
-            Err(outcome) => return outcome,
-        };
+        let (body, memory) = self.read(body).await?;
         // Only now: a slow sender holds a connection, but not a slot that a good webhook needs.
-        let Ok(_slot) = self.slots.try_acquire() else { return Outcome::Unavailable(NotTaken::TooManyRequests) };
+        let slot = self.slots.try_acquire().map_err(|_| Outcome::Unavailable(NotTaken::TooManyRequests))?;
         let signatures: Vec<&[u8]> = head.headers.get_all("plaid-verification").iter().map(|v| v.as_bytes()).collect();
         let now = jiff::Timestamp::now().as_second();
         let began = Instant::now();
@@ -119,17 +171,20 @@ impl Receiver {
         if verified.is_err() {
             traces::discard(&span);
         }
-        let verified = match verified {
-            Ok(verified) => verified,
-            Err(Rejection::KeyUnavailable) => return Outcome::Unavailable(NotTaken::KeyUnavailable),
-            Err(rejection) => return Outcome::Rejected(rejection),
-        };
+        match verified {
+            Ok(verified) => Ok(Proved { verified, _slot: slot, _memory: memory }),
+            Err(Rejection::KeyUnavailable) => Err(Outcome::Unavailable(NotTaken::KeyUnavailable)),
+            Err(rejection) => Err(Outcome::Rejected(rejection)),
+        }
+    }
+
+    async fn publish(&self, verified: &Verified, trace: &TraceParent) -> Outcome {
         let began = Instant::now();
-        let published = self.publisher.publish(&verified, trace).await;
+        let published = self.publisher.publish(verified, trace).await;
         self.phases.publish.record(began.elapsed());
         match published {
             Ok(()) => Outcome::Published,
-            Err(NotPublished::NoWebhook(reason)) => match self.publisher.dead_letter(&verified, &reason, trace).await {
+            Err(NotPublished::NoWebhook(reason)) => match self.publisher.dead_letter(verified, &reason, trace).await {
                 Ok(()) => Outcome::DeadLetter,
                 Err(error) => Outcome::Unavailable(error.reason()),
             },
@@ -193,7 +248,7 @@ impl Receiver {
             Outcome::Unavailable(reason) => ("unavailable", Some(*reason)),
         };
         let reason = reason.map_or("", NotTaken::as_str);
-        metrics::counter!(metric::WEBHOOKS, "outcome" => word, "reason" => reason).increment(1);
+        self.counted.of(word, reason).increment(1);
         self.phases.total.record(took);
         match reason {
             "" => drop(Span::current().record("outcome", word)),

@@ -48,22 +48,23 @@ pub(crate) fn place(id: &str) -> String {
 
 impl Tx {
     /// Whether Items of this list are likely to bring new tokens soon: of those that events until `since` are about, a worker took
-    /// one into its hands within the time `longest`, or one is due and others of the list were begun `lately`.
+    /// one into its hands within the time `longest`, or one is due within the time `near` and others of the list were begun as
+    /// lately as that.
     pub async fn items_are_coming(
         &mut self,
         business: &BusinessId,
         since: Millis,
         longest: Duration,
-        lately: Duration,
+        near: Duration,
     ) -> Result<bool, Error> {
         let now = self.now();
         let sql = "SELECT
                 COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.lease_until > $2 AND w.looked_at > $4 THEN 1 END), 0) AS at_work,
-                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.due_at <= $2 THEN 1 END), 0) AS due,
+                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.due_at <= $6 THEN 1 END), 0) AS due,
                 COALESCE(SUM(CASE WHEN w.looked_at > $5 THEN 1 END), 0) AS begun
             FROM accounts a JOIN work w ON w.kind = 'item' AND w.id = a.item_id
             WHERE a.business_id = $1 AND a.state = 'active'";
-        let query = sql!(sql, business, now, since, now.minus(longest), now.minus(lately));
+        let query = sql!(sql, business, now, since, now.minus(longest), now.minus(near), now.plus(near));
         let Some(row) = self.row(query).await? else { return Ok(false) };
         let (at_work, due, begun) = (number(&row, "at_work")?, number(&row, "due")?, number(&row, "begun")?);
         Ok(at_work > 0 || due > 0 && begun > 0)

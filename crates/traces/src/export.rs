@@ -144,6 +144,7 @@ impl Exporter {
     where
         S: tracing::Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     {
+        crate::EXPORTED.store(true, Ordering::Relaxed);
         tracing_opentelemetry::layer()
             .with_tracer(self.provider.tracer("rekey"))
             .with_location(false)

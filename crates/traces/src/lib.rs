@@ -13,11 +13,19 @@ pub use export::{Exporter, NotStarted, NotTaken, Settings, Target, probe};
 use domain::trace::TraceParent;
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::{Level, Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The target of spans within a piece of work. They are for traces only, and nobody pays for them while nothing is exported.
 pub const STEP: &str = "step";
+
+static EXPORTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process exports spans. Where it does not, one is only worth making for the lines of a log.
+pub fn are_exported() -> bool {
+    EXPORTED.load(Ordering::Relaxed)
+}
 
 /// Begins a trace with `span`. Its id goes into the span's field `trace`; what is returned is for whoever goes on.
 pub fn begin(span: &Span) -> TraceParent {

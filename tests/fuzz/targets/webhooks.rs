@@ -7,28 +7,10 @@ use bytes::Bytes;
 use domain::Fingerprinter;
 use domain::redact::{redact, shows_any_token};
 use domain::webhook::{Webhook, signal};
-use plaid::{Keys, Verifier};
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
-use rekey::config::load_text;
-use rekey::wiring::plaid_client;
 use sandbox::{Signer, sha256_hex};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// A verifier that knows one key and looks up none.
-fn verifier(signer: &Signer) -> Verifier {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("keys.json");
-    std::fs::write(&file, json!([signer.jwk()]).to_string()).unwrap();
-    let text = format!(
-        "[plaid]\nbase_url = \"http://127.0.0.1:9\"\nclient_id = \"c\"\nsecret = \"s\"\n\
-         [plaid.keys]\nwait = \"0s\"\nmax_waiting = 0\nfile = \"{}\"\n",
-        file.display()
-    );
-    let config = load_text("fuzz.toml", &text, &BTreeMap::new()).unwrap();
-    Verifier::new(Keys::new(plaid_client(&config, Duration::from_secs(1)).unwrap(), config.plaid.keys))
-}
+use serde_json::Value;
+use tests::verifier;
 
 /// I2: what is let in was signed with the key that it names, within five minutes, over exactly these bytes.
 ///

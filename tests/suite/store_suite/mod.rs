@@ -1,6 +1,7 @@
 //! One suite of store tests for both databases.
 
 mod erasing;
+mod group_commit;
 mod opening;
 mod plans;
 mod queue;

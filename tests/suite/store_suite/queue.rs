@@ -3,13 +3,13 @@
 use super::{
     LONG, Place, SWEEP, acme, blocked, claim, done, finish, item, limits, mark, marked, open, push, save_account,
 };
-use domain::BusinessId;
 use domain::budget::Call;
 use domain::item::ItemState;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::work::{Block, Class, Kind};
+use domain::{BusinessId, ItemId};
 use std::time::{Duration, Instant};
-use store::{BusinessMark, Error, Page};
+use store::{BusinessMark, Declaration, Error, Page};
 use tests::Parts;
 
 on_both_parts!(
@@ -21,6 +21,7 @@ on_both_parts!(
     many_claimers_share_without_overlap,
     what_waited_long_has_one_claim_in_eight,
     backoff_and_parking_wait_for_the_right_events,
+    items_of_a_list_that_was_begun_come_first,
     a_pause_stops_claims_and_frees_the_wronged,
     what_cannot_touch_a_token_is_no_signal,
     figures_tell_who_waits_and_for_what,
@@ -211,6 +212,29 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
     assert!(!tx.release(&item("nobody")).await.unwrap());
     tx.commit().await.unwrap();
     assert!(claim(&store, "one", LONG).await.remove(0).permit, "a release permits once");
+}
+
+async fn items_of_a_list_that_was_begun_come_first(parts: Parts) {
+    let (store, _place) = open(parts).await;
+    for (id, business) in [("a", "one"), ("b", "two"), ("c", "one"), ("d", "one")] {
+        push(&store, id, &format!("token-{id}"), Declaration::default()).await;
+        let mut tx = store.begin().await.unwrap();
+        save_account(&mut tx, id, business).await;
+        tx.commit().await.unwrap();
+    }
+    let next = async |these: &[ItemId]| {
+        let claims = store.claim_beside(these, Kind::Item, "w", LONG, 1, &limits()).await.unwrap();
+        claims.first().map(|claim| claim.subject.id().to_owned())
+    };
+    assert_eq!(next(&[]).await.as_deref(), Some("a"), "the oldest");
+    assert_eq!(next(&[item("a")]).await.as_deref(), Some("c"), "of the same list as the first one");
+    let mut tx = store.begin().await.unwrap();
+    tx.mark(&Mark::new(&item("e"), Class::Person, "a person waits")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(next(&[]).await.as_deref(), Some("b"), "by age");
+    assert_eq!(next(&[item("a"), item("c")]).await.as_deref(), Some("d"));
+    assert_eq!(next(&[item("d")]).await.as_deref(), Some("e"));
+    assert_eq!(next(&[item("d")]).await, None);
 }
 
 async fn a_pause_stops_claims_and_frees_the_wronged(parts: Parts) {
