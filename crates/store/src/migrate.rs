@@ -4,14 +4,31 @@ use crate::open::sqlite_code;
 use crate::sql::number;
 use crate::tx::Dialect;
 use crate::{Error, Store};
-use sqlx::Row as _;
 use sqlx::migrate::MigrateError::{self, Execute, ExecuteMigration};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{Row as _, SqlStr};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Longest wait for a migration, and for the lock of one that another process works on.
 const MIGRATION: Duration = Duration::from_hours(1);
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+/// Not by the macro `sqlx::migrate!`: for its sake sqlx's drivers would be built a second time, for the compiler, which is a quarter
+/// of a first build.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let texts = [
+        (1, "first", include_str!("../migrations/0001_first.sql")),
+        (2, "budget", include_str!("../migrations/0002_budget.sql")),
+        (3, "figures", include_str!("../migrations/0003_figures.sql")),
+        (4, "verdicts", include_str!("../migrations/0004_verdicts.sql")),
+        (5, "audit", include_str!("../migrations/0005_audit.sql")),
+        (6, "scale", include_str!("../migrations/0006_scale.sql")),
+    ];
+    let migration = |(version, name, text): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(text), false)
+    };
+    Migrator::with_migrations(texts.map(migration).into())
+});
 
 /// The newest schema this release knows.
 pub(crate) const SCHEMA: i64 = 6;
@@ -89,8 +106,8 @@ impl Store {
     async fn migrate_what_is_missing(&self) -> Result<(), Error> {
         let mut tries = 0;
         loop {
-            let mut migrator = sqlx::migrate::Migrator { ignore_missing: true, ..sqlx::migrate::Migrator::DEFAULT };
-            migrator.migrations = MIGRATIONS.migrations.clone();
+            let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+            migrator.set_ignore_missing(true);
             // A connection of its own: after a migration that failed, sqlx leaves the lock of migrators with the session, and the
             // next try would wait for it.
             let options = self.pool.options().clone().min_connections(0).max_connections(1);
@@ -156,5 +173,22 @@ impl Store {
         let may = tx.row(sqlx::query(asks)).await?.map_or(Ok(0), |row| number(&row, "may"))?;
         tx.rollback().await?;
         if may == 1 { Ok(()) } else { Err(rights_needed()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_is_listed() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let mut files: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        let listed: Vec<String> =
+            MIGRATIONS.iter().map(|m| format!("{:04}_{}.sql", m.version, m.description)).collect();
+        assert_eq!(files, listed);
+        assert_eq!(MIGRATIONS.iter().last().map(|m| m.version), Some(SCHEMA));
     }
 }
