@@ -74,7 +74,7 @@ bench: prerequisites ## figures as ratios, side by side in one run, optimised: a
 	  $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROTATIONS),--rotations $(ROTATIONS)) \
 	  $(if $(RECORDS),--records $(RECORDS))
 
-bench-smoke: prerequisites ## each part of the bench for seconds, to see that it runs to its end; of time it says nothing, of instructions it does. ONLY as above
+bench-smoke: prerequisites ## each part of the bench for seconds, to see that it runs to its end; it asserts nothing about time, but something about instructions. ONLY as above
 	@tests/prerequisites valgrind
 	$(CARGO) build --workspace --all-targets
 	TEST_LOG=off tests/with-servers $(TARGET)/debug/bench --smoke $(if $(ONLY),--only $(ONLY))

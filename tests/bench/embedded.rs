@@ -135,7 +135,7 @@ async fn commit_rate(directory: &Path, lasts: Duration) -> f64 {
     rate
 }
 
-/// How many transactions of one row a second the store brings to this disk when many want to.
+/// How many small transactions a second the store commits on this disk when many writers wait.
 async fn commits_together(directory: &Path, lasts: Duration) -> f64 {
     let url = format!("sqlite://{}?mode=rwc", directory.join("together.sqlite").display());
     let store = open_with(&url, KEY, 7).await.unwrap();

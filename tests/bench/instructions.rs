@@ -39,6 +39,7 @@ fn counted(webhooks: u64) -> u64 {
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
     let ran = valgrind.args(["webhooks", &webhooks.to_string()]).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
     let count = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
     count.unwrap_or_else(|| panic!("valgrind did not count: {said}"))
 }

@@ -70,7 +70,7 @@ async fn one(rig: &mut Rig, items: &[String], polite: bool) -> Vec<Duration> {
         first.kill();
     }
     sandbox.heal();
-    // Nobody came as far as that before. Who is ended politely may still get there with what hung and is answered now.
+    // None had a new token before. The first consumer, when it is ended politely, may still finish one of its calls.
     let after = |item: &str| {
         let minted = sandbox.calls_about(MINT).into_iter();
         minted.filter(|(at, about)| *at > began && about == item).map(|(at, _)| at).min()

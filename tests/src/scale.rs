@@ -12,7 +12,7 @@ use domain::{AccessToken, AccountId, BusinessId, Fingerprint, LayerId, Millis, P
 use sqlx::AnyConnection;
 use sqlx::Connection as _;
 use std::time::Duration;
-use store::{Act, AuditFilter, BusinessMark, Claim, Intake, MintFault, Page, Store};
+use store::{Act, AuditFilter, BusinessMark, Claim, Intake, MintFault, Page, Patience, Store};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Businesses have this many Items, and Items this many accounts.
@@ -237,7 +237,8 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
         (Fingerprint::from_stored("fp1_7-1-2".into()), AccountId::parse("account-10000007-1").unwrap());
     let mut tx = store.begin().await.unwrap();
     tx.business(id).await.unwrap();
-    tx.items_are_coming(id, Millis(0), Duration::from_secs(5), Duration::from_secs(1)).await.unwrap();
+    let patience = Patience { longest: Duration::from_secs(5), near: Duration::from_secs(1) };
+    tx.items_are_coming(id, Millis(0), &patience).await.unwrap();
     tx.wanted_accounts(id).await.unwrap();
     tx.creation_details(id).await.unwrap();
     tx.owners(&[known], &[account]).await.unwrap();

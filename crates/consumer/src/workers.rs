@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-/// Items that are kept at most to find those beside them.
+/// At most so many ended Items are remembered, to find others of their lists.
 const MOST_ENDED: usize = 64;
 
 /// The workers of one kind.
@@ -82,13 +82,13 @@ pub(crate) async fn run(context: Arc<Context>, kind: Kind, stop: CancellationTok
 impl Workers {
     async fn claim(&self, kind: Kind, free: u32) -> Result<Vec<Claim>, store::Error> {
         let context = &self.context;
-        let these: Vec<ItemId> = self.ended.lock().iter().cloned().collect();
+        let ended: Vec<ItemId> = self.ended.lock().iter().cloned().collect();
         let lease = context.settings.lease;
-        let claims = context.store.claim_beside(&these, kind, &context.owner, lease, free, &context.limits).await?;
+        let claims = context.store.claim_beside(&ended, kind, &context.owner, lease, free, &context.limits).await?;
         // While there is no budget, nothing is taken: the lists that were begun come first once there is.
-        let mut ended = self.ended.lock();
-        if !claims.is_empty() || ended.len() > MOST_ENDED {
-            ended.retain(|item| !these.contains(item));
+        let mut kept = self.ended.lock();
+        if !claims.is_empty() || kept.len() > MOST_ENDED {
+            kept.retain(|item| !ended.contains(item));
         }
         Ok(claims)
     }

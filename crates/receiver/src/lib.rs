@@ -45,7 +45,7 @@ struct Receiver {
     counted: Counted,
 }
 
-/// Webhooks by outcome and reason. Kept, for to look a metric up costs more than to count.
+/// Webhooks by outcome and reason. The handles are kept, because looking a metric up costs more than counting.
 #[derive(Default)]
 struct Counted(RwLock<HashMap<(&'static str, &'static str), Counter>>);
 
@@ -60,7 +60,7 @@ impl Counted {
     }
 }
 
-/// How long each phase takes, kept as well.
+/// How long each phase takes; these handles are kept, too.
 struct Phases {
     verify: Histogram,
     publish: Histogram,
@@ -145,7 +145,7 @@ fn span() -> Span {
     tracing::info_span!("webhook", trace = Empty, webhook = Empty, item = Empty, outcome = Empty)
 }
 
-/// A webhook of Plaid's, and what is held of ours until it is answered.
+/// A webhook of Plaid's, and what it occupies until it is answered.
 struct Proved<'a> {
     verified: Verified,
     _slot: SemaphorePermit<'a>,
@@ -207,7 +207,7 @@ impl Receiver {
     /// comes from one budget for the process.
     async fn copy(&self, mut body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Outcome> {
         let max = self.settings.max_body;
-        // Of the size that is announced, where anybody may take as much: then it is neither grown nor cut to size.
+        // Of the announced size, if that is one that needs no permit: then it is neither grown nor cut to size.
         let announced = body.size_hint().exact().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= FREE.min(max));
         let mut whole: Vec<u8> = Vec::with_capacity(announced.unwrap_or_default());
         let mut held: Option<OwnedSemaphorePermit> = None;

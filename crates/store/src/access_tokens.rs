@@ -27,8 +27,8 @@ pub struct Candidate {
     pub declares: bool,
 }
 
-/// The access token that is the Item's. What can't be read of it is an error of its own: it is no matter where a candidate takes
-/// its place.
+/// The access token that is the Item's. What can't be read of it is an error of its own, which does not matter where a candidate
+/// takes its place.
 #[derive(Debug)]
 pub struct Current {
     pub fingerprint: Fingerprint,

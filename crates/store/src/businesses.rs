@@ -42,32 +42,56 @@ pub struct TokenOwner {
     pub membership: ListMembership,
 }
 
+/// How long a list waits for its Items.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A new token waits no longer than this for others, and an Item that takes longer is not waited for.
+    pub longest: Duration,
+    /// An Item that is due within this time is waited for, while others of the list were begun as lately.
+    pub near: Duration,
+}
+
+/// Which Items a list may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coming {
+    /// A worker has one of them in its hands.
+    AtWork,
+    /// One of them is the next, most likely.
+    Next,
+    Nobody,
+}
+
 pub(crate) fn place(id: &str) -> String {
     format!("businesses/{id}/creation")
 }
 
 impl Tx {
-    /// Whether Items of this list are likely to bring new tokens soon: of those that events until `since` are about, a worker took
-    /// one into its hands within the time `longest`, or one is due within the time `near` and others of the list were begun as
-    /// lately as that.
+    /// Whether Items of this list are likely to bring new tokens soon. Only Items count whose events came until `told_by`.
     pub async fn items_are_coming(
         &mut self,
         business: &BusinessId,
-        since: Millis,
-        longest: Duration,
-        near: Duration,
-    ) -> Result<bool, Error> {
-        let now = self.now();
-        let sql = "SELECT
-                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.lease_until > $2 AND w.looked_at > $4 THEN 1 END), 0) AS at_work,
-                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.due_at <= $6 THEN 1 END), 0) AS due,
-                COALESCE(SUM(CASE WHEN w.looked_at > $5 THEN 1 END), 0) AS begun
-            FROM accounts a JOIN work w ON w.kind = 'item' AND w.id = a.item_id
-            WHERE a.business_id = $1 AND a.state = 'active'";
-        let query = sql!(sql, business, now, since, now.minus(longest), now.minus(near), now.plus(near));
-        let Some(row) = self.row(query).await? else { return Ok(false) };
-        let (at_work, due, begun) = (number(&row, "at_work")?, number(&row, "due")?, number(&row, "begun")?);
-        Ok(at_work > 0 || due > 0 && begun > 0)
+        told_by: Millis,
+        patience: &Patience,
+    ) -> Result<Coming, Error> {
+        let items = "EXISTS (SELECT 1 FROM accounts a JOIN work w ON w.kind = 'item' AND w.id = a.item_id
+            WHERE a.business_id = $1 AND a.state = 'active' AND";
+        let told = "w.signal_at <= $3 AND w.blocked_by IS NULL";
+        let sql = format!(
+            "SELECT CASE WHEN {items} {told} AND w.lease_until > $2 AND w.looked_at > $4) THEN 1 ELSE 0 END AS at_work,
+                CASE WHEN {items} {told} AND w.due_at <= $6) AND {items} w.looked_at > $5) THEN 1 ELSE 0 END AS next,
+                CASE WHEN EXISTS (SELECT 1 FROM businesses b JOIN accounts a ON a.business_id = b.business_id
+                    JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
+                    WHERE b.business_id = $1 AND t.settled_at > COALESCE(b.put_at, 0) AND t.settled_at <= $4)
+                THEN 1 ELSE 0 END AS late"
+        );
+        let (now, Patience { longest, near }) = (self.now(), *patience);
+        let query = sql!(built(sql), business, now, told_by, now.minus(longest), now.minus(near), now.plus(near));
+        let Some(row) = self.row(query).await? else { return Ok(Coming::Nobody) };
+        Ok(match (number(&row, "late")? > 0, number(&row, "at_work")? > 0, number(&row, "next")? > 0) {
+            (false, true, _) => Coming::AtWork,
+            (false, false, true) => Coming::Next,
+            _ => Coming::Nobody,
+        })
     }
 
     /// Makes the business known. `creation` is what Layer needs to create it, sealed because it names people.

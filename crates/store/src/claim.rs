@@ -159,12 +159,12 @@ impl Store {
         self.claim_beside(&[], kind, owner, lease, limit, limits).await
     }
 
-    /// The same; but among rows that are as urgent, Items come first that share a list with one of `these`, which were worked on
-    /// just now. Taken by age alone, a list whose Items all changed would be sent once for each of them, and refused for the
-    /// tokens of those whose turn has not come.
+    /// The same; but among rows of the same urgency, Items that share a list with one that has just ended come first. Taken by age
+    /// alone, a list whose Items all changed would be sent once for each of them, and refused for the tokens of those whose turn
+    /// has not come.
     pub async fn claim_beside(
         &self,
-        these: &[ItemId],
+        ended: &[ItemId],
         kind: Kind,
         owner: &str,
         lease: Duration,
@@ -183,14 +183,16 @@ impl Store {
         let mut siblings = BTreeSet::new();
         if kind == Kind::Item {
             due.extend(tx.due(kind, Due::ToMint, limit).await?);
-            let beside = tx.due_beside(these, limit).await?;
+            let beside = tx.due_beside(ended, limit).await?;
             siblings.extend(beside.iter().map(|row| row.subject.clone()));
             due.retain(|row| !siblings.contains(&row.subject));
             due.extend(beside);
         }
         let now = tx.now();
         let class = |row: &Row| if order == Order::Aged { Class::Person } else { row.class };
-        due.sort_by_key(|row| (row.urgency(now), class(row), !siblings.contains(&row.subject), row.due_at));
+        // Not in the claim that is for those who waited long: lists that change all the time would take it from them.
+        let comes_later = |row: &Row| order == Order::Aged || !siblings.contains(&row.subject);
+        due.sort_by_key(|row| (row.urgency(now), class(row), comes_later(row), row.due_at));
         if due.is_empty() {
             tx.rollback().await?;
             return Ok(Vec::new());
@@ -304,21 +306,27 @@ impl Tx {
 
     /// Due Items that share a list with one of these, locked as well. In three statements, each a look-up by key: joined, PostgreSQL
     /// would read everything that is due.
-    async fn due_beside(&mut self, these: &[ItemId], limit: u32) -> Result<Vec<Row>, Error> {
-        let these: Vec<String> = these.iter().map(ToString::to_string).collect();
-        let lists: Vec<String> = self.businesses_of(&these).await?.into_iter().collect();
-        let items = self.items_of(&lists).await?;
-        if items.len() <= these.len() {
+    async fn due_beside(&mut self, ended: &[ItemId], limit: u32) -> Result<Vec<Row>, Error> {
+        let ended: Vec<String> = ended.iter().map(ToString::to_string).collect();
+        let lists = self.businesses_of(&ended).await?;
+        if lists.is_empty() {
             return Ok(Vec::new());
         }
-        let (beside, lock) = (self.dialect.among("id", 5), self.dialect.skip_locked());
-        let claimable = claimable(&beside, Due::ToRead);
-        let sql = format!("SELECT * FROM work WHERE {claimable} ORDER BY due_at LIMIT $4 {lock}");
+        let sql =
+            format!("SELECT item_id AS id FROM accounts WHERE {} LIMIT {BESIDE}", self.dialect.among("business_id", 1));
+        let mut items = self.ids(sql, &lists.into_iter().collect::<Vec<_>>()).await?;
+        ended.iter().for_each(|item| drop(items.take(item)));
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (named, lock) = (self.dialect.among("id", 5), self.dialect.skip_locked());
+        let claimable = claimable(&named, Due::ToRead);
+        let sql = format!("SELECT * FROM work WHERE {claimable} ORDER BY class, due_at LIMIT $4 {lock}");
         let kind = Kind::Item;
-        let query = sql!(built(sql), kind, self.now(), kind.provider(), limit, list(items.iter().take(BESIDE)));
+        let query = sql!(built(sql), kind, self.now(), kind.provider(), limit, list(&items));
         self.rows(query).await?.iter().map(work_row).collect()
     }
 }
 
-/// Items that are looked at beside others: a business with more of them must not slow every claim down.
-const BESIDE: usize = 500;
+/// Accounts of these lists that are looked at: a longer list must not slow every claim down.
+const BESIDE: u32 = 500;

@@ -4,17 +4,20 @@
 //! commit is appended to the write-ahead log and the next writer goes on
 //! (<https://www.sqlite.org/pragma.html#pragma_synchronous>). Then whoever committed waits here until the log is on disk, and one
 //! write of the disk serves everybody who committed before it began. The log is written in order, so nothing is on disk without
-//! what was committed before it.
+//! what was committed before it. Readers may see a commit a moment before it is on disk; whoever made it has not gone on yet.
 //!
-//! Writers also wait for their turn here: SQLite's own waiting is a sleep of up to 100 ms, and nobody's turn.
+//! Writers take turns here, too: SQLite itself would sleep for up to 100 ms and try again, and might find another writer there.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::File;
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Of one database in this process.
+/// The commits of this process to one database.
 #[derive(Clone, Default)]
 pub(crate) struct GroupCommit(Arc<Inner>);
 
@@ -24,15 +27,18 @@ struct Inner {
     log: OnceLock<PathBuf>,
     turn: Arc<Mutex<()>>,
     commits: AtomicU64,
-    on_disk: Mutex<OnDisk>,
+    on_disk: Arc<Mutex<OnDisk>>,
+    /// The disk refused a write. The system may have thrown away what it could not write, and would call the next attempt a
+    /// success.
+    is_unsure: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
 struct OnDisk {
-    /// So many of the commits are.
+    /// The first so many commits are on disk.
     commits: u64,
-    /// The system may have thrown away what it could not write, and would call the next attempt a success.
-    is_unsure: bool,
+    /// Kept open: the system reports a failed write once to each file that was open by then, and SQLite's own may have been told.
+    log: Option<File>,
 }
 
 /// The turn to write, until it is dropped.
@@ -47,41 +53,66 @@ impl GroupCommit {
     /// The turn to write. Another process on the same file is waited for by SQLite.
     pub(crate) async fn turn(&self, patience: Duration) -> Result<Turn, sqlx::Error> {
         let turn = tokio::time::timeout(patience, Arc::clone(&self.0.turn).lock_owned()).await;
-        turn.map_err(|_| sqlx::Error::PoolTimedOut)
+        turn.map_err(|_| {
+            sqlx::Error::Io(Error::new(ErrorKind::TimedOut, "other transactions of this process did not end in time"))
+        })
+    }
+
+    /// Fails once the disk has refused a write: only a new process can tell what is on it.
+    pub(crate) fn is_sure(&self) -> Result<(), sqlx::Error> {
+        match self.0.is_unsure.load(Ordering::Acquire) {
+            true => Err(sqlx::Error::Io(Error::other("the disk refused an earlier write: restart this process"))),
+            false => Ok(()),
+        }
     }
 
     /// Returns once everything that was committed until now is on disk.
     pub(crate) async fn reaches_disk(&self) -> Result<(), sqlx::Error> {
-        let Some(log) = self.0.log.get() else { return Ok(()) };
+        let Some(log) = self.0.log.get().cloned() else { return Ok(()) };
         let ours = self.0.commits.fetch_add(1, Ordering::AcqRel) + 1;
-        let mut on_disk = self.0.on_disk.lock().await;
+        let mut on_disk = Arc::clone(&self.0.on_disk).lock_owned().await;
         if on_disk.commits >= ours {
             return Ok(());
         }
-        if on_disk.is_unsure {
-            return Err(sqlx::Error::Io(std::io::Error::other(
-                "the disk refused an earlier write: restart this process",
-            )));
-        }
+        self.is_sure()?;
         let all = self.0.commits.load(Ordering::Acquire);
-        // Opened each time: it is another file once the last connection was closed. If there is none, SQLite has brought all of
-        // it to the database, and that to disk.
-        let log = log.clone();
-        let written = tokio::task::spawn_blocking(move || match std::fs::File::open(&log) {
-            Ok(log) => Ok(log.sync_data()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ok(())),
-            Err(error) => Err(error),
+        let is_unsure = Arc::clone(&self.0.is_unsure);
+        // What came of it is noted where it is done: whoever waits for it may be gone by then.
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = on_disk.write(&log);
+            match &written {
+                Ok(()) => on_disk.commits = all,
+                Err(error) => {
+                    is_unsure.store(true, Ordering::Release);
+                    tracing::error!(%error, "the disk refused what was committed: nothing is stored until this process is restarted");
+                }
+            }
+            written
         });
-        match written.await.map_err(std::io::Error::other).flatten() {
-            Ok(Ok(())) => {
-                on_disk.commits = all;
-                Ok(())
+        writing.await.map_err(Error::other).flatten().map_err(sqlx::Error::Io)
+    }
+}
+
+impl OnDisk {
+    fn write(&mut self, log: &Path) -> Result<(), Error> {
+        let now = match std::fs::metadata(log) {
+            Ok(now) => now,
+            // SQLite deletes it when the last connection is closed, once all of it is in the database and that is on disk.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.log = None;
+                return Ok(());
             }
-            Ok(Err(refused)) => {
-                on_disk.is_unsure = true;
-                Err(sqlx::Error::Io(refused))
+            Err(error) => return Err(error),
+        };
+        if let Some(open) = &self.log {
+            let open = open.metadata()?;
+            if (open.dev(), open.ino()) != (now.dev(), now.ino()) {
+                self.log = None;
             }
-            Err(not_opened) => Err(sqlx::Error::Io(not_opened)),
+        }
+        match &self.log {
+            Some(open) => open.sync_data(),
+            None => self.log.insert(File::open(log)?).sync_data(),
         }
     }
 }

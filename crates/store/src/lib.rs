@@ -42,7 +42,7 @@ pub use accounts::{AccountRow, AccountUpdate, MintFault};
 pub use admin::{Orphan, Page, UnknownItem};
 pub use audit::{Act, AuditEntry, AuditFilter, said};
 pub use budget::BudgetRow;
-pub use businesses::{Accepted, BusinessRow, TokenOwner};
+pub use businesses::{Accepted, BusinessRow, Coming, Patience, TokenOwner};
 pub use claim::Claim;
 pub use database_url::url_fault;
 pub use erase::Erasure;

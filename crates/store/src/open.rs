@@ -25,10 +25,10 @@ const DIAGNOSIS: Duration = Duration::from_secs(2);
 /// Longest wait for a sign that the database serves.
 const SERVING: Duration = Duration::from_secs(10);
 
-/// FULL: a commit is on disk before it is reported, because I5 and I6 rest on it.
+/// FULL, because I5 and I6 rest on a commit's being on disk before it is reported; unless [`GroupCommit`] sees to that.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;";
 
-/// As [`PRAGMAS`] says, but that commits which come together may share a write of the disk.
+/// Sets a new connection up. Where there is a write-ahead log, commits may share a write of the disk.
 async fn begin_session(connection: &mut AnyConnection, together: &GroupCommit) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(PRAGMAS).execute(&mut *connection).await?;
     let mode: String = sqlx::raw_sql("PRAGMA journal_mode").fetch_one(&mut *connection).await?.try_get(0)?;
@@ -74,7 +74,7 @@ pub struct Store {
     pub(crate) distrust: Distrust,
     pub(crate) outcomes: Arc<str>,
     pub(crate) wake: Wake,
-    /// What only SQLite has.
+    /// SQLite's commits.
     pub(crate) together: Option<GroupCommit>,
 }
 
@@ -339,7 +339,10 @@ impl Store {
                     };
                     Ok(begun?.rollback().await?)
                 }
-                Dialect::Sqlite => self.ping().await,
+                Dialect::Sqlite => {
+                    self.together.as_ref().map_or(Ok(()), GroupCommit::is_sure)?;
+                    self.ping().await
+                }
             }
         };
         let answered = tokio::time::timeout(SERVING, asking).await;

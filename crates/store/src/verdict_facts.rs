@@ -10,7 +10,7 @@ use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Tx {
-    async fn ids(&mut self, sql: String, ids: &[String]) -> Result<BTreeSet<String>, Error> {
+    pub(crate) async fn ids(&mut self, sql: String, ids: &[String]) -> Result<BTreeSet<String>, Error> {
         self.rows(sql!(built(sql), list(ids))).await?.iter().map(|r| text(r, "id")).collect()
     }
 

@@ -22,7 +22,7 @@ pub const STEP: &str = "step";
 
 static EXPORTED: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process exports spans. Where it does not, one is only worth making for the lines of a log.
+/// Whether this process exports spans. Where it does not, a span is of use to the lines of the log alone.
 pub fn are_exported() -> bool {
     EXPORTED.load(Ordering::Relaxed)
 }

@@ -23,11 +23,13 @@ async fn a_commit_is_reported_only_when_it_is_on_disk() {
         tx.mark(&mark(id)).await.unwrap();
         tx.commit().await
     };
+    assert!(store.serves().await.is_ok());
     assert!(commit("refused").await.is_err(), "nobody may rest on it");
     std::fs::remove_file(&log).unwrap();
     std::fs::rename(&moved, &log).unwrap();
     let again = format!("{:?}", commit("later").await.unwrap_err());
     assert!(again.contains("restart this process"), "{again}");
+    assert!(store.serves().await.is_err(), "the process is not ready");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

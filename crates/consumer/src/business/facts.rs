@@ -29,6 +29,10 @@ pub(super) struct Facts {
 }
 
 pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
+    if of.claim.needs == Some(Call::Layer) {
+        // It has waited before: it does not ask Layer each time. The first time it does so while tokens are minted.
+        drop(of.read_our_side().await?);
+    }
     let rows = list(of, layer_id).await?;
     let mut tx = of.read_our_side().await?;
     // A permit that was given meanwhile is for the next reconciliation, which must come.

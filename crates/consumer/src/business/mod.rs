@@ -27,10 +27,13 @@ use facts::Facts;
 pub(crate) use facts::pages;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use store::{BusinessMark, BusinessRow, Claim, Tx};
+use store::{BusinessMark, BusinessRow, Claim, Coming, Patience, Tx};
 
-/// Items that change within so many times `consumer.debounce` share a PUT, and one that takes longer is not waited for.
+/// Items that change within so many times `consumer.debounce` share a PUT, and none of their tokens waits longer than that for the
+/// others.
 const TOGETHER: u32 = 10;
+/// After so many times `consumer.debounce` since the first event the list is sent as it is.
+const AT_LAST: u32 = 120;
 /// The first pause between two looks at what others do; each is twice as long as the one before.
 const AFTER_NEWS: Duration = Duration::from_millis(4);
 
@@ -395,20 +398,26 @@ impl Reconciliation<'_> {
         Stop::Row(parked(self.context, code, why))
     }
 
-    /// Our side, as of one moment. Items of this list that are being worked on, or are about to be, are likely to bring new tokens
-    /// in a moment: these share the PUT. Where they take longer, this reconciliation ends, and the business is due when they do: a
-    /// list with tokens that are about to be replaced would be refused, or sent in vain. Only Items are waited for that events of
-    /// the same time are about: a business whose Items change all the time would never be sent.
+    /// Our side, as of one moment. Items of this list that are being worked on, or are the next, are likely to bring new tokens in a
+    /// moment: these share the PUT. Where they take longer, this reconciliation ends, and the business is due when they do: a list
+    /// with tokens that are about to be replaced would be refused, or sent in vain. Only Items whose events are of the same time
+    /// are waited for, and not for ever: otherwise a business whose Items change all the time would never be sent. A person
+    /// waits for nobody who has not begun.
     pub(super) async fn read_our_side(&self) -> Result<Tx, Stop> {
         let (store, stopping, debounce) = (&self.context.store, &self.context.stopping, self.context.settings.debounce);
+        let patience = Patience { longest: debounce * TOGETHER, near: debounce * 2 };
         let (began, mut pause) = (Instant::now(), AFTER_NEWS);
         loop {
             let news = store.news();
             let mut tx = store.begin_read().await?;
             let Some(signal) = self.claim.signal_at else { return Ok(tx) };
-            let longest = debounce * TOGETHER;
-            if !tx.items_are_coming(&self.id, signal.plus(longest), longest, debounce * 2).await? {
+            if tx.now().since(signal) >= debounce * AT_LAST {
                 return Ok(tx);
+            }
+            match tx.items_are_coming(&self.id, signal.plus(patience.longest), &patience).await? {
+                Coming::AtWork => {}
+                Coming::Next if self.claim.class != Class::Person => {}
+                Coming::Next | Coming::Nobody => return Ok(tx),
             }
             drop(tx);
             let left = debounce.saturating_sub(began.elapsed());
