@@ -73,25 +73,31 @@ impl Tx {
         told_by: Millis,
         patience: &Patience,
     ) -> Result<Coming, Error> {
-        let items = "EXISTS (SELECT 1 FROM accounts a JOIN work w ON w.kind = 'item' AND w.id = a.item_id
-            WHERE a.business_id = $1 AND a.state = 'active' AND";
-        let told = "w.signal_at <= $3 AND w.blocked_by IS NULL";
-        let sql = format!(
-            "SELECT CASE WHEN {items} {told} AND w.lease_until > $2 AND w.looked_at > $4) THEN 1 ELSE 0 END AS at_work,
-                CASE WHEN {items} {told} AND w.due_at <= $6) AND {items} w.looked_at > $5) THEN 1 ELSE 0 END AS next,
-                CASE WHEN EXISTS (SELECT 1 FROM businesses b JOIN accounts a ON a.business_id = b.business_id
-                    JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
-                    WHERE b.business_id = $1 AND t.settled_at > COALESCE(b.put_at, 0) AND t.settled_at <= $4)
-                THEN 1 ELSE 0 END AS late"
-        );
         let (now, Patience { longest, near }) = (self.now(), *patience);
-        let query = sql!(built(sql), business, now, told_by, now.minus(longest), now.minus(near), now.plus(near));
+        // Counted, though one would do: asked whether there is one, PostgreSQL begins with everything that is due.
+        let sql = "SELECT
+                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.lease_until > $2 AND w.looked_at > $4
+                    THEN 1 ELSE 0 END), 0) AS at_work,
+                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.due_at <= $6 THEN 1 ELSE 0 END), 0)
+                    AS due,
+                COALESCE(SUM(CASE WHEN w.looked_at > $5 THEN 1 ELSE 0 END), 0) AS begun
+            FROM accounts a JOIN work w ON w.kind = 'item' AND w.id = a.item_id
+            WHERE a.business_id = $1 AND a.state = 'active'";
+        let query = sql!(sql, business, now, told_by, now.minus(longest), now.minus(near), now.plus(near));
         let Some(row) = self.row(query).await? else { return Ok(Coming::Nobody) };
-        Ok(match (number(&row, "late")? > 0, number(&row, "at_work")? > 0, number(&row, "next")? > 0) {
-            (false, true, _) => Coming::AtWork,
-            (false, false, true) => Coming::Next,
-            _ => Coming::Nobody,
-        })
+        let (at_work, due, begun) = (number(&row, "at_work")?, number(&row, "due")?, number(&row, "begun")?);
+        let coming = match (at_work, due, begun) {
+            (1.., ..) => Coming::AtWork,
+            (_, 1.., 1..) => Coming::Next,
+            _ => return Ok(Coming::Nobody),
+        };
+        let sql = "SELECT COALESCE(SUM(CASE WHEN t.settled_at > COALESCE(b.put_at, 0) AND t.settled_at <= $2
+                THEN 1 ELSE 0 END), 0) AS n
+            FROM accounts a JOIN businesses b ON b.business_id = a.business_id
+            JOIN processor_tokens t ON t.item_id = a.item_id AND t.account_id = a.account_id AND t.state = 'live'
+            WHERE a.business_id = $1";
+        let late = self.count(sql!(sql, business, now.minus(longest))).await?;
+        Ok(if late > 0 { Coming::Nobody } else { coming })
     }
 
     /// Makes the business known. `creation` is what Layer needs to create it, sealed because it names people.
