@@ -114,9 +114,11 @@ enum Part {
 
 fn main() {
     let options = Options::parse();
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
     match &options.other {
-        Some(Other::Floor(floor)) => return runtime.enable_all().build().unwrap().block_on(floor.run()),
+        Some(Other::Floor(floor)) => {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            return runtime.enable_all().build().unwrap().block_on(floor.run());
+        }
         Some(Other::Webhooks { count }) => {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             return runtime.enable_all().build().unwrap().block_on(instructions::work(*count));

@@ -304,7 +304,7 @@ registry! {
     READY = gauge("rekey_ready", "0 or 1", EVERY,
         "Does it say that it is ready?");
     STORE_SECONDS = histogram("rekey_store_seconds", STORE,
-        "How long does the database take? `begin` includes the wait for a connection.")
+        "How long does the database take? `begin` includes the wait for a connection and, on SQLite, for the turn to write.")
         .by(&[label("operation", &["begin", "statement", "commit", "rollback"])]);
 }
 
