@@ -13,7 +13,11 @@ pub const KEY: &str = "a:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
 /// Opens the database at `url`.
 pub async fn open_with(url: &str, keys: &str, fingerprint: u8) -> Result<Store, Error> {
-    let settings = Settings { url: SecretString::from(url), connections: 8, acquire_timeout: Duration::from_secs(10) };
+    open_with_connections(8, url, keys, fingerprint).await
+}
+
+pub async fn open_with_connections(connections: u32, url: &str, keys: &str, fingerprint: u8) -> Result<Store, Error> {
+    let settings = Settings { url: SecretString::from(url), connections, acquire_timeout: Duration::from_secs(10) };
     let ring = KeyRing::parse(&SecretString::from(keys)).unwrap();
     Store::open(&settings, "outcomes", ring, Fingerprinter::new(1, &[fingerprint; 32])).await
 }

@@ -147,6 +147,12 @@ pub(crate) async fn refusal(settings: &str) -> Option<String> {
     bus::check(&config.kafka.connection(), &config.kafka.topics).await.err().map(|e| chain(&e))
 }
 
+/// A broker that is slow to answer gives no reason yet; but whoever is wrong is never let in.
+async fn says_why(settings: &str, words: &[&str]) -> bool {
+    let said = refusal(settings).await.expect("refused");
+    words.iter().all(|word| said.contains(word))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
     let files = Files::new();
@@ -165,13 +171,15 @@ async fn a_kafka_with_a_wrong_certificate_or_password_is_refused() {
     let up = || async { refusal(&over_tls(&right)).await.is_none() };
     assert!(holds(up).await, "{:?}\n{}", refusal(&over_tls(&right)).await, cluster.log(0));
     for settings in [over_tls(&wrong), over_sasl(&wrong, &user), with_kafka(tls, &[("security.protocol", "ssl")])] {
-        let said = refusal(&settings).await.expect("a wrong certificate");
-        assert!(said.contains("certificate") && said.contains("ssl.ca.location"), "{said}");
+        let why = || async { says_why(&settings, &["certificate", "ssl.ca.location"]).await };
+        assert!(holds(why).await, "{:?}", refusal(&settings).await);
     }
     for mechanism in ["PLAIN", "SCRAM-SHA-512"] {
         let user = |password| [("sasl.mechanism", mechanism), ("sasl.username", "rekey"), ("sasl.password", password)];
-        let said = refusal(&over_sasl(&right, &user("guess"))).await.expect("a wrong password");
-        assert!(said.contains("uthentication") && said.contains("sasl.password"), "{mechanism}: {said}");
+        let guessed = over_sasl(&right, &user("guess"));
+        let why = || async { says_why(&guessed, &["uthentication", "sasl.password"]).await };
+        assert!(holds(why).await, "{mechanism}: {:?}", refusal(&guessed).await);
+        let said = refusal(&guessed).await.expect("a wrong password");
         assert!(!said.contains(&password) && !said.contains("guess"), "I3: {mechanism}: {said}");
         a_webhook_arrives_over(&over_sasl(&right, &user(&password))).await;
     }

@@ -9,7 +9,13 @@ use std::sync::Arc;
 /// Remembers the last reason of that kind.
 #[derive(Clone, Default)]
 pub(crate) struct Trouble {
-    last: Arc<Mutex<Option<String>>>,
+    last: Arc<Mutex<Option<Reason>>>,
+}
+
+struct Reason {
+    said: String,
+    /// Nothing but a change of the settings helps.
+    is_for_a_person: bool,
 }
 
 impl Trouble {
@@ -29,15 +35,20 @@ impl Trouble {
         };
         // The rest of the line tells how long it took.
         let reason = reason.split(" (after ").next().unwrap_or(reason);
-        let said = if hint.is_empty() { reason.to_owned() } else { format!("{reason}: {hint}") };
+        let is_for_a_person = !hint.is_empty();
+        let said = if is_for_a_person { format!("{reason}: {hint}") } else { reason.to_owned() };
         let mut last = self.last.lock();
-        let is_new = last.as_ref() != Some(&said);
-        *last = Some(said);
-        is_new && !hint.is_empty()
+        // A broker that refused us also hangs up, and may be slow: that is not why.
+        if !is_for_a_person && last.as_ref().is_some_and(|last| last.is_for_a_person) {
+            return false;
+        }
+        let is_new = last.as_ref().is_none_or(|last| last.said != said);
+        *last = Some(Reason { said, is_for_a_person });
+        is_new && is_for_a_person
     }
 
     pub(crate) fn last(&self) -> Option<String> {
-        self.last.lock().clone()
+        self.last.lock().as_ref().map(|last| last.said.clone())
     }
 
     pub(crate) fn forget(&self) {
@@ -46,7 +57,7 @@ impl Trouble {
 
     /// The reason in place of "no broker answered".
     pub(crate) fn explain(&self, doing: &'static str, source: KafkaError) -> Error {
-        match self.last.lock().clone() {
+        match self.last() {
             Some(why) => Error::Unwelcome { doing, why },
             None => Error::Kafka { doing, source },
         }

@@ -8,6 +8,8 @@ use domain::queue::{Claimant, Row};
 use domain::work::{Class, Kind, Subject};
 use domain::{ItemId, Millis};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A row that only this worker may work on while its lease lasts.
@@ -139,9 +141,18 @@ enum Order {
     Aged,
 }
 
-impl Order {
-    fn of(now: Millis) -> Self {
-        if now.0 % 8 == 0 { Self::Aged } else { Self::Own }
+/// Whose turn it is. The clock would not do instead: workers that look every so many milliseconds could miss a turn always.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<[AtomicU64; 2]>);
+
+impl Turns {
+    fn next(&self, kind: Kind) -> Order {
+        let [items, businesses] = &*self.0;
+        let claims = match kind {
+            Kind::Item => items,
+            Kind::Business => businesses,
+        };
+        if claims.fetch_add(1, Ordering::Relaxed) % 8 == 7 { Order::Aged } else { Order::Own }
     }
 }
 
@@ -178,7 +189,7 @@ impl Store {
         };
         let by = Claimant { owner, lease, saved, each };
         let mut tx = self.begin().await?;
-        let order = Order::of(tx.now());
+        let order = self.turns.next(kind);
         let mut due = tx.due(kind, Due::ToRead, limit).await?;
         let mut siblings = BTreeSet::new();
         if kind == Kind::Item {

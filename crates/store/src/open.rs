@@ -1,5 +1,6 @@
 //! Opening a database: the pool and what it does with each connection, why none can be had, the check of the keys.
 
+use crate::claim::Turns;
 use crate::group_commit::GroupCommit;
 use crate::migrate::{SCHEMA, too_new};
 use crate::session::{self, Distrust};
@@ -74,6 +75,7 @@ pub struct Store {
     pub(crate) distrust: Distrust,
     pub(crate) outcomes: Arc<str>,
     pub(crate) wake: Wake,
+    pub(crate) turns: Turns,
     /// SQLite's commits.
     pub(crate) together: Option<GroupCommit>,
 }
@@ -160,8 +162,8 @@ impl Store {
             .connect_lazy(&dialect.complete_url(&verified_url(url)))
             .map_err(|_| Error::Unusable("database.url can't be read: check its form".into()))?;
         let outcomes = Arc::from(outcomes);
-        let wake = Wake::default();
-        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes, wake, together })
+        let (wake, turns) = (Wake::default(), Turns::default());
+        Ok(Self { pool, dialect, keys: Arc::new(keys), fingerprints, distrust, outcomes, wake, turns, together })
     }
 
     /// Why no connection can be had, or what one was refused, and where the database was looked for; for messages. The

@@ -1,6 +1,6 @@
 //! Commits that share a write of the disk, on SQLite.
 
-use super::{mark, marked, open};
+use super::{KEY, mark, marked, open, place};
 use std::path::PathBuf;
 use tests::Parts;
 
@@ -12,7 +12,9 @@ fn log_of(url: &str) -> PathBuf {
 /// What the disk refused once may be lost, and the system would call the next attempt a success.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_is_reported_only_when_it_is_on_disk() {
-    let (store, place) = open(Parts::Embedded).await;
+    let place = place(Parts::Embedded).await;
+    // One: a second connection, opened while another is on its way back to the pool, would open the device as its log.
+    let store = tests::bare_store::open_with_connections(1, &place.url, KEY, 7).await.unwrap();
     marked(&store, &mark("before")).await;
     let (log, moved) = (log_of(&place.url), log_of(&place.url).with_extension("moved"));
     // SQLite goes on in the file that it has opened; a device takes no order to write.
