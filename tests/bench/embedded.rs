@@ -69,6 +69,14 @@ async fn rotations(world: &World, size: Size, report: &mut Report) -> Vec<String
         items.push(world.link(&format!("b{}", n / 3), 1).await);
     }
     until_exact(world, PATIENCE).await;
+    // Until its key is known here, each webhook is answered 503, and comes again when Plaid would send it again.
+    let published = async || {
+        world.webhook(&items[0], "LOGIN_REPAIRED", &json!({}));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let samples = metrics::read(&metrics::scrape(process.ops).await);
+        metrics::total(&samples, "rekey_webhooks_total", &[("outcome", "published")]).unwrap_or_default() > 0.0
+    };
+    until("a webhook is published", PATIENCE, published).await;
     let (mut rates, mut commits, mut anchor) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..size.times {
         anchor.push(commit_rate(world.local.directory.path(), size.lasts).await);

@@ -91,7 +91,7 @@ pub(crate) struct Way {
 
 pub(crate) async fn search(scene: &'static Scene, faults: u32, most: usize) -> Found {
     let began = Instant::now();
-    let mut explorer = Explorer::new(scene).await;
+    let mut explorer = Box::pin(Explorer::new(scene)).await;
     let (mut seen, mut found) = (HashSet::new(), Found { complete: true, ..Found::default() });
     let mut open: Vec<Vec<Step>> = vec![Vec::new()];
     while let Some(prefix) = open.pop() {

@@ -24,6 +24,7 @@ pub const LARGE: &[&str] = &[
     "hints",
     "assignments",
     "audit_mentions",
+    "history",
 ];
 
 /// A statement as it was carried out.

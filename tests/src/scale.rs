@@ -5,6 +5,7 @@ use crate::bare_store::{KEY, LONG, acme, done, finish, item as item_id, limits, 
 use crate::explain::{Notices, Ran, explain};
 use domain::accounts::MintRefused;
 use domain::queue::Mark;
+use domain::token_list::{RowStatus, Shown};
 use domain::verdict::State;
 use domain::webhook::{Pace, Signal};
 use domain::work::{Class, HintKind, Kind, Subject};
@@ -48,9 +49,9 @@ pub async fn fill(url: &str, items: u64, due: u64) {
              {with} SELECT {item}, 'active', {now}, {of}, 0, 2, {now}, {now} FROM n"
         ),
         format!(
-            "INSERT INTO accounts (item_id, account_id, state, business_id, kind, mint_fault, mint_refused, mint_code,
+            "INSERT INTO accounts (item_id, account_id, state, business_id, kind, mask, mint_fault, mint_refused, mint_code,
                  mint_fault_generation, mint_tries, mint_again_at)
-             {with} SELECT {item}, {account}, 'active', {of}, 'depository',
+             {with} SELECT {item}, {account}, 'active', {of}, 'depository', CAST(1000 + n.i % 9000 AS TEXT),
                  CASE WHEN n.i % 1000 = 7 THEN 'refused' END, CASE WHEN n.i % 1000 = 7 THEN 'other' END,
                  CASE WHEN n.i % 1000 = 7 THEN 'X' END, CASE WHEN n.i % 1000 = 7 THEN 2 END,
                  CASE WHEN n.i % 1000 = 7 THEN 1 END, CASE WHEN n.i % 1000 = 7 THEN 0 END FROM n CROSS JOIN k"
@@ -97,6 +98,10 @@ pub async fn fill(url: &str, items: u64, due: u64) {
         format!(
             "INSERT INTO audit (id, actor, action, subject, detail, at)
              {with} SELECT 'a' || (10000000 + n.i), 'somebody', 'item.put', 'item/' || {item}, '', {now} FROM n"
+        ),
+        format!(
+            "INSERT INTO history (id, subject, at, what, detail)
+             {with} SELECT 'a' || (10000000 + n.i), 'item/' || {item}, {now}, 'rekey.reconciled', '{{}}' FROM n"
         ),
         format!(
             "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen)
@@ -241,7 +246,16 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
     tx.items_are_coming(id, Millis(0), &patience).await.unwrap();
     tx.wanted_accounts(id).await.unwrap();
     tx.creation_details(id).await.unwrap();
-    tx.owners(&[known], &[account]).await.unwrap();
+    let shown = Shown {
+        token: Some(known),
+        account: Some(account),
+        status: RowStatus::Active,
+        layer_owned: false,
+        mask: None,
+        name: None,
+    };
+    tx.recognise(id, std::slice::from_ref(&shown)).await.unwrap();
+    tx.record_shown(id, &[shown]).await.unwrap();
     tx.set_layer_id(id, &LayerId::parse("probe").unwrap()).await.unwrap();
     tx.book_removals(id, 1, 100, LONG).await.unwrap();
     tx.record_accepted(id, &[]).await.unwrap();
@@ -302,6 +316,16 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.wanted_accounts(&fifth).await.unwrap();
     tx.verdict(&fifth).await.unwrap();
     seen("business show");
+    tx.facts_of(&fifth).await.unwrap();
+    tx.shown(&fifth).await.unwrap();
+    let items = tx.items_in(&fifth, 50).await.unwrap();
+    tx.accounts_of(&items).await.unwrap();
+    let subjects: Vec<Subject> = items.iter().map(Subject::from).chain([Subject::from(&fifth)]).collect();
+    tx.history(&subjects, &page("")).await.unwrap();
+    seen("explain a business");
+    tx.find("1007", 50).await.unwrap();
+    tx.find(id.as_str(), 50).await.unwrap();
+    seen("find");
     let rows = tx.list_items(&page(&item(middle))).await.unwrap();
     tx.list_businesses(&page(&business(middle / 8))).await.unwrap();
     tx.list_by_state(Kind::Item, State::Converged, &page(&item(middle))).await.unwrap();
@@ -359,6 +383,8 @@ async fn chores(store: &Store, seen: &mut impl FnMut(&str)) {
     tx.forget_expired_hints().await.unwrap();
     tx.forget_refused_pushes(LONG).await.unwrap();
     tx.forget_old_audit(Duration::from_hours(24 * 36_500), 100).await.unwrap();
+    tx.forget_old_history(Duration::from_hours(24 * 36_500), 100).await.unwrap();
+    tx.shorten_history(&Subject::from(&item_id(&item(7))), 500).await.unwrap();
     tx.judge_unknown(100, 0).await.unwrap();
     tx.outbox(200).await.unwrap();
     tx.lease_chore("test", "w", LONG).await.unwrap();

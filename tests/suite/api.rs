@@ -115,7 +115,7 @@ async fn a_person_waits_until_layer_accepted_it(world: &World) {
     assert!(world.sandbox.business_verdict("acme").exact, "it is true at the moment of the answer");
 }
 
-fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Output {
+pub(crate) fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Output {
     let console = world.rekeys.iter().find_map(|r| r.console).unwrap();
     let mut command = Command::new(process::binary());
     command
@@ -132,7 +132,7 @@ fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -287,7 +287,10 @@ async fn the_openapi_document_is_true() {
     for (path, operations) in paths {
         let url = format!("{base}{}", path.replace("{kind}", "item").replace(['{', '}'], ""));
         for method in ["get", "put", "post", "delete"] {
-            let request = || client.request(method.to_uppercase().parse().unwrap(), &url);
+            let parameters = operations[method]["parameters"].as_array().into_iter().flatten();
+            let required = parameters.filter(|p| p["in"] == "query" && p["required"] == true);
+            let query: Vec<_> = required.map(|p| (p["name"].as_str().unwrap().to_owned(), "item/x")).collect();
+            let request = || client.request(method.to_uppercase().parse().unwrap(), &url).query(&query);
             let unauthorized = request().send().await.unwrap().status();
             let as_reader = request().bearer_auth(&reader).send().await.unwrap();
             let known = operations.get(method).is_some();

@@ -13,25 +13,25 @@ use utoipa::{IntoParams, ToSchema};
 /// Something that somebody did.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Entry {
-    id: String,
-    at: String,
+    pub(crate) id: String,
+    pub(crate) at: String,
     /// The name of the admin token; `rekey` did what follows from something else.
-    by: String,
+    pub(crate) by: String,
     /// The address that the call came from; null where none did.
-    from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Such as `item.put`, `item.remove`, `parked.release`.
-    action: String,
+    pub(crate) action: String,
     /// `item/ID`, `business/ID` or `key/ID`. Of an erased one the fingerprint stands in place of the id; asking for the id
     /// finds it.
-    subject: String,
+    pub(crate) subject: String,
     /// What was so before, where the act changes something.
     #[schema(value_type = Option<Object>)]
-    was: Option<Value>,
+    pub(crate) was: Option<Value>,
     /// What the act said or made: of a push only what it said, the rest stays as it was.
     #[schema(value_type = Option<Object>)]
-    became: Option<Value>,
+    pub(crate) became: Option<Value>,
     /// What releases before this form wrote.
-    detail: Option<String>,
+    pub(crate) detail: Option<String>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -39,13 +39,13 @@ pub(crate) struct Entry {
 #[into_params(parameter_in = Query)]
 pub(crate) struct AuditQuery {
     /// The `next` of the page before.
-    after: Option<String>,
+    pub(crate) after: Option<String>,
     /// At most this many entries, 1 to 500; 100 when not given.
-    limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
     /// Only what was done to this: `item/ID`, `business/ID` or `key/ID`.
-    subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// Only what this admin token did.
-    by: Option<String>,
+    pub(crate) by: Option<String>,
 }
 
 impl From<AuditEntry> for Entry {
@@ -66,7 +66,7 @@ impl From<AuditEntry> for Entry {
 }
 
 /// What was done, by whom and from where, the newest first.
-#[utoipa::path(get, path = "/v1/audit", params(AuditQuery),
+#[utoipa::path(get, operation_id = "listAudit", path = "/v1/audit", params(AuditQuery),
     responses((status = 200, body = Paged<Entry>), (status = 400, body = ErrorBody)))]
 pub(crate) async fn list(
     State(console): State<Console>,

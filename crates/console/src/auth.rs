@@ -56,7 +56,7 @@ impl AdminTokens {
     }
 
     /// The token's owner. Every entry is compared, so the time taken does not tell which one came close.
-    fn owner(&self, hash: &str) -> Option<&AdminToken> {
+    pub(crate) fn owner(&self, hash: &str) -> Option<&AdminToken> {
         let matching = self
             .tokens
             .iter()
@@ -97,6 +97,10 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    pub(crate) fn new(name: String, from: IpAddr) -> Self {
+        Self { name, from }
+    }
+
     /// What the caller does; what changes by it is added.
     pub(crate) fn act<'a>(&'a self, action: &'a str, subject: &impl ToString) -> Act<'a> {
         let subject = subject.to_string();
@@ -129,13 +133,13 @@ pub(crate) async fn admit(State(console): State<Console>, mut request: Request, 
         tracing::warn!(%peer, by = owner.name, method = %request.method(), "a call was refused: its token may not do that");
         return ApiError::forbidden(&owner.name).into_response();
     }
-    let caller = Caller { name: owner.name.clone(), from: peer };
+    let caller = Caller::new(owner.name.clone(), peer);
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
 /// Where the connection comes from. What a proxy says about its own callers is not believed: anybody could say it.
-fn address(request: &Request) -> IpAddr {
+pub(crate) fn address(request: &Request) -> IpAddr {
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>();
     from.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip())
 }

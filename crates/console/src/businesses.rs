@@ -1,9 +1,9 @@
 //! Businesses: what belongs into each list and what Layer accepted.
 
 use crate::Console;
+use crate::acts::{ActQuery, Order, carry_out};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
-use crate::items::sync_mark;
 use crate::view::{Business, BusinessDetail, Paged, StateQuery, WantedAccount, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
@@ -16,7 +16,7 @@ pub(crate) fn no_business() -> ApiError {
 }
 
 /// Businesses, a page at a time.
-#[utoipa::path(get, path = "/v1/businesses", params(StateQuery),
+#[utoipa::path(get, operation_id = "listBusinesses", path = "/v1/businesses", params(StateQuery),
     responses((status = 200, body = Paged<Business>), (status = 400, body = ErrorBody)))]
 pub(crate) async fn list(
     State(console): State<Console>,
@@ -39,7 +39,7 @@ pub(crate) async fn list(
 }
 
 /// One business: what its list should hold, what Layer accepted last, what differs.
-#[utoipa::path(get, path = "/v1/businesses/{business_id}", params(("business_id" = String, Path)),
+#[utoipa::path(get, operation_id = "getBusiness", path = "/v1/businesses/{business_id}", params(("business_id" = String, Path)),
     responses((status = 200, body = BusinessDetail), (status = 404, body = ErrorBody)))]
 pub(crate) async fn show(
     State(console): State<Console>,
@@ -67,22 +67,16 @@ pub(crate) async fn show(
 }
 
 /// Compare the list at Layer with the truth now, whatever the business waits for.
-#[utoipa::path(post, path = "/v1/businesses/{business_id}/sync", params(("business_id" = String, Path)),
-    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody)))]
+#[utoipa::path(post, operation_id = "syncBusiness", path = "/v1/businesses/{business_id}/sync",
+    params(("business_id" = String, Path), ActQuery),
+    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(crate) async fn sync(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Path(business): Path<String>,
+    Query(ActQuery { reason, version }): Query<ActQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let id = BusinessId::parse(business)?;
-    let mut tx = console.store.begin().await?;
-    if tx.business(&id).await?.is_none() {
-        tx.rollback().await?;
-        return Err(no_business());
-    }
-    tx.mark_unminted(&id, "an operator asked").await?;
-    tx.mark(&sync_mark(&id)).await?;
-    tx.audit(&caller.act("business.sync", &Subject::from(&id))).await?;
-    tx.commit().await?;
+    let subject = Subject::from(&BusinessId::parse(business)?);
+    carry_out(&console, &caller, Order::Sync, &subject, reason.as_deref(), version.as_deref()).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -30,7 +30,7 @@ impl EraseQuery {
 }
 
 /// Forget a removed Item: every row about it is deleted, once the lists that it was in were read back without it.
-#[utoipa::path(post, path = "/v1/items/{item_id}/erase", params(("item_id" = String, Path), EraseQuery),
+#[utoipa::path(post, operation_id = "eraseItem", path = "/v1/items/{item_id}/erase", params(("item_id" = String, Path), EraseQuery),
     responses((status = 204, description = "Nothing is known of it any more"), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody, description = "What has to happen first")))]
 pub(crate) async fn item(
@@ -49,7 +49,7 @@ pub(crate) async fn item(
 }
 
 /// Forget a business that no Item names any more: every row about it is deleted.
-#[utoipa::path(post, path = "/v1/businesses/{business_id}/erase", params(("business_id" = String, Path), EraseQuery),
+#[utoipa::path(post, operation_id = "eraseBusiness", path = "/v1/businesses/{business_id}/erase", params(("business_id" = String, Path), EraseQuery),
     responses((status = 204, description = "Nothing is known of it any more"), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody, description = "What has to happen first")))]
 pub(crate) async fn business(

@@ -52,6 +52,13 @@ impl ApiError {
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
+    pub(crate) fn busy(message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+    }
+    /// For a page.
+    pub(crate) fn for_people(self) -> (StatusCode, String) {
+        (self.status, self.body.message)
+    }
     pub(crate) fn rejected(why: &str) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "token_rejected", why)
     }
@@ -88,8 +95,9 @@ impl From<store::Error> for ApiError {
 /// every error has. Its own texts are dropped: they quote what was sent.
 pub(crate) async fn explain_refusals(refused: Response) -> Response {
     let status = refused.status();
-    let is_json = |v: &header::HeaderValue| v.as_bytes().starts_with(b"application/json");
-    if !status.is_client_error() || refused.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
+    let is_ours =
+        |v: &header::HeaderValue| [&b"application/json"[..], b"text/html"].iter().any(|t| v.as_bytes().starts_with(t));
+    if !status.is_client_error() || refused.headers().get(header::CONTENT_TYPE).is_some_and(is_ours) {
         return refused;
     }
     let (error, message) = match status {

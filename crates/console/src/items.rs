@@ -1,6 +1,7 @@
 //! Items: list, show, look, remove.
 
 use crate::Console;
+use crate::acts::{ActQuery, Order, carry_out};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::view::{Account, Item, ItemDetail, Paged, StateQuery, Token, Work};
@@ -8,7 +9,6 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::ItemId;
-use domain::queue::Mark;
 use domain::work::{Class, Kind, Subject};
 use store::{Act, BusinessMark};
 
@@ -17,7 +17,7 @@ pub(crate) fn no_item() -> ApiError {
 }
 
 /// Items, a page at a time.
-#[utoipa::path(get, path = "/v1/items", params(StateQuery),
+#[utoipa::path(get, operation_id = "listItems", path = "/v1/items", params(StateQuery),
     responses((status = 200, body = Paged<Item>), (status = 400, body = ErrorBody)))]
 pub(crate) async fn list(
     State(console): State<Console>,
@@ -40,7 +40,7 @@ pub(crate) async fn list(
 }
 
 /// One Item: its state, its tokens by fingerprint, its accounts, its place in the queue.
-#[utoipa::path(get, path = "/v1/items/{item_id}", params(("item_id" = String, Path)),
+#[utoipa::path(get, operation_id = "getItem", path = "/v1/items/{item_id}", params(("item_id" = String, Path)),
     responses((status = 200, body = ItemDetail), (status = 404, body = ErrorBody)))]
 pub(crate) async fn show(
     State(console): State<Console>,
@@ -60,7 +60,7 @@ pub(crate) async fn show(
 }
 
 /// The platform removed the Item: its accounts leave every list, its tokens are erased here.
-#[utoipa::path(delete, path = "/v1/items/{item_id}", params(("item_id" = String, Path)),
+#[utoipa::path(delete, operation_id = "removeItem", path = "/v1/items/{item_id}", params(("item_id" = String, Path)),
     responses((status = 202, description = "Its accounts are leaving"), (status = 404, body = ErrorBody)))]
 pub(crate) async fn remove(
     State(console): State<Console>,
@@ -86,25 +86,16 @@ pub(crate) async fn remove(
 }
 
 /// Look at the Item now, whatever it waits for.
-#[utoipa::path(post, path = "/v1/items/{item_id}/sync", params(("item_id" = String, Path)),
-    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody)))]
+#[utoipa::path(post, operation_id = "syncItem", path = "/v1/items/{item_id}/sync",
+    params(("item_id" = String, Path), ActQuery),
+    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(crate) async fn sync(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Path(item): Path<String>,
+    Query(ActQuery { reason, version }): Query<ActQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let id = ItemId::parse(item)?;
-    let mut tx = console.store.begin().await?;
-    if tx.item(&id).await?.is_none() {
-        tx.rollback().await?;
-        return Err(no_item());
-    }
-    tx.mark(&sync_mark(&id)).await?;
-    tx.audit(&caller.act("item.sync", &Subject::from(&id))).await?;
-    tx.commit().await?;
+    let subject = Subject::from(&ItemId::parse(item)?);
+    carry_out(&console, &caller, Order::Sync, &subject, reason.as_deref(), version.as_deref()).await?;
     Ok(StatusCode::ACCEPTED)
-}
-
-pub(crate) fn sync_mark(subject: impl Into<Subject>) -> Mark<'static> {
-    Mark { unblocks: true, ..Mark::new(subject, Class::Person, "an operator asked") }
 }

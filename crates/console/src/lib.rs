@@ -1,16 +1,23 @@
 //! The admin API: what the platform pushes, what operators see and do. Every write is audited, every list is paginated,
 //! every error says what to do, and an access token goes in but never comes out.
 
+mod acts;
 mod attempts;
 mod audit;
 mod auth;
 mod businesses;
 mod erase;
 mod error;
+mod explain;
+mod find;
+mod history;
 mod items;
+mod openapi;
+mod pages;
 mod parked;
 mod push;
 mod stand;
+mod status;
 mod upkeep;
 mod view;
 
@@ -20,6 +27,7 @@ use auth::BearerScheme;
 use axum::Router;
 use axum::routing::get;
 use domain::setting::{Interval, Span};
+use domain::token_list::Policy;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -27,6 +35,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -39,6 +48,11 @@ pub(crate) struct Console {
     tokens: Arc<AdminTokens>,
     attempts: Arc<attempts::Attempts>,
     settings: Settings,
+    /// What the reconciler plans by, with what a business itself adds left at its beginning.
+    policy: Policy,
+    parameters: Arc<openapi::Parameters>,
+    /// One for each page that is watched.
+    watched: Arc<Semaphore>,
     /// This process stops: who waits for a reconciliation is told that it goes on without being waited for.
     stop: CancellationToken,
 }
@@ -67,7 +81,9 @@ pub struct Settings {
 #[openapi(
     info(
         title = "Rekey admin API",
-        description = "Send `Authorization: Bearer <admin token>`. Roles: *read* sees, *operate* also changes.",
+        description = "Send `Authorization: Bearer <admin token>`. Roles: *read* sees, *operate* also changes.\n\nPaths begin \
+            with the version. Within `/v1` fields, query parameters, words of closed sets and paths are added, and none is taken \
+            away or changes its meaning: a client must ignore fields and take words that it does not know.",
         license(name = "Apache-2.0")
     ),
     modifiers(&BearerScheme),
@@ -76,12 +92,22 @@ pub struct Settings {
 struct Document;
 
 /// The routes and the OpenAPI document, made from the same declarations.
-pub fn routes(store: Store, tokens: AdminTokens, settings: Settings, stop: CancellationToken) -> Router {
-    let console = Console { store, tokens: Arc::new(tokens), attempts: Arc::default(), settings, stop };
+pub fn routes(
+    store: Store,
+    tokens: AdminTokens,
+    settings: Settings,
+    policy: Policy,
+    stop: CancellationToken,
+) -> Router {
     let (router, document) = api().split_for_parts();
-    let text = document.to_pretty_json().unwrap_or_default();
+    let (text, parameters) = openapi::describe(&document);
+    let (tokens, parameters) = (Arc::new(tokens), Arc::new(parameters));
+    let watched = Arc::new(Semaphore::new(pages::MOST_WATCHED));
+    let console = Console { store, tokens, attempts: Arc::default(), settings, policy, parameters, watched, stop };
     router
+        .layer(axum::middleware::from_fn_with_state(console.clone(), openapi::refuse_unknown_parameters))
         .layer(axum::middleware::from_fn_with_state(console.clone(), auth::admit))
+        .merge(pages::routes(&console))
         .route("/openapi.json", get(move || async move { ([("content-type", "application/json")], text) }))
         .layer(axum::extract::DefaultBodyLimit::max(256 * 1024))
         .layer(axum::middleware::map_response(error::explain_refusals))
@@ -93,9 +119,14 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(items::list))
         .routes(routes!(items::show, push::put, items::remove))
         .routes(routes!(items::sync))
+        .routes(routes!(explain::item))
         .routes(routes!(businesses::list))
         .routes(routes!(businesses::show))
         .routes(routes!(businesses::sync))
+        .routes(routes!(explain::business))
+        .routes(routes!(status::status))
+        .routes(routes!(find::find))
+        .routes(routes!(history::list))
         .routes(routes!(erase::item))
         .routes(routes!(erase::business))
         .routes(routes!(parked::parked))

@@ -181,7 +181,7 @@ fn plausible(token: &str) -> bool {
 }
 
 /// Push an Item: its access token and what it belongs to.
-#[utoipa::path(put, path = "/v1/items/{item_id}", params(("item_id" = String, Path), PutQuery), request_body = PutItem,
+#[utoipa::path(put, operation_id = "putItem", path = "/v1/items/{item_id}", params(("item_id" = String, Path), PutQuery), request_body = PutItem,
     responses(
         (status = 200, description = "Plaid proved the token, or there was nothing to prove", body = PutAnswer),
         (status = 202, description = "Stored; Plaid or Layer have not answered yet", body = PutAnswer),

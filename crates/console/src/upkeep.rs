@@ -19,15 +19,15 @@ const BATCH: u32 = 200;
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Rotation {
     /// Values that this call sealed again.
-    moved: u64,
+    pub(crate) moved: u64,
     /// The key that seals: the first of `secrets.keys`.
-    under: String,
+    pub(crate) under: String,
     /// Values that other keys still seal, by key; `?` is a key that the ring does not hold. Empty: it is done.
-    left: BTreeMap<String, i64>,
+    pub(crate) left: BTreeMap<String, i64>,
 }
 
 /// Move sealed values under the first key of the ring; call it until `left` is empty.
-#[utoipa::path(post, path = "/v1/keys/rotate", responses((status = 200, body = Rotation)))]
+#[utoipa::path(post, operation_id = "rotateKeys", path = "/v1/keys/rotate", responses((status = 200, body = Rotation)))]
 pub(crate) async fn rotate_keys(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
@@ -46,18 +46,18 @@ pub(crate) async fn rotate_keys(
 /// A mint that reached no list: its answer was lost, or came when another one was saved.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Orphan {
-    id: String,
-    item_id: String,
-    account_id: String,
-    generation: i64,
-    asked_at: String,
+    pub(crate) id: String,
+    pub(crate) item_id: String,
+    pub(crate) account_id: String,
+    pub(crate) generation: i64,
+    pub(crate) asked_at: String,
     /// Null: the answer was never seen.
-    fingerprint: Option<String>,
+    pub(crate) fingerprint: Option<String>,
 }
 
 /// The orphan ledger: tokens that may exist at Plaid and are in no list. They end with the access token they were minted
 /// from.
-#[utoipa::path(get, path = "/v1/orphans", params(PageQuery), responses((status = 200, body = Paged<Orphan>)))]
+#[utoipa::path(get, operation_id = "listOrphans", path = "/v1/orphans", params(PageQuery), responses((status = 200, body = Paged<Orphan>)))]
 pub(crate) async fn orphans(
     State(console): State<Console>,
     Query(query): Query<PageQuery>,
@@ -77,18 +77,18 @@ pub(crate) async fn orphans(
 /// What is booked of one of the providers' limits.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Budget {
-    call: String,
+    pub(crate) call: String,
     /// Slots are booked this far ahead; null when the next call may leave at once.
-    booked_ahead_ms: Option<u64>,
+    pub(crate) booked_ahead_ms: Option<u64>,
     /// Nobody calls before this, because the provider said so.
-    rests_until: Option<String>,
+    pub(crate) rests_until: Option<String>,
     /// When a 429 last lowered the rate, and to which part of it. It recovers by itself.
-    slowed_at: Option<String>,
-    slowed_to: Option<f64>,
+    pub(crate) slowed_at: Option<String>,
+    pub(crate) slowed_to: Option<f64>,
 }
 
 /// The fleet's budget at the providers.
-#[utoipa::path(get, path = "/v1/budgets", responses((status = 200, body = Vec<Budget>)))]
+#[utoipa::path(get, operation_id = "listBudgets", path = "/v1/budgets", responses((status = 200, body = Vec<Budget>)))]
 pub(crate) async fn budgets(State(console): State<Console>) -> Result<Json<Vec<Budget>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
     let now = tx.now();

@@ -5,6 +5,7 @@
 use crate::Context;
 use crate::outcome::{self, kind};
 use crate::refusals::{backoff, parked};
+use crate::steps;
 use domain::fault::chain;
 use domain::metric;
 use domain::queue::{Finish, Mark};
@@ -126,6 +127,7 @@ async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), s
     let mut tx = context.store.begin().await?;
     tx.lock(claim).await?;
     let was = tx.work(&claim.subject).await?.and_then(|row| row.blocked);
+    steps::note_end(&mut tx, claim, finish).await?;
     tx.finish(claim, finish).await?;
     if let Some(blocked) = finish.blocked.as_ref().filter(|b| was.is_none_or(|was| was.code != b.code)) {
         let payload = json!({"kind": claim.subject.kind(), "code": blocked.code, "why": blocked.why});
@@ -145,6 +147,7 @@ async fn park(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), s
 
 pub(crate) async fn end(context: &Context, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
     let mut tx = context.store.begin().await?;
+    steps::note_end(&mut tx, claim, finish).await?;
     tx.finish(claim, finish).await?;
     tx.commit().await
 }

@@ -13,6 +13,7 @@ mod refusals;
 mod settings;
 mod source;
 mod stats;
+mod steps;
 mod sweeper;
 mod workers;
 

@@ -36,7 +36,17 @@ pub(crate) async fn about_business(
     mut payload: Value,
 ) -> Result<(), store::Error> {
     payload["business_id"] = business.as_str().into();
+    tx.note(&business.into(), kind, counted(&payload), claim.traceparent.as_deref());
     record(tx, claim, business.as_str(), kind, payload).await
+}
+
+/// Without the ids of accounts, which are their Items' and go with these: a list of them becomes its length.
+fn counted(payload: &Value) -> Value {
+    let count = |(key, value): (&String, &Value)| match value {
+        Value::Array(ids) => (key.clone(), ids.len().into()),
+        other => (key.clone(), other.clone()),
+    };
+    payload.as_object().into_iter().flatten().filter(|(key, _)| *key != "business_id").map(count).collect()
 }
 
 /// Records an outcome about an Item, once for each business it concerns, so that each business's record is complete
@@ -49,12 +59,14 @@ pub(crate) async fn about_item(
     kind: &str,
     mut payload: Value,
 ) -> Result<(), store::Error> {
+    tx.note(&item.into(), kind, payload.clone(), claim.traceparent.as_deref());
     payload["item_id"] = item.as_str().into();
     if businesses.is_empty() {
         return record(tx, claim, item.as_str(), kind, payload).await;
     }
     for business in businesses {
-        about_business(tx, claim, business, kind, payload.clone()).await?;
+        payload["business_id"] = business.as_str().into();
+        record(tx, claim, business.as_str(), kind, payload.clone()).await?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The skeleton of both reconcilers: begin, take the steps, end. Whatever happens, the claim ends with it, or with its lease.
 
-use crate::{Context, business, item, leases};
+use crate::{Context, business, item, leases, steps};
 use domain::metric;
 use domain::queue::Finish;
 use domain::work::{Class, Subject};
@@ -52,15 +52,17 @@ pub(crate) trait Reconcile: Sized {
 /// who reconciles when.
 pub async fn reconcile(context: &Context, claim: Claim) {
     let (began, kind) = (Instant::now(), claim.subject.kind());
-    let ended = match &claim.subject {
-        Subject::Item(id) => run(item::begin(context, &claim, id).await).await,
-        Subject::Business(id) => run(business::begin(context, &claim, id).await).await,
-    };
-    match ended {
+    let ended = steps::remembered(async {
+        match &claim.subject {
+            Subject::Item(id) => run(item::begin(context, &claim, id).await).await,
+            Subject::Business(id) => run(business::begin(context, &claim, id).await).await,
+        }
+    });
+    match ended.await {
         Ok(false) => {}
         Ok(true) => {
             metrics::histogram!(metric::RECONCILE, "kind" => kind.as_str()).record(began.elapsed().as_secs_f64());
-            tracing::debug!(took_ms = began.elapsed().as_millis(), "reconciliation ended");
+            tracing::debug!(took_ms = domain::time::millis(began.elapsed()), "reconciliation ended");
         }
         Err(error) => leases::interrupted(context, &claim, error).await,
     }

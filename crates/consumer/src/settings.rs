@@ -104,6 +104,9 @@ pub struct Settings {
     /// How long the audit trail is kept.
     #[serde(with = "Span")]
     pub audit_kept: Duration,
+    /// How long it is kept what happened to businesses and Items; of each the newest 500 entries at most.
+    #[serde(with = "Span")]
+    pub history_kept: Duration,
     /// How long an Item that nobody pushed is remembered after its last webhook, and how many are.
     #[serde(with = "Span")]
     pub unknown_items_kept: Duration,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 const FIGURES: Duration = Duration::from_secs(5);
 /// How often the rows that the sweep has to serve are counted, which reads whole indexes.
 const COUNT_ROWS: Duration = Duration::from_mins(10);
-/// Entries of the audit trail that one transaction deletes.
+/// Entries of the audit trail, and of the history, that one transaction deletes.
 const FORGOTTEN_AT_ONCE: u32 = 5000;
 /// How long rows of an earlier release are judged in one go.
 const JUDGE_FOR: Duration = Duration::from_secs(1);
@@ -57,6 +57,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         let settings = &context.settings;
         tx.forget_unknown(settings.unknown_items_kept, settings.max_unknown_items).await?;
         tx.forget_old_audit(settings.audit_kept, FORGOTTEN_AT_ONCE).await?;
+        tx.forget_old_history(settings.history_kept, FORGOTTEN_AT_ONCE).await?;
     }
     let group = &context.group;
     if tx.lease_chore(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {

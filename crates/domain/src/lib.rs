@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod budget;
+pub mod explain;
 pub mod fault;
 pub mod ids;
 pub mod item;

@@ -26,6 +26,24 @@ impl Millis {
     }
 }
 
+/// How long it has been at `now`, or will be until then, for people: `3min`, `in 20s`. None: that is no point in time.
+pub fn age(at: &str, now: jiff::Timestamp) -> Option<String> {
+    let then: jiff::Timestamp = at.parse().ok()?;
+    let seconds = now.as_second() - then.as_second();
+    let told = span(seconds.unsigned_abs());
+    Some(if seconds < 0 { format!("in {told}") } else { told })
+}
+
+/// Seconds in the largest unit of which there are at least two.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}min", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// A duration in whole milliseconds, as the databases store it.
 pub fn millis(wait: Duration) -> i64 {
     i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
@@ -34,6 +52,21 @@ pub fn millis(wait: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_are_short() {
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        for (at, told) in [
+            ("2026-01-01T23:59:01Z", Some("59s")),
+            ("2026-01-01T23:57:00Z", Some("3min")),
+            ("2026-01-01T20:59:00Z", Some("3h")),
+            ("2025-12-24T00:00:00Z", Some("9d")),
+            ("2026-01-02T00:00:20Z", Some("in 20s")),
+            ("soon", None),
+        ] {
+            assert_eq!(age(at, now).as_deref(), told, "{at}");
+        }
+    }
 
     #[test]
     fn time_ends_at_its_edges_instead_of_wrapping() {

@@ -9,6 +9,7 @@ use crate::permit::Permit;
 use crate::words::words;
 use crate::work::Code;
 use crate::{AccountId, Fingerprint};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 words!(
@@ -66,6 +67,21 @@ impl RowStatus {
     pub fn is_row(self) -> bool {
         self != Self::Archived
     }
+}
+
+/// One row of the list at Layer as it was shown, by the fingerprint of its token: what is kept of it, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// None when Layer does not show the token, or shows it masked.
+    pub token: Option<Fingerprint>,
+    pub account: Option<AccountId>,
+    pub status: RowStatus,
+    /// Connected by Layer's own Plaid integration.
+    pub layer_owned: bool,
+    /// The last digits of the account's number.
+    pub mask: Option<String>,
+    /// The account's name at its bank.
+    pub name: Option<String>,
 }
 
 /// One row of the list at Layer, already looked up among the tokens and accounts that Rekey knows.

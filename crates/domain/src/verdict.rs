@@ -311,7 +311,7 @@ impl ItemFacts {
 }
 
 impl AccountFacts {
-    fn concerns(&self, business: &BusinessId) -> bool {
+    pub(crate) fn concerns(&self, business: &BusinessId) -> bool {
         self.business.as_ref() == Some(business) || self.moving_from.as_ref() == Some(business)
     }
 

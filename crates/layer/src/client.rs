@@ -40,6 +40,10 @@ pub struct ListedAccount {
     pub status: RowStatus,
     /// Layer's type of the row names no processor token: the account came through Layer's own Plaid integration.
     pub layer_owned: bool,
+    /// The last digits of the account's number, for people.
+    pub mask: Option<String>,
+    /// The account's name at its bank, for people.
+    pub name: Option<String>,
 }
 
 /// Both envelopes that are seen: `{data, meta}` and the bare object of older pages.
@@ -81,6 +85,10 @@ struct WireAccount {
     plaid_processor_token: serde_json::Value,
     #[serde(default)]
     status: serde_json::Value,
+    #[serde(default)]
+    mask: serde_json::Value,
+    #[serde(default)]
+    name: serde_json::Value,
 }
 
 /// Pages of one list that are followed at most; a cursor that never ends must not hold a lease for ever.
@@ -308,6 +316,13 @@ fn layer_id(endpoint: Endpoint, id: String) -> Result<LayerId, Error> {
     LayerId::parse(id).map_err(|_| Error::Malformed { endpoint, status: 200, field: "id" })
 }
 
+/// A text that is kept to be shown: what a bank says, and not more of it than a person reads.
+fn for_people(text: &serde_json::Value) -> Option<String> {
+    const LONGEST: usize = 80;
+    let text = text.as_str().filter(|text| !domain::redact::shows_any_token(text))?;
+    Some(text.chars().filter(|c| !c.is_control()).take(LONGEST).collect())
+}
+
 /// Layer's id of the row, and the row.
 fn listed(wire: &WireAccount) -> (Option<String>, ListedAccount) {
     let kind = wire.kind.as_str();
@@ -327,6 +342,8 @@ fn listed(wire: &WireAccount) -> (Option<String>, ListedAccount) {
                 _ => RowStatus::Other,
             },
         },
+        mask: for_people(&wire.mask),
+        name: for_people(&wire.name),
     };
     (wire.id.as_str().map(str::to_owned), row)
 }

@@ -1,7 +1,7 @@
 //! The settings of the section `layer`.
 
 use domain::setting::{Interval, Share, Span};
-use domain::token_list::{ArchivedPolicy, ListedTokens, UnknownPolicy};
+use domain::token_list::{ArchivedPolicy, LeaveOut, ListedTokens, Policy, UnknownPolicy};
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -40,6 +40,19 @@ pub struct Settings {
     pub verify_timeout: Duration,
     #[serde(with = "Interval")]
     pub verify_interval: Duration,
+}
+
+impl Settings {
+    /// What a list is planned by, before anything is known of a business.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            unknown: self.unknown_tokens,
+            archived: self.archived,
+            max_unproved_removals: self.max_unproved_removals,
+            leave_out: LeaveOut::Nothing,
+            resend: false,
+        }
+    }
 }
 
 /// Layer's limits, calls a minute: <https://docs.layerfi.com/api-details/rate-limiting>.

@@ -256,7 +256,7 @@ impl Receiver {
         }
         match outcome {
             Outcome::Published => {
-                tracing::debug!(took_ms = took.as_millis(), "webhook published");
+                tracing::debug!(took_ms = domain::time::millis(took), "webhook published");
                 if let Some(over) = self.outage.went_well(Instant::now()) {
                     let (refused, lasted_s) = (over.times, over.lasted.as_secs());
                     tracing::info!(

@@ -83,19 +83,25 @@ impl<'writer> FormatFields<'writer> for Appended {
     }
 }
 
+/// Whether a terminal may be coloured: <https://no-color.org>.
+pub(crate) fn may_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+}
+
 /// Starts logging to standard error, and exporting traces if there is an exporter. The second call in a process changes
 /// nothing.
 pub fn start(log: &Settings, clock: Clock, traces: Option<&Exporter>) -> Result<(), String> {
     let filter = filter(log)?;
     let terminal = std::io::stderr().is_terminal();
+    let colours = terminal && may_colour();
     let base = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let is_pretty = log.format == Format::Pretty || log.format == Format::Auto && terminal;
     let lines = match clock {
         Clock::Uptime if log.format != Format::Json => {
             let uptime = tracing_subscriber::fmt::time::uptime();
-            base.with_target(false).with_ansi(terminal).with_timer(uptime).compact().boxed()
+            base.with_target(false).with_ansi(colours).with_timer(uptime).compact().boxed()
         }
-        Clock::Wall if is_pretty => base.with_target(false).with_ansi(terminal).boxed(),
+        Clock::Wall if is_pretty => base.with_target(false).with_ansi(colours).boxed(),
         Clock::Uptime | Clock::Wall => {
             let json = base.json().flatten_event(true).with_current_span(true).with_span_list(false);
             json.fmt_fields(Appended(JsonFields::new())).boxed()

@@ -188,7 +188,8 @@ impl Running {
             fingerprints,
             plaid.environment.as_str(),
         );
-        let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?.clone());
+        let routes = receiver::routes(Verifier::new(keys.clone()), publisher, self.config.receiver()?.clone())
+            .merge(web::public_health_routes(self.readiness.clone()));
         let listener = bind("receiver", self.config.receiver.listen).await?;
         self.receiver = Some(listener.local_addr()?);
         let limits = self.config.limits(self.config.receiver.max_connections);
@@ -219,6 +220,7 @@ impl Running {
         };
         self.readiness.expect("database");
         let (limits, settings) = (self.config.limits(self.config.console.max_connections), self.config.console.clone());
+        let policy = self.config.layer.policy();
         let takes_webhooks = roles.contains(&Role::Receiver);
         let (readiness, stop, slot, tasks) =
             (self.readiness.clone(), self.stop.clone(), Arc::clone(&self.store), self.tasks.clone());
@@ -240,7 +242,7 @@ impl Running {
                 }
             }
             if let Some((listener, tokens)) = console {
-                let routes = console::routes(store, tokens, settings, stop.clone());
+                let routes = console::routes(store, tokens, settings, policy, stop.clone());
                 tasks.spawn(web::serve(listener, routes, limits, readiness.clone(), stop));
             }
             readiness.started("database");
@@ -275,7 +277,10 @@ impl Running {
         self.readiness.drain();
         let delay = self.config.ops.drain_delay;
         if !delay.is_zero() {
-            tracing::info!(delay_ms = delay.as_millis(), "draining: still serving while load balancers notice");
+            tracing::info!(
+                delay_ms = domain::time::millis(delay),
+                "draining: still serving while load balancers notice"
+            );
             tokio::time::sleep(delay).await;
         }
         tracing::info!("stopping: nothing new is taken in, what is in flight ends");
@@ -287,7 +292,7 @@ impl Running {
             tracing::warn!("some work did not end in time; its leases run out by themselves");
         } else {
             tracing::info!(
-                took_ms = began.elapsed().as_millis(),
+                took_ms = domain::time::millis(began.elapsed()),
                 "requests answered, offsets committed, leases given back"
             );
         }

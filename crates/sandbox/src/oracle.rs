@@ -24,6 +24,10 @@ pub struct Counts {
 pub struct BusinessVerdict {
     pub business: String,
     pub exact: bool,
+    /// Accounts that should be listed.
+    pub accounts: usize,
+    /// Those of them that Layer can read.
+    pub alive: usize,
     /// Accounts that should be listed and are not.
     pub missing: Vec<String>,
     /// Accounts listed with a token that Layer can't read with.
@@ -109,7 +113,8 @@ impl World {
             .map(|(a, _)| a.clone())
             .collect();
         let exact = missing.is_empty() && extra.is_empty() && doubled.is_empty() && dead.is_empty();
-        BusinessVerdict { business: business.to_owned(), exact, missing, dead, extra, doubled }
+        let (accounts, alive) = (wanted.len(), wanted.len() - missing.len() - dead.len());
+        BusinessVerdict { business: business.to_owned(), exact, accounts, alive, missing, dead, extra, doubled }
     }
 
     /// Notes that a PUT changed a list, if it did.

@@ -90,7 +90,15 @@ impl Tx {
         rows.iter().map(account_row).collect()
     }
 
-    /// The same, so that no other transaction changes them until this one ends: a list that is read back ends moves.
+    /// Every account of these Items, by Item and id.
+    pub async fn accounts_of(&mut self, items: &[ItemId]) -> Result<Vec<AccountRow>, Error> {
+        let of = self.dialect.among("item_id", 1);
+        let sql = format!("SELECT * FROM accounts WHERE {of} ORDER BY item_id, account_id");
+        let rows = self.rows(sql!(built(sql), list(items))).await?;
+        rows.iter().map(account_row).collect()
+    }
+
+    /// The same of one Item, so that no other transaction changes them until this one ends: a list that is read back ends moves.
     pub async fn lock_accounts(&mut self, item: &ItemId) -> Result<Vec<AccountRow>, Error> {
         let lock = self.dialect.for_update();
         let sql = format!("SELECT * FROM accounts WHERE item_id = $1 ORDER BY account_id {lock}");

@@ -192,7 +192,7 @@ impl Tx {
     }
 
     /// A subject with a fingerprint in place of its id: it is found by the id, and the id can't be read from it.
-    fn pseudonym_of(&self, kind: &str, id: &str) -> String {
+    pub(crate) fn pseudonym_of(&self, kind: &str, id: &str) -> String {
         format!("{kind}/{}", self.fingerprints.of(id))
     }
 

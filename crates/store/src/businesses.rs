@@ -4,7 +4,7 @@ use crate::accounts::membership;
 use crate::sql::{built, get, list, number, opt_text, sql, text};
 use crate::{Error, Tx};
 use domain::list_membership::ListMembership;
-use domain::token_list::LeaveOut;
+use domain::token_list::{LeaveOut, Listed, OurAccount, Shown};
 use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
 use secrecy::ExposeSecret;
 use sqlx::any::AnyRow;
@@ -28,26 +28,28 @@ pub struct BusinessRow {
     pub put_at: Option<Millis>,
     /// How the last reconciliation ended, for people.
     pub last_outcome: Option<String>,
+    /// When the list at Layer was read last.
+    pub shown_at: Option<Millis>,
 }
 
 /// Fingerprints of the last list that Layer accepted.
 pub type Accepted = HashSet<Fingerprint>;
 
 /// What is known of a token or account that Layer lists.
-#[derive(Debug, Clone)]
-pub struct TokenOwner {
+struct TokenOwner {
     /// None: found by its account, not by a token.
-    pub fingerprint: Option<Fingerprint>,
-    pub account: AccountId,
-    pub membership: ListMembership,
+    fingerprint: Option<Fingerprint>,
+    account: AccountId,
+    membership: ListMembership,
 }
 
 /// How long a list waits for its Items.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// A new token waits no longer than this for others, and an Item that takes longer is not waited for.
+    /// A new token waits no longer than this for others, and an Item that takes longer is not waited for; nor is one that nobody
+    /// has begun, when none of the list was begun within this time.
     pub longest: Duration,
-    /// An Item that is due within this time is waited for, while others of the list were begun as lately.
+    /// An Item that is due within this time is waited for.
     pub near: Duration,
 }
 
@@ -78,12 +80,12 @@ impl Tx {
         let sql = "SELECT
                 COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.lease_until > $2 AND w.looked_at > $4
                     THEN 1 ELSE 0 END), 0) AS at_work,
-                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.due_at <= $6 THEN 1 ELSE 0 END), 0)
+                COALESCE(SUM(CASE WHEN w.signal_at <= $3 AND w.blocked_by IS NULL AND w.due_at <= $5 THEN 1 ELSE 0 END), 0)
                     AS due,
-                COALESCE(SUM(CASE WHEN w.looked_at > $5 THEN 1 ELSE 0 END), 0) AS begun
+                COALESCE(SUM(CASE WHEN w.looked_at > $4 THEN 1 ELSE 0 END), 0) AS begun
             FROM accounts a JOIN work w ON w.kind = 'item' AND w.id = a.item_id
             WHERE a.business_id = $1 AND a.state = 'active'";
-        let query = sql!(sql, business, now, told_by, now.minus(longest), now.minus(near), now.plus(near));
+        let query = sql!(sql, business, now, told_by, now.minus(longest), now.plus(near));
         let Some(row) = self.row(query).await? else { return Ok(Coming::Nobody) };
         let (at_work, due, begun) = (number(&row, "at_work")?, number(&row, "due")?, number(&row, "begun")?);
         let coming = match (at_work, due, begun) {
@@ -196,6 +198,38 @@ impl Tx {
         self.run(sql!(sql, id, outcome)).await.map(drop)
     }
 
+    /// What the list at Layer showed, for people. What they ask is why it is not right, so it is kept whatever the end was.
+    pub async fn record_shown(&mut self, id: &BusinessId, shown: &[Shown]) -> Result<(), Error> {
+        let shown = serde_json::to_string(shown).map_err(|e| Error::Corrupt(e.to_string()))?;
+        let sql = "UPDATE businesses SET shown = $2, shown_at = $3 WHERE business_id = $1";
+        self.run(sql!(sql, id, shown, self.now())).await.map(drop)
+    }
+
+    /// What it showed when it was read last. None: it was not, or an earlier release did.
+    pub async fn shown(&mut self, id: &BusinessId) -> Result<Option<Vec<Shown>>, Error> {
+        let row = self.row(sql!("SELECT shown FROM businesses WHERE business_id = $1", id)).await?;
+        let Some(shown) = row.map(|r| opt_text(&r, "shown")).transpose()?.flatten() else { return Ok(None) };
+        serde_json::from_str(&shown).map_err(|e| Error::Corrupt(format!("businesses.shown: {e}")))
+    }
+
+    /// Looks rows of the list up among the tokens and accounts that are known here.
+    pub async fn recognise(&mut self, id: &BusinessId, shown: &[Shown]) -> Result<Vec<Listed>, Error> {
+        let tokens: Vec<Fingerprint> = shown.iter().filter_map(|row| row.token.clone()).collect();
+        let accounts: Vec<AccountId> = shown.iter().filter_map(|row| row.account.clone()).collect();
+        let owners = self.owners(&tokens, &accounts).await?;
+        let listed = shown.iter().map(|row| {
+            let by_token = row.token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
+            let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
+            let ours = by_token.or(by_account).and_then(|owner| {
+                let may_leave = owner.membership.may_leave(id, by_token.is_some())?;
+                Some(OurAccount { account: owner.account.clone(), may_leave })
+            });
+            let Shown { token, account, status, layer_owned, .. } = row.clone();
+            Listed { token, account, status, layer_owned, ours }
+        });
+        Ok(listed.collect())
+    }
+
     /// Which tokens the next list leaves out.
     pub async fn set_leave_out(&mut self, id: &BusinessId, leave_out: LeaveOut) -> Result<(), Error> {
         let sql = "UPDATE businesses SET leave_out = $2 WHERE business_id = $1";
@@ -203,7 +237,7 @@ impl Tx {
     }
 
     /// Who the listed tokens and accounts are, as far as Rekey knows them; tokens of the past included.
-    pub async fn owners(&mut self, tokens: &[Fingerprint], accounts: &[AccountId]) -> Result<Vec<TokenOwner>, Error> {
+    async fn owners(&mut self, tokens: &[Fingerprint], accounts: &[AccountId]) -> Result<Vec<TokenOwner>, Error> {
         const ACCOUNT: &str = "a.account_id, a.business_id, a.moving_from, a.outside, a.state, i.state AS item_state";
         let (named_tokens, named) = (self.dialect.among("t.fingerprint", 1), self.dialect.among("a.account_id", 2));
         let sql = format!(
@@ -265,5 +299,6 @@ pub(crate) fn business_row(row: &AnyRow) -> Result<BusinessRow, Error> {
         converged_at: get(row, "converged_at")?,
         put_at: get(row, "put_at")?,
         last_outcome: get(row, "last_outcome")?,
+        shown_at: get(row, "shown_at")?,
     })
 }

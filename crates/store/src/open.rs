@@ -362,6 +362,16 @@ impl Store {
         &self.fingerprints
     }
 
+    /// Seals a text that somebody else keeps and brings back, such as a cookie, for a place of its own.
+    pub fn seal_text(&self, place: &str, text: &str) -> Result<String, Error> {
+        self.keys.seal(place, text)
+    }
+
+    /// What [`Store::seal_text`] sealed for this place. None: it was not, or by a key that is gone.
+    pub fn open_sealed(&self, place: &str, sealed: &str) -> Option<String> {
+        self.keys.open(place, sealed).ok().map(|text| text.expose_secret().to_owned())
+    }
+
     /// Gives the connections back.
     pub async fn close(&self) {
         self.pool.close().await;

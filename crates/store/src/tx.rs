@@ -1,6 +1,7 @@
 //! One transaction: the clock, the two differences between the databases, small helpers.
 
 use crate::group_commit::{GroupCommit, Turn};
+use crate::history::Happened;
 use crate::session::Distrust;
 use crate::sql::{Query, get, number, sql};
 use crate::verdicts::Touched;
@@ -85,6 +86,8 @@ pub struct Tx {
     distrust: Distrust,
     now: Millis,
     pub(crate) touched: Touched,
+    /// What it does, for people.
+    pub(crate) happened: Vec<Happened>,
     outcomes: Arc<str>,
     wake: Wake,
     /// While it may write, on SQLite: given back once it is committed or undone.
@@ -176,6 +179,7 @@ impl Tx {
             distrust: store.distrust.clone(),
             now: get(&row, "now")?,
             touched: Touched::default(),
+            happened: Vec::new(),
             outcomes: Arc::clone(&store.outcomes),
             wake: store.wake.clone(),
             turn,
@@ -198,9 +202,10 @@ impl Tx {
         self.now
     }
 
-    /// Judges anew what the transaction has changed facts of, and commits.
+    /// Judges anew what the transaction has changed facts of, writes down what happened, and commits.
     pub async fn commit(mut self) -> Result<(), Error> {
         self.judge_touched().await?;
+        self.write_history().await?;
         let (inner, turn) = (self.inner, self.turn);
         let committing = async {
             inner.commit().await?;

@@ -10,6 +10,14 @@ use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Tx {
+    /// What the verdict of a business is made of. None: there is no such business.
+    pub async fn facts_of(&mut self, business: &BusinessId) -> Result<Option<BusinessFacts>, Error> {
+        let id = [business.to_string()];
+        let items = self.items_of(&id).await?;
+        let items = self.item_facts(&items).await?;
+        Ok(self.business_facts(&id, &items).await?.pop())
+    }
+
     pub(crate) async fn ids(&mut self, sql: String, ids: &[String]) -> Result<BTreeSet<String>, Error> {
         self.rows(sql!(built(sql), list(ids))).await?.iter().map(|r| text(r, "id")).collect()
     }

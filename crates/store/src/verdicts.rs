@@ -11,7 +11,7 @@ use crate::work::subject_of;
 use crate::{Error, Page, Record, Tx};
 use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
 use domain::work::{Kind, Subject};
-use domain::{ItemId, Millis, Provider};
+use domain::{BusinessId, ItemId, Millis, Provider};
 use serde_json::json;
 use sqlx::any::AnyRow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,6 +190,10 @@ impl Tx {
         });
         let traceparent = self.traceparent.clone();
         let (kind, traceparent) = ("rekey.business.verdict_changed", traceparent.as_deref());
+        let detail = json!({
+            "was": was, "state": verdict.state, "why": verdict.sentence(), "accounts": verdict.accounts, "right": verdict.right,
+        });
+        self.note(&Subject::Business(BusinessId::from_stored(business.to_owned())), kind, detail, traceparent);
         self.publish(&Record { key: business, kind, subject: business, payload, traceparent }).await
     }
 

@@ -7,5 +7,5 @@ mod ops;
 mod serve;
 
 pub use client::{Answer, Client, ClientSettings, Unanswered, outgoing};
-pub use ops::{Readiness, ops_routes};
+pub use ops::{Readiness, ops_routes, public_health_routes};
 pub use serve::{Limits, serve};

@@ -114,6 +114,16 @@ pub fn ops_routes(readiness: Readiness, metrics: PrometheusHandle) -> Router {
         .with_state(Ops { readiness, metrics })
 }
 
+/// `/` and `/healthz` on a public port, where the load balancers of ALB and GKE ask by themselves: 200 while this process shall get
+/// work. Why it shall not is nobody's business there.
+pub fn public_health_routes(readiness: Readiness) -> Router {
+    Router::new().route("/", get(health)).route("/healthz", get(health)).with_state(readiness)
+}
+
+async fn health(State(readiness): State<Readiness>) -> impl IntoResponse {
+    if readiness.is_ready() { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+}
+
 async fn startz(State(ops): State<Ops>) -> impl IntoResponse {
     if ops.readiness.has_begun() {
         (StatusCode::OK, "begun\n")

@@ -1,17 +1,19 @@
 {{/* The pod of every role. Takes {root, role}. */}}
 {{- define "rekey.pod" -}}
-{{- $root := .root -}}{{- $role := .role -}}{{- $values := get $root.Values $role -}}{{- $name := include "rekey.name" $root -}}
+{{- $root := .root -}}{{- $role := .role -}}{{- $name := include "rekey.name" $root -}}{{- $pod := $root.Values.pod -}}
+{{- $values := ternary $root.Values.topics.job (get $root.Values $role) (eq $role "topics") -}}
 metadata:
   labels:
     {{- include "rekey.selector" . | nindent 4 }}
-    {{- with $values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+    app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+    {{- with merge (dict) ($values.podLabels | default dict) $pod.labels $root.Values.commonLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     # A pod reads its files once, at its start: what changes in them rolls the pods of the roles that use it.
     checksum/config: {{ include "rekey.toml" . | sha256sum }}
     checksum/files: {{ include "rekey.filesChecksum" . }}
-    {{- with $values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+    {{- with merge (dict) ($values.podAnnotations | default dict) $pod.annotations }}{{ toYaml . | nindent 4 }}{{ end }}
 spec:
-  serviceAccountName: {{ $name }}-{{ $role }}
+  serviceAccountName: {{ $values.serviceAccountName | default (printf "%s-%s" $name $role) }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   {{- with $root.Values.imagePullSecrets }}
@@ -20,14 +22,21 @@ spec:
   {{- with $values.priorityClassName }}
   priorityClassName: {{ . }}
   {{- end }}
-  securityContext:
-    runAsNonRoot: true
-    runAsUser: 65532
-    runAsGroup: 65532
-    # Lets that user read the secrets, whose files are root's.
-    fsGroup: 65532
-    fsGroupChangePolicy: OnRootMismatch
-    seccompProfile: {type: RuntimeDefault}
+  {{- with $pod.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  {{- with $pod.hostAliases }}
+  hostAliases: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.dnsPolicy }}
+  dnsPolicy: {{ . }}
+  {{- end }}
+  {{- with $pod.dnsConfig }}
+  dnsConfig: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.securityContext }}
+  securityContext: {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- if eq $role "topics" }}
   restartPolicy: Never
   {{- else }}
@@ -38,13 +47,21 @@ spec:
   # preStop: on SIGTERM Rekey is not ready but serves on for drain_delay, while the endpoints forget it.
   terminationGracePeriodSeconds: {{ add $delay $drain 20 }}
   {{- end }}
+  {{- with $pod.initContainers }}
+  initContainers: {{- toYaml . | nindent 4 }}
+  {{- end }}
   containers:
+    {{- with $pod.containers }}{{ toYaml . | nindent 4 }}{{ end }}
     - name: rekey
       image: {{ include "rekey.image" $root }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       args: {{ ternary (list "topics" "apply") (list $role) (eq $role "topics") | toJson }}
       env:
         - {name: REKEY_CONFIG, value: /etc/rekey/rekey.toml}
+        {{- with $pod.env }}{{ toYaml . | nindent 8 }}{{ end }}
+      {{- with $pod.envFrom }}
+      envFrom: {{- toYaml . | nindent 8 }}
+      {{- end }}
       {{- if ne $role "topics" }}
       ports:
         - {name: ops, containerPort: 9464}
@@ -77,11 +94,10 @@ spec:
       {{- end }}
       # The last line of a process that could not start says what to do: `kubectl describe pod` shows it.
       terminationMessagePolicy: FallbackToLogsOnError
-      resources: {{- toYaml (ternary $root.Values.topics.job.resources $values.resources (eq $role "topics")) | nindent 8 }}
-      securityContext:
-        allowPrivilegeEscalation: false
-        readOnlyRootFilesystem: true
-        capabilities: {drop: [ALL]}
+      resources: {{- toYaml $values.resources | nindent 8 }}
+      {{- with $pod.containerSecurityContext }}
+      securityContext: {{- toYaml . | nindent 8 }}
+      {{- end }}
       volumeMounts:
         - {name: settings, mountPath: /etc/rekey, readOnly: true}
         {{- if has $role (list "receiver" "all") }}
@@ -90,6 +106,7 @@ spec:
         {{- if eq $role "all" }}
         - {name: tmp, mountPath: /tmp}
         {{- end }}
+        {{- with $pod.volumeMounts }}{{ toYaml . | nindent 8 }}{{ end }}
   volumes:
     - name: settings
       projected:
@@ -118,6 +135,7 @@ spec:
     # SQLite's own, for large sorts.
     - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
     {{- end }}
+    {{- with $pod.volumes }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- with $values.topologySpread }}
   topologySpreadConstraints:
     {{- range . }}

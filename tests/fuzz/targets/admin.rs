@@ -27,7 +27,8 @@ async fn api(folder: &std::path::Path) -> (Router, String) {
     let tokens = AdminTokens::parse([format!("fuzz:operate:{hash}").as_str()]).unwrap();
     let config = load_text("fuzz.toml", "", &BTreeMap::new()).unwrap();
     let settings = console::Settings { push_wait: Duration::ZERO, max_wait: Duration::ZERO, ..config.console };
-    (routes(store, tokens, settings, tokio_util::sync::CancellationToken::new()), token)
+    let policy = config.layer.policy();
+    (routes(store, tokens, settings, policy, tokio_util::sync::CancellationToken::new()), token)
 }
 
 /// Never 500; every error is JSON that says what to do; the access token that was sent is in no answer (I3), and neither

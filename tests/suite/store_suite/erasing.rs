@@ -48,6 +48,10 @@ impl Customer {
         tx.audit(&Act { became, ..act("item.put", &id) }).await.unwrap();
         tx.audit(&act("business.sync", &business)).await.unwrap();
         tx.book_removals(&business, 1, 10, LONG).await.unwrap();
+        for subject in [Subject::from(&id), Subject::from(&business)] {
+            let named = serde_json::json!({"account_id": account.as_str(), "why": format!("{id} left {business}")});
+            tx.note(&subject, "test", named, None);
+        }
         tx.finish(&held, &done()).await.unwrap();
         tx.commit().await.unwrap();
         Self { store, place, id, business, held }
@@ -161,6 +165,13 @@ async fn what_is_erased_leaves_only_the_audit_under_a_pseudonym(parts: Parts) {
         let entries = tx.audit_page(&filter, &Page { after: None, limit: 9 }).await.unwrap();
         assert_eq!(entries.iter().map(|e| e.action.as_str()).collect::<Vec<_>>(), actions, "{of}");
     }
+    for subject in [Subject::from(&customer.id), Subject::from(&customer.business)] {
+        let page = Page { after: None, limit: 99 };
+        let noted = tx.history(std::slice::from_ref(&subject), &page).await.unwrap();
+        let ours = noted.iter().find(|entry| entry.what == "test").unwrap();
+        let account = customer.store.fingerprints().of("acc-item-gone");
+        assert_eq!(ours.detail["account_id"], account.as_str(), "{subject}: {noted:?}");
+    }
     let filter = AuditFilter { subject: Some("item/another".to_owned()), by: None };
     let mention = tx.audit_page(&filter, &Page { after: None, limit: 9 }).await.unwrap().remove(0).became.unwrap();
     let named = |id: &str| customer.store.fingerprints().of(id).to_string();
@@ -197,13 +208,28 @@ async fn what_nobody_needs_any_more_is_forgotten(parts: Parts) {
     let mut tx = customer.store.begin().await.unwrap();
     let now = tx.now().0;
     assert_eq!(tx.forget_old_audit(day, 100).await.unwrap(), 0);
+    assert_eq!(tx.forget_old_history(day, 100).await.unwrap(), 0);
     tx.commit().await.unwrap();
     customer.sql("UPDATE audit SET at = at - 2 * 86400000 WHERE action = 'item.put'").await;
     for (n, age) in [(1, 0), (2, 1000), (3, 2000), (4, 3 * 86_400_000)] {
         let sql = format!("INSERT INTO unknown_items VALUES ('unknown-{n}', 1, {}, 1)", now - age);
         customer.sql(&sql).await;
     }
+    // Ids of a history begin with their times, as version 7 of UUIDs does.
+    let id = |n: usize, at: i64| format!("{:08x}-{:04x}-7000-8000-{n:012}", at >> 16, at & 0xffff);
+    for (n, age) in [200_000_000, 100_000_000, 0, 0, 0].into_iter().enumerate() {
+        let (id, at) = (id(n, now - age), now - age);
+        let sql = "INSERT INTO history (id, subject, at, what, detail) VALUES";
+        customer.sql(&format!("{sql} ('{id}', 'item/old', {at}, 'test', '{{}}')")).await;
+    }
     let mut tx = customer.store.begin().await.unwrap();
+    assert_eq!(tx.forget_old_history(day, 1).await.unwrap(), 1, "some at a time");
+    assert_eq!(tx.forget_old_history(day, 100).await.unwrap(), 1, "by age");
+    let old = Subject::from(&item("old"));
+    tx.shorten_history(&old, 2).await.unwrap();
+    let left = tx.history(&[old], &Page { after: None, limit: 9 }).await.unwrap();
+    let newest = [id(4, now), id(3, now)];
+    assert_eq!(left.into_iter().map(|entry| entry.id).collect::<Vec<_>>(), newest, "by number: the newest stay");
     assert_eq!(tx.forget_old_audit(day, 100).await.unwrap(), 2);
     assert_eq!(tx.forget_unknown(day, 100).await.unwrap(), 1, "by age");
     assert_eq!(tx.forget_unknown(day, 3).await.unwrap(), 0);

@@ -4,10 +4,11 @@ use super::Reconciliation;
 use crate::Context;
 use crate::budget::{self, Slot};
 use crate::reconcile::Stop;
+use crate::steps;
 use domain::budget::Call;
-use domain::token_list::{Listed, OurAccount, UnknownPolicy, Wanted};
+use domain::token_list::{Listed, Shown, UnknownPolicy, Wanted};
 use domain::work::Subject;
-use domain::{AccountId, Fingerprint, ItemId, LayerId, ProcessorToken};
+use domain::{Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning, PagedList};
 use plaid::TokenHealth;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -83,35 +84,32 @@ pub(crate) async fn pages(
         budget::wait_for_slot(context, claim, &slot).await?.map_err(Stop::Row)?;
         let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
         let page = context.layer.next_page(layer_id, &mut list);
-        if let Err(error) = traces::step(span, layer::Error::code, page).await {
+        if let Err(error) = steps::step("read the list", span, layer::Error::code, page).await {
             return Ok(Err(error));
         }
     }
     Ok(Ok(list.into_rows()))
 }
 
-/// Looks the rows up among the tokens and accounts that Rekey knows.
+/// Looks the rows up among the tokens and accounts that Rekey knows, and remembers them for people.
 pub(super) async fn recognise(
-    of: &Reconciliation<'_>,
+    of: &mut Reconciliation<'_>,
     tx: &mut store::Tx,
     rows: &[ListedAccount],
 ) -> Result<Vec<Listed>, Stop> {
     let fingerprints = of.context.store.fingerprints();
-    let shown: Vec<Option<Fingerprint>> =
-        rows.iter().map(|r| r.token.as_ref().map(|t| fingerprints.of_processor(t))).collect();
-    let tokens: Vec<Fingerprint> = shown.iter().flatten().cloned().collect();
-    let accounts: Vec<AccountId> = rows.iter().filter_map(|r| r.account.clone()).collect();
-    let owners = tx.owners(&tokens, &accounts).await?;
-    let listed = rows.iter().zip(shown).map(|(row, token)| {
-        let by_token = token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
-        let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
-        let ours = by_token.or(by_account).and_then(|owner| {
-            let may_leave = owner.membership.may_leave(&of.id, by_token.is_some())?;
-            Some(OurAccount { account: owner.account.clone(), may_leave })
-        });
-        Listed { token, account: row.account.clone(), status: row.status, layer_owned: row.layer_owned, ours }
+    let shown = rows.iter().map(|row| Shown {
+        token: row.token.as_ref().map(|t| fingerprints.of_processor(t)),
+        account: row.account.clone(),
+        status: row.status,
+        layer_owned: row.layer_owned,
+        mask: row.mask.clone(),
+        name: row.name.clone(),
     });
-    Ok(listed.collect())
+    let shown: Vec<Shown> = shown.collect();
+    let listed = tx.recognise(&of.id, &shown).await?;
+    of.shown = Some(shown);
+    Ok(listed)
 }
 
 /// Adopting means sending along what is alive; a dead stranger is an operator's question.

@@ -14,13 +14,14 @@ use crate::budget::Slot;
 use crate::outcome::{self, kind};
 use crate::reconcile::{Reconcile, Stop, is_unannounced};
 use crate::refusals::{Refusal, backoff, conclude, done, parked};
-use crate::{Context, Mode, budget, leases};
+use crate::{Context, Mode, budget, leases, steps};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
 use domain::permit::Permit;
 use domain::queue::{Blocked, Finish, Mark};
-use domain::token_list::{Hold, LeaveOut, Plan, Put, plan};
+use domain::time::millis;
+use domain::token_list::{Hold, LeaveOut, Plan, Put, Shown, plan};
 use domain::work::{Block, Class, Code, Subject};
 use domain::{AccountId, BusinessId, Endpoint, Provider};
 use facts::Facts;
@@ -43,6 +44,8 @@ pub(crate) struct Reconciliation<'a> {
     claim: Claim,
     id: BusinessId,
     row: BusinessRow,
+    /// The list at Layer, as it was read last.
+    shown: Option<Vec<Shown>>,
 }
 
 /// None: there is no such business, and the row is done.
@@ -55,7 +58,7 @@ pub(crate) async fn begin<'a>(
         leases::end(context, claim, &done(context)).await?;
         return Ok(None);
     };
-    Ok(Some(Reconciliation { context, claim: claim.clone(), id: row.id.clone(), row }))
+    Ok(Some(Reconciliation { context, claim: claim.clone(), id: row.id.clone(), row, shown: None }))
 }
 
 /// What a list that was compared, sent or planned comes to.
@@ -140,6 +143,10 @@ impl Reconcile for Reconciliation<'_> {
                 finish
             }
         };
+        if let Some(shown) = &self.shown {
+            tx.record_shown(&self.id, shown).await?;
+        }
+        steps::note_end(&mut tx, &self.claim, &finish).await?;
         tx.finish(&self.claim, &finish).await?;
         tx.commit().await?;
         if let Some(took) = shown_after {
@@ -155,14 +162,11 @@ impl Reconciliation<'_> {
     }
 
     fn policy(&self) -> domain::token_list::Policy {
-        let settings = self.context.layer.settings();
         domain::token_list::Policy {
-            unknown: settings.unknown_tokens,
-            archived: settings.archived,
-            max_unproved_removals: settings.max_unproved_removals,
             leave_out: self.row.leave_out,
             // Accepted but never seen: the sweep sends it again.
             resend: !self.row.verified && self.claim.class == Class::Sweep,
+            ..self.context.layer.settings().policy()
         }
     }
 
@@ -275,7 +279,7 @@ impl Reconciliation<'_> {
             "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
             "removed": put.removed, "left_out": put.left_out,
         });
-        let took_ms = self.claim.signal_at.map(|signal| tx.now().since(signal).as_millis());
+        let took_ms = self.claim.signal_at.map(|signal| millis(tx.now().since(signal)));
         outcome::about_business(tx, &self.claim, &self.id, kind::LIST_ACCEPTED, payload).await?;
         tracing::info!(
             listed = put.tokens.len(),

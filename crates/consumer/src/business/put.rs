@@ -6,6 +6,7 @@ use crate::budget;
 use crate::outcome::{self, kind};
 use crate::reconcile::Stop;
 use crate::refusals::backoff;
+use crate::steps;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
@@ -30,7 +31,7 @@ impl Reconciliation<'_> {
         self.wait_under(self.context.lease_of_write(), Call::Layer).await?;
         let span = tracing::info_span!(target: traces::STEP, "put", tokens = tokens.len(), outcome = Empty);
         let sent = self.context.layer.put_tokens(layer_id, &tokens, self.claim.deadline());
-        match traces::step(span, layer::Error::code, sent).await {
+        match steps::step("send the list", span, layer::Error::code, sent).await {
             Ok(()) => {}
             Err(error) if error.meaning() == Meaning::RefusedContent => {
                 return Err(self.list_refused(&facts, &put, &error).await?);
@@ -57,7 +58,7 @@ impl Reconciliation<'_> {
         // after the claim.
         self.claim.wanted = facts.events;
         let span = tracing::info_span!(target: traces::STEP, "verify list", outcome = Empty);
-        traces::step(span, Stop::word, self.verify(layer_id, facts, put)).await
+        steps::step("read it back", span, Stop::word, self.verify(layer_id, facts, put)).await
     }
 
     /// Books the list that follows at the same time.

@@ -4,7 +4,7 @@ use super::Reconciliation;
 use super::conclusion::{End, Facts, List, Rules};
 use crate::outcome;
 use crate::refusals::{backoff, done};
-use crate::{Mode, TokenSource};
+use crate::{Mode, TokenSource, steps};
 use domain::metric;
 use domain::token_list::LeaveOut;
 use domain::work::{Code, Subject};
@@ -132,6 +132,7 @@ impl Reconciliation<'_> {
         }
         let reason = format!("item {item}");
         tx.mark_businesses(&end.marks, &reason, Some(&self.claim)).await?;
+        steps::note_end(tx, &self.claim, &end.finish).await?;
         tx.finish(&self.claim, &end.finish).await
     }
 }

@@ -5,6 +5,7 @@ use crate::Mode;
 use crate::budget::{self, Leaves};
 use crate::reconcile::Stop;
 use crate::refusals::refused_by_all;
+use crate::steps;
 use domain::accounts::MintRefused;
 use domain::budget::Call;
 use domain::fault::chain;
@@ -154,7 +155,7 @@ impl Reconciliation<'_> {
             Leaves::Never => return Answer::Stopping,
         }
         let asked = self.context.plaid.processor_token_create(token, &mint.intent.account);
-        match traces::step(mint.span.clone(), plaid::Error::code, asked).await {
+        match steps::step("mint", mint.span.clone(), plaid::Error::code, asked).await {
             Ok(token) => Answer::Token(token),
             Err(error) => Answer::Refused(error),
         }

@@ -3,6 +3,7 @@
 use super::state::NewState;
 use super::{AccountChange, Reconciliation};
 use crate::reconcile::Stop;
+use crate::steps;
 use domain::accounts::{Change, Known, MintRefused, Rules, Said, settle};
 use domain::budget::Call;
 use domain::item::{Cause, ItemState};
@@ -65,7 +66,7 @@ impl Reconciliation<'_> {
     ) -> Result<Result<plaid::Accounts, plaid::Error>, Stop> {
         self.wait_for_slot(Call::AccountsGet).await?;
         let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
-        Ok(traces::step(span, plaid::Error::code, self.context.plaid.accounts_get(token)).await)
+        Ok(steps::step("read accounts", span, plaid::Error::code, self.context.plaid.accounts_get(token)).await)
     }
 
     async fn facts(&self) -> Result<Facts, Stop> {

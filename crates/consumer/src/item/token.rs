@@ -4,6 +4,7 @@ use super::Reconciliation;
 use crate::outcome::{self, kind};
 use crate::reconcile::Stop;
 use crate::refusals::{Refusal, conclude};
+use crate::steps;
 use domain::Millis;
 use domain::budget::Call;
 use domain::fault::chain;
@@ -124,7 +125,8 @@ impl Reconciliation<'_> {
         self.wait_for_slot(Call::ItemGet).await?;
         let token = candidate.fingerprint.as_str();
         let span = tracing::info_span!(target: traces::STEP, "prove token", token, outcome = Empty);
-        Ok(match traces::step(span, plaid::Error::code, self.context.plaid.item_get(&candidate.token)).await {
+        let asked = self.context.plaid.item_get(&candidate.token);
+        Ok(match steps::step("prove token", span, plaid::Error::code, asked).await {
             Ok(info) => (OwnerAnswer::Names(info.item), None),
             Err(error) => answer_of(&error),
         })

@@ -1,5 +1,6 @@
 //! Commands that call the admin API.
 
+use super::table::{age, aligned, plain};
 use super::{Ended, Usage, complain, say};
 use crate::config::{BadSetting, Config, provider_url};
 use clap::{Args, Subcommand};
@@ -28,9 +29,11 @@ pub(super) struct Answer {
 pub(super) enum ItemCommand {
     /// Push an Item. The access token comes from a file or standard input, never from an argument.
     Put(PutItem),
-    /// Show one Item.
+    /// Show one Item; `rekey explain` tells why it stands so.
+    #[command(visible_alias = "get")]
     Show { item: String },
     /// List Items: all of them, or those in a state.
+    #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Tell Rekey that the platform removed the Item: its accounts leave every list.
     Remove { item: String },
@@ -42,7 +45,11 @@ pub(super) enum ItemCommand {
         unconfirmed: bool,
     },
     /// Look at the Item now.
-    Sync { item: String },
+    Sync {
+        item: String,
+        #[command(flatten)]
+        why: Why,
+    },
     /// List Items that webhooks name and nobody pushed.
     Unknown(PageArgs),
     /// List mints that reached no list: their answers were lost, or came too late.
@@ -75,9 +82,11 @@ pub(super) struct PutItem {
 
 #[derive(Subcommand)]
 pub(super) enum BusinessCommand {
-    /// Show one business: its list, what differs, what it waits for.
+    /// Show one business; `rekey explain` tells why it stands so.
+    #[command(visible_alias = "get")]
     Show { business: String },
     /// List businesses: all of them, or those in a state.
+    #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Delete every row about a business that no Item names any more.
     Erase {
@@ -87,19 +96,45 @@ pub(super) enum BusinessCommand {
         unconfirmed: bool,
     },
     /// Compare the list at Layer with the truth now.
-    Sync { business: String },
+    Sync {
+        business: String,
+        #[command(flatten)]
+        why: Why,
+    },
 }
 
 #[derive(Subcommand)]
 pub(super) enum ParkedCommand {
     /// List what waits for a person.
+    #[command(visible_alias = "ls")]
     List(PageArgs),
     /// Let a row go on, on the truth of this moment.
     Release {
         #[arg(value_parser = ["item", "business"])]
         kind: String,
         id: String,
+        #[command(flatten)]
+        why: Why,
     },
+}
+
+#[derive(Args)]
+pub(super) struct Why {
+    /// Why, for the audit trail.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The `version` that an explanation showed: refused if what keeps the row is another thing by now.
+    #[arg(long)]
+    version: Option<String>,
+}
+
+impl Why {
+    fn query(&self) -> String {
+        let named = [("reason", &self.reason), ("version", &self.version)];
+        let given = named.iter().filter_map(|(name, text)| Some(format!("{name}={}", escaped(text.as_deref()?))));
+        let query: Vec<String> = given.collect();
+        if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) }
+    }
 }
 
 #[derive(Args)]
@@ -175,7 +210,7 @@ impl Admin {
     }
 
     /// Prints an answer and turns its status into an exit code.
-    fn finish(&self, answer: &Answer, readable: impl FnOnce(&Value)) -> Ended {
+    pub(super) fn finish(&self, answer: &Answer, readable: impl FnOnce(&Value)) -> Ended {
         let is_ours = answer.body["error"].is_string();
         let ended = match answer.status {
             200 | 202 | 204 => Ended::Well,
@@ -203,8 +238,8 @@ impl Admin {
         Ok(self.finish(&answer, readable))
     }
 
-    async fn sync(&self, what: &str) -> anyhow::Result<Ended> {
-        self.simple(Method::POST, &format!("{what}/sync"), "it is due").await
+    async fn sync(&self, what: &str, why: &Why) -> anyhow::Result<Ended> {
+        self.simple(Method::POST, &format!("{what}/sync{}", why.query()), "it is due").await
     }
 
     async fn erase(&self, what: &str, unconfirmed: bool) -> anyhow::Result<Ended> {
@@ -224,9 +259,13 @@ pub(super) fn segment(text: &str) -> anyhow::Result<String> {
     if text.is_empty() || is_dots || !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err(Usage(format!("{text:?} is no id: ids have no spaces and are not empty")).into());
     }
+    Ok(escaped(text))
+}
+
+fn escaped(text: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:".contains(&b);
     let escaped = |b: u8| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
-    Ok(text.bytes().map(escaped).collect())
+    text.bytes().map(escaped).collect()
 }
 
 fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
@@ -243,18 +282,19 @@ fn show(body: &Value) {
     say(&serde_json::to_string_pretty(body).unwrap_or_default());
 }
 
+/// Points in time are shown as ages.
 fn table(body: &Value, columns: &[&str]) {
-    let text = |v: &Value| match v {
-        Value::Null => "-".to_owned(),
-        Value::String(s) => s.clone(),
-        other => other.to_string(),
+    let now = jiff::Timestamp::now();
+    let cell = |row: &Value, column: &&str| {
+        let value = row.pointer(&format!("/{column}")).unwrap_or(&Value::Null);
+        let is_time = ["since", "_at", "_seen", "_until"].iter().any(|end| column.ends_with(end)) || *column == "at";
+        if is_time { age(value, now) } else { plain(value) }
     };
-    say(&columns.iter().map(|c| c.rsplit('/').next().unwrap_or(c).to_uppercase()).collect::<Vec<_>>().join("\t"));
-    for row in body["data"].as_array().into_iter().flatten() {
-        let cells: Vec<String> =
-            columns.iter().map(|c| text(row.pointer(&format!("/{c}")).unwrap_or(&Value::Null))).collect();
-        say(&cells.join("\t"));
-    }
+    let titles: Vec<String> = columns.iter().map(|c| c.rsplit('/').next().unwrap_or(c).to_uppercase()).collect();
+    let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+    let rows = body["data"].as_array().into_iter().flatten();
+    let rows: Vec<Vec<String>> = rows.map(|row| columns.iter().map(|c| cell(row, c)).collect()).collect();
+    aligned(&titles, &rows).iter().for_each(|line| say(line));
     if let Some(next) = body["next"].as_str() {
         say(&format!("# more: --after {next}"));
     }
@@ -274,7 +314,7 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
             admin.simple(Method::DELETE, &path(&item)?, "its accounts are leaving every list").await
         }
         ItemCommand::Erase { item, unconfirmed } => admin.erase(&path(&item)?, unconfirmed).await,
-        ItemCommand::Sync { item } => admin.sync(&path(&item)?).await,
+        ItemCommand::Sync { item, why } => admin.sync(&path(&item)?, &why).await,
         ItemCommand::Unknown(args) => {
             let columns = &["item_id", "events", "first_seen", "last_seen"];
             admin.get(&page("/v1/unknown-items", &args)?, |b| table(b, columns)).await
@@ -338,7 +378,7 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
             admin.get(&list("/v1/businesses", &args)?, |b| table(b, columns)).await
         }
         BusinessCommand::Erase { business, unconfirmed } => admin.erase(&path(&business)?, unconfirmed).await,
-        BusinessCommand::Sync { business } => admin.sync(&path(&business)?).await,
+        BusinessCommand::Sync { business, why } => admin.sync(&path(&business)?, &why).await,
     }
 }
 
@@ -348,8 +388,8 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
             let columns = &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "verdict/why"];
             admin.get(&page("/v1/parked", &args)?, |b| table(b, columns)).await
         }
-        ParkedCommand::Release { kind, id } => {
-            let path = format!("/v1/parked/{}/{}/release", segment(&kind)?, segment(&id)?);
+        ParkedCommand::Release { kind, id, why } => {
+            let path = format!("/v1/parked/{}/{}/release{}", segment(&kind)?, segment(&id)?, why.query());
             admin.simple(Method::POST, &path, "released: it is due").await
         }
     }

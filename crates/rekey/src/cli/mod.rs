@@ -2,8 +2,10 @@
 
 mod admin;
 mod check;
+mod explain;
 mod import;
 pub(crate) mod keys;
+mod table;
 
 pub use import::check_import;
 pub use keys::sealing_key;
@@ -73,6 +75,9 @@ enum Command {
         /// End after the demonstration instead of staying up.
         #[arg(long)]
         once: bool,
+        /// Show the log of every role in between.
+        #[arg(long)]
+        verbose: bool,
     },
     /// Receive Plaid's webhooks and publish them to Kafka.
     Receiver,
@@ -101,6 +106,18 @@ enum Command {
     /// Make admin tokens.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// How everything stands: whether every list is right, and what is not, since when.
+    Status(explain::Status),
+    /// Why a business or an Item stands as it does, what comes next, what somebody can do, what happened.
+    #[command(
+        after_help = "Example: rekey explain acme\n         rekey explain 0000   (the last digits of an account)"
+    )]
+    Explain(explain::Explain),
+    /// What happened to a business or an Item, and what operators did to it; the newest first.
+    #[command(after_help = "Example: rekey history acme --limit 20")]
+    History(explain::History),
+    /// Providers whose work is stopped because they refuse everybody.
+    Pauses,
     /// Items.
     #[command(subcommand)]
     Item(admin::ItemCommand),
@@ -209,7 +226,7 @@ async fn serve(config: Config, service: &'static str, roles: &[Role]) -> anyhow:
 
 async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
     match cli.command {
-        Command::Run { once } => demo::run(&config.log, once).await,
+        Command::Run { once, verbose } => demo::run(&config.log, once, verbose).await,
         Command::Receiver => serve(config, "rekey-receiver", &[Role::Receiver]).await,
         Command::Consumer => serve(config, "rekey-consumer", &[Role::Consumer]).await,
         Command::Console => serve(config, "rekey-console", &[Role::Console]).await,
@@ -221,6 +238,10 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Keys(KeysCommand::New) => keys::new_keys(cli.json),
         Command::Keys(KeysCommand::Rotate) => admin::rotate_keys(&admin::Admin::new(&config, cli.json)?).await,
         Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role, cli.json),
+        Command::Status(args) => explain::status(&admin::Admin::new(&config, cli.json)?, &args).await,
+        Command::Explain(args) => explain::explain(&admin::Admin::new(&config, cli.json)?, &args).await,
+        Command::History(args) => explain::history(&admin::Admin::new(&config, cli.json)?, &args).await,
+        Command::Pauses => explain::pauses(&admin::Admin::new(&config, cli.json)?).await,
         Command::Item(command) => admin::item(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,

@@ -1,0 +1,90 @@
+//! Tells an open page that what it shows has changed.
+
+use crate::Console;
+use crate::error::ApiError;
+use crate::history::timeline;
+use axum::extract::{Query, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use domain::work::{Kind, Subject};
+use serde::Deserialize;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use store::Page;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// How often a page's row is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+/// A browser asks again when this ends.
+const LASTS: Duration = Duration::from_mins(10);
+/// Pages that are watched at once in this process: each costs the database a few look-ups a second.
+pub(crate) const MOST: usize = 50;
+
+#[derive(Deserialize)]
+pub(super) struct LiveQuery {
+    /// `status`, `item/ID` or `business/ID`.
+    of: String,
+}
+
+/// A page that is open.
+struct Watched {
+    console: Console,
+    /// None: everything.
+    subject: Option<Subject>,
+    shows: Option<String>,
+    began: Instant,
+    _slot: OwnedSemaphorePermit,
+}
+
+pub(super) async fn live(State(console): State<Console>, Query(query): Query<LiveQuery>) -> Response {
+    let subject = match query.of.split_once('/') {
+        Some((kind, id)) => match Kind::from_word(kind).map(|kind| Subject::parse(kind, id)) {
+            Some(Ok(subject)) => Some(subject),
+            _ => return ApiError::bad_request("`of` is `status`, `item/ID` or `business/ID`").into_response(),
+        },
+        None => None,
+    };
+    let Ok(slot) = Arc::clone(&console.watched).try_acquire_owned() else {
+        return ApiError::busy("too many pages are watched at once: reload to see what is new").into_response();
+    };
+    let watched = Watched { console, subject, shows: None, began: Instant::now(), _slot: slot };
+    let events = futures::stream::unfold(watched, |mut watched| async move {
+        watched.changes().await.then(|| (Ok::<_, Infallible>(Event::default().event("changed").data("")), watched))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+impl Watched {
+    /// Returns when something has changed. False: it is not watched any longer.
+    async fn changes(&mut self) -> bool {
+        while self.began.elapsed() < LASTS {
+            // A database that is away is told by the page itself.
+            if let Ok(now) = self.looks_like().await {
+                let before = self.shows.replace(now);
+                if before.is_some() && before != self.shows {
+                    return true;
+                }
+            }
+            let stop = self.console.stop.clone();
+            if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+                return false;
+            }
+        }
+        false
+    }
+
+    async fn looks_like(&self) -> Result<String, store::Error> {
+        let mut tx = self.console.store.begin_read().await?;
+        let Some(subject) = &self.subject else {
+            let stand = (tx.not_good(Kind::Business).await?, tx.not_good(Kind::Item).await?);
+            let paused: Vec<String> = tx.pauses().await?.iter().map(|p| p.provider.to_string()).collect();
+            return Ok(format!("{stand:?} {paused:?}"));
+        };
+        let newest = timeline(&mut tx, subject, &Page { after: None, limit: 1 }).await?;
+        let newest = newest.first().map(|h| h.id.clone());
+        let judged = tx.verdict(subject).await?;
+        let work = tx.work(subject).await?.map(|w| (w.wanted, w.done, w.blocked));
+        Ok(format!("{newest:?} {judged:?} {work:?}"))
+    }
+}

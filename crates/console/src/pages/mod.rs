@@ -1,0 +1,540 @@
+//! Pages for a browser: what the API says, for people. Made here, shown without a script, and nothing in them comes from
+//! elsewhere.
+
+mod acts;
+mod live;
+mod session;
+
+pub(crate) use live::MOST as MOST_WATCHED;
+
+use crate::acts::Order;
+use crate::audit::{self, AuditQuery, Entry};
+use crate::error::ApiError;
+use crate::explain::{self, BusinessExplained, ItemExplained, NextList};
+use crate::find::{self, FindQuery};
+use crate::parked::{self, UnknownItem};
+use crate::status::{self, Alike, Status};
+use crate::upkeep::{self, Budget, Orphan};
+use crate::view::{PageQuery, StateQuery, VerdictView};
+use crate::{Console, businesses, items};
+use acts::ActForm;
+use askama::Template;
+use axum::Router;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use domain::time::{age, span};
+use domain::verdict::State as VerdictState;
+use domain::work::Subject;
+use domain::{BusinessId, ItemId};
+use serde::Deserialize;
+use session::{Session, encoded};
+use std::collections::BTreeMap;
+
+const CSS: &str = include_str!("../../assets/console.css");
+const JS: &str = include_str!("../../assets/console.js");
+
+/// Nothing but what comes from here, no script or style within a page, and no page within another one.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+    form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+pub(crate) fn routes(console: &Console) -> Router<Console> {
+    let behind_a_door = Router::new()
+        .route("/", get(status_page))
+        .route("/needs", get(needs))
+        .route("/businesses", get(business_list))
+        .route("/businesses/{id}", get(business))
+        .route("/items", get(item_list))
+        .route("/items/{id}", get(item))
+        .route("/flow", get(flow))
+        .route("/audit", get(audit_page))
+        .route("/search", get(search))
+        .route("/live", get(live::live))
+        .route("/acts/{act}/{kind}/{id}", post(acts::act))
+        .route("/sign-out", post(session::sign_out))
+        .route_layer(from_fn_with_state(console.clone(), session::signed_in));
+    Router::new()
+        .route("/sign-in", get(session::sign_in_page).post(session::sign_in))
+        .route("/assets/console.css", get(|| async { asset("text/css; charset=utf-8", CSS) }))
+        .route("/assets/console.js", get(|| async { asset("text/javascript; charset=utf-8", JS) }))
+        .merge(behind_a_door)
+        .route_layer(map_response(guarded))
+}
+
+/// What every answer to a browser says about itself.
+async fn guarded(mut answer: Response) -> Response {
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in headers {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    // A page is about a moment, and of somebody who is signed in.
+    answer.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// Its address has its hash in it, so a release that changes it is not shown with the file of the one before.
+fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")], text)
+}
+
+/// What stands around every page.
+struct Frame {
+    css: String,
+    js: String,
+    who: String,
+    role: &'static str,
+    here: &'static str,
+    asked: String,
+    live: Option<String>,
+    told: Option<&'static str>,
+    now: jiff::Timestamp,
+}
+
+/// A page in the menu.
+struct Place {
+    path: &'static str,
+    name: &'static str,
+    here: bool,
+}
+
+impl Frame {
+    fn new(session: &Session, here: &'static str) -> Self {
+        let (css, js) = Self::assets();
+        Self {
+            css,
+            js,
+            who: session.name.clone(),
+            role: if session.may_act { "operate" } else { "read" },
+            here,
+            asked: String::new(),
+            live: None,
+            told: None,
+            now: jiff::Timestamp::now(),
+        }
+    }
+
+    /// The addresses of the style sheet and of the script.
+    fn assets() -> (String, String) {
+        let of = |name: &str, text: &str| format!("/assets/{name}?{}", &crate::hash_token(text)[..12]);
+        (of("console.css", CSS), of("console.js", JS))
+    }
+
+    fn pages(&self) -> Vec<Place> {
+        let place = |(path, name): (&'static str, &'static str)| Place { path, name, here: path == self.here };
+        let all = [
+            ("/", "Status"),
+            ("/needs", "Needs a person"),
+            ("/businesses", "Businesses"),
+            ("/items", "Items"),
+            ("/flow", "Flow"),
+            ("/audit", "Audit"),
+        ];
+        all.map(place).into()
+    }
+
+    fn age(&self, at: &str) -> String {
+        age(at, self.now).unwrap_or_else(|| at.to_owned())
+    }
+
+    fn until(&self, at: &str) -> String {
+        let told = self.age(at);
+        if told.starts_with("in ") { told } else { "now".to_owned() }
+    }
+
+    fn span(&self, seconds: &u64) -> String {
+        span(*seconds)
+    }
+}
+
+fn render(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => Html(html).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a page could not be made");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// A page that says why something was not done.
+#[derive(Template)]
+#[template(path = "refused.html")]
+struct Refused {
+    frame: Frame,
+    title: &'static str,
+    why: String,
+    back: Option<String>,
+}
+
+fn refuse(session: &Session, status: StatusCode, title: &'static str, why: &str, back: Option<String>) -> Response {
+    let page = Refused { frame: Frame::new(session, ""), title, why: why.to_owned(), back };
+    (status, render(&page)).into_response()
+}
+
+/// A page, or why there is none.
+fn shown(session: &Session, page: Result<Response, ApiError>) -> Response {
+    page.unwrap_or_else(|error| {
+        let (status, why) = error.for_people();
+        refuse(session, status, "There is nothing to show", &why, None)
+    })
+}
+
+fn path_of(subject: &Subject) -> String {
+    let pages = match subject {
+        Subject::Item(_) => "items",
+        Subject::Business(_) => "businesses",
+    };
+    format!("/{pages}/{}", encoded(subject.id()))
+}
+
+/// Back to a page, which tells what was done.
+fn told(path: &str, order: Order) -> Redirect {
+    Redirect::to(&format!("{path}?told={order}"))
+}
+
+/// What was done just now. A word of ours: no address can put another sentence into a page.
+#[derive(Deserialize)]
+struct Told {
+    told: Option<String>,
+}
+
+impl Told {
+    fn sentence(&self) -> Option<&'static str> {
+        self.told.as_deref().and_then(Order::from_word).map(Order::done)
+    }
+}
+
+#[derive(Template)]
+#[template(path = "status.html")]
+struct StatusPage {
+    frame: Frame,
+    status: Status,
+    /// Title, path, and what is not right.
+    parts: Vec<(&'static str, &'static str, Vec<Alike>)>,
+    slowed: Vec<String>,
+}
+
+async fn status_page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+    let page = async {
+        let axum::Json(mut status) = status::status(State(console.clone())).await?;
+        let axum::Json(budgets) = upkeep::budgets(State(console.clone())).await?;
+        let slowed = budgets
+            .iter()
+            .filter_map(|b| Some(format!("{}: slowed to {:.0} % of its rate by a 429", b.call, b.slowed_to? * 100.0)));
+        let parts = vec![
+            ("Businesses", "/businesses", std::mem::take(&mut status.businesses)),
+            ("Items", "/items", std::mem::take(&mut status.items)),
+        ];
+        let frame = Frame { live: Some("status".to_owned()), ..Frame::new(&session, "/") };
+        Ok(render(&StatusPage { slowed: slowed.collect(), frame, status, parts }))
+    };
+    shown(&session, page.await)
+}
+
+/// Rows that wait for a person for one reason.
+struct Group {
+    code: String,
+    why: String,
+    since: String,
+    rows: Vec<Named>,
+    more: bool,
+}
+
+struct Named {
+    path: String,
+    name: String,
+}
+
+#[derive(Template)]
+#[template(path = "needs.html")]
+struct NeedsPage {
+    frame: Frame,
+    groups: Vec<Group>,
+    waiting: Vec<Alike>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct After {
+    after: Option<String>,
+}
+
+/// Rows of a page that are grouped by cause.
+const GROUPED: u32 = 500;
+
+async fn needs(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(After { after }): Query<After>,
+) -> Response {
+    let page = async {
+        let query = PageQuery { after, limit: Some(GROUPED) };
+        let axum::Json(parked) = parked::parked(State(console.clone()), Query(query)).await?;
+        let axum::Json(status) = status::status(State(console.clone())).await?;
+        let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+        let more = parked.next.is_some();
+        for row in parked.data {
+            let verdict = row.verdict.as_ref();
+            let blocked = row.work.blocked.as_ref();
+            let wrong = || verdict.and_then(|v| v.wrong.first()).and_then(|w| w.code.clone());
+            let code = blocked.map(|b| b.code.clone()).or_else(wrong).unwrap_or_else(|| "unknown".to_owned());
+            let why = blocked.map(|b| b.why.clone()).or_else(|| verdict.map(|v| v.why.clone())).unwrap_or_default();
+            let since =
+                blocked.and_then(|b| b.since.clone()).or_else(|| verdict.map(|v| v.since.clone())).unwrap_or_default();
+            let pages = if row.kind == "item" { "items" } else { "businesses" };
+            let named =
+                Named { path: format!("/{pages}/{}", encoded(&row.id)), name: format!("{} {}", row.kind, row.id) };
+            let first = Group { code: code.clone(), why, since: since.clone(), rows: Vec::new(), more };
+            let group = groups.entry(code).or_insert(first);
+            group.since = group.since.clone().min(since);
+            group.rows.push(named);
+        }
+        let waits = |a: &Alike| !["converging", "held", "parked", "partly", "refused"].contains(&a.state.as_str());
+        let frame = Frame { live: Some("status".to_owned()), ..Frame::new(&session, "/needs") };
+        let mut groups: Vec<Group> = groups.into_values().collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.rows.len()));
+        Ok(render(&NeedsPage {
+            frame,
+            groups,
+            waiting: status.businesses.into_iter().filter(waits).collect(),
+            next: parked.next.map(|next| format!("/needs?after={}", encoded(&next))),
+        }))
+    };
+    shown(&session, page.await)
+}
+
+/// A row of a list.
+struct Row {
+    id: String,
+    path: String,
+    verdict: Option<VerdictView>,
+}
+
+#[derive(Template)]
+#[template(path = "list.html")]
+struct ListPage {
+    frame: Frame,
+    title: &'static str,
+    path: &'static str,
+    /// Each with whether it is chosen.
+    states: Vec<(&'static str, bool)>,
+    rows: Vec<Row>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    #[serde(default)]
+    verdict: String,
+    after: Option<String>,
+}
+
+impl ListQuery {
+    fn state(&self) -> StateQuery {
+        let verdict = Some(self.verdict.clone()).filter(|v| !v.is_empty());
+        StateQuery { after: self.after.clone(), limit: Some(100), verdict }
+    }
+
+    fn page(
+        &self,
+        frame: Frame,
+        title: &'static str,
+        path: &'static str,
+        rows: Vec<Row>,
+        next: Option<String>,
+    ) -> ListPage {
+        let states = VerdictState::WORDS.iter().map(|word| (*word, *word == self.verdict)).collect();
+        let next = next.map(|n| format!("{path}?verdict={}&after={}", encoded(&self.verdict), encoded(&n)));
+        ListPage { frame, title, path, states, rows, next }
+    }
+}
+
+async fn business_list(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(query): Query<ListQuery>,
+) -> Response {
+    let page = async {
+        let axum::Json(page) = businesses::list(State(console.clone()), Query(query.state())).await?;
+        let rows = page.data.into_iter().map(|b| Row {
+            path: format!("/businesses/{}", encoded(&b.business_id)),
+            id: b.business_id,
+            verdict: b.verdict,
+        });
+        let frame = Frame::new(&session, "/businesses");
+        Ok(render(&query.page(frame, "Businesses", "/businesses", rows.collect(), page.next)))
+    };
+    shown(&session, page.await)
+}
+
+async fn item_list(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(query): Query<ListQuery>,
+) -> Response {
+    let page = async {
+        let axum::Json(page) = items::list(State(console.clone()), Query(query.state())).await?;
+        let rows = page.data.into_iter().map(|i| Row {
+            path: format!("/items/{}", encoded(&i.item_id)),
+            id: i.item_id,
+            verdict: i.verdict,
+        });
+        let frame = Frame::new(&session, "/items");
+        Ok(render(&query.page(frame, "Items", "/items", rows.collect(), page.next)))
+    };
+    shown(&session, page.await)
+}
+
+#[derive(Template)]
+#[template(path = "business.html")]
+struct BusinessPage {
+    frame: Frame,
+    it: BusinessExplained,
+    acts: Vec<ActForm>,
+    next_sentence: String,
+    diff: Vec<(&'static str, Vec<String>)>,
+}
+
+async fn business(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Path(id): Path<String>,
+    Query(told): Query<Told>,
+) -> Response {
+    let page = async {
+        let axum::Json(it) = explain::business(State(console.clone()), Path(id)).await?;
+        let subject = Subject::from(&BusinessId::parse(it.business_id.clone())?);
+        let mut tx = console.store.begin_read().await?;
+        let acts = acts::offered(&console, &session, &mut tx, &subject).await?;
+        let frame = Frame { live: Some(subject.to_string()), told: told.sentence(), ..Frame::new(&session, "") };
+        let (next_sentence, diff) = next_list(&it.next_list);
+        Ok(render(&BusinessPage { frame, it, acts, next_sentence, diff }))
+    };
+    shown(&session, page.await)
+}
+
+fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
+    let why = next.why.clone().unwrap_or_default();
+    let sentence = match next.would.as_str() {
+        "nothing" => "It is the one that Layer has: nothing would be sent.".to_owned(),
+        "put" => format!("{} token(s) would be sent.", next.tokens.unwrap_or_default()),
+        "wait" => format!("It waits: {why}."),
+        "hold" => format!("A guard would hold it: {why}."),
+        _ => format!("It is not known: {why}."),
+    };
+    let parts = [
+        ("added", &next.added),
+        ("replaced", &next.replaced),
+        ("removed", &next.removed),
+        ("left out until new tokens are minted", &next.left_out),
+    ];
+    (sentence, parts.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(word, ids)| (word, ids.clone())).collect())
+}
+
+#[derive(Template)]
+#[template(path = "item.html")]
+struct ItemPage {
+    frame: Frame,
+    it: ItemExplained,
+    acts: Vec<ActForm>,
+}
+
+async fn item(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Path(id): Path<String>,
+    Query(told): Query<Told>,
+) -> Response {
+    let page = async {
+        let axum::Json(it) = explain::item(State(console.clone()), Path(id)).await?;
+        let subject = Subject::from(&ItemId::parse(it.item.item_id.clone())?);
+        let mut tx = console.store.begin_read().await?;
+        let acts = acts::offered(&console, &session, &mut tx, &subject).await?;
+        let frame = Frame { live: Some(subject.to_string()), told: told.sentence(), ..Frame::new(&session, "") };
+        Ok(render(&ItemPage { frame, it, acts }))
+    };
+    shown(&session, page.await)
+}
+
+#[derive(Template)]
+#[template(path = "flow.html")]
+struct FlowPage {
+    frame: Frame,
+    budgets: Vec<Budget>,
+    unknown: Vec<UnknownItem>,
+    orphans: Vec<Orphan>,
+}
+
+async fn flow(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+    let page = async {
+        let first = || Query(PageQuery { after: None, limit: Some(100) });
+        let axum::Json(budgets) = upkeep::budgets(State(console.clone())).await?;
+        let axum::Json(unknown) = parked::unknown_items(State(console.clone()), first()).await?;
+        let axum::Json(orphans) = upkeep::orphans(State(console.clone()), first()).await?;
+        let frame = Frame::new(&session, "/flow");
+        Ok(render(&FlowPage { frame, budgets, unknown: unknown.data, orphans: orphans.data }))
+    };
+    shown(&session, page.await)
+}
+
+#[derive(Template)]
+#[template(path = "audit.html")]
+struct AuditPage {
+    frame: Frame,
+    entries: Vec<Entry>,
+    next: Option<String>,
+}
+
+async fn audit_page(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(After { after }): Query<After>,
+) -> Response {
+    let page = async {
+        let query = AuditQuery { after, limit: Some(100), subject: None, by: None };
+        let axum::Json(page) = audit::list(State(console.clone()), Query(query)).await?;
+        let frame = Frame::new(&session, "/audit");
+        let next = page.next.map(|next| format!("/audit?after={}", encoded(&next)));
+        Ok(render(&AuditPage { frame, entries: page.data, next }))
+    };
+    shown(&session, page.await)
+}
+
+#[derive(Template)]
+#[template(path = "found.html")]
+struct FoundPage {
+    frame: Frame,
+    /// Path, name, and by what it was found.
+    hits: Vec<(String, String, String)>,
+    more: bool,
+}
+
+async fn search(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(query): Query<FindQuery>,
+) -> Response {
+    let asked = query.q.clone();
+    let page = async {
+        let axum::Json(found) = find::find(State(console.clone()), Query(query)).await?;
+        let hit = |h: find::Hit| {
+            let pages = if h.kind == "item" { "items" } else { "businesses" };
+            (format!("/{pages}/{}", encoded(&h.id)), format!("{} {}", h.kind, h.id), h.by.replace('_', " "))
+        };
+        let hits: Vec<_> = found.data.into_iter().map(hit).collect();
+        if let [(path, ..)] = &hits[..] {
+            return Ok(Redirect::to(path).into_response());
+        }
+        let frame = Frame { asked, ..Frame::new(&session, "") };
+        Ok(render(&FoundPage { frame, hits, more: found.more }))
+    };
+    shown(&session, page.await)
+}

@@ -1,0 +1,110 @@
+//! The first question of whoever is on call: are the lists right, and if not, since when and for what?
+
+use crate::Console;
+use crate::error::ApiError;
+use crate::parked::Pause;
+use axum::Json;
+use axum::extract::State;
+use domain::work::Kind;
+use serde::Serialize;
+use store::{Page, StandAlike, Tx};
+use utoipa::ToSchema;
+
+/// Businesses or Items that stand alike.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Alike {
+    /// The state of their verdicts.
+    pub(crate) state: String,
+    pub(crate) rows: i64,
+    /// Since when the first of them is in it.
+    pub(crate) since: String,
+}
+
+/// Work that is due and that nobody has begun.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Due {
+    /// `item` or `business`.
+    pub(crate) kind: String,
+    /// Its urgency: `person`, `rotation`, `new_account`, `retry` or `sweep`.
+    pub(crate) class: String,
+    /// Ten thousand stand for that many or more.
+    pub(crate) rows: i64,
+    /// How long the first of them has been due.
+    pub(crate) oldest_seconds: u64,
+}
+
+/// How everything stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Status {
+    /// One line for a person.
+    pub(crate) sentence: String,
+    /// Whether every list is right; null while no business is known.
+    pub(crate) right: Option<bool>,
+    /// Businesses that are not right.
+    pub(crate) businesses: Vec<Alike>,
+    /// Items that are not right.
+    pub(crate) items: Vec<Alike>,
+    pub(crate) pauses: Vec<Pause>,
+    pub(crate) due: Vec<Due>,
+    /// Records were lost before they were read, and not every Item has been looked at since.
+    pub(crate) owes_sweep: bool,
+    /// Outcomes that wait to be published.
+    pub(crate) outcomes_waiting: i64,
+    /// Mints whose answers were lost.
+    pub(crate) orphans: i64,
+}
+
+/// Whether every list is right, and what is not, by state and age.
+#[utoipa::path(get, operation_id = "getStatus", path = "/v1/status", responses((status = 200, body = Status)))]
+pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status>, ApiError> {
+    let mut tx = console.store.begin_read().await?;
+    let businesses = alike(tx.not_good(Kind::Business).await?);
+    let is_empty = tx.list_businesses(&Page { after: None, limit: 1 }).await?.is_empty();
+    let pauses: Vec<Pause> = tx.pauses().await?.into_iter().map(Pause::from).collect();
+    Ok(Json(Status {
+        sentence: sentence(&businesses, &pauses, is_empty),
+        right: (!is_empty).then_some(businesses.is_empty()),
+        businesses,
+        items: alike(tx.not_good(Kind::Item).await?),
+        pauses,
+        due: due(&mut tx).await?,
+        owes_sweep: tx.owes_sweep().await?,
+        outcomes_waiting: tx.outbox_length().await?,
+        orphans: tx.count_orphans().await?,
+    }))
+}
+
+fn alike(rows: Vec<StandAlike>) -> Vec<Alike> {
+    let alike = |s: StandAlike| Alike { state: s.state.to_string(), rows: s.rows, since: s.oldest.rfc3339() };
+    rows.into_iter().map(alike).collect()
+}
+
+async fn due(tx: &mut Tx) -> Result<Vec<Due>, store::Error> {
+    let mut due = Vec::new();
+    for kind in Kind::ALL {
+        due.extend(tx.due_rows(*kind).await?.into_iter().map(|d| Due {
+            kind: kind.to_string(),
+            class: d.class.to_string(),
+            rows: d.rows,
+            oldest_seconds: d.oldest.as_secs(),
+        }));
+    }
+    Ok(due)
+}
+
+fn sentence(businesses: &[Alike], pauses: &[Pause], is_empty: bool) -> String {
+    let paused: Vec<&str> = pauses.iter().map(|p| p.provider.as_str()).collect();
+    let paused = if paused.is_empty() { String::new() } else { format!("; paused: {}", paused.join(", ")) };
+    let wrong: i64 = businesses.iter().map(|alike| alike.rows).sum();
+    let told = match (is_empty, wrong) {
+        (true, _) => "no business is known yet: push an Item for one".to_owned(),
+        (false, 0) => "every business's list is right".to_owned(),
+        (false, _) => {
+            let states: Vec<String> =
+                businesses.iter().map(|alike| format!("{} {}", alike.rows, alike.state)).collect();
+            let noun = if wrong == 1 { "business is" } else { "businesses are" };
+            format!("{wrong} {noun} not right: {}", states.join(", "))
+        }
+    };
+    told + &paused
+}

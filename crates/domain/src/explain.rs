@@ -1,0 +1,198 @@
+//! Why a list is as it is, for people: what belongs into it and what Layer shows, side by side, and what somebody can do.
+//!
+//! Everything here follows from a verdict and the facts that it was made of, so that no surface tells another story.
+
+use crate::token_list::{Listed, RowStatus};
+use crate::verdict::{BusinessFacts, Problem, State, Verdict, Wrong};
+use crate::work::{Block, Code, Subject};
+use crate::{AccountId, Fingerprint, ItemId};
+
+/// One account: what belongs into the list, and what Layer shows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// None: Layer lists an account of an Item that is gone, or of another business.
+    pub item: Option<ItemId>,
+    pub account: AccountId,
+    /// Its newest live token, and the generation that this was minted under.
+    pub token: Option<(Fingerprint, i64)>,
+    /// The rows about it that Layer showed last; more than one would count its transactions twice.
+    pub shown: Vec<ShownRow>,
+    pub standing: Standing,
+}
+
+/// A row about an account that Layer showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownRow {
+    /// None: Layer does not show tokens.
+    pub token: Option<Fingerprint>,
+    pub status: RowStatus,
+}
+
+/// Whether an account is as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It stands in the list with its token.
+    Right,
+    /// Layer accepted it, and the list was not read since.
+    Accepted,
+    /// Layer accepted it, and did not show it, or showed another token, when the list was read last.
+    NotShown,
+    Wrong(Wrong),
+    /// It is listed and does not belong there: the next PUT leaves it out.
+    Leaving,
+    /// The same, but nobody proved it gone, so the shrink guard looks first.
+    Unproved,
+}
+
+impl Standing {
+    /// Why, for people.
+    pub fn sentence(&self) -> &'static str {
+        match self {
+            Self::Right => "it stands in the list with its token",
+            Self::Accepted => "Layer accepted its token, and the list was not read since",
+            Self::NotShown => "Layer accepted its token, and does not show it any more",
+            Self::Wrong(wrong) => wrong.problem.sentence(),
+            Self::Leaving => "it does not belong here any more: the next list leaves it out",
+            Self::Unproved => {
+                "it does not belong here, and nobody proved it gone: the shrink guard looks before it is left out"
+            }
+        }
+    }
+}
+
+/// Every account that belongs into the list, or that Layer lists and Rekey knows; by account. `listed`: what Layer showed after
+/// it had accepted a list for the last time.
+pub fn side_by_side(facts: &BusinessFacts, verdict: &Verdict, listed: Option<&[Listed]>) -> Vec<Line> {
+    let rows = |account: &AccountId| -> Vec<ShownRow> {
+        let ours = |row: &&Listed| row.ours.as_ref().is_some_and(|ours| ours.account == *account);
+        let about = listed.into_iter().flatten().filter(ours);
+        about.map(|row| ShownRow { token: row.token.clone(), status: row.status }).collect()
+    };
+    let line = |item: &ItemId, account: &AccountId, token: Option<&(Fingerprint, i64)>| {
+        let shown = rows(account);
+        let is_shown =
+            |row: &ShownRow| row.status.is_row() && (row.token.is_none() || row.token.as_ref() == token.map(|t| &t.0));
+        let wrong = verdict.wrong.iter().find(|wrong| wrong.account.as_ref() == Some(account));
+        let standing = match (wrong, listed) {
+            (Some(wrong), _) => Standing::Wrong(wrong.clone()),
+            (None, None) => Standing::Accepted,
+            (None, Some(_)) if shown.iter().any(is_shown) => Standing::Right,
+            (None, Some(_)) => Standing::NotShown,
+        };
+        Line { item: Some(item.clone()), account: account.clone(), token: token.cloned(), shown, standing }
+    };
+    let mut lines = Vec::new();
+    for item in facts.items.iter().filter(|item| !item.state.is_gone()) {
+        let here = item.accounts.iter().filter(|account| account.concerns(&facts.id));
+        lines.extend(here.map(|account| line(&item.id, &account.id, account.token.as_ref())));
+        // What somebody left out on purpose is no line: the facts don't name it.
+        let left_out = item.left_out.iter().filter(|_| item.business.as_ref() == Some(&facts.id));
+        lines.extend(left_out.map(|(account, _)| line(&item.id, account, None)));
+    }
+    for row in listed.into_iter().flatten().filter(|row| row.status.is_row()) {
+        let Some(ours) = &row.ours else { continue };
+        if lines.iter().all(|line| line.account != ours.account) {
+            lines.push(Line {
+                item: None,
+                account: ours.account.clone(),
+                token: None,
+                shown: rows(&ours.account),
+                standing: if ours.may_leave { Standing::Leaving } else { Standing::Unproved },
+            });
+        }
+    }
+    lines.sort_by(|a, b| a.account.cmp(&b.account));
+    lines
+}
+
+/// Something that a person can do, and what comes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remedy {
+    /// For a terminal. None: it is done elsewhere.
+    pub command: Option<String>,
+    pub effect: &'static str,
+}
+
+/// Remedies that are told at most: a business may have thousands of accounts.
+const MOST: usize = 8;
+
+/// What helps, the most useful first. Nothing where all is well.
+pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
+    let does = |command: String, effect| Remedy { command: Some(command), effect };
+    let mut found = Vec::new();
+    if let Some(blocked) = verdict.blocked.as_ref().filter(|b| matches!(b.by, Block::Hold | Block::Parked)) {
+        let release = format!("rekey parked release {} {}", subject.kind(), subject.id());
+        found.push(does(release, effect_of_release(Code::from_word(&blocked.code))));
+    }
+    for wrong in &verdict.wrong {
+        let remedy = remedy_of(wrong, subject);
+        if found.len() < MOST && !found.contains(&remedy) {
+            found.push(remedy);
+        }
+    }
+    let sync = || format!("rekey {} sync {}", subject.kind(), subject.id());
+    match verdict.state {
+        State::ProviderPaused => {
+            found.insert(
+                0,
+                does("rekey pauses".into(), "shows why, and the next probe: work goes on by itself when one succeeds"),
+            );
+        }
+        State::Converging | State::Unverified | State::Unknown if found.is_empty() => {
+            found.push(does(sync(), "looks now, before its time comes"));
+        }
+        _ => {}
+    }
+    found
+}
+
+fn effect_of_release(code: Option<Code>) -> &'static str {
+    match code {
+        Some(Code::ShrinkGuard) => "sends the list without the accounts that nobody proved gone, this once",
+        Some(Code::EmptyListGuard) => "sends the empty list, this once",
+        Some(Code::FleetRemovalGuard) => "sends this list, although many accounts left lists lately",
+        Some(Code::UnknownTokens) => "sends the list with the tokens that Rekey does not know, this once",
+        Some(Code::ForeignWriter) => "goes on from the list as it is at Layer then",
+        _ => "tries again, once the cause is mended",
+    }
+}
+
+fn remedy_of(wrong: &Wrong, subject: &Subject) -> Remedy {
+    let item = &wrong.item;
+    let does = |command: String, effect| Remedy { command: Some(command), effect };
+    match wrong.problem {
+        Problem::AwaitingToken => does(
+            format!("rekey item put {item} --token-file -"),
+            "takes the Item's new access token from standard input",
+        ),
+        Problem::Unassigned => does(
+            format!("rekey item put {item} --business BUSINESS --token-file -"),
+            "names the business of its accounts; the access token comes from standard input",
+        ),
+        Problem::WaitsForUser => does(
+            format!("rekey item sync {item}"),
+            "asks Plaid once more, after the customer has logged in by Link's update mode; its webhook does the same",
+        ),
+        Problem::MintRefused | Problem::Missing => {
+            does(format!("rekey item sync {item}"), "asks Plaid once more now, and not only when its time comes")
+        }
+        Problem::ItemHeld | Problem::ItemParked => {
+            does(format!("rekey explain {item}"), "tells what stopped its Item, and what helps")
+        }
+        Problem::Archived => does(
+            format!("rekey {} sync {}", subject.kind(), subject.id()),
+            "compares the lists once more, after the account was unarchived at Layer",
+        ),
+        Problem::Unreadable => does(
+            format!("rekey item put {item} --account ACCOUNT --token-file -"),
+            "leaves it out: name the accounts that take part",
+        ),
+        Problem::ItemPending | Problem::NotMinted | Problem::NotListed | Problem::Moving => {
+            does(format!("rekey {} sync {}", subject.kind(), subject.id()), "looks now, before its time comes")
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;

@@ -1,0 +1,353 @@
+//! Commands that tell how something stands, and why: `status`, `explain`, `history`, `pauses`.
+
+use super::admin::{Admin, segment};
+use super::table::{age, aligned, plain};
+use super::{Ended, complain, say};
+use clap::Args;
+use domain::time::span;
+use jiff::Timestamp;
+use reqwest::Method;
+use serde_json::Value;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// How often what moves is asked for again.
+const WATCH: Duration = Duration::from_secs(2);
+
+#[derive(Args)]
+pub(super) struct Explain {
+    /// The id of a business or an Item, Layer's id of a business, the id or the last digits of an account, or the fingerprint of a
+    /// token; `business/ID` or `item/ID` where one text is both.
+    id: String,
+    /// Tell again every two seconds, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Args)]
+pub(super) struct History {
+    /// As for `rekey explain`.
+    id: String,
+    /// Continue after this entry.
+    #[arg(long)]
+    after: Option<String>,
+    /// Entries at most.
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+}
+
+#[derive(Args)]
+pub(super) struct Status {
+    /// Tell again every two seconds, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// What a text of a person leads to.
+enum Meant {
+    /// `business` or `item`, and its id.
+    One(String, String),
+    /// None, or several: this was told.
+    Told(Ended),
+}
+
+async fn meant(admin: &Admin, text: &str) -> anyhow::Result<Meant> {
+    if let Some((kind @ ("business" | "item"), id)) = text.split_once('/') {
+        return Ok(Meant::One(kind.to_owned(), id.to_owned()));
+    }
+    let answer = admin.call(Method::GET, &format!("/v1/find?q={}", segment(text)?), None).await?;
+    let hits = answer.body["data"].as_array().cloned().unwrap_or_default();
+    match &hits[..] {
+        _ if answer.status != 200 => Ok(Meant::Told(admin.finish(&answer, |_| {}))),
+        [] => {
+            if admin.json {
+                say(&answer.body.to_string());
+            } else {
+                complain(
+                    "nothing is known here by that id, mask or fingerprint: `rekey business list` and `rekey item list` show what \
+                     is, `rekey item unknown` what webhooks named and nobody pushed",
+                );
+            }
+            Ok(Meant::Told(Ended::NotFound))
+        }
+        [one] => Ok(Meant::One(plain(&one["kind"]), plain(&one["id"]))),
+        several => {
+            let told = admin.finish(&answer, |body| {
+                let meant = |hit: &Value| format!("{}/{}", plain(&hit["kind"]), plain(&hit["id"]));
+                let rows: Vec<_> = several.iter().map(|hit| vec![meant(hit), plain(&hit["by"])]).collect();
+                aligned(&["MEANT", "BY"], &rows).iter().for_each(|line| say(line));
+                say(if body["more"] == true {
+                    "# there are more; ask for one of them"
+                } else {
+                    "# ask for one of them"
+                });
+            });
+            Ok(Meant::Told(told))
+        }
+    }
+}
+
+/// Asks and tells, once or until Ctrl-C.
+async fn tell(admin: &Admin, path: &str, watch: bool, readable: impl Fn(&Value)) -> anyhow::Result<Ended> {
+    loop {
+        let answer = admin.call(Method::GET, path, None).await?;
+        if watch && std::io::stdout().is_terminal() {
+            // Home, and clear what is below.
+            say("\u{1b}[H\u{1b}[J");
+        }
+        let ended = admin.finish(&answer, &readable);
+        if !watch || ended != Ended::Well {
+            return Ok(ended);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH) => {}
+            () = crate::process::signal() => return Ok(ended),
+        }
+    }
+}
+
+pub(super) async fn explain(admin: &Admin, args: &Explain) -> anyhow::Result<Ended> {
+    match meant(admin, &args.id).await? {
+        Meant::Told(ended) => Ok(ended),
+        Meant::One(kind, id) if kind == "item" => {
+            tell(admin, &format!("/v1/items/{}/explain", segment(&id)?), args.watch, explain_item).await
+        }
+        Meant::One(_, id) => {
+            tell(admin, &format!("/v1/businesses/{}/explain", segment(&id)?), args.watch, explain_business).await
+        }
+    }
+}
+
+pub(super) async fn history(admin: &Admin, args: &History) -> anyhow::Result<Ended> {
+    let (kind, id) = match meant(admin, &args.id).await? {
+        Meant::Told(ended) => return Ok(ended),
+        Meant::One(kind, id) => (kind, id),
+    };
+    let after = args.after.as_deref().map(segment).transpose()?.map_or(String::new(), |a| format!("&after={a}"));
+    let path = format!("/v1/history?subject={}&limit={}{after}", segment(&format!("{kind}/{id}"))?, args.limit);
+    tell(admin, &path, false, |body| {
+        happened(&body["data"], "");
+        if let Some(next) = body["next"].as_str() {
+            say(&format!("# more: --after {next}"));
+        }
+    })
+    .await
+}
+
+pub(super) async fn status(admin: &Admin, args: &Status) -> anyhow::Result<Ended> {
+    tell(admin, "/v1/status", args.watch, |body| {
+        let now = Timestamp::now();
+        say(&plain(&body["sentence"]));
+        for (name, rows) in [("businesses", &body["businesses"]), ("Items", &body["items"])] {
+            let told: Vec<String> = each(rows)
+                .map(|r| {
+                    format!("{} {} (the first for {})", plain(&r["rows"]), plain(&r["state"]), age(&r["since"], now))
+                })
+                .collect();
+            if !told.is_empty() {
+                say(&format!("  {name:<11} {}", told.join(", ")));
+            }
+        }
+        each(&body["pauses"]).for_each(|pause| say(&format!("  {:<11} {}", "paused", paused(pause, now))));
+        let due: Vec<String> = each(&body["due"])
+            .map(|d| {
+                let oldest = span(d["oldest_seconds"].as_u64().unwrap_or_default());
+                format!("{} {} {} (the first for {oldest})", plain(&d["rows"]), plain(&d["class"]), plain(&d["kind"]))
+            })
+            .collect();
+        if !due.is_empty() {
+            say(&format!("  {:<11} {}", "due", due.join(", ")));
+        }
+        if body["owes_sweep"] == true {
+            say("  gap         records were lost before they were read: every Item is being looked at");
+        }
+        for (name, what) in
+            [("outcomes_waiting", "outcomes wait to be published"), ("orphans", "mints were not answered")]
+        {
+            if body[name].as_i64().is_some_and(|n| n > 0) {
+                say(&format!("  {:<11} {} {what}", "", plain(&body[name])));
+            }
+        }
+        if body["right"] == false {
+            say("why: `rekey business list --verdict STATE`, then `rekey explain ID`");
+        }
+    })
+    .await
+}
+
+pub(super) async fn pauses(admin: &Admin) -> anyhow::Result<Ended> {
+    tell(admin, "/v1/pauses", false, |body| {
+        let now = Timestamp::now();
+        if each(body).next().is_none() {
+            say("no provider is paused");
+        }
+        each(body).for_each(|pause| say(&paused(pause, now)));
+    })
+    .await
+}
+
+fn paused(pause: &Value, now: Timestamp) -> String {
+    let (provider, reason) = (plain(&pause["provider"]), plain(&pause["reason"]));
+    format!("{provider} for {}: {reason}; next probe {}", age(&pause["since"], now), age(&pause["next_probe_at"], now))
+}
+
+fn each(rows: &Value) -> impl Iterator<Item = &Value> {
+    rows.as_array().into_iter().flatten()
+}
+
+fn explain_business(body: &Value) {
+    let now = Timestamp::now();
+    headline(&body["business_id"], &body["verdict"], now);
+    let read = match body["list_shown_at"].is_null() {
+        true => "the list at Layer was not read yet".to_owned(),
+        false => format!("the list at Layer was read {} ago", age(&body["list_shown_at"], now)),
+    };
+    say(&format!("  {read}; Layer's id: {}", plain(&body["layer_id"])));
+    accounts_of_list(&body["accounts"], now);
+    for wrong in each(&body["verdict"]["wrong"]).filter(|w| w["account_id"].is_null()) {
+        say(&format!("  Item {}: {}", plain(&wrong["item_id"]), plain(&wrong["why"])));
+    }
+    for stranger in each(&body["strangers"]) {
+        let [account, mask, name, token] = ["account_id", "mask", "name", "token"].map(|f| plain(&stranger[f]));
+        say(&format!("  at Layer, and unknown here: account {account}, mask {mask}, {name}, token {token}"));
+    }
+    if let Some(n) = body["layer_owned"].as_u64().filter(|n| *n > 0) {
+        say(&format!("  {n} account(s) were connected by Layer itself: Rekey never touches them"));
+    }
+    next_list(&body["next_list"]);
+    what_keeps_it(&body["blocked"], now);
+    what_helps(&body["remedies"]);
+    what_happened(&body["history"]);
+}
+
+fn explain_item(body: &Value) {
+    let now = Timestamp::now();
+    headline(&body["item_id"], &body["verdict"], now);
+    let why = body["why"].as_str().map_or(String::new(), |why| format!(": {why}"));
+    say(&format!(
+        "  Item {} for {}{why}; generation {}",
+        plain(&body["state"]),
+        age(&body["since"], now),
+        body["generation"]
+    ));
+    let rows = each(&body["accounts"]).map(|a| {
+        let standing = ["not_minted", "outside", "proof"].iter().find_map(|f| a[*f].as_str()).unwrap_or("").to_owned();
+        let moving = a["moving_from"].as_str().map_or(String::new(), |from| format!("leaves {from} first; "));
+        let cells = ["account_id", "mask", "state", "business"].map(|f| plain(&a[f]));
+        cells.into_iter().chain([format!("{moving}{standing}")]).collect()
+    });
+    print(&["ACCOUNT", "MASK", "STATE", "BUSINESS", "NOTE"], &rows.collect::<Vec<Vec<String>>>());
+    let rows = each(&body["access_tokens"]).map(|t| {
+        let [fingerprint, standing, source, why] = ["fingerprint", "standing", "source", "why"].map(|f| plain(&t[f]));
+        vec![fingerprint, standing, age(&t["seen_at"], now), source, why]
+    });
+    print(&["ACCESS TOKEN", "STANDING", "SEEN", "SOURCE", "WHY"], &rows.collect::<Vec<_>>());
+    for (business, state) in body["businesses"].as_object().into_iter().flatten() {
+        say(&format!("  business {business} is {}", plain(state)));
+    }
+    what_keeps_it(&body["work"]["blocked"], now);
+    what_helps(&body["remedies"]);
+    what_happened(&body["history"]);
+}
+
+fn headline(id: &Value, verdict: &Value, now: Timestamp) {
+    let (state, why) = (plain(&verdict["state"]), plain(&verdict["why"]));
+    say(&format!("{}  {state} for {}: {why}", plain(id), age(&verdict["since"], now)));
+    let turn = match verdict["next"].as_str() {
+        Some("nobody") | None => return,
+        Some("rekey") if !verdict["next_at"].is_null() => format!("Rekey acts, {}", when(&verdict["next_at"], now)),
+        Some("rekey") => "Rekey acts".to_owned(),
+        Some(who) => format!("waits for the {who}"),
+    };
+    say(&format!("  {turn}"));
+}
+
+/// `in 3min`; what is due already is so now.
+fn when(at: &Value, now: Timestamp) -> String {
+    let told = age(at, now);
+    if told.starts_with("in ") { told } else { "now".to_owned() }
+}
+
+fn accounts_of_list(accounts: &Value, now: Timestamp) {
+    let rows = each(accounts).map(|a| {
+        let wanted = match a["generation"].as_i64() {
+            Some(generation) => format!("{} (generation {generation})", plain(&a["wanted"])),
+            None => "-".to_owned(),
+        };
+        let shown: Vec<String> = each(&a["at_layer"])
+            .map(|row| match row["token"].as_str() {
+                Some(token) => format!("{token} {}", plain(&row["status"])),
+                None => format!("hidden {}", plain(&row["status"])),
+            })
+            .collect();
+        let shown = if shown.is_empty() { "-".to_owned() } else { shown.join(", ") };
+        let again =
+            if a["again_at"].is_null() { String::new() } else { format!("; again {}", when(&a["again_at"], now)) };
+        let code = a["code"].as_str().map_or(String::new(), |code| format!(" ({code})"));
+        let standing = match a["problem"].as_str() {
+            Some(problem) => format!("{problem}{code}: {}{again}", plain(&a["why"])),
+            None if a["right"] == true => "right".to_owned(),
+            None => plain(&a["why"]),
+        };
+        vec![plain(&a["account_id"]), plain(&a["mask"]), plain(&a["item_id"]), wanted, shown, standing]
+    });
+    print(&["ACCOUNT", "MASK", "ITEM", "WANTED", "AT LAYER", "STANDING"], &rows.collect::<Vec<_>>());
+}
+
+fn next_list(next: &Value) {
+    let ids = |name: &str| each(&next[name]).map(plain).collect::<Vec<_>>().join(", ");
+    let parts: Vec<String> = ["added", "replaced", "removed", "left_out"]
+        .iter()
+        .filter(|name| each(&next[**name]).next().is_some())
+        .map(|name| format!("{} {}", name.replace('_', " "), ids(name)))
+        .collect();
+    let diff = if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) };
+    say(&match next["would"].as_str() {
+        Some("nothing") => format!("Next list: the one that Layer has, nothing is sent{diff}"),
+        Some("put") => format!("Next list: {} token(s) are sent{diff}", plain(&next["tokens"])),
+        Some("wait") => format!("Next list: waits{diff}; {}", plain(&next["why"])),
+        Some("hold") => format!("Next list: would be held: {}", plain(&next["why"])),
+        _ => format!("Next list: not known: {}", plain(&next["why"])),
+    });
+}
+
+fn what_keeps_it(blocked: &Value, now: Timestamp) {
+    if blocked.is_object() {
+        let [by, code, why] = ["by", "code", "why"].map(|f| plain(&blocked[f]));
+        say(&format!("Kept by {by} ({code}) for {}: {why}", age(&blocked["since"], now)));
+    }
+}
+
+fn what_helps(remedies: &Value) {
+    if each(remedies).next().is_some() {
+        say("What helps:");
+    }
+    for remedy in each(remedies) {
+        let effect = plain(&remedy["effect"]);
+        match remedy["command"].as_str() {
+            Some(_) => say(&format!("  {}\n      {effect}", plain(&remedy["command"]))),
+            None => say(&format!("  {effect}")),
+        }
+    }
+}
+
+fn what_happened(history: &Value) {
+    if each(history).next().is_some() {
+        say("What happened:");
+        happened(history, "  ");
+    }
+}
+
+fn happened(history: &Value, indent: &str) {
+    let now = Timestamp::now();
+    let rows: Vec<Vec<String>> = each(history)
+        .map(|entry| vec![format!("{} ago", age(&entry["at"], now)), plain(&entry["subject"]), plain(&entry["text"])])
+        .collect();
+    aligned(&["WHEN", "TO", "WHAT"], &rows).iter().for_each(|line| say(&format!("{indent}{line}")));
+}
+
+fn print(titles: &[&str], rows: &[Vec<String>]) {
+    if !rows.is_empty() {
+        aligned(titles, rows).iter().for_each(|line| say(&format!("  {line}")));
+    }
+}

@@ -1,0 +1,62 @@
+//! What lists look like in a terminal: columns that stand under each other, and ages instead of points in time.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Two spaces apart, each column as wide as its widest cell. The last one is never cut or padded: it holds what is wrong.
+pub(super) fn aligned(titles: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let mut widths: Vec<usize> = titles.iter().map(|title| title.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        line.trim_end().to_owned()
+    };
+    let titles = std::iter::once(line(&mut titles.iter().copied()));
+    titles.chain(rows.iter().map(|row| line(&mut row.iter().map(String::as_str)))).collect()
+}
+
+/// A value of an answer as one line: what a bank or a caller wrote can't move the cursor or begin a line.
+pub(super) fn plain(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// How long ago, or until when. What is no point in time stays as it is.
+pub(super) fn age(at: &Value, now: Timestamp) -> String {
+    at.as_str().and_then(|text| domain::time::age(text, now)).unwrap_or_else(|| plain(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_each_other_and_the_last_is_never_cut() {
+        let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["longer".to_owned(), "x".repeat(300)]];
+        let lines = aligned(&["ID", "WHY"], &rows);
+        assert_eq!(lines[0], "ID      WHY");
+        assert_eq!(lines[1], "a       long");
+        assert_eq!(lines[2], format!("longer  {}", "x".repeat(300)));
+    }
+
+    #[test]
+    fn nothing_from_outside_moves_the_cursor() {
+        assert_eq!(plain(&Value::from("a\u{1b}[2J\nb")), "a\u{fffd}[2J\u{fffd}b");
+        assert_eq!(
+            (age(&Value::Null, Timestamp::UNIX_EPOCH), age(&Value::from("soon"), Timestamp::UNIX_EPOCH)),
+            ("-".into(), "soon".into())
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! Why something stands as it does, in the API and in a terminal: both sides of a list, what comes next, what helps, what
+//! happened.
+
+use crate::api::{cli, text};
+use sandbox::{Announce, Fault, FaultKind};
+use serde_json::{Value, json};
+use tests::{World, holds};
+
+stories!(
+    i11_both_sides_of_a_list_are_told_account_by_account in "[consumer]\nrefused_cap = \"1h\"\nbackoff_first = \"20min\"\n",
+    i11_a_list_that_is_held_names_the_strangers_and_what_helps on likely ending parked,
+    whatever_a_person_has_at_hand_is_found,
+    what_happened_is_told_once_and_outlives_acts,
+    a_terminal_tells_the_same,
+);
+
+async fn get(world: &World, path: &str) -> Value {
+    let (status, body) = world.admin("GET", path, None).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    body
+}
+
+fn refused(account: &str) -> Fault {
+    let (error_type, error_code) = ("ITEM_ERROR".into(), "PRODUCTS_NOT_SUPPORTED".into());
+    let answer = FaultKind::Answer { status: 400, error_type, error_code, retry_after: None };
+    Fault { about: Some(account.to_owned()), ..Fault::new("/processor/token/create", answer) }
+}
+
+async fn i11_both_sides_of_a_list_are_told_account_by_account(world: &World) {
+    let item = world.link("acme", 3).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    let told = get(world, "/v1/businesses/acme/explain").await;
+    let shows_tokens = world.local.config("").unwrap().layer.listed_tokens == domain::token_list::ListedTokens::Full;
+    for account in told["accounts"].as_array().unwrap() {
+        assert_eq!(account["right"], true, "{account}");
+        let shown = account["at_layer"].as_array().unwrap();
+        assert_eq!(shown.iter().filter(|row| row["status"] == "active").count(), 1, "{account}");
+        if shows_tokens {
+            assert!(shown.iter().any(|row| row["token"] == account["wanted"]), "{account}");
+        }
+    }
+    assert_eq!(
+        (told["accounts"].as_array().unwrap().len(), &told["next_list"]["would"]),
+        (3, &json!("nothing")),
+        "{told}"
+    );
+    assert_eq!((told["remedies"].clone(), told["blocked"].clone()), (json!([]), json!(null)));
+
+    let third = world.accounts(&item).remove(2);
+    world.sandbox.fault(refused(&third));
+    world.rotate(&item, Announce::Push).await;
+    world.until_state("/v1/businesses/acme", "partly").await;
+    let is_told = || async {
+        let told = get(world, "/v1/businesses/acme/explain").await;
+        let of = |account: &&Value| account["account_id"] == third.as_str();
+        let line = told["accounts"].as_array().unwrap().iter().find(of).unwrap().clone();
+        line["problem"] == "mint_refused" && line["code"] == "PRODUCTS_NOT_SUPPORTED" && line["again_at"].is_string()
+    };
+    assert!(holds(is_told).await, "{}", get(world, "/v1/businesses/acme/explain").await);
+    let told = get(world, "/v1/businesses/acme/explain").await;
+    assert_eq!(told["remedies"][0]["command"], format!("rekey item sync {item}"), "{told}");
+    let of_item = get(world, &format!("/v1/items/{item}/explain")).await;
+    assert_eq!(of_item["businesses"], json!({"acme": "partly"}), "{of_item}");
+    assert_eq!(of_item["remedies"][0]["command"], format!("rekey item sync {item}"));
+    // What it says helps, does.
+    world.sandbox.heal();
+    let (status, _) = world.admin("POST", &format!("/v1/items/{item}/sync"), None).await;
+    assert_eq!(status, 202);
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+}
+
+async fn i11_a_list_that_is_held_names_the_strangers_and_what_helps(world: &World) {
+    world.business("acme");
+    world.sandbox.foreign_token("acme", None).unwrap();
+    world.link("acme", 1).await;
+    world.until_blocked("business", "acme", "unknown_tokens").await;
+    let told = get(world, "/v1/businesses/acme/explain").await;
+    let strangers = told["strangers"].as_array().unwrap();
+    assert_eq!(strangers.len(), 1, "{told}");
+    assert!(strangers[0]["account_id"].is_string() || strangers[0]["token"].is_string(), "{told}");
+    assert_eq!(told["next_list"]["would"], "hold", "by the function that the reconciler plans with");
+    assert_eq!((&told["blocked"]["by"], &told["blocked"]["code"]), (&json!("hold"), &json!("unknown_tokens")));
+    assert_eq!(told["accounts"][0]["right"], false, "it is not listed: {told}");
+    assert_eq!(told["remedies"][0]["command"], "rekey parked release business acme");
+    let (status, _) = world.admin("POST", "/v1/parked/business/acme/release", None).await;
+    assert_eq!(status, 202);
+    world.until("both are listed", || world.sandbox.listed_tokens("acme").len() == 2).await;
+    let acts = || async {
+        let history = get(world, "/v1/history?subject=business/acme").await;
+        let what: Vec<&str> = history["data"].as_array().unwrap().iter().map(|e| e["what"].as_str().unwrap()).collect();
+        ["rekey.business.held", "parked.release", "rekey.business.list_accepted"].iter().all(|w| what.contains(w))
+    };
+    assert!(holds(acts).await, "{}", get(world, "/v1/history?subject=business/acme").await);
+    // An act does not overwrite why it was needed.
+    let history = get(world, "/v1/history?subject=business/acme").await;
+    let of = |what: &str| history["data"].as_array().unwrap().iter().find(|e| e["what"] == what).unwrap().clone();
+    assert!(of("rekey.business.held")["text"].as_str().unwrap().contains("does not know"), "{history}");
+    assert!(of("parked.release")["by"].is_string(), "{history}");
+}
+
+async fn whatever_a_person_has_at_hand_is_found(world: &World) {
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    let detail = get(world, &format!("/v1/items/{item}")).await;
+    let (account, mask) = (&detail["accounts"][0]["account_id"], &detail["accounts"][0]["mask"]);
+    let access = &detail["access_tokens"][0]["fingerprint"];
+    let business = get(world, "/v1/businesses/acme").await;
+    let processor = &business["accounts"][0]["token"];
+    let table = [
+        (&json!("acme"), "business", "acme", "id"),
+        (&business["layer_id"], "business", "acme", "layer_id"),
+        (&json!(item), "item", &*item, "id"),
+        (account, "item", &*item, "account_id"),
+        (mask, "item", &*item, "mask"),
+        (access, "item", &*item, "access_token"),
+        (processor, "item", &*item, "processor_token"),
+    ];
+    for (asked, kind, id, by) in table {
+        let found = get(world, &format!("/v1/find?q={}", asked.as_str().unwrap())).await;
+        assert_eq!(found["data"], json!([{"kind": kind, "id": id, "by": by}]), "{asked}");
+    }
+    assert_eq!(get(world, "/v1/find?q=nobody").await["data"], json!([]));
+    let token = world.sandbox.access_token(&item).unwrap();
+    for path in [format!("/v1/find?q={token}"), "/v1/find?q=".to_owned(), "/v1/find?q=a&x=b".to_owned()] {
+        let (status, body) = world.admin("GET", &path, None).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(!body.to_string().contains(&token), "I3");
+    }
+}
+
+async fn what_happened_is_told_once_and_outlives_acts(world: &World) {
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    let path = format!("/v1/history?subject=item/{item}");
+    let rotated = || async {
+        let history = get(world, &path).await;
+        let what = |entry: &&Value| entry["what"] == "rekey.item.token_changed";
+        history["data"].as_array().unwrap().iter().filter(what).count() == 2
+    };
+    assert!(holds(rotated).await, "{}", get(world, &path).await);
+    let history = get(world, &path).await;
+    let entries = history["data"].as_array().unwrap();
+    let reconciled =
+        entries.iter().find(|e| e["what"] == "rekey.reconciled" && e["text"].as_str().unwrap().contains("mint"));
+    let steps = &reconciled.unwrap_or_else(|| panic!("{history}"))["detail"]["steps"];
+    assert!(steps.as_array().unwrap().iter().any(|s| s["step"] == "mint" && s["times"] == 2), "{steps}");
+    assert!(entries.iter().all(|e| e["trace"].is_string() || e["by"].is_string()), "{history}");
+    // Page by page it is the same story.
+    let (mut paged, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = get(world, &format!("{path}&limit=2{after}")).await;
+        paged.extend(page["data"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(&paged[paged.len() - entries.len()..], &entries[..], "the newest may have come meanwhile");
+    for wrong in ["/v1/history", "/v1/history?subject=acme", "/v1/history?subject=item/x&after=y"] {
+        assert_eq!(world.admin("GET", wrong, None).await.0, 400, "{wrong}");
+    }
+    // A sweep that finds everything as it was is no story.
+    let before = get(world, "/v1/history?subject=business/acme").await["data"].as_array().unwrap().len();
+    let mut tx = world.store().begin().await.unwrap();
+    let class = domain::work::Class::Sweep;
+    let acme = domain::BusinessId::parse("acme").unwrap();
+    tx.mark(&domain::queue::Mark {
+        quiet: Some(std::time::Duration::ZERO),
+        ..domain::queue::Mark::new(&acme, class, "sweep")
+    })
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    world.until_quiet().await;
+    let after = get(world, "/v1/history?subject=business/acme").await["data"].as_array().unwrap().len();
+    assert_eq!(before, after);
+}
+
+async fn a_terminal_tells_the_same(world: &World) {
+    let told = |arguments: &[&str]| {
+        let output = tokio::task::block_in_place(|| cli(world, arguments, None));
+        (output.status.code(), text(&output))
+    };
+    assert!(told(&["status"]).1.starts_with("no business is known yet"), "an empty world is not right");
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    let right = || async { get(world, "/v1/status").await["right"] == true };
+    assert!(holds(right).await);
+    assert!(told(&["status"]).1.starts_with("every business's list is right"));
+    let (code, explained) = told(&["explain", "acme"]);
+    assert_eq!(code, Some(0), "{explained}");
+    for part in ["acme  converged", "STANDING", "right", "Next list: the one that Layer has", "What happened:"] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+    let mask = get(world, &format!("/v1/items/{item}")).await["accounts"][0]["mask"].as_str().unwrap().to_owned();
+    let (code, explained) = told(&["explain", &mask]);
+    assert_eq!(code, Some(0), "{explained}");
+    assert!(explained.starts_with(&item) && explained.contains("business acme is converged"), "{explained}");
+    assert_eq!(told(&["explain", "nobody"]).0, Some(3));
+    // One text that is two things is asked back.
+    world.link("globex", 2).await;
+    let two = || async { get(world, &format!("/v1/find?q={mask}")).await["data"].as_array().unwrap().len() == 2 };
+    assert!(holds(two).await);
+    let (code, asked_back) = told(&["explain", &mask]);
+    assert!(code == Some(0) && asked_back.contains("ask for one of them"), "{asked_back}");
+    assert_eq!(told(&["explain", &format!("item/{item}")]).0, Some(0));
+    let (code, history) = told(&["history", "acme", "--limit", "3"]);
+    assert!(code == Some(0) && history.contains("WHEN") && history.contains("# more"), "{history}");
+    world.sandbox.require_login(&item).unwrap();
+    world.webhook(&item, "ERROR", &json!({"error": {"error_code": "ITEM_LOGIN_REQUIRED", "error_type": "ITEM_ERROR"}}));
+    world.until_state("/v1/businesses/acme", "waiting_for_user").await;
+    let (_, status) = told(&["status"]);
+    assert!(status.contains("1 business is not right: 1 waiting_for_user"), "{status}");
+    let (_, explained) = told(&["explain", "acme"]);
+    assert!(explained.contains("waits for the customer") && explained.contains("What helps:"), "{explained}");
+    assert_eq!(told(&["pauses"]), (Some(0), "no provider is paused\n".to_owned()));
+}
