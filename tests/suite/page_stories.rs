@@ -273,18 +273,20 @@ async fn an_open_page_is_told_what_has_changed(world: &World) {
     world.until_exact().await;
     world.until_state("/v1/businesses/acme", "converged").await;
     let person = Person::signed_in(world, &world.local.admin_token).await;
-    assert!(person.get("/businesses/acme").await.html.contains("data-live=\"business/acme\""));
-    let request = person.http.get(format!("{}/live?of=business/acme", person.base)).header("cookie", &person.cookie);
-    let mut events = request.send().await.unwrap();
-    assert_eq!(events.headers()["content-type"], "text/event-stream");
-    // It compares with what was so when it began.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let page = person.get("/businesses/acme").await.html;
+    assert!(page.contains("data-live=\"business/acme\""), "{page}");
+    let seen = page.split("data-seen=\"").nth(1).unwrap().split('"').next().unwrap();
+    // Before the page has begun to listen: that is told as well.
     world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    let live = format!("{}/live?of=business/acme&seen={seen}", person.base);
+    let mut events = person.http.get(live).header("cookie", &person.cookie).send().await.unwrap();
+    assert_eq!(events.headers()["content-type"], "text/event-stream");
     let told = async {
         let mut text = String::new();
         while let Some(chunk) = events.chunk().await.unwrap() {
             text.push_str(&String::from_utf8_lossy(&chunk));
-            if text.contains("event: changed") {
+            if text.contains("event: changed") && text.contains("data: ") {
                 return true;
             }
         }

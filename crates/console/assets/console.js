@@ -2,7 +2,8 @@
 // Pages work without this: it puts what has changed in place of what is shown.
 const main = document.querySelector("main[data-live]");
 if (main) {
-  const events = new EventSource("/live?of=" + encodeURIComponent(main.dataset.live));
+  const shown = new URLSearchParams({ of: main.dataset.live, seen: main.dataset.seen });
+  const events = new EventSource("/live?" + shown);
   events.addEventListener("changed", async () => {
     // Nobody's typing is thrown away.
     if (main.contains(document.activeElement) && document.activeElement.matches("input, select")) return;

@@ -25,6 +25,8 @@ pub(crate) const MOST: usize = 50;
 pub(super) struct LiveQuery {
     /// `status`, `item/ID` or `business/ID`.
     of: String,
+    /// What the page shows. It may have changed before this call came.
+    seen: String,
 }
 
 /// A page that is open.
@@ -32,7 +34,7 @@ struct Watched {
     console: Console,
     /// None: everything.
     subject: Option<Subject>,
-    shows: Option<String>,
+    seen: String,
     began: Instant,
     _slot: OwnedSemaphorePermit,
 }
@@ -48,9 +50,11 @@ pub(super) async fn live(State(console): State<Console>, Query(query): Query<Liv
     let Ok(slot) = Arc::clone(&console.watched).try_acquire_owned() else {
         return ApiError::busy("too many pages are watched at once: reload to see what is new").into_response();
     };
-    let watched = Watched { console, subject, shows: None, began: Instant::now(), _slot: slot };
-    let events = futures::stream::unfold(watched, |mut watched| async move {
-        watched.changes().await.then(|| (Ok::<_, Infallible>(Event::default().event("changed").data("")), watched))
+    let watched = Watched { console, subject, seen: query.seen, began: Instant::now(), _slot: slot };
+    // A browser drops an event without data.
+    let changed = || Ok::<_, Infallible>(Event::default().event("changed").data("now"));
+    let events = futures::stream::unfold(watched, move |mut watched| async move {
+        watched.changes().await.then(|| (changed(), watched))
     });
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
@@ -60,11 +64,11 @@ impl Watched {
     async fn changes(&mut self) -> bool {
         while self.began.elapsed() < LASTS {
             // A database that is away is told by the page itself.
-            if let Ok(now) = self.looks_like().await {
-                let before = self.shows.replace(now);
-                if before.is_some() && before != self.shows {
-                    return true;
-                }
+            if let Ok(now) = seen(&self.console, self.subject.as_ref()).await
+                && now != self.seen
+            {
+                self.seen = now;
+                return true;
             }
             let stop = self.console.stop.clone();
             if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
@@ -73,18 +77,26 @@ impl Watched {
         }
         false
     }
+}
 
-    async fn looks_like(&self) -> Result<String, store::Error> {
-        let mut tx = self.console.store.begin_read().await?;
-        let Some(subject) = &self.subject else {
+/// What there is to see of a row, or of everything, in a few characters: another one is another sight.
+pub(super) async fn seen(console: &Console, subject: Option<&Subject>) -> Result<String, store::Error> {
+    let mut tx = console.store.begin_read().await?;
+    let sight = match subject {
+        None => {
             let stand = (tx.not_good(Kind::Business).await?, tx.not_good(Kind::Item).await?);
             let paused: Vec<String> = tx.pauses().await?.iter().map(|p| p.provider.to_string()).collect();
-            return Ok(format!("{stand:?} {paused:?}"));
-        };
-        let newest = timeline(&mut tx, subject, &Page { after: None, limit: 1 }).await?;
-        let newest = newest.first().map(|h| h.id.clone());
-        let judged = tx.verdict(subject).await?;
-        let work = tx.work(subject).await?.map(|w| (w.wanted, w.done, w.blocked));
-        Ok(format!("{newest:?} {judged:?} {work:?}"))
-    }
+            format!("{stand:?} {paused:?}")
+        }
+        Some(subject) => {
+            let newest = timeline(&mut tx, subject, &Page { after: None, limit: 1 }).await?;
+            let newest = newest.first().map(|h| h.id.clone());
+            let judged = tx.verdict(subject).await?;
+            let work = tx.work(subject).await?.map(|w| (w.wanted, w.done, w.blocked));
+            format!("{newest:?} {judged:?} {work:?}")
+        }
+    };
+    let mut hash = crate::hash_token(&sight);
+    hash.truncate(16);
+    Ok(hash)
 }

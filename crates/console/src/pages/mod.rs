@@ -35,6 +35,7 @@ use std::collections::BTreeMap;
 
 const CSS: &str = include_str!("../../assets/console.css");
 const JS: &str = include_str!("../../assets/console.js");
+const ICON: &str = include_str!("../../assets/icon.svg");
 
 /// Nothing but what comes from here, no script or style within a page, and no page within another one.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -58,6 +59,7 @@ pub(crate) fn routes(console: &Console) -> Router<Console> {
     Router::new()
         .route("/sign-in", get(session::sign_in_page).post(session::sign_in))
         .route("/assets/console.css", get(|| async { asset("text/css; charset=utf-8", CSS) }))
+        .route("/assets/icon.svg", get(|| async { asset("image/svg+xml", ICON) }))
         .route("/assets/console.js", get(|| async { asset("text/javascript; charset=utf-8", JS) }))
         .merge(behind_a_door)
         .route_layer(map_response(guarded))
@@ -93,9 +95,23 @@ struct Frame {
     role: &'static str,
     here: &'static str,
     asked: String,
-    live: Option<String>,
+    live: Option<Live>,
     told: Option<&'static str>,
     now: jiff::Timestamp,
+}
+
+/// What a page shows, which it is told of when it changes.
+struct Live {
+    of: String,
+    seen: String,
+}
+
+impl Live {
+    /// To be asked before what is shown is read: a change in between is told.
+    async fn of(console: &Console, subject: Option<&Subject>) -> Result<Option<Self>, ApiError> {
+        let of = subject.map_or_else(|| "status".to_owned(), ToString::to_string);
+        Ok(Some(Self { of, seen: live::seen(console, subject).await? }))
+    }
 }
 
 /// A page in the menu.
@@ -224,6 +240,7 @@ struct StatusPage {
 
 async fn status_page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
     let page = async {
+        let live = Live::of(&console, None).await?;
         let axum::Json(mut status) = status::status(State(console.clone())).await?;
         let axum::Json(budgets) = upkeep::budgets(State(console.clone())).await?;
         let slowed = budgets
@@ -233,7 +250,7 @@ async fn status_page(State(console): State<Console>, Extension(session): Extensi
             ("Businesses", "/businesses", std::mem::take(&mut status.businesses)),
             ("Items", "/items", std::mem::take(&mut status.items)),
         ];
-        let frame = Frame { live: Some("status".to_owned()), ..Frame::new(&session, "/") };
+        let frame = Frame { live, ..Frame::new(&session, "/") };
         Ok(render(&StatusPage { slowed: slowed.collect(), frame, status, parts }))
     };
     shown(&session, page.await)
@@ -276,6 +293,7 @@ async fn needs(
     Query(After { after }): Query<After>,
 ) -> Response {
     let page = async {
+        let live = Live::of(&console, None).await?;
         let query = PageQuery { after, limit: Some(GROUPED) };
         let axum::Json(parked) = parked::parked(State(console.clone()), Query(query)).await?;
         let axum::Json(status) = status::status(State(console.clone())).await?;
@@ -298,7 +316,7 @@ async fn needs(
             group.rows.push(named);
         }
         let waits = |a: &Alike| !["converging", "held", "parked", "partly", "refused"].contains(&a.state.as_str());
-        let frame = Frame { live: Some("status".to_owned()), ..Frame::new(&session, "/needs") };
+        let frame = Frame { live, ..Frame::new(&session, "/needs") };
         let mut groups: Vec<Group> = groups.into_values().collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.rows.len()));
         Ok(render(&NeedsPage {
@@ -410,11 +428,12 @@ async fn business(
     Query(told): Query<Told>,
 ) -> Response {
     let page = async {
+        let subject = Subject::from(&BusinessId::parse(id.clone())?);
+        let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::business(State(console.clone()), Path(id)).await?;
-        let subject = Subject::from(&BusinessId::parse(it.business_id.clone())?);
         let mut tx = console.store.begin_read().await?;
         let acts = acts::offered(&console, &session, &mut tx, &subject).await?;
-        let frame = Frame { live: Some(subject.to_string()), told: told.sentence(), ..Frame::new(&session, "") };
+        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
         let (next_sentence, diff) = next_list(&it.next_list);
         Ok(render(&BusinessPage { frame, it, acts, next_sentence, diff }))
     };
@@ -454,11 +473,12 @@ async fn item(
     Query(told): Query<Told>,
 ) -> Response {
     let page = async {
+        let subject = Subject::from(&ItemId::parse(id.clone())?);
+        let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::item(State(console.clone()), Path(id)).await?;
-        let subject = Subject::from(&ItemId::parse(it.item.item_id.clone())?);
         let mut tx = console.store.begin_read().await?;
         let acts = acts::offered(&console, &session, &mut tx, &subject).await?;
-        let frame = Frame { live: Some(subject.to_string()), told: told.sentence(), ..Frame::new(&session, "") };
+        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
         Ok(render(&ItemPage { frame, it, acts }))
     };
     shown(&session, page.await)
