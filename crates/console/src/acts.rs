@@ -45,11 +45,12 @@ pub(crate) struct ActQuery {
     pub(crate) version: Option<String>,
 }
 
-/// What an act rests on: what keeps the row, and since when. Not how often it was looked at meanwhile.
+/// What an act rests on: what keeps the row, since when, and in which words: a guard that now objects to forty accounts is not
+/// the one that objected to two. Not how often the row was looked at meanwhile.
 pub(crate) fn version(row: Option<&Row>) -> String {
     let Some(blocked) = row.and_then(|r| r.blocked.as_ref()) else { return "free".to_owned() };
     let since = row.and_then(|r| r.blocked_at).map_or(0, |at| at.0);
-    format!("{}.{}.{since}", blocked.by, blocked.code)
+    format!("{}.{}.{since}.{}", blocked.by, blocked.code, &crate::hash_token(&blocked.why)[..12])
 }
 
 const LONGEST_REASON: usize = 500;

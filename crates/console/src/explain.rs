@@ -12,7 +12,7 @@ use axum::extract::{Path, State};
 use domain::explain::{Line, Standing, remedies, side_by_side};
 use domain::permit::Permit;
 use domain::token_list::{Listed, Plan, Policy, Put, Shown, Wanted, plan};
-use domain::work::{Kind, Subject};
+use domain::work::{Block, Kind, Subject};
 use domain::{AccountId, BusinessId, ItemId};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -140,6 +140,7 @@ pub(crate) async fn business(
     let mut tx = console.store.begin_read().await?;
     let row = tx.business(&id).await?.ok_or_else(no_business)?;
     let facts = tx.facts_of(&id).await?.ok_or_else(no_business)?;
+    let work = tx.work(&id).await?;
     let judged = tx.verdict(&id).await?;
     // What was read before the last list was accepted says nothing about this one.
     let is_of_now = row.shown_at.is_some() && row.shown_at >= row.put_at;
@@ -155,15 +156,16 @@ pub(crate) async fn business(
                 .map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation })
                 .collect();
             let policy = Policy { leave_out: row.leave_out, ..console.policy.clone() };
-            NextList::of(plan(&wanted, listed, &row.accepted, &policy, Permit { granted: false }))
+            let granted = work.as_ref().is_some_and(|work| work.permit);
+            NextList::of(plan(&wanted, listed, &row.accepted, &policy, Permit { granted }))
         }
         None => NextList::unknown(),
     };
+    let next_list = next_list.held_by(work.as_ref().filter(|work| !work.permit).and_then(|work| work.blocked.as_ref()));
     let lines = judged.as_ref().map(|j| side_by_side(&facts, &j.verdict, listed.as_deref())).unwrap_or_default();
     let items: Vec<ItemId> = facts.items.iter().map(|item| item.id.clone()).collect();
     let traits = tx.accounts_of(&items).await?;
     let subject = Subject::from(&id);
-    let work = tx.work(&id).await?;
     let blocked = work.as_ref().map(Work::from).and_then(|work| work.blocked);
     Ok(Json(BusinessExplained {
         business_id: id.to_string(),
@@ -277,6 +279,15 @@ impl NextList {
     fn unknown() -> Self {
         let why = "the list at Layer was not read since the last one was accepted, or not at all";
         Self::new("unknown", Some(why.into()))
+    }
+
+    /// Guards that look at more than this list: at what the whole fleet loses, at whether strangers are alive at Plaid. They have
+    /// looked, and said why.
+    fn held_by(self, blocked: Option<&domain::queue::Blocked>) -> Self {
+        match blocked.filter(|b| b.by == Block::Hold && self.would == "put") {
+            Some(blocked) => Self { would: "hold".into(), why: Some(blocked.why.clone()), ..self },
+            None => self,
+        }
     }
 
     fn of(plan: Plan) -> Self {

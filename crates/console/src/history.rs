@@ -42,7 +42,7 @@ pub(crate) struct HistoryQuery {
     subject: String,
 }
 
-/// What happened to a business, with its Items, or to an Item, and what operators did to it; the newest first.
+/// What happened to a business, with its Items (the first 50 by id), or to an Item, and what operators did to it; the newest first.
 #[utoipa::path(get, operation_id = "listHistory", path = "/v1/history", params(HistoryQuery),
     responses((status = 200, body = Paged<Happened>), (status = 400, body = ErrorBody)))]
 pub(crate) async fn list(

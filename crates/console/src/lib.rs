@@ -22,6 +22,7 @@ mod upkeep;
 mod view;
 
 pub use auth::{AdminRole, AdminToken, AdminTokens, BadToken, hash_token, new_token};
+pub use openapi::document as openapi_document;
 
 use auth::BearerScheme;
 use axum::Router;

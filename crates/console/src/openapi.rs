@@ -20,7 +20,7 @@ pub(crate) type Parameters = BTreeMap<(String, String), BTreeSet<String>>;
 pub(crate) fn describe(document: &utoipa::openapi::OpenApi) -> (String, Parameters) {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     let mut parameters = Parameters::new();
-    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
+    for (path, operations) in document.get_mut("paths").and_then(Value::as_object_mut).into_iter().flatten() {
         for (method, operation) in operations.as_object_mut().into_iter().flatten() {
             complete(operation, method);
             let named = operation["parameters"].as_array().into_iter().flatten().filter(|p| p["in"] == "query");
@@ -36,6 +36,11 @@ pub(crate) fn describe(document: &utoipa::openapi::OpenApi) -> (String, Paramete
         }
     }
     (serde_json::to_string_pretty(&document).unwrap_or_default(), parameters)
+}
+
+/// The document of this release, for whoever makes a client from it.
+pub fn document() -> String {
+    describe(&crate::api().into_openapi()).0
 }
 
 /// Properties that hold one of a few words.
@@ -68,11 +73,12 @@ const WRITING: &[u16] = &[403];
 const WITH_BODY: &[u16] = &[408, 413];
 
 fn complete(operation: &mut Value, method: &str) {
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    // Not by `operation["parameters"]`, which makes a null of what is not there.
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         bound(parameter);
     }
     let has_body = operation["requestBody"].is_object();
-    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { return };
     let writing = if method == "get" { &[][..] } else { WRITING };
     let with_body = if has_body { WITH_BODY } else { &[][..] };
     for status in ALWAYS.iter().chain(writing).chain(with_body) {
@@ -108,7 +114,7 @@ fn bound(parameter: &mut Value) {
         Some("q") => json!({"minLength": 1, "maxLength": 256}),
         _ => return,
     };
-    let Some(schema) = parameter["schema"].as_object_mut() else { return };
+    let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { return };
     for (name, limit) in limits.as_object().into_iter().flatten() {
         schema.insert(name.clone(), limit.clone());
     }

@@ -22,16 +22,18 @@ pub(crate) async fn parked(
 ) -> Result<Json<Paged<Parked>>, ApiError> {
     let mut tx = console.store.begin_read().await?;
     let rows = tx.list_parked(&query.page()?).await?;
-    let mut parked = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let verdict = tx.verdict(&row.subject).await?.as_ref().map(VerdictView::from);
-        parked.push(Parked {
-            kind: row.subject.kind().to_string(),
-            id: row.subject.id().to_owned(),
-            verdict,
-            work: Work::from(row),
-        });
+    let mut judged = Vec::with_capacity(rows.len());
+    for kind in Kind::ALL {
+        let of_kind = rows.iter().filter(|row| row.subject.kind() == *kind).map(|row| row.subject.id().to_owned());
+        judged.extend(tx.verdicts(*kind, &of_kind.collect::<Vec<_>>()).await?);
     }
+    let parked = rows.iter().map(|row| Parked {
+        kind: row.subject.kind().to_string(),
+        id: row.subject.id().to_owned(),
+        verdict: judged.iter().find(|j| j.subject == row.subject).map(VerdictView::from),
+        work: Work::from(row),
+    });
+    let parked = parked.collect();
     Ok(Json(Paged::new(parked, &query, |p| format!("{}/{}", p.kind, p.id))))
 }
 

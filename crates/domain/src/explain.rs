@@ -35,6 +35,10 @@ pub enum Standing {
     Right,
     /// Layer accepted it, and the list was not read since.
     Accepted,
+    /// It is listed, and Layer does not show with which token.
+    Hidden,
+    /// It is listed more than once: its transactions count as often.
+    Doubled,
     /// Layer accepted it, and did not show it, or showed another token, when the list was read last.
     NotShown,
     Wrong(Wrong),
@@ -50,6 +54,8 @@ impl Standing {
         match self {
             Self::Right => "it stands in the list with its token",
             Self::Accepted => "Layer accepted its token, and the list was not read since",
+            Self::Hidden => "it is listed, and Layer does not show with which token",
+            Self::Doubled => "it is listed more than once, so its transactions count more than once",
             Self::NotShown => "Layer accepted its token, and does not show it any more",
             Self::Wrong(wrong) => wrong.problem.sentence(),
             Self::Leaving => "it does not belong here any more: the next list leaves it out",
@@ -70,14 +76,17 @@ pub fn side_by_side(facts: &BusinessFacts, verdict: &Verdict, listed: Option<&[L
     };
     let line = |item: &ItemId, account: &AccountId, token: Option<&(Fingerprint, i64)>| {
         let shown = rows(account);
-        let is_shown =
-            |row: &ShownRow| row.status.is_row() && (row.token.is_none() || row.token.as_ref() == token.map(|t| &t.0));
+        let active: Vec<_> = shown.iter().filter(|row| row.status.is_row()).collect();
         let wrong = verdict.wrong.iter().find(|wrong| wrong.account.as_ref() == Some(account));
         let standing = match (wrong, listed) {
             (Some(wrong), _) => Standing::Wrong(wrong.clone()),
             (None, None) => Standing::Accepted,
-            (None, Some(_)) if shown.iter().any(is_shown) => Standing::Right,
-            (None, Some(_)) => Standing::NotShown,
+            (None, Some(_)) => match &active[..] {
+                [_, _, ..] => Standing::Doubled,
+                [row] if row.token.is_none() => Standing::Hidden,
+                [row] if row.token.as_ref() == token.map(|t| &t.0) => Standing::Right,
+                _ => Standing::NotShown,
+            },
         };
         Line { item: Some(item.clone()), account: account.clone(), token: token.cloned(), shown, standing }
     };
@@ -121,7 +130,7 @@ pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
     let does = |command: String, effect| Remedy { command: Some(command), effect };
     let mut found = Vec::new();
     if let Some(blocked) = verdict.blocked.as_ref().filter(|b| matches!(b.by, Block::Hold | Block::Parked)) {
-        let release = format!("rekey parked release {} {}", subject.kind(), subject.id());
+        let release = format!("rekey parked release {} {}", subject.kind(), pasted(subject.id()));
         found.push(does(release, effect_of_release(Code::from_word(&blocked.code))));
     }
     for wrong in &verdict.wrong {
@@ -130,7 +139,7 @@ pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
             found.push(remedy);
         }
     }
-    let sync = || format!("rekey {} sync {}", subject.kind(), subject.id());
+    let sync = || format!("rekey {} sync {}", subject.kind(), pasted(subject.id()));
     match verdict.state {
         State::ProviderPaused => {
             found.insert(
@@ -146,6 +155,12 @@ pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
     found
 }
 
+/// For a shell: ids of a platform may hold anything that can be printed.
+fn pasted(id: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+    if id.chars().all(is_plain) { id.to_owned() } else { format!("'{}'", id.replace('\'', r"'\''")) }
+}
+
 fn effect_of_release(code: Option<Code>) -> &'static str {
     match code {
         Some(Code::ShrinkGuard) => "sends the list without the accounts that nobody proved gone, this once",
@@ -158,7 +173,7 @@ fn effect_of_release(code: Option<Code>) -> &'static str {
 }
 
 fn remedy_of(wrong: &Wrong, subject: &Subject) -> Remedy {
-    let item = &wrong.item;
+    let item = pasted(wrong.item.as_str());
     let does = |command: String, effect| Remedy { command: Some(command), effect };
     match wrong.problem {
         Problem::AwaitingToken => does(
@@ -180,7 +195,7 @@ fn remedy_of(wrong: &Wrong, subject: &Subject) -> Remedy {
             does(format!("rekey explain {item}"), "tells what stopped its Item, and what helps")
         }
         Problem::Archived => does(
-            format!("rekey {} sync {}", subject.kind(), subject.id()),
+            format!("rekey {} sync {}", subject.kind(), pasted(subject.id())),
             "compares the lists once more, after the account was unarchived at Layer",
         ),
         Problem::Unreadable => does(
@@ -188,7 +203,7 @@ fn remedy_of(wrong: &Wrong, subject: &Subject) -> Remedy {
             "leaves it out: name the accounts that take part",
         ),
         Problem::ItemPending | Problem::NotMinted | Problem::NotListed | Problem::Moving => {
-            does(format!("rekey {} sync {}", subject.kind(), subject.id()), "looks now, before its time comes")
+            does(format!("rekey {} sync {}", subject.kind(), pasted(subject.id())), "looks now, before its time comes")
         }
     }
 }

@@ -71,12 +71,13 @@ fn i11_nothing_is_right_that_layer_did_not_show() {
     let of = |standings: [Standing; 3]| -> Vec<(String, Standing)> {
         ["a", "b", "c"].map(str::to_owned).into_iter().zip(standings).collect()
     };
-    use Standing::{Accepted, NotShown, Right};
+    use Standing::{Accepted, Doubled, Hidden, NotShown, Right};
     assert_eq!(told(&facts, None), of([Accepted, Accepted, Accepted]), "never read since");
     let archived = Listed { status: RowStatus::Archived, ..row("c", Some(token("c")), false) };
     let listed = [row("a", Some(token("a")), false), row("b", Some(token("older")), false), archived];
     assert_eq!(told(&facts, Some(&listed)), of([Right, NotShown, NotShown]), "another token, and an archived row");
-    assert_eq!(told(&facts, Some(&[row("a", None, false)])), of([Right, NotShown, NotShown]), "tokens are hidden");
+    let twice = [row("b", Some(token("b")), false), row("b", Some(token("older")), false), row("a", None, false)];
+    assert_eq!(told(&facts, Some(&twice)), of([Hidden, Doubled, NotShown]), "hidden, and listed twice");
 }
 
 #[test]
@@ -121,6 +122,14 @@ fn i11_whoever_must_act_is_told_how() {
     let told = remedies(&subject, &of_business(&shrinks));
     assert_eq!(told[0].command.as_deref(), Some("rekey parked release business acme"));
     assert!(told[0].effect.contains("without the accounts that nobody proved gone"), "{told:?}");
+}
+
+#[test]
+fn a_command_can_be_pasted_whatever_the_ids_are() {
+    for (id, told) in [("acme", "acme"), ("org/42", "org/42"), ("a;rm$(x)", "'a;rm$(x)'"), ("o'neill", r"'o'\''neill'")]
+    {
+        assert_eq!(pasted(id), told);
+    }
 }
 
 #[test]

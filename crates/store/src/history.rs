@@ -108,6 +108,11 @@ impl Tx {
         accounts: &[AccountId],
         businesses: &[BusinessId],
     ) -> Result<(), Error> {
+        // Rows of its accounts, which the next reading of the list would replace, if there were one.
+        let named = list(businesses);
+        let of = self.dialect.among("business_id", 1);
+        let sql = format!("UPDATE businesses SET shown = NULL, shown_at = NULL WHERE {of}");
+        self.run(sql!(built(sql), named)).await?;
         let subjects = std::iter::once(Subject::from(item)).chain(businesses.iter().map(Subject::from));
         let ids: Vec<&str> = std::iter::once(item.as_str()).chain(accounts.iter().map(AccountId::as_str)).collect();
         for subject in subjects.collect::<Vec<_>>() {
@@ -129,11 +134,16 @@ impl Tx {
 
     /// Puts fingerprints in the place of these ids, wherever the entries of `subject` name them.
     async fn cloak_history(&mut self, subject: &Subject, ids: &[&str]) -> Result<(), Error> {
-        let rows = self.rows(sql!("SELECT id, detail FROM history WHERE subject = $1", subject.to_string())).await?;
+        // Locked before they are read: two who are erased at once may be named by one entry.
+        let lock = self.dialect.for_update();
+        let sql = format!("SELECT id, detail FROM history WHERE subject = $1 ORDER BY id {lock}");
+        let rows = self.rows(sql!(built(sql), subject.to_string())).await?;
         for row in &rows {
             let told = text(row, "detail")?;
             let cloak = |told: String, id: &&str| replace_id(&told, id, self.fingerprints.of(id).as_str());
-            let cloaked = ids.iter().fold(told.clone(), cloak);
+            let mut detail: Value = serde_json::from_str(&told).unwrap_or_default();
+            each_text(&mut detail, &|text| *text = ids.iter().fold(std::mem::take(text), cloak));
+            let cloaked = detail.to_string();
             if cloaked != told {
                 self.run(sql!("UPDATE history SET detail = $2 WHERE id = $1", text(row, "id")?, cloaked)).await?;
             }
@@ -152,6 +162,16 @@ fn entry(row: &AnyRow) -> Result<HistoryEntry, Error> {
         detail: serde_json::from_str(&detail).unwrap_or(Value::String(detail)),
         trace: opt_text(row, "trace")?,
     })
+}
+
+/// Every text in it; no names of fields, and no numbers.
+fn each_text(value: &mut Value, with: &impl Fn(&mut String)) {
+    match value {
+        Value::String(text) => with(text),
+        Value::Array(entries) => entries.iter_mut().for_each(|entry| each_text(entry, with)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| each_text(field, with)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// Where `id` stands as a whole: one business may be called `a`, and another one `acme`.

@@ -274,6 +274,13 @@ impl Tx {
         Ok(self.verdicts(subject.kind(), &[subject.id().to_owned()]).await?.pop())
     }
 
+    /// The state that is stored of a row, without what pauses make of it, and since when: one look-up.
+    pub async fn stored_state(&mut self, subject: &Subject) -> Result<Option<(State, Millis)>, Error> {
+        let sql = "SELECT state, since FROM verdicts WHERE kind = $1 AND id = $2";
+        let row = self.row(sql!(sql, subject.kind(), subject.id())).await?;
+        row.map(|row| Ok((state_of(&row)?, get(&row, "since")?))).transpose()
+    }
+
     /// A page of the ids of rows that stand so.
     pub async fn list_by_state(&mut self, kind: Kind, state: State, page: &Page) -> Result<Vec<String>, Error> {
         let paused: Vec<Provider> = self.pauses().await?.into_iter().map(|p| p.provider).collect();

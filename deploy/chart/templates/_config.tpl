@@ -43,7 +43,7 @@
 {{- $sections := get (dict
       "receiver" (list "log" "trace" "ops" "tls" "kafka" "secrets" "plaid" "receiver")
       "consumer" (list "log" "trace" "ops" "tls" "kafka" "database" "secrets" "plaid" "layer" "token_source" "consumer")
-      "console" (list "log" "trace" "ops" "database" "secrets" "console" "admin")
+      "console" (list "log" "trace" "ops" "database" "secrets" "layer" "console" "admin")
       "all" (list "log" "trace" "ops" "tls" "kafka" "database" "secrets" "plaid" "layer" "token_source" "receiver" "consumer" "console" "admin")
       "sandbox" (list "log" "ops" "sandbox" "admin")
       "topics" (list "log" "kafka")) $role -}}

@@ -3,7 +3,7 @@
 use super::session::Session;
 use super::{refuse, told};
 use crate::Console;
-use crate::acts::{Order, carry_out, version};
+use crate::acts::{Order, carry_out};
 use crate::auth::Caller;
 use axum::Form;
 use axum::extract::{Extension, Path, State};
@@ -11,7 +11,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use domain::work::{Block, Kind, Subject};
 use serde::Deserialize;
-use store::Tx;
 
 /// A form.
 pub(super) struct ActForm {
@@ -21,35 +20,28 @@ pub(super) struct ActForm {
     pub(super) effect: &'static str,
 }
 
-/// What this person can do about a row. Nothing for those who may only read.
-pub(super) async fn offered(
+/// What this person can do about a row that was explained: nothing for those who may only read. `by`: what keeps it.
+pub(super) fn offered(
     console: &Console,
     session: &Session,
-    tx: &mut Tx,
     subject: &Subject,
-) -> Result<Vec<ActForm>, store::Error> {
+    version: &str,
+    by: Option<&str>,
+) -> Vec<ActForm> {
     if !session.may_act {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    let work = tx.work(subject).await?;
-    let waits_for_person =
-        work.as_ref().and_then(|w| w.blocked.as_ref()).is_some_and(|b| matches!(b.by, Block::Hold | Block::Parked));
-    let version = version(work.as_ref());
     let form = |act: &'static str, name, effect| ActForm {
         path: format!("/acts/{act}/{}/{}", subject.kind(), super::session::encoded(subject.id())),
-        token: session.form(console, act, &subject.to_string(), &version),
+        token: session.form(console, act, &subject.to_string(), version),
         name,
         effect,
     };
     let sync = form("sync", "Look now", "Asks Plaid and Layer now, and sends what is not right. Nothing is forced.");
-    let release = waits_for_person.then(|| {
-        form(
-            "release",
-            "Release",
-            "Lets it go on, on the truth of that moment. What a guard held back is permitted once.",
-        )
-    });
-    Ok(release.into_iter().chain([sync]).collect())
+    let effect = "Lets it go on, on the truth of that moment. What a guard held back is permitted once.";
+    let waits_for_person = by.is_some_and(|by| [Block::Hold.as_str(), Block::Parked.as_str()].contains(&by));
+    let release = waits_for_person.then(|| form("release", "Release", effect));
+    release.into_iter().chain([sync]).collect()
 }
 
 #[derive(Deserialize)]

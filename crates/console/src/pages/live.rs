@@ -2,7 +2,6 @@
 
 use crate::Console;
 use crate::error::ApiError;
-use crate::history::timeline;
 use axum::extract::{Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -63,15 +62,17 @@ impl Watched {
     /// Returns when something has changed. False: it is not watched any longer.
     async fn changes(&mut self) -> bool {
         while self.began.elapsed() < LASTS {
-            // A database that is away is told by the page itself.
-            if let Ok(now) = seen(&self.console, self.subject.as_ref()).await
-                && now != self.seen
-            {
+            let began = Instant::now();
+            // A database that is away is told by the page itself, once.
+            let now = seen(&self.console, self.subject.as_ref()).await.unwrap_or_else(|_| "away".to_owned());
+            if now != self.seen {
                 self.seen = now;
                 return true;
             }
+            // What is dear to look at, with a million rows that wait, is looked at seldom.
+            let pause = EVERY.max(began.elapsed() * 20);
             let stop = self.console.stop.clone();
-            if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return false;
             }
         }
@@ -89,11 +90,12 @@ pub(super) async fn seen(console: &Console, subject: Option<&Subject>) -> Result
             format!("{stand:?} {paused:?}")
         }
         Some(subject) => {
-            let newest = timeline(&mut tx, subject, &Page { after: None, limit: 1 }).await?;
+            // Look-ups of one row each, whatever the business is: its Items' changes reach its own rows.
+            let newest = tx.history(std::slice::from_ref(subject), &Page { after: None, limit: 1 }).await?;
             let newest = newest.first().map(|h| h.id.clone());
-            let judged = tx.verdict(subject).await?;
+            let stands = tx.stored_state(subject).await?;
             let work = tx.work(subject).await?.map(|w| (w.wanted, w.done, w.blocked));
-            format!("{newest:?} {judged:?} {work:?}")
+            format!("{newest:?} {stands:?} {work:?}")
         }
     };
     let mut hash = crate::hash_token(&sight);

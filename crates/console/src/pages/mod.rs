@@ -70,7 +70,7 @@ async fn guarded(mut answer: Response) -> Response {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
@@ -315,7 +315,8 @@ async fn needs(
             group.since = group.since.clone().min(since);
             group.rows.push(named);
         }
-        let waits = |a: &Alike| !["converging", "held", "parked", "partly", "refused"].contains(&a.state.as_str());
+        // Rekey is at work on these, or they are told above.
+        let waits = |a: &Alike| !["converging", "provider_paused", "held", "parked"].contains(&a.state.as_str());
         let frame = Frame { live, ..Frame::new(&session, "/needs") };
         let mut groups: Vec<Group> = groups.into_values().collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.rows.len()));
@@ -431,8 +432,8 @@ async fn business(
         let subject = Subject::from(&BusinessId::parse(id.clone())?);
         let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::business(State(console.clone()), Path(id)).await?;
-        let mut tx = console.store.begin_read().await?;
-        let acts = acts::offered(&console, &session, &mut tx, &subject).await?;
+        let by = it.blocked.as_ref().map(|b| b.by.as_str());
+        let acts = acts::offered(&console, &session, &subject, &it.version, by);
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
         let (next_sentence, diff) = next_list(&it.next_list);
         Ok(render(&BusinessPage { frame, it, acts, next_sentence, diff }))
@@ -476,8 +477,8 @@ async fn item(
         let subject = Subject::from(&ItemId::parse(id.clone())?);
         let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::item(State(console.clone()), Path(id)).await?;
-        let mut tx = console.store.begin_read().await?;
-        let acts = acts::offered(&console, &session, &mut tx, &subject).await?;
+        let by = it.work.as_ref().and_then(|w| w.blocked.as_ref()).map(|b| b.by.as_str());
+        let acts = acts::offered(&console, &session, &subject, &it.version, by);
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
         Ok(render(&ItemPage { frame, it, acts }))
     };

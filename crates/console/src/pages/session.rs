@@ -145,9 +145,9 @@ fn ours(path: &str) -> &str {
     if is_path { path } else { "/" }
 }
 
-/// What stands in a query.
+/// A segment of a path, or what stands in a query. A business may be called `org/42`.
 pub(super) fn encoded(text: &str) -> String {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let escaped = |b: u8| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
     text.bytes().map(escaped).collect()
 }
@@ -162,7 +162,13 @@ pub(super) struct Presented {
 pub(super) async fn sign_in(State(console): State<Console>, request: Request) -> Response {
     let (peer, at) = (address(&request), Instant::now());
     if !is_from_here(request.headers()) {
-        return page(StatusCode::FORBIDDEN, "/", Some("That did not come from this page: try again."));
+        return page(
+            StatusCode::FORBIDDEN,
+            "/",
+            Some(
+                "That did not come from this page. Open it by https, or on this machine by http://localhost, and try again.",
+            ),
+        );
     }
     let Ok(Form(Presented { token, next })) = Form::from_request(request, &()).await else {
         return page(StatusCode::BAD_REQUEST, "/", Some("Give an admin token."));

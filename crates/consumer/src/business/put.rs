@@ -54,6 +54,8 @@ impl Reconciliation<'_> {
         let result = if put.resent { "resent" } else { "accepted" };
         metrics::counter!(metric::PUTS, "result" => result).increment(1);
         self.record_accepted(&put).await?;
+        // What was read before it says nothing about the list of now.
+        self.shown = None;
         // It said what these events ask for, and the list is read again after it. Only now: a PUT that fails serves nobody who came
         // after the claim.
         self.claim.wanted = facts.events;

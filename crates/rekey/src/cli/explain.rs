@@ -303,8 +303,8 @@ fn next_list(next: &Value) {
         .collect();
     let diff = if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) };
     say(&match next["would"].as_str() {
-        Some("nothing") => format!("Next list: the one that Layer has, nothing is sent{diff}"),
-        Some("put") => format!("Next list: {} token(s) are sent{diff}", plain(&next["tokens"])),
+        Some("nothing") => format!("Next list: the one that Layer has, nothing would be sent{diff}"),
+        Some("put") => format!("Next list: {} token(s) would be sent{diff}", plain(&next["tokens"])),
         Some("wait") => format!("Next list: waits{diff}; {}", plain(&next["why"])),
         Some("hold") => format!("Next list: would be held: {}", plain(&next["why"])),
         _ => format!("Next list: not known: {}", plain(&next["why"])),

@@ -135,6 +135,8 @@ enum Command {
     Metrics,
     /// The JSON schema of the settings, as the chart's values take them under `config`.
     ConfigSchema,
+    /// The admin API as an OpenAPI document, to make clients from.
+    Openapi,
     /// Push many Items from a file of JSON lines, each `{"item_id": …, "access_token": …, "business": …}`.
     Import(import::Import),
 }
@@ -197,7 +199,10 @@ pub fn run() -> ExitCode {
 impl Command {
     /// A file that a setting names and nobody has made yet must not stop the command that makes it.
     fn reads_settings(&self) -> bool {
-        !matches!(self, Self::Keys(KeysCommand::New) | Self::Token(_) | Self::Metrics | Self::ConfigSchema)
+        !matches!(
+            self,
+            Self::Keys(KeysCommand::New) | Self::Token(_) | Self::Metrics | Self::ConfigSchema | Self::Openapi
+        )
     }
 }
 
@@ -248,6 +253,10 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Audit(args) => admin::audit(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Budget => admin::budget(&admin::Admin::new(&config, cli.json)?).await,
         Command::Metrics => metrics(cli.json),
+        Command::Openapi => {
+            say(&console::openapi_document());
+            Ok(Ended::Well)
+        }
         Command::ConfigSchema => {
             say(&serde_json::to_string_pretty(&config::chart_schema())?);
             Ok(Ended::Well)
