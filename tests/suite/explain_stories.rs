@@ -11,6 +11,7 @@ stories!(
     i11_a_list_that_is_held_names_the_strangers_and_what_helps on likely ending parked,
     whatever_a_person_has_at_hand_is_found,
     what_happened_is_told_once_and_outlives_acts,
+    a_sweep_is_told_where_it_had_to_act on likely,
     a_terminal_tells_the_same,
 );
 
@@ -164,21 +165,33 @@ async fn what_happened_is_told_once_and_outlives_acts(world: &World) {
     for wrong in ["/v1/history", "/v1/history?subject=acme", "/v1/history?subject=item/x&after=y"] {
         assert_eq!(world.admin("GET", wrong, None).await.0, 400, "{wrong}");
     }
-    // A sweep that finds everything as it was is no story.
-    let before = get(world, "/v1/history?subject=business/acme").await["data"].as_array().unwrap().len();
-    let mut tx = world.store().begin().await.unwrap();
-    let class = domain::work::Class::Sweep;
-    let acme = domain::BusinessId::parse("acme").unwrap();
-    tx.mark(&domain::queue::Mark {
-        quiet: Some(std::time::Duration::ZERO),
-        ..domain::queue::Mark::new(&acme, class, "sweep")
-    })
-    .await
-    .unwrap();
-    tx.commit().await.unwrap();
-    world.until_quiet().await;
-    let after = get(world, "/v1/history?subject=business/acme").await["data"].as_array().unwrap().len();
-    assert_eq!(before, after);
+}
+
+/// A sweep that finds everything as it was is no story: a million of them a day would be the whole history.
+async fn a_sweep_is_told_where_it_had_to_act(world: &World) {
+    let item = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    let reconciled = async || {
+        let history = get(world, "/v1/history?subject=business/acme&limit=500").await;
+        let of_acme = |e: &&Value| e["what"] == "rekey.reconciled" && e["subject"] == "business/acme";
+        history["data"].as_array().unwrap().iter().filter(of_acme).count()
+    };
+    let sweep = async || {
+        let acme = domain::BusinessId::parse("acme").unwrap();
+        let mark = domain::queue::Mark::new(&acme, domain::work::Class::Sweep, "sweep");
+        let mut tx = world.store().begin().await.unwrap();
+        tx.mark(&domain::queue::Mark { quiet: Some(std::time::Duration::ZERO), ..mark }).await.unwrap();
+        tx.commit().await.unwrap();
+        world.until_quiet().await;
+    };
+    let before = reconciled().await;
+    sweep().await;
+    assert_eq!(reconciled().await, before);
+    world.sandbox.foreign_token("acme", Some(&world.accounts(&item)[0])).unwrap();
+    sweep().await;
+    world.until_exact().await;
+    assert_eq!(reconciled().await, before + 1, "it sent the list");
 }
 
 async fn a_terminal_tells_the_same(world: &World) {

@@ -124,3 +124,23 @@ pub(crate) async fn carry_out(
 fn sync_mark(subject: &Subject) -> Mark<'static> {
     Mark { unblocks: true, ..Mark::new(subject, Class::Person, "an operator asked") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::queue::Blocked;
+    use domain::work::Block;
+
+    #[test]
+    fn i8_a_release_is_for_the_words_that_were_seen() {
+        let free = Row::new(Subject::Item(domain::ItemId::parse("item").unwrap()), domain::Millis(0));
+        let held = |why: &str| {
+            let blocked = Blocked { by: Block::Hold, code: "shrink_guard".into(), why: why.into() };
+            Row { blocked: Some(blocked), blocked_at: Some(domain::Millis(1)), ..free.clone() }
+        };
+        let of = |row: &Row| version(Some(row));
+        assert_eq!(of(&held("it would lose 2 accounts")), of(&held("it would lose 2 accounts")));
+        assert_ne!(of(&held("it would lose 2 accounts")), of(&held("it would lose 40 accounts")));
+        assert_eq!((version(None), of(&free)), ("free".to_owned(), "free".to_owned()));
+    }
+}

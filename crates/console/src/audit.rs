@@ -2,7 +2,7 @@
 
 use crate::Console;
 use crate::error::{ApiError, ErrorBody};
-use crate::view::{PageQuery, Paged, not_a_cursor};
+use crate::view::{PageQuery, Paged};
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
@@ -80,12 +80,7 @@ pub(crate) async fn list(
     if [&subject, &by].into_iter().flatten().any(|text| text.contains('\0')) {
         return Err(ApiError::bad_request("`subject` and `by` can't hold a NUL"));
     }
-    // An entry's id. Anything else would be compared with ids all the same, and answer some page.
-    let is_id = |a: &String| a.len() == 36 && a.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    if after.as_ref().is_some_and(|a| !is_id(a)) {
-        return Err(not_a_cursor());
-    }
-    let pages = PageQuery { after, limit };
+    let pages = PageQuery::of_entries(after, limit)?;
     let mut tx = console.store.begin_read().await?;
     let entries = tx.audit_page(&AuditFilter { subject, by }, &pages.page()?).await?;
     Ok(Json(Paged::new(entries.into_iter().map(Entry::from).collect(), &pages, |e: &Entry| e.id.clone())))

@@ -68,7 +68,7 @@ pub(crate) struct Stranger {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NextList {
     /// `nothing`: the lists are equal. `put`: the list is sent. `wait`: tokens are minted first. `hold`: a guard would stop it.
-    /// `unknown`: the list was not read since the last one was accepted.
+    /// `unknown`: no reading of the list is kept since the last one was accepted.
     pub(crate) would: String,
     pub(crate) why: Option<String>,
     /// Tokens that the list would hold.
@@ -85,7 +85,7 @@ pub(crate) struct NextList {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Remedy {
     /// For a terminal.
-    pub(crate) command: Option<String>,
+    pub(crate) command: String,
     /// What comes of it.
     pub(crate) effect: String,
 }
@@ -96,7 +96,7 @@ pub(crate) struct BusinessExplained {
     pub(crate) business_id: String,
     pub(crate) layer_id: Option<String>,
     pub(crate) verdict: Option<VerdictView>,
-    /// When the list at Layer was read last; null: not at all.
+    /// When the list at Layer was read last; null: no reading is kept.
     pub(crate) list_shown_at: Option<String>,
     pub(crate) accounts: Vec<AccountLine>,
     pub(crate) strangers: Vec<Stranger>,
@@ -277,7 +277,7 @@ impl NextList {
     }
 
     fn unknown() -> Self {
-        let why = "the list at Layer was not read since the last one was accepted, or not at all";
+        let why = "no reading of the list at Layer is kept since it accepted the last one";
         Self::new("unknown", Some(why.into()))
     }
 

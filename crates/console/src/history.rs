@@ -2,7 +2,7 @@
 
 use crate::Console;
 use crate::error::{ApiError, ErrorBody};
-use crate::view::{PageQuery, Paged, not_a_cursor};
+use crate::view::{PageQuery, Paged};
 use axum::Json;
 use axum::extract::{Query, State};
 use domain::work::{Kind, Subject};
@@ -55,11 +55,7 @@ pub(crate) async fn list(
         return Err(ApiError::bad_request("`subject` is `item/ID` or `business/ID`"));
     };
     let subject = Subject::parse(kind, id)?;
-    let is_id = |a: &String| a.len() == 36 && a.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    if after.as_ref().is_some_and(|a| !is_id(a)) {
-        return Err(not_a_cursor());
-    }
-    let pages = PageQuery { after, limit };
+    let pages = PageQuery::of_entries(after, limit)?;
     let mut tx = console.store.begin_read().await?;
     let happened = timeline(&mut tx, &subject, &pages.page()?).await?;
     Ok(Json(Paged::new(happened, &pages, |h| h.id.clone())))

@@ -18,7 +18,7 @@ pub(crate) struct PageQuery {
     pub(crate) limit: Option<u32>,
 }
 
-pub(crate) fn not_a_cursor() -> ApiError {
+fn not_a_cursor() -> ApiError {
     ApiError::bad_request("`after` is not a cursor: send the `next` of the page before")
 }
 
@@ -29,6 +29,14 @@ impl PageQuery {
             return Err(not_a_cursor());
         }
         Ok(store::Page { after: self.after.clone(), limit: self.limit() + 1 })
+    }
+    /// Of entries whose cursor is the id of one. Anything else would be compared with ids all the same, and answer some page.
+    pub(crate) fn of_entries(after: Option<String>, limit: Option<u32>) -> Result<Self, ApiError> {
+        let is_id = |a: &String| a.len() == 36 && a.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+        if after.as_ref().is_some_and(|a| !is_id(a)) {
+            return Err(not_a_cursor());
+        }
+        Ok(Self { after, limit })
     }
     pub(crate) fn limit(&self) -> u32 {
         self.limit.unwrap_or(100).clamp(1, 500)

@@ -15,6 +15,13 @@ const KEPT_OF_EACH: u32 = 500;
 /// Reconciliations between two looks at how many there are.
 const SHORTEN_EVERY: i64 = 64;
 
+/// The outcome of a call that was answered well.
+const OK: &str = "ok";
+/// Steps that change nothing.
+pub(crate) const READ_ACCOUNTS: &str = "read accounts";
+pub(crate) const READ_LIST: &str = "read the list";
+const READS: [&str; 2] = [READ_ACCOUNTS, READ_LIST];
+
 tokio::task_local! {
     static TAKEN: RefCell<Taken>;
 }
@@ -47,7 +54,7 @@ pub(crate) async fn step<T, E>(
 ) -> Result<T, E> {
     let began = Instant::now();
     let ended = traces::step(span, word, work).await;
-    let outcome = ended.as_ref().map_or_else(word, |_| "ok");
+    let outcome = ended.as_ref().map_or_else(word, |_| OK);
     // Outside of a reconciliation there is nothing to tell it with.
     let _ = TAKEN.try_with(|taken| taken.borrow_mut().add(name, outcome, began.elapsed()));
     ended
@@ -66,21 +73,22 @@ impl Taken {
     }
 }
 
-/// Notes how a reconciliation ended. Nothing of one that the sweep asked for and that found everything as it was, nor of one
-/// that only waits for budget.
+/// Notes how a reconciliation ended. Nothing of one that only read, and that the sweep asked for or that waits for budget: a million
+/// of these a day would be the whole history.
 pub(crate) async fn note_end(tx: &mut Tx, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
-    if finish.blocked.is_none() && (is_unannounced(claim) || finish.unfinished.is_some()) {
-        return Ok(());
-    }
-    let (took, steps) = TAKEN
+    let (only_read, took, steps) = TAKEN
         .try_with(|taken| {
             let taken = taken.borrow();
+            let only_read = taken.steps.iter().all(|step| READS.contains(&step.name) && step.outcome == OK);
             let steps = taken.steps.iter().map(|Step { name, outcome, times, took }| {
                 json!({"step": name, "outcome": outcome, "times": times, "took_ms": millis(*took)})
             });
-            (millis(taken.began.elapsed()), steps.collect::<Vec<Value>>())
+            (only_read, millis(taken.began.elapsed()), steps.collect::<Vec<Value>>())
         })
         .unwrap_or_default();
+    if only_read && finish.blocked.is_none() && (is_unannounced(claim) || finish.unfinished.is_some()) {
+        return Ok(());
+    }
     let blocked = finish.blocked.as_ref();
     let detail = json!({
         "because": claim.reason, "class": claim.class, "since": claim.signal_at.map(Millis::rfc3339),

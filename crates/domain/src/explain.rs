@@ -33,7 +33,7 @@ pub struct ShownRow {
 pub enum Standing {
     /// It stands in the list with its token.
     Right,
-    /// Layer accepted it, and the list was not read since.
+    /// Layer accepted it, and no reading of the list is kept since: there was none, or an earlier release did it.
     Accepted,
     /// It is listed, and Layer does not show with which token.
     Hidden,
@@ -53,10 +53,10 @@ impl Standing {
     pub fn sentence(&self) -> &'static str {
         match self {
             Self::Right => "it stands in the list with its token",
-            Self::Accepted => "Layer accepted its token, and the list was not read since",
+            Self::Accepted => "Layer accepted its token, and no reading of the list is kept since",
             Self::Hidden => "it is listed, and Layer does not show with which token",
             Self::Doubled => "it is listed more than once, so its transactions count more than once",
-            Self::NotShown => "Layer accepted its token, and does not show it any more",
+            Self::NotShown => "Layer accepted its token, and did not show it when the list was read last",
             Self::Wrong(wrong) => wrong.problem.sentence(),
             Self::Leaving => "it does not belong here any more: the next list leaves it out",
             Self::Unproved => {
@@ -117,8 +117,8 @@ pub fn side_by_side(facts: &BusinessFacts, verdict: &Verdict, listed: Option<&[L
 /// Something that a person can do, and what comes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remedy {
-    /// For a terminal. None: it is done elsewhere.
-    pub command: Option<String>,
+    /// For a terminal.
+    pub command: String,
     pub effect: &'static str,
 }
 
@@ -127,7 +127,7 @@ const MOST: usize = 8;
 
 /// What helps, the most useful first. Nothing where all is well.
 pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
-    let does = |command: String, effect| Remedy { command: Some(command), effect };
+    let does = |command: String, effect| Remedy { command, effect };
     let mut found = Vec::new();
     if let Some(blocked) = verdict.blocked.as_ref().filter(|b| matches!(b.by, Block::Hold | Block::Parked)) {
         let release = format!("rekey parked release {} {}", subject.kind(), pasted(subject.id()));
@@ -174,7 +174,7 @@ fn effect_of_release(code: Option<Code>) -> &'static str {
 
 fn remedy_of(wrong: &Wrong, subject: &Subject) -> Remedy {
     let item = pasted(wrong.item.as_str());
-    let does = |command: String, effect| Remedy { command: Some(command), effect };
+    let does = |command: String, effect| Remedy { command, effect };
     match wrong.problem {
         Problem::AwaitingToken => does(
             format!("rekey item put {item} --token-file -"),

@@ -112,15 +112,14 @@ fn i11_whoever_must_act_is_told_how() {
         ("an event waits", |b| b.work.signalled = true, Some("rekey business sync acme")),
     ];
     let subject = Subject::from(&acme());
-    let first =
-        |facts: &BusinessFacts| remedies(&subject, &of_business(facts)).into_iter().next().and_then(|r| r.command);
+    let first = |facts: &BusinessFacts| remedies(&subject, &of_business(facts)).into_iter().next().map(|r| r.command);
     for (name, change, command) in table {
         let mut facts = business(&["a"]);
         change(&mut facts);
         assert_eq!(first(&facts).as_deref(), *command, "{name}");
     }
     let told = remedies(&subject, &of_business(&shrinks));
-    assert_eq!(told[0].command.as_deref(), Some("rekey parked release business acme"));
+    assert_eq!(told[0].command, "rekey parked release business acme");
     assert!(told[0].effect.contains("without the accounts that nobody proved gone"), "{told:?}");
 }
 

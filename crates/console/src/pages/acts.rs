@@ -1,7 +1,8 @@
 //! What a person can do on a page: each act is a call of the API as well, and a command of the same name.
 
+use super::frame::refuse;
 use super::session::Session;
-use super::{refuse, told};
+use super::{path_to, told};
 use crate::Console;
 use crate::acts::{Order, carry_out};
 use crate::auth::Caller;
@@ -63,7 +64,7 @@ pub(super) async fn act(
     let (Some(order), Some(Ok(subject))) = (order, subject) else {
         return refuse(&session, StatusCode::NOT_FOUND, "Not found", "There is no such act.", None);
     };
-    let back = super::path_of(&subject);
+    let back = path_to(subject.kind().as_str(), subject.id());
     if !session.may_act {
         let why = "This admin token may only read: sign in with one of the role operate.";
         return refuse(&session, StatusCode::FORBIDDEN, "Refused", why, Some(back));

@@ -83,11 +83,12 @@ impl Watched {
 /// What there is to see of a row, or of everything, in a few characters: another one is another sight.
 pub(super) async fn seen(console: &Console, subject: Option<&Subject>) -> Result<String, store::Error> {
     let mut tx = console.store.begin_read().await?;
+    // They show on every row that waits for the provider, and change none of them.
+    let paused: Vec<String> = tx.pauses().await?.iter().map(|p| p.provider.to_string()).collect();
     let sight = match subject {
         None => {
             let stand = (tx.not_good(Kind::Business).await?, tx.not_good(Kind::Item).await?);
-            let paused: Vec<String> = tx.pauses().await?.iter().map(|p| p.provider.to_string()).collect();
-            format!("{stand:?} {paused:?}")
+            format!("{paused:?} {stand:?}")
         }
         Some(subject) => {
             // Look-ups of one row each, whatever the business is: its Items' changes reach its own rows.
@@ -95,7 +96,7 @@ pub(super) async fn seen(console: &Console, subject: Option<&Subject>) -> Result
             let newest = newest.first().map(|h| h.id.clone());
             let stands = tx.stored_state(subject).await?;
             let work = tx.work(subject).await?.map(|w| (w.wanted, w.done, w.blocked));
-            format!("{newest:?} {stands:?} {work:?}")
+            format!("{paused:?} {newest:?} {stands:?} {work:?}")
         }
     };
     let mut hash = crate::hash_token(&sight);

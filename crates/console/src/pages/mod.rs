@@ -2,6 +2,7 @@
 //! elsewhere.
 
 mod acts;
+mod frame;
 mod live;
 mod session;
 
@@ -9,33 +10,28 @@ pub(crate) use live::MOST as MOST_WATCHED;
 
 use crate::acts::Order;
 use crate::audit::{self, AuditQuery, Entry};
-use crate::error::ApiError;
 use crate::explain::{self, BusinessExplained, ItemExplained, NextList};
 use crate::find::{self, FindQuery};
 use crate::parked::{self, UnknownItem};
 use crate::status::{self, Alike, Status};
 use crate::upkeep::{self, Budget, Orphan};
-use crate::view::{PageQuery, StateQuery, VerdictView};
+use crate::view::{PageQuery, Paged, StateQuery, VerdictView};
 use crate::{Console, businesses, items};
 use acts::ActForm;
 use askama::Template;
 use axum::Router;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{from_fn_with_state, map_response};
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use domain::time::{age, span};
 use domain::verdict::State as VerdictState;
-use domain::work::Subject;
+use domain::work::{Kind, Subject};
 use domain::{BusinessId, ItemId};
+use frame::{CSS, Frame, ICON, JS, Live, render, shown};
 use serde::Deserialize;
 use session::{Session, encoded};
 use std::collections::BTreeMap;
-
-const CSS: &str = include_str!("../../assets/console.css");
-const JS: &str = include_str!("../../assets/console.js");
-const ICON: &str = include_str!("../../assets/icon.svg");
 
 /// Nothing but what comes from here, no script or style within a page, and no page within another one.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -82,133 +78,15 @@ async fn guarded(mut answer: Response) -> Response {
     answer
 }
 
-/// Its address has its hash in it, so a release that changes it is not shown with the file of the one before.
+/// Kept by the browser: what changes has another address.
 fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")], text)
 }
 
-/// What stands around every page.
-struct Frame {
-    css: String,
-    js: String,
-    who: String,
-    role: &'static str,
-    here: &'static str,
-    asked: String,
-    live: Option<Live>,
-    told: Option<&'static str>,
-    now: jiff::Timestamp,
-}
-
-/// What a page shows, which it is told of when it changes.
-struct Live {
-    of: String,
-    seen: String,
-}
-
-impl Live {
-    /// To be asked before what is shown is read: a change in between is told.
-    async fn of(console: &Console, subject: Option<&Subject>) -> Result<Option<Self>, ApiError> {
-        let of = subject.map_or_else(|| "status".to_owned(), ToString::to_string);
-        Ok(Some(Self { of, seen: live::seen(console, subject).await? }))
-    }
-}
-
-/// A page in the menu.
-struct Place {
-    path: &'static str,
-    name: &'static str,
-    here: bool,
-}
-
-impl Frame {
-    fn new(session: &Session, here: &'static str) -> Self {
-        let (css, js) = Self::assets();
-        Self {
-            css,
-            js,
-            who: session.name.clone(),
-            role: if session.may_act { "operate" } else { "read" },
-            here,
-            asked: String::new(),
-            live: None,
-            told: None,
-            now: jiff::Timestamp::now(),
-        }
-    }
-
-    /// The addresses of the style sheet and of the script.
-    fn assets() -> (String, String) {
-        let of = |name: &str, text: &str| format!("/assets/{name}?{}", &crate::hash_token(text)[..12]);
-        (of("console.css", CSS), of("console.js", JS))
-    }
-
-    fn pages(&self) -> Vec<Place> {
-        let place = |(path, name): (&'static str, &'static str)| Place { path, name, here: path == self.here };
-        let all = [
-            ("/", "Status"),
-            ("/needs", "Needs a person"),
-            ("/businesses", "Businesses"),
-            ("/items", "Items"),
-            ("/flow", "Flow"),
-            ("/audit", "Audit"),
-        ];
-        all.map(place).into()
-    }
-
-    fn age(&self, at: &str) -> String {
-        age(at, self.now).unwrap_or_else(|| at.to_owned())
-    }
-
-    fn until(&self, at: &str) -> String {
-        let told = self.age(at);
-        if told.starts_with("in ") { told } else { "now".to_owned() }
-    }
-
-    fn span(&self, seconds: &u64) -> String {
-        span(*seconds)
-    }
-}
-
-fn render(page: &impl Template) -> Response {
-    match page.render() {
-        Ok(html) => Html(html).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "a page could not be made");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
-}
-
-/// A page that says why something was not done.
-#[derive(Template)]
-#[template(path = "refused.html")]
-struct Refused {
-    frame: Frame,
-    title: &'static str,
-    why: String,
-    back: Option<String>,
-}
-
-fn refuse(session: &Session, status: StatusCode, title: &'static str, why: &str, back: Option<String>) -> Response {
-    let page = Refused { frame: Frame::new(session, ""), title, why: why.to_owned(), back };
-    (status, render(&page)).into_response()
-}
-
-/// A page, or why there is none.
-fn shown(session: &Session, page: Result<Response, ApiError>) -> Response {
-    page.unwrap_or_else(|error| {
-        let (status, why) = error.for_people();
-        refuse(session, status, "There is nothing to show", &why, None)
-    })
-}
-
-fn path_of(subject: &Subject) -> String {
-    let pages = match subject {
-        Subject::Item(_) => "items",
-        Subject::Business(_) => "businesses",
-    };
-    format!("/{pages}/{}", encoded(subject.id()))
+/// The page of a business or an Item.
+fn path_to(kind: &str, id: &str) -> String {
+    let pages = if kind == Kind::Item.as_str() { "items" } else { "businesses" };
+    format!("/{pages}/{}", encoded(id))
 }
 
 /// Back to a page, which tells what was done.
@@ -307,9 +185,7 @@ async fn needs(
             let why = blocked.map(|b| b.why.clone()).or_else(|| verdict.map(|v| v.why.clone())).unwrap_or_default();
             let since =
                 blocked.and_then(|b| b.since.clone()).or_else(|| verdict.map(|v| v.since.clone())).unwrap_or_default();
-            let pages = if row.kind == "item" { "items" } else { "businesses" };
-            let named =
-                Named { path: format!("/{pages}/{}", encoded(&row.id)), name: format!("{} {}", row.kind, row.id) };
+            let named = Named { path: path_to(&row.kind, &row.id), name: format!("{} {}", row.kind, row.id) };
             let first = Group { code: code.clone(), why, since: since.clone(), rows: Vec::new(), more };
             let group = groups.entry(code).or_insert(first);
             group.since = group.since.clone().min(since);
@@ -357,22 +233,28 @@ struct ListQuery {
 }
 
 impl ListQuery {
-    fn state(&self) -> StateQuery {
+    fn state(&self) -> Query<StateQuery> {
         let verdict = Some(self.verdict.clone()).filter(|v| !v.is_empty());
-        StateQuery { after: self.after.clone(), limit: Some(100), verdict }
+        Query(StateQuery { after: self.after.clone(), limit: Some(100), verdict })
     }
 
-    fn page(
+    /// `row`: the id of an entry, and how it stands.
+    fn page<T>(
         &self,
-        frame: Frame,
-        title: &'static str,
-        path: &'static str,
-        rows: Vec<Row>,
-        next: Option<String>,
-    ) -> ListPage {
+        session: &Session,
+        kind: Kind,
+        page: Paged<T>,
+        row: fn(T) -> (String, Option<VerdictView>),
+    ) -> Response {
+        let (title, path) = match kind {
+            Kind::Item => ("Items", "/items"),
+            Kind::Business => ("Businesses", "/businesses"),
+        };
+        let rows = page.data.into_iter().map(row);
+        let rows = rows.map(|(id, verdict)| Row { path: path_to(kind.as_str(), &id), id, verdict }).collect();
         let states = VerdictState::WORDS.iter().map(|word| (*word, *word == self.verdict)).collect();
-        let next = next.map(|n| format!("{path}?verdict={}&after={}", encoded(&self.verdict), encoded(&n)));
-        ListPage { frame, title, path, states, rows, next }
+        let next = page.next.map(|n| format!("{path}?verdict={}&after={}", encoded(&self.verdict), encoded(&n)));
+        render(&ListPage { frame: Frame::new(session, path), title, path, states, rows, next })
     }
 }
 
@@ -381,17 +263,9 @@ async fn business_list(
     Extension(session): Extension<Session>,
     Query(query): Query<ListQuery>,
 ) -> Response {
-    let page = async {
-        let axum::Json(page) = businesses::list(State(console.clone()), Query(query.state())).await?;
-        let rows = page.data.into_iter().map(|b| Row {
-            path: format!("/businesses/{}", encoded(&b.business_id)),
-            id: b.business_id,
-            verdict: b.verdict,
-        });
-        let frame = Frame::new(&session, "/businesses");
-        Ok(render(&query.page(frame, "Businesses", "/businesses", rows.collect(), page.next)))
-    };
-    shown(&session, page.await)
+    let page = businesses::list(State(console), query.state()).await;
+    let page = page.map(|p| query.page(&session, Kind::Business, p.0, |b| (b.business_id, b.verdict)));
+    shown(&session, page)
 }
 
 async fn item_list(
@@ -399,17 +273,9 @@ async fn item_list(
     Extension(session): Extension<Session>,
     Query(query): Query<ListQuery>,
 ) -> Response {
-    let page = async {
-        let axum::Json(page) = items::list(State(console.clone()), Query(query.state())).await?;
-        let rows = page.data.into_iter().map(|i| Row {
-            path: format!("/items/{}", encoded(&i.item_id)),
-            id: i.item_id,
-            verdict: i.verdict,
-        });
-        let frame = Frame::new(&session, "/items");
-        Ok(render(&query.page(frame, "Items", "/items", rows.collect(), page.next)))
-    };
-    shown(&session, page.await)
+    let page = items::list(State(console), query.state()).await;
+    let page = page.map(|p| query.page(&session, Kind::Item, p.0, |i| (i.item_id, i.verdict)));
+    shown(&session, page)
 }
 
 #[derive(Template)]
@@ -546,10 +412,7 @@ async fn search(
     let asked = query.q.clone();
     let page = async {
         let axum::Json(found) = find::find(State(console.clone()), Query(query)).await?;
-        let hit = |h: find::Hit| {
-            let pages = if h.kind == "item" { "items" } else { "businesses" };
-            (format!("/{pages}/{}", encoded(&h.id)), format!("{} {}", h.kind, h.id), h.by.replace('_', " "))
-        };
+        let hit = |h: find::Hit| (path_to(&h.kind, &h.id), format!("{} {}", h.kind, h.id), h.by.replace('_', " "));
         let hits: Vec<_> = found.data.into_iter().map(hit).collect();
         if let [(path, ..)] = &hits[..] {
             return Ok(Redirect::to(path).into_response());

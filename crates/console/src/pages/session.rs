@@ -1,7 +1,7 @@
 //! Who looks at the pages: a sealed cookie, which an admin token buys. Nothing of a session is kept here, so every process of the
 //! role knows each of them; it ends with its time, and with the admin token's line in `console.tokens`.
 
-use super::{Frame, refuse, render};
+use super::frame::{Frame, refuse, render};
 use crate::Console;
 use crate::auth::{AdminRole, AdminToken, Caller, address, hash_token};
 use askama::Template;

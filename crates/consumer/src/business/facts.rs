@@ -84,7 +84,7 @@ pub(crate) async fn pages(
         budget::wait_for_slot(context, claim, &slot).await?.map_err(Stop::Row)?;
         let span = tracing::info_span!(target: traces::STEP, "list", outcome = Empty);
         let page = context.layer.next_page(layer_id, &mut list);
-        if let Err(error) = steps::step("read the list", span, layer::Error::code, page).await {
+        if let Err(error) = steps::step(steps::READ_LIST, span, layer::Error::code, page).await {
             return Ok(Err(error));
         }
     }

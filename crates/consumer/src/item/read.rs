@@ -66,7 +66,7 @@ impl Reconciliation<'_> {
     ) -> Result<Result<plaid::Accounts, plaid::Error>, Stop> {
         self.wait_for_slot(Call::AccountsGet).await?;
         let span = tracing::info_span!(target: traces::STEP, "read accounts", outcome = Empty);
-        Ok(steps::step("read accounts", span, plaid::Error::code, self.context.plaid.accounts_get(token)).await)
+        Ok(steps::step(steps::READ_ACCOUNTS, span, plaid::Error::code, self.context.plaid.accounts_get(token)).await)
     }
 
     async fn facts(&self) -> Result<Facts, Stop> {

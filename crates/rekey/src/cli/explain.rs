@@ -199,7 +199,7 @@ fn explain_business(body: &Value) {
     let now = Timestamp::now();
     headline(&body["business_id"], &body["verdict"], now);
     let read = match body["list_shown_at"].is_null() {
-        true => "the list at Layer was not read yet".to_owned(),
+        true => "no reading of the list at Layer is kept".to_owned(),
         false => format!("the list at Layer was read {} ago", age(&body["list_shown_at"], now)),
     };
     say(&format!("  {read}; Layer's id: {}", plain(&body["layer_id"])));
@@ -323,11 +323,7 @@ fn what_helps(remedies: &Value) {
         say("What helps:");
     }
     for remedy in each(remedies) {
-        let effect = plain(&remedy["effect"]);
-        match remedy["command"].as_str() {
-            Some(_) => say(&format!("  {}\n      {effect}", plain(&remedy["command"]))),
-            None => say(&format!("  {effect}")),
-        }
+        say(&format!("  {}\n      {}", plain(&remedy["command"]), plain(&remedy["effect"])));
     }
 }
 
