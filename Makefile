@@ -117,8 +117,9 @@ $(TOOLS)/pages/node_modules: tests/pages/package.json tests/pages/package-lock.j
 test-pages: prerequisites $(TOOLS)/pages/node_modules ## the console's pages in a real Chromium, and their accessibility; screenshots in target/pages
 	@tests/prerequisites npm chromium
 	$(CARGO) build --package rekey
-	@cp tests/pages/walk.mjs $(TOOLS)/pages
+	@cp tests/pages/*.mjs $(TOOLS)/pages
 	node $(TOOLS)/pages/walk.mjs $(TARGET)/debug/rekey $(TARGET)/pages
+	node $(TOOLS)/pages/eleven.mjs $(TARGET)/debug/rekey $(TARGET)/pages
 
 chart-golden: $(CHART_TOOLS) ## write tests/chart/golden.yaml anew: read what changed before you commit it
 	$(CHART_CHECK) tests/chart/check --golden

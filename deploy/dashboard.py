@@ -84,6 +84,10 @@ DASHBOARD = {
          {"gaps": f"sum(increase({of('rekey_intake_gaps_total')}[1h]))",
           "dead letters, {{from}}": f"sum by (from) (increase({of('rekey_dead_letters_total')}[1h]))"}),
         ("Outcomes not published yet", "none", {"outcomes": most("rekey_outbox_records")}),
+        ("What Plaid says of webhooks and consents", "none",
+         {"last webhook never came": most("rekey_missed_webhooks"), "sent elsewhere": most("rekey_webhooks_elsewhere"),
+          "consent ends in 30 days": most("rekey_consents_ending")}),
+        ("Dead letters nobody has looked at", "none", {"records": most("rekey_dead_letters")}),
     ],
     "The work queue": [
         ("Due rows by class", "none", {"{{kind}} {{class}}": most("rekey_due_rows", "kind, class")}),

@@ -166,7 +166,7 @@ impl Explorer {
         let (beginning, cast) = (sandbox.moment(), Cast { item, account });
         let mut explorer =
             Self { scene, gate, sandbox, store, books, workers, cast, beginning, texts: HashMap::new(), _local: local };
-        explorer.prepare().await;
+        Box::pin(explorer.prepare()).await;
         explorer
     }
 

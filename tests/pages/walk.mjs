@@ -1,72 +1,13 @@
 // Walks the console's pages in a real Chromium, as a person would: `make test-pages`.
 //
 //     node walk.mjs REKEY SCREENSHOTS     the program, and the folder for what was seen
-//
-// The world is that of `rekey run`; nothing but 127.0.0.1 is asked.
 
-import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { chromium } from "playwright-core";
+import { World, expect, play } from "./world.mjs";
 
 const [rekey, screenshots] = process.argv.slice(2);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const faults = [];
-
-/** Notes a fault and goes on: one run tells all of them. */
-function expect(holds, what) {
-  if (!holds) {
-    faults.push(what);
-    console.error(`FAIL  ${what}`);
-  }
-}
-
-/** Starts the demonstration and returns where its console and its sandbox are. */
-async function start() {
-  const child = spawn(rekey, ["run"], { stdio: ["ignore", "pipe", "inherit"] });
-  let told = "";
-  for await (const chunk of child.stdout) {
-    told += chunk;
-    const console_ = told.match(/(http:\/\/127\.0\.0\.1:\d+)\/sign-in#(\S+)/);
-    const sandbox = told.match(/sandbox\s+(http:\/\/127\.0\.0\.1:\d+)\/control\/state/);
-    if (console_ && sandbox) return { child, base: console_[1], token: console_[2], sandbox: sandbox[1] };
-  }
-  throw new Error(`rekey run ended before it said where its console is:\n${told}`);
-}
-
-const world = await start();
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // As root there is no sandbox; the pages are ours.
-  args: process.getuid() === 0 ? ["--no-sandbox"] : [],
-});
-
-async function open(options) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
-  const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
-  page.on("console", (message) => expect(message.type() !== "error", `${page.url()}: ${message.text()}`));
-  page.on("pageerror", (error) => expect(false, `${page.url()}: ${error.message}`));
-  return { context, page };
-}
-
-/** Signs in by the address that `rekey run` prints. */
-async function signedIn(options) {
-  const { context, page } = await open(options);
-  await page.goto(`${world.base}/sign-in#${world.token}`);
-  await page.waitForURL(`${world.base}/`);
-  expect(!page.url().includes(world.token), "the token stays in the address");
-  return { context, page };
-}
-
-const control = async (path, body) => {
-  const answer = await fetch(`${world.sandbox}/control/${path}`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify(body ?? {}),
-  });
-  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
-};
 
 async function everyPageIsAccessible() {
   const looks = [
@@ -76,7 +17,7 @@ async function everyPageIsAccessible() {
   ];
   for (const [look, options] of looks) {
     // axe puts a script into the page, which the page's own policy would refuse.
-    const { context, page } = await signedIn({ ...options, bypassCSP: true });
+    const { context, page } = await world.signedIn({ ...options, bypassCSP: true });
     const item = await page.goto(`${world.base}/items`).then(() => page.locator("td a").first().getAttribute("href"));
     const pages = ["/", "/needs", "/businesses", "/businesses/acme", item, "/flow", "/audit", "/search?q=nobody", "/sign-in"];
     for (const path of pages) {
@@ -94,7 +35,7 @@ async function everyPageIsAccessible() {
 }
 
 async function itWorksWithoutAScript() {
-  const { context, page } = await open({ javaScriptEnabled: false });
+  const { context, page } = await world.open({ javaScriptEnabled: false });
   await page.goto(`${world.base}/businesses/acme`);
   await page.getByLabel("Admin token").fill("rekey_wrong");
   // The browser tells of the refusal as an error of its own.
@@ -116,7 +57,7 @@ async function itWorksWithoutAScript() {
 }
 
 async function theKeyboardIsEnough() {
-  const { context, page } = await signedIn();
+  const { context, page } = await world.signedIn();
   await page.keyboard.press("Tab");
   expect(await page.getByText("Skip to the content").isVisible(), "the first Tab offers to skip the menu");
   await page.keyboard.press("Enter");
@@ -130,7 +71,7 @@ async function theKeyboardIsEnough() {
 
 /** Without a reload: the page is open, and nobody touches it. */
 async function aRotationIsWatchedHealing() {
-  const { context, page } = await signedIn();
+  const { context, page } = await world.signedIn();
   await page.goto(`${world.base}/items`);
   const path = await page.locator("td a").first().getAttribute("href");
   await page.goto(world.base + path);
@@ -138,18 +79,18 @@ async function aRotationIsWatchedHealing() {
   const before = await proved.count();
   let loads = 0;
   page.on("load", () => (loads += 1));
-  await control(`items/${decodeURIComponent(path.split("/").pop())}/rotate?announce=database`);
+  await world.control(`items/${decodeURIComponent(path.split("/").pop())}/rotate?announce=database`);
   await proved.nth(before).waitFor();
   expect(loads === 0, "the page was loaded again");
   await context.close();
 }
 
 async function aCustomerWhoMustLogInIsFoundFromTheFirstPage() {
-  const { context, page } = await signedIn();
+  const { context, page } = await world.signedIn();
   await page.goto(`${world.base}/items`);
   const path = await page.locator("td a").first().getAttribute("href");
   const item = decodeURIComponent(path.split("/").pop());
-  await control(`items/${item}/require-login`);
+  await world.control(`items/${item}/require-login`);
   await page.goto(world.base);
   const bad = page.locator("h1.bad");
   await bad.waitFor();
@@ -159,31 +100,21 @@ async function aCustomerWhoMustLogInIsFoundFromTheFirstPage() {
   await page.getByRole("heading", { name: "What helps" }).waitFor();
   expect(await page.getByText(`rekey item sync ${item}`).isVisible(), "what helps is a command with the Item's id");
   await page.screenshot({ path: `${screenshots}/business-bad.png` });
-  await control(`items/${item}/repair`);
+  await world.control(`items/${item}/repair`);
   await context.close();
 }
 
+const world = await World.start(rekey);
 mkdirSync(screenshots, { recursive: true });
 try {
-  for (const story of [
+  const stories = [
     everyPageIsAccessible,
     itWorksWithoutAScript,
     theKeyboardIsEnough,
     aRotationIsWatchedHealing,
     aCustomerWhoMustLogInIsFoundFromTheFirstPage,
-  ]) {
-    try {
-      await story();
-      console.log(`ok    ${story.name}`);
-    } catch (error) {
-      expect(false, `${story.name}: ${error.message}`);
-    }
-  }
+  ];
+  await play(stories.map((story) => [story.name, story]));
 } finally {
-  await browser.close();
-  world.child.kill("SIGTERM");
-}
-if (faults.length > 0) {
-  console.error(`tests/pages: ${faults.length} faults`);
-  process.exit(1);
+  await world.stop();
 }

@@ -25,6 +25,7 @@ pub const LARGE: &[&str] = &[
     "assignments",
     "audit_mentions",
     "history",
+    "plaid_views",
 ];
 
 /// A statement as it was carried out.

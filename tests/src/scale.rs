@@ -5,7 +5,7 @@ use crate::bare_store::{KEY, LONG, acme, done, finish, item as item_id, limits, 
 use crate::explain::{Notices, Ran, explain};
 use domain::accounts::MintRefused;
 use domain::queue::Mark;
-use domain::token_list::{RowStatus, Shown};
+use domain::token_list::{RowStatus, Shown, TokenWord};
 use domain::verdict::State;
 use domain::webhook::{Pace, Signal};
 use domain::work::{Class, HintKind, Kind, Subject};
@@ -13,7 +13,7 @@ use domain::{AccessToken, AccountId, BusinessId, Fingerprint, LayerId, Millis, P
 use sqlx::AnyConnection;
 use sqlx::Connection as _;
 use std::time::Duration;
-use store::{Act, AuditFilter, BusinessMark, Claim, Intake, MintFault, Page, Patience, Store};
+use store::{Act, AuditFilter, BusinessMark, Claim, Intake, ItemSaid, MintFault, Page, Patience, Store};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Businesses have this many Items, and Items this many accounts.
@@ -102,6 +102,13 @@ pub async fn fill(url: &str, items: u64, due: u64) {
         format!(
             "INSERT INTO history (id, subject, at, what, detail)
              {with} SELECT 'a' || (10000000 + n.i), 'item/' || {item}, {now}, 'rekey.reconciled', '{{}}' FROM n"
+        ),
+        format!(
+            "INSERT INTO plaid_views (item_id, webhook_url, elsewhere, consent_until, sent_at, sent_code, heard_at, heard_type, heard_code,
+                 missed_from, read_at)
+             {with} SELECT {item}, 'https://ours.example/plaid', CASE WHEN n.i % 1000 = 9 THEN 1 ELSE 0 END,
+                 CASE WHEN n.i % 10 = 1 THEN {now} * 2 END, {now}, 'X', CASE WHEN n.i % 1000 = 8 THEN NULL ELSE {now} END,
+                 'TRANSACTIONS', 'X', 0, {now} FROM n"
         ),
         format!(
             "INSERT INTO unknown_items (item_id, first_seen, last_seen, seen)
@@ -219,6 +226,9 @@ async fn one_item(store: &Store, held: &Claim, seen: &mut impl FnMut(&str)) {
     tx.renew(&mut held.clone(), LONG).await.unwrap();
     tx.pace(held, domain::budget::Call::ItemGet, &limits()).await.unwrap().unwrap();
     tx.suspect(Provider::Plaid, "X", &held.subject, LONG).await.unwrap();
+    let said = ItemSaid { consent_until: Some(Millis(1)), sent: Some((Millis(2), "X".into())), ..ItemSaid::default() };
+    tx.record_said(&id, &said, LONG).await.unwrap();
+    tx.mint_again(&id).await.unwrap();
     tx.finish(held, &done()).await.unwrap();
     tx.commit().await.unwrap();
     seen("end of an Item's reconciliation");
@@ -256,6 +266,10 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
     };
     tx.recognise(id, std::slice::from_ref(&shown)).await.unwrap();
     tx.record_shown(id, &[shown]).await.unwrap();
+    let stranger = store.fingerprints().of("a stranger");
+    tx.say_of_token(id, &stranger, Some(TokenWord::Keep), "somebody").await.unwrap();
+    tx.keep_back(id, Some("test")).await.unwrap();
+    tx.keep_back(id, None).await.unwrap();
     tx.set_layer_id(id, &LayerId::parse("probe").unwrap()).await.unwrap();
     tx.book_removals(id, 1, 100, LONG).await.unwrap();
     tx.record_accepted(id, &[]).await.unwrap();
@@ -287,6 +301,7 @@ async fn events(store: &Store, seen: &mut impl FnMut(&str)) {
         quiet: LONG,
         hint_ttl: LONG,
         traceparent: None,
+        webhook: Some(("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE")),
     };
     let events: Vec<_> = items.iter().map(one).collect();
     let mut tx = store.begin().await.unwrap();
@@ -310,6 +325,7 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.accounts(&id).await.unwrap();
     tx.processor_token_counts(&id).await.unwrap();
     tx.work(&id).await.unwrap();
+    tx.plaid_view(&id).await.unwrap();
     seen("item show");
     let fifth = BusinessId::parse(business(5)).unwrap();
     tx.business(&fifth).await.unwrap();
@@ -327,6 +343,11 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.find(id.as_str(), 50).await.unwrap();
     seen("find");
     let rows = tx.list_items(&page(&item(middle))).await.unwrap();
+    tx.list_missed(&page("")).await.unwrap();
+    tx.list_missed(&page(&item(middle))).await.unwrap();
+    tx.list_consents(LONG, &page("")).await.unwrap();
+    tx.list_elsewhere(&page("")).await.unwrap();
+    tx.list_dead_letters(&page("")).await.unwrap();
     tx.list_businesses(&page(&business(middle / 8))).await.unwrap();
     tx.list_by_state(Kind::Item, State::Converged, &page(&item(middle))).await.unwrap();
     tx.list_by_state(Kind::Business, State::Partly, &page("")).await.unwrap();
@@ -372,6 +393,7 @@ async fn figures(store: &Store, seen: &mut impl FnMut(&str)) {
     tx.refused_mints().await.unwrap();
     tx.count_orphans().await.unwrap();
     tx.outbox_length().await.unwrap();
+    tx.count_attention(LONG, 10_000).await.unwrap();
     tx.budgets().await.unwrap();
     tx.pauses().await.unwrap();
     seen("stats");
@@ -384,6 +406,8 @@ async fn chores(store: &Store, seen: &mut impl FnMut(&str)) {
     tx.forget_refused_pushes(LONG).await.unwrap();
     tx.forget_old_audit(Duration::from_hours(24 * 36_500), 100).await.unwrap();
     tx.forget_old_history(Duration::from_hours(24 * 36_500), 100).await.unwrap();
+    tx.forget_old_dead_letters(LONG, 1000).await.unwrap();
+    tx.acknowledge_missed(&item_id(&item(7))).await.unwrap();
     tx.shorten_history(&Subject::from(&item_id(&item(7))), 500).await.unwrap();
     tx.judge_unknown(100, 0).await.unwrap();
     tx.outbox(200).await.unwrap();

@@ -40,7 +40,7 @@ async fn i8_an_unknown_token_holds_until_an_operator_decides(world: &World) {
     assert_eq!(world.sandbox.listed_tokens("acme"), vec![stranger.clone()], "nothing was sent");
     let (_, body) = world.admin("GET", "/v1/parked", None).await;
     let why = body["data"][0]["work"]["blocked"]["why"].as_str().unwrap().to_owned();
-    assert!(why.contains("layer.unknown_tokens"), "{why}");
+    assert!(why.contains("rekey business token"), "{why}");
     let (status, _) = world.admin("POST", "/v1/parked/business/acme/release", None).await;
     assert_eq!(status, 202);
     world.until("both are listed", || world.sandbox.listed_tokens("acme").len() == 2).await;

@@ -48,6 +48,7 @@ macro_rules! stories {
 }
 
 mod account_stories;
+mod act_stories;
 mod api;
 mod attack_stories;
 mod budget_stories;

@@ -151,7 +151,7 @@ async fn every_page_shows_and_nothing_in_it_comes_from_elsewhere(world: &World) 
         let policy = shown.headers["content-security-policy"].to_str().unwrap();
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
         assert_eq!(shown.headers["cache-control"], "no-store");
-        for inline in ["style=", "onclick", "<style", "javascript:", "http://", "https://"] {
+        for inline in ["style=", "onclick", "<style", "javascript:", "=\"http://", "=\"https://", "url("] {
             assert!(!shown.html.contains(inline), "{path}: {inline}");
         }
         assert_eq!(shown.html.matches("<script").count(), 1, "{path}");

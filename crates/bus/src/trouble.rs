@@ -29,6 +29,10 @@ impl Trouble {
             Some(RDKafkaErrorCode::Resolve) => {
                 "check the names in kafka.bootstrap and advertised.listeners of the brokers"
             }
+            // What a listener without TLS makes of a greeting is its own affair: some answer, some hang up.
+            Some(RDKafkaErrorCode::BrokerTransportFailure) if reason.contains("SSL connection closed by peer") => {
+                "is it a PLAINTEXT listener? Check security.protocol in kafka.properties"
+            }
             // It counts the brokers that are down, and the reason of each was told before.
             Some(RDKafkaErrorCode::AllBrokersDown) | None => return false,
             Some(_) => "",

@@ -1,19 +1,26 @@
-//! What operators do to a row, in one place for the API and the pages: audited with its reason, and refused where the row is not
-//! what they had seen.
+//! What operators do to a row, in one place for the API and the pages: audited with its reason, refused where the row is not
+//! what they had seen, and tried out by doing it and taking it back.
 
 use crate::Console;
 use crate::auth::Caller;
 use crate::businesses::no_business;
 use crate::error::ApiError;
+use crate::explain::{NextList, next_list};
 use crate::items::no_item;
+use crate::view::VerdictView;
+use axum::Json;
+use axum::http::StatusCode;
 use domain::queue::{Mark, Row};
 use domain::redact::shows_any_token;
-use domain::words;
-use domain::work::{Class, Subject};
-use serde::Deserialize;
-use serde_json::json;
-use store::Act;
-use utoipa::IntoParams;
+use domain::token_list::TokenWord;
+use domain::work::{Class, Kind, Subject};
+use domain::{BusinessId, Fingerprint, ItemId, Millis, words};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+use store::{Act, BusinessMark, Tx};
+use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
 
 words!(
     /// What an operator can order.
@@ -22,107 +29,393 @@ words!(
         Sync => "sync",
         /// Let a held or parked row go on, with a permit for once.
         Release => "release",
+        /// Send nothing for a business until it is released.
+        Hold => "hold",
+        /// Mint every token of an Item anew.
+        Mint => "mint",
+        /// The webhook that never came was looked into.
+        Acknowledge => "acknowledge",
+        /// The platform removed the Item.
+        Remove => "remove",
+        /// A token at Layer that nobody here knows stays in the list for good.
+        KeepToken => "keep_token",
+        /// It leaves the list for good.
+        RemoveToken => "remove_token",
+        /// What was decided of it is taken back.
+        ForgetToken => "forget_token",
     }
 );
 
 impl Order {
+    /// What comes of it, for whoever is about to order it.
+    pub(crate) fn effect(self) -> &'static str {
+        match self {
+            Self::Sync => "Asks Plaid and Layer now, and sends what is not right. Nothing is forced.",
+            Self::Release => "Lets it go on, on the truth of that moment. What a guard held back is permitted once.",
+            Self::Hold => "Sends nothing for this business, whatever changes, until somebody releases it.",
+            Self::Mint => {
+                "Mints every token of the Item anew and sends them; the ones of now stay in the lists until then."
+            }
+            Self::Acknowledge => "Takes the Item off the list of missed webhooks: somebody has looked into it.",
+            Self::Remove => {
+                "Takes its accounts off every list and erases its tokens here. Only a new push brings it back."
+            }
+            Self::KeepToken => "Sends this token along with every list, although nobody here knows it.",
+            Self::RemoveToken => "Leaves this token out of the next list, and of every one after it.",
+            Self::ForgetToken => "Takes back what was decided of this token: layer.unknown_tokens holds for it again.",
+        }
+    }
+
     /// What a page tells afterwards.
     pub(crate) fn done(self) -> &'static str {
         match self {
             Self::Sync => "It is due now: this page shows what comes of it.",
             Self::Release => "Released: it is due now, and this page shows what comes of it.",
+            Self::Hold => "Held: nothing is sent for it until somebody releases it.",
+            Self::Mint => "Its tokens are being minted again: this page shows what comes of it.",
+            Self::Acknowledge => "Acknowledged: it is off the list of missed webhooks.",
+            Self::Remove => "Removed: its accounts are leaving every list.",
+            Self::KeepToken | Self::RemoveToken | Self::ForgetToken => "Decided: the list is compared anew now.",
+        }
+    }
+
+    /// It is shown to whoever meets what comes of it.
+    pub(crate) fn needs_reason(self) -> bool {
+        self == Self::Hold
+    }
+
+    fn of_token(self) -> Option<Option<TokenWord>> {
+        match self {
+            Self::KeepToken => Some(Some(TokenWord::Keep)),
+            Self::RemoveToken => Some(Some(TokenWord::Remove)),
+            Self::ForgetToken => Some(None),
+            _ => None,
         }
     }
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ActQuery {
     /// Why, for the audit trail.
     pub(crate) reason: Option<String>,
-    /// The `version` of the row that an explanation showed: refused with 409 if what keeps the row is another thing by now.
+    /// The `version` of the row that an explanation showed: refused with 409 if the row is another one by now.
     pub(crate) version: Option<String>,
+    /// Only say what would come of it.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+    /// Wait for the reconciliation that this causes, so many seconds at most.
+    pub(crate) timeout: Option<u32>,
 }
 
-/// What an act rests on: what keeps the row, since when, and in which words: a guard that now objects to forty accounts is not
-/// the one that objected to two. Not how often the row was looked at meanwhile.
-pub(crate) fn version(row: Option<&Row>) -> String {
-    let Some(blocked) = row.and_then(|r| r.blocked.as_ref()) else { return "free".to_owned() };
+/// An order, and about what.
+pub(crate) struct Ask<'a> {
+    pub(crate) order: Order,
+    pub(crate) subject: &'a Subject,
+    /// Of a token of the list, where the order is about one.
+    pub(crate) token: Option<Fingerprint>,
+    pub(crate) said: ActQuery,
+}
+
+/// The list of a business, as it would be sent next.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ListAhead {
+    pub(crate) business_id: String,
+    pub(crate) next_list: NextList,
+}
+
+/// What came of an act, or would come of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Acted {
+    /// `item` or `business`.
+    pub(crate) kind: String,
+    pub(crate) id: String,
+    pub(crate) act: String,
+    /// Nothing was done.
+    pub(crate) dry_run: bool,
+    pub(crate) effect: String,
+    /// The lists that it concerns, as they would be sent next; ten at most.
+    pub(crate) lists: Vec<ListAhead>,
+    /// What another act on the row would rest on.
+    pub(crate) version: String,
+    /// Whether the reconciliation that it caused has ended. Null: nobody waited, or there is none.
+    pub(crate) served: Option<bool>,
+    pub(crate) verdict: Option<VerdictView>,
+}
+
+/// What an act on a row rests on: what keeps it, since when, and in which words: a guard that now objects to forty accounts is
+/// not the one that objected to two. With it what else an operator decides on: `beside`. Not how often the row was looked at
+/// meanwhile.
+pub(crate) fn version(row: Option<&Row>, beside: &str) -> String {
+    let Some(blocked) = row.and_then(|r| r.blocked.as_ref()) else { return format!("free.{beside}") };
     let since = row.and_then(|r| r.blocked_at).map_or(0, |at| at.0);
-    format!("{}.{}.{since}.{}", blocked.by, blocked.code, &crate::hash_token(&blocked.why)[..12])
+    format!("{}.{}.{since}.{}.{beside}", blocked.by, blocked.code, &crate::hash_token(&blocked.why)[..12])
+}
+
+/// The version of a row: with the generation of an Item, and with what operators decided of a business.
+pub(crate) async fn version_of(tx: &mut Tx, subject: &Subject) -> Result<String, store::Error> {
+    let beside = match subject {
+        Subject::Item(id) => tx.item(id).await?.map_or(0, |item| item.generation).to_string(),
+        Subject::Business(id) => {
+            let kept_back = tx.business(id).await?.and_then(|row| row.kept_back).map_or(0, |(_, at)| at.0);
+            format!("{kept_back}-{}", tx.token_words(id).await?.len())
+        }
+    };
+    Ok(version(tx.work(subject).await?.as_ref(), &beside))
 }
 
 const LONGEST_REASON: usize = 500;
+/// Lists that an answer tells of: an Item may be in more.
+const MOST_LISTS: usize = 10;
 
-/// Carries it out. `seen`: the version that it was decided on.
-pub(crate) async fn carry_out(
-    console: &Console,
-    caller: &Caller,
-    order: Order,
-    subject: &Subject,
-    reason: Option<&str>,
-    seen: Option<&str>,
-) -> Result<(), ApiError> {
+/// Why, as the audit trail keeps it.
+pub(crate) fn checked_reason(reason: Option<&str>) -> Result<Option<&str>, ApiError> {
+    let reason = reason.map(str::trim).filter(|r| !r.is_empty());
     if reason.is_some_and(|r| r.chars().count() > LONGEST_REASON || r.contains('\0')) {
         return Err(ApiError::bad_request("a reason has 500 characters at most, and no NUL"));
     }
     if reason.is_some_and(shows_any_token) {
         return Err(ApiError::bad_request("the reason has a token in it: it would stand in the audit trail"));
     }
+    Ok(reason)
+}
+
+/// What was done, for the audit trail, and what there is to wait for.
+struct Did {
+    action: &'static str,
+    was: Option<Value>,
+    became: Map<String, Value>,
+    wanted: Option<i64>,
+}
+
+impl Did {
+    fn of(action: &'static str) -> Self {
+        Self { action, was: None, became: Map::new(), wanted: None }
+    }
+}
+
+/// Carries it out, or tries it out.
+pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) -> Result<Acted, ApiError> {
+    let Ask { order, subject, said, .. } = &ask;
+    let reason = checked_reason(said.reason.as_deref())?;
+    if order.needs_reason() && reason.is_none() && !said.dry_run {
+        return Err(ApiError::bad_request("say why (`reason`): it is shown to whoever meets what is held"));
+    }
     let mut tx = console.store.begin().await?;
-    // A sync of a business locks its Items first.
-    if order == Order::Release {
-        tx.lock_row(subject).await?;
-    }
-    let known = match subject {
-        Subject::Item(id) => tx.item(id).await?.map(drop).ok_or_else(no_item),
-        Subject::Business(id) => tx.business(id).await?.map(drop).ok_or_else(no_business),
-    };
-    let row = tx.work(subject).await?;
-    let refused = match known {
-        Err(unknown) => Some(unknown),
-        Ok(()) if seen.is_some_and(|seen| seen != version(row.as_ref())) => {
-            Some(ApiError::conflict("what keeps it is another thing by now than when it was decided: look again"))
+    let did = match within(&mut tx, caller, &ask, reason).await {
+        Ok(did) => did,
+        Err(refused) => {
+            tx.rollback().await?;
+            return Err(refused);
         }
-        Ok(()) => None,
     };
-    if let Some(refused) = refused {
+    let mut acted = Acted {
+        kind: subject.kind().to_string(),
+        id: subject.id().to_owned(),
+        act: order.to_string(),
+        dry_run: said.dry_run,
+        effect: order.effect().to_owned(),
+        lists: lists_ahead(console, &mut tx, subject).await?,
+        version: version_of(&mut tx, subject).await?,
+        served: None,
+        verdict: None,
+    };
+    if said.dry_run {
         tx.rollback().await?;
-        return Err(refused);
+        return Ok(acted);
     }
-    let was = row.and_then(|r| r.blocked).map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
-    let action = match (order, subject) {
-        (Order::Release, _) => {
-            if !tx.release(subject).await? {
-                tx.rollback().await?;
-                return Err(ApiError::not_found(
-                    "blocked row",
-                    "`rekey parked list` shows those that wait for a person",
-                ));
-            }
-            "parked.release"
-        }
+    let Did { action, was, mut became, wanted } = did;
+    if let Some(reason) = reason {
+        became.insert("reason".into(), reason.into());
+    }
+    let became = Some(Value::Object(became)).filter(|b| b.as_object().is_some_and(|b| !b.is_empty()));
+    tx.audit(&Act { was, became, ..caller.act(action, *subject) }).await?;
+    let at = tx.now();
+    tx.commit().await?;
+    tracing::info!(kind = %subject.kind(), id = subject.id(), by = caller.name, order = %order, "ordered by an operator");
+    if let (Some(timeout), Some(wanted)) = (said.timeout, wanted) {
+        acted.served = Some(console.is_served(subject, at, wanted, Duration::from_secs(timeout.into())).await?);
+        let mut tx = console.store.begin_read().await?;
+        let verdict = match subject {
+            Subject::Item(id) => tx.verdict(id).await?,
+            Subject::Business(id) => tx.verdict(id).await?,
+        };
+        acted.verdict = verdict.as_ref().map(VerdictView::from);
+    }
+    Ok(acted)
+}
+
+impl Acted {
+    /// 200 where all has happened, 202 where something is still to come.
+    pub(crate) fn answer(self) -> (StatusCode, Json<Self>) {
+        let has_happened = self.dry_run || self.served == Some(true);
+        (if has_happened { StatusCode::OK } else { StatusCode::ACCEPTED }, Json(self))
+    }
+}
+
+async fn within(tx: &mut Tx, caller: &Caller, ask: &Ask<'_>, reason: Option<&str>) -> Result<Did, ApiError> {
+    let Ask { order, subject, token, said } = ask;
+    // A sync of a business locks its Items first.
+    if *order != Order::Sync {
+        tx.lock_row(*subject).await?;
+    }
+    match subject {
+        Subject::Item(id) => tx.item(id).await?.map(drop).ok_or_else(no_item)?,
+        Subject::Business(id) => tx.business(id).await?.map(drop).ok_or_else(no_business)?,
+    }
+    if said.version.is_some() && said.version.as_deref() != Some(&version_of(tx, subject).await?) {
+        return Err(ApiError::conflict("it is not what it was when this was decided: look again"));
+    }
+    match (order, subject) {
         (Order::Sync, Subject::Item(_)) => {
-            tx.mark(&sync_mark(subject)).await?;
-            "item.sync"
+            let wanted = tx.mark(&looked_at(subject, "an operator asked")).await?;
+            Ok(Did { wanted: Some(wanted), ..Did::of("item.sync") })
         }
         (Order::Sync, Subject::Business(id)) => {
             tx.mark_unminted(id, "an operator asked").await?;
-            tx.mark(&sync_mark(subject)).await?;
-            "business.sync"
+            let wanted = tx.mark(&looked_at(subject, "an operator asked")).await?;
+            Ok(Did { wanted: Some(wanted), ..Did::of("business.sync") })
         }
-    };
-    let was = was.filter(|_| order == Order::Release);
-    let became = reason.map(|reason| json!({"reason": reason}));
-    tx.audit(&Act { was, became, ..caller.act(action, subject) }).await?;
-    tx.commit().await?;
-    tracing::info!(kind = %subject.kind(), id = subject.id(), by = caller.name, order = %order, "ordered by an operator");
-    Ok(())
+        (Order::Release, _) => release(tx, subject).await,
+        (Order::Hold, Subject::Business(id)) => {
+            let before = tx.business(id).await?.and_then(|row| row.kept_back);
+            tx.keep_back(id, Some(reason.unwrap_or("no reason was given"))).await?;
+            Ok(Did { was: before.map(|(why, _)| json!({"kept_back": why})), ..Did::of("business.hold") })
+        }
+        (Order::Mint, Subject::Item(id)) => mint(tx, id, subject).await,
+        (Order::Acknowledge, Subject::Item(id)) => match tx.acknowledge_missed(id).await? {
+            true => Ok(Did::of("item.acknowledge")),
+            false => Err(ApiError::not_found("missed webhook", "`rekey item missed` lists them")),
+        },
+        (Order::Remove, Subject::Item(id)) => {
+            let was = tx.in_force(id).await?;
+            let mark = |business| BusinessMark::changed(business, Class::Rotation);
+            let marks: Vec<_> = tx.remove_item(id).await?.into_iter().map(mark).collect();
+            tx.mark_businesses(&marks, &format!("item {id} removed by the platform"), None).await?;
+            Ok(Did { was, ..Did::of("item.remove") })
+        }
+        (Order::KeepToken | Order::RemoveToken | Order::ForgetToken, Subject::Business(id)) => {
+            let word = order.of_token().flatten();
+            decide(tx, caller, id, token.as_ref(), word).await
+        }
+        (Order::Mint | Order::Acknowledge | Order::Remove, Subject::Business(_)) => {
+            Err(ApiError::bad_request(format!("{order} is for an Item")))
+        }
+        (Order::Hold | Order::KeepToken | Order::RemoveToken | Order::ForgetToken, Subject::Item(_)) => {
+            Err(ApiError::bad_request(format!("{order} is for a business")))
+        }
+    }
 }
 
-fn sync_mark(subject: &Subject) -> Mark<'static> {
-    Mark { unblocks: true, ..Mark::new(subject, Class::Person, "an operator asked") }
+fn looked_at<'a>(subject: &Subject, why: &'a str) -> Mark<'a> {
+    Mark { unblocks: true, ..Mark::new(subject, Class::Person, why) }
+}
+
+async fn release(tx: &mut Tx, subject: &Subject) -> Result<Did, ApiError> {
+    let row = tx.work(subject).await?;
+    let mut was = row.and_then(|r| r.blocked).map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
+    let mut released = tx.release(subject).await?;
+    if let Subject::Business(id) = subject
+        && let Some((why, _)) = tx.business(id).await?.and_then(|row| row.kept_back)
+    {
+        tx.keep_back(id, None).await?;
+        was.get_or_insert_with(|| json!({}))["kept_back"] = why.into();
+        if !released {
+            tx.mark(&looked_at(subject, "released by an operator")).await?;
+            released = true;
+        }
+    }
+    if !released {
+        return Err(ApiError::not_found("blocked row", "`rekey parked list` shows those that wait for a person"));
+    }
+    let wanted = tx.work(subject).await?.map(|row| row.wanted);
+    Ok(Did { was, wanted, ..Did::of("parked.release") })
+}
+
+async fn mint(tx: &mut Tx, id: &ItemId, subject: &Subject) -> Result<Did, ApiError> {
+    let item = tx.item(id).await?.ok_or_else(no_item)?;
+    if item.generation == 0 || !matches!(item.state, domain::item::ItemState::Active) {
+        let why = format!("nothing can be minted for it: the Item is {}", item.state);
+        return Err(ApiError::conflict(why));
+    }
+    tx.mint_again(id).await?;
+    let wanted = tx.mark(&looked_at(subject, "an operator has its tokens minted again")).await?;
+    let became = Map::from_iter([("generation".to_owned(), json!(item.generation + 1))]);
+    Ok(Did { was: Some(json!({"generation": item.generation})), became, wanted: Some(wanted), action: "item.mint" })
+}
+
+/// About a token that the list showed when it was read last, and that nobody here knows.
+async fn decide(
+    tx: &mut Tx,
+    caller: &Caller,
+    id: &BusinessId,
+    token: Option<&Fingerprint>,
+    word: Option<TokenWord>,
+) -> Result<Did, ApiError> {
+    let unknown =
+        || ApiError::not_found("unknown token in the list", "`rekey explain BUSINESS` names those that there are");
+    let token = token.ok_or_else(unknown)?;
+    let shown = tx.shown(id).await?.unwrap_or_default();
+    let listed = tx.recognise(id, &shown).await?;
+    let is_stranger = listed.iter().any(|row| row.ours.is_none() && row.token.as_ref() == Some(token));
+    if word.is_some() && !is_stranger {
+        return Err(unknown());
+    }
+    let before = tx.say_of_token(id, token, word, &caller.name).await?;
+    if word.is_none() && before.is_none() {
+        return Err(unknown());
+    }
+    let wanted = tx.mark(&looked_at(&id.into(), "an operator decided on a token")).await?;
+    let became = Map::from_iter([("token".to_owned(), json!(token)), ("word".to_owned(), json!(word))]);
+    Ok(Did { was: before.map(|w| json!({"word": w})), became, wanted: Some(wanted), action: "business.token" })
+}
+
+async fn lists_ahead(console: &Console, tx: &mut Tx, subject: &Subject) -> Result<Vec<ListAhead>, store::Error> {
+    let businesses = match subject {
+        Subject::Business(id) => vec![id.clone()],
+        Subject::Item(id) => tx.businesses_of_item(id).await?,
+    };
+    let mut lists = Vec::new();
+    for id in businesses.into_iter().take(MOST_LISTS) {
+        let Some(row) = tx.business(&id).await? else { continue };
+        let (next_list, ..) = next_list(console, tx, &row).await?;
+        lists.push(ListAhead { business_id: id.to_string(), next_list });
+    }
+    Ok(lists)
+}
+
+impl Console {
+    /// Whether the reconciliation that an act caused ends within `patience`.
+    async fn is_served(
+        &self,
+        subject: &Subject,
+        at: Millis,
+        wanted: i64,
+        patience: Duration,
+    ) -> Result<bool, ApiError> {
+        let deadline = Instant::now() + patience.min(self.settings.max_wait);
+        let mut poll = self.settings.wait_poll.max(Duration::from_millis(1));
+        let most = poll * 10;
+        loop {
+            let work = self.store.begin_read().await?.work(subject).await?;
+            let ended = |row: &Row| row.lease.is_none() && row.looked_at.is_some_and(|seen| seen >= at);
+            if work.is_none_or(|row| row.done >= wanted || ended(&row)) {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline || self.stop.is_cancelled() {
+                return Ok(false);
+            }
+            tokio::time::sleep(poll.min(deadline.saturating_duration_since(Instant::now()))).await;
+            poll = (poll * 2).min(most);
+        }
+    }
+}
+
+/// The subject of a path.
+pub(crate) fn subject_of(kind: &str, id: String) -> Result<Subject, ApiError> {
+    let kind = Kind::from_word(kind).ok_or_else(|| ApiError::bad_request("the kind is `item` or `business`"))?;
+    Ok(Subject::parse(kind, id)?)
 }
 
 #[cfg(test)]
@@ -138,9 +431,10 @@ mod tests {
             let blocked = Blocked { by: Block::Hold, code: "shrink_guard".into(), why: why.into() };
             Row { blocked: Some(blocked), blocked_at: Some(domain::Millis(1)), ..free.clone() }
         };
-        let of = |row: &Row| version(Some(row));
+        let of = |row: &Row| version(Some(row), "1");
         assert_eq!(of(&held("it would lose 2 accounts")), of(&held("it would lose 2 accounts")));
         assert_ne!(of(&held("it would lose 2 accounts")), of(&held("it would lose 40 accounts")));
-        assert_eq!((version(None), of(&free)), ("free".to_owned(), "free".to_owned()));
+        assert_eq!((version(None, "1"), of(&free)), ("free.1".to_owned(), "free.1".to_owned()));
+        assert_ne!(version(None, "1"), version(None, "2"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Console;
 use crate::error::{ApiError, ErrorBody};
-use crate::view::{PageQuery, Paged};
+use crate::view::{PageQuery, Paged, point_in_time};
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
@@ -42,10 +42,12 @@ pub(crate) struct AuditQuery {
     pub(crate) after: Option<String>,
     /// At most this many entries, 1 to 500; 100 when not given.
     pub(crate) limit: Option<u32>,
-    /// Only what was done to this: `item/ID`, `business/ID` or `key/ID`.
+    /// Only what was done to this: `item/ID`, `business/ID`, `key/ID`, `provider/NAME` or `dead-letter/ID`.
     pub(crate) subject: Option<String>,
     /// Only what this admin token did.
     pub(crate) by: Option<String>,
+    /// Only what is not older than this point in time (RFC 3339).
+    pub(crate) since: Option<String>,
 }
 
 impl From<AuditEntry> for Entry {
@@ -72,10 +74,13 @@ pub(crate) async fn list(
     State(console): State<Console>,
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<Paged<Entry>>, ApiError> {
-    let AuditQuery { after, limit, subject, by } = query;
-    let kinds = ["item/", "business/", "key/"];
+    let AuditQuery { after, limit, subject, by, since } = query;
+    let since = since.as_deref().map(point_in_time).transpose()?;
+    let kinds = ["item/", "business/", "key/", "provider/", "dead-letter/"];
     if subject.as_ref().is_some_and(|s| !kinds.iter().any(|k| s.starts_with(k))) {
-        return Err(ApiError::bad_request("`subject` is `item/ID`, `business/ID` or `key/ID`"));
+        return Err(ApiError::bad_request(
+            "`subject` is `item/ID`, `business/ID`, `key/ID`, `provider/NAME` or `dead-letter/ID`",
+        ));
     }
     if [&subject, &by].into_iter().flatten().any(|text| text.contains('\0')) {
         return Err(ApiError::bad_request("`subject` and `by` can't hold a NUL"));
@@ -83,5 +88,6 @@ pub(crate) async fn list(
     let pages = PageQuery::of_entries(after, limit)?;
     let mut tx = console.store.begin_read().await?;
     let entries = tx.audit_page(&AuditFilter { subject, by }, &pages.page()?).await?;
-    Ok(Json(Paged::new(entries.into_iter().map(Entry::from).collect(), &pages, |e: &Entry| e.id.clone())))
+    let page = Paged::new(entries, &pages, |e: &AuditEntry| e.id.clone()).since(since, |e| e.at);
+    Ok(Json(page.map(Entry::from)))
 }

@@ -1,15 +1,15 @@
 //! Businesses: what belongs into each list and what Layer accepted.
 
 use crate::Console;
-use crate::acts::{ActQuery, Order, carry_out};
+use crate::acts::{ActQuery, Acted, Ask, Order, carry_out};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::view::{Business, BusinessDetail, Paged, StateQuery, WantedAccount, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
-use domain::BusinessId;
 use domain::work::{Kind, Subject};
+use domain::{BusinessId, Fingerprint};
 
 pub(crate) fn no_business() -> ApiError {
     ApiError::not_found("business", "it becomes known when an Item is pushed for it")
@@ -69,14 +69,62 @@ pub(crate) async fn show(
 /// Compare the list at Layer with the truth now, whatever the business waits for.
 #[utoipa::path(post, operation_id = "syncBusiness", path = "/v1/businesses/{business_id}/sync",
     params(("business_id" = String, Path), ActQuery),
-    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 200, body = Acted), (status = 202, description = "It is due", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(crate) async fn sync(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Path(business): Path<String>,
-    Query(ActQuery { reason, version }): Query<ActQuery>,
-) -> Result<StatusCode, ApiError> {
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order(&console, &caller, Order::Sync, business, None, said).await
+}
+
+/// Send nothing for the business, whatever changes, until it is released. Needs a reason.
+#[utoipa::path(post, operation_id = "holdBusiness", path = "/v1/businesses/{business_id}/hold",
+    params(("business_id" = String, Path), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "It is held", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn hold(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(business): Path<String>,
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order(&console, &caller, Order::Hold, business, None, said).await
+}
+
+/// Decide on a token of the list that nobody here knows: every list keeps it, the next one leaves it out, or the decision is
+/// taken back.
+#[utoipa::path(post, operation_id = "decideOnToken", path = "/v1/businesses/{business_id}/tokens/{fingerprint}/{word}",
+    params(("business_id" = String, Path), ("fingerprint" = String, Path, description = "as an explanation names it"),
+        ("word" = String, Path, description = "keep, remove or forget"), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "The list is compared anew", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn token(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path((business, fingerprint, word)): Path<(String, String, String)>,
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    let decision = match &*word {
+        "keep" => Order::KeepToken,
+        "remove" => Order::RemoveToken,
+        "forget" => Order::ForgetToken,
+        _ => return Err(ApiError::bad_request("the word is `keep`, `remove` or `forget`")),
+    };
+    order(&console, &caller, decision, business, Some(Fingerprint::from_stored(fingerprint)), said).await
+}
+
+async fn order(
+    console: &Console,
+    caller: &Caller,
+    order: Order,
+    business: String,
+    token: Option<Fingerprint>,
+    said: ActQuery,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
     let subject = Subject::from(&BusinessId::parse(business)?);
-    carry_out(&console, &caller, Order::Sync, &subject, reason.as_deref(), version.as_deref()).await?;
-    Ok(StatusCode::ACCEPTED)
+    let ask = Ask { order, subject: &subject, token, said };
+    Ok(carry_out(console, caller, ask).await?.answer())
 }

@@ -11,7 +11,7 @@ use domain::work::Subject;
 use domain::{BusinessId, ItemId};
 use serde::Deserialize;
 use serde_json::json;
-use store::{Act, Erasure, Tx};
+use store::{Act, Erasure};
 use utoipa::IntoParams;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -21,12 +21,9 @@ pub(crate) struct EraseQuery {
     /// Also where no list could be read back without it: Layer does not have the business any more, or nothing is sent.
     #[serde(default)]
     unconfirmed: bool,
-}
-
-impl EraseQuery {
-    fn act<'a>(&self, caller: &'a Caller, action: &'a str, subject: &Subject) -> Act<'a> {
-        Act { became: self.unconfirmed.then(|| json!({"unconfirmed": true})), ..caller.act(action, subject) }
-    }
+    /// Only say whether it can be done: the answer is the same, and nothing is deleted.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Forget a removed Item: every row about it is deleted, once the lists that it was in were read back without it.
@@ -39,13 +36,9 @@ pub(crate) async fn item(
     Path(item): Path<String>,
     Query(query): Query<EraseQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let id = ItemId::parse(item)?;
-    let mut tx = console.store.begin().await?;
-    // First, so that its subject becomes a pseudonym with the others.
-    let subject = Subject::from(&id);
-    tx.audit(&query.act(&caller, "item.erase", &subject)).await?;
-    let erasure = tx.erase_item(&id, query.unconfirmed).await?;
-    end(tx, &caller, &subject, erasure).await
+    let subject = Subject::from(&ItemId::parse(item)?);
+    carry_out(&console, &caller, &subject, query.unconfirmed, query.dry_run).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Forget a business that no Item names any more: every row about it is deleted.
@@ -58,26 +51,38 @@ pub(crate) async fn business(
     Path(business): Path<String>,
     Query(query): Query<EraseQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let id = BusinessId::parse(business)?;
-    let mut tx = console.store.begin().await?;
-    let subject = Subject::from(&id);
-    tx.audit(&query.act(&caller, "business.erase", &subject)).await?;
-    let erasure = tx.erase_business(&id, query.unconfirmed).await?;
-    end(tx, &caller, &subject, erasure).await
+    let subject = Subject::from(&BusinessId::parse(business)?);
+    carry_out(&console, &caller, &subject, query.unconfirmed, query.dry_run).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
-async fn end(tx: Tx, caller: &Caller, subject: &Subject, erasure: Erasure) -> Result<StatusCode, ApiError> {
+/// Erases it, or tries it out: then nothing stands in the way if this succeeds.
+pub(crate) async fn carry_out(
+    console: &Console,
+    caller: &Caller,
+    subject: &Subject,
+    unconfirmed: bool,
+    dry_run: bool,
+) -> Result<(), ApiError> {
+    let mut tx = console.store.begin().await?;
+    // First, so that its subject becomes a pseudonym with the others.
+    let became = unconfirmed.then(|| json!({"unconfirmed": true}));
+    tx.audit(&Act { became, ..caller.act(&format!("{}.erase", subject.kind()), subject) }).await?;
+    let erasure = match subject {
+        Subject::Item(id) => tx.erase_item(id, unconfirmed).await?,
+        Subject::Business(id) => tx.erase_business(id, unconfirmed).await?,
+    };
     let refused = match (erasure, subject) {
         (Erasure::Done, _) => None,
         (Erasure::Unknown, Subject::Item(_)) => Some(no_item()),
         (Erasure::Unknown, Subject::Business(_)) => Some(no_business()),
         (Erasure::Refused(why), _) => Some(ApiError::conflict(why)),
     };
-    if let Some(refused) = refused {
+    if refused.is_some() || dry_run {
         tx.rollback().await?;
-        return Err(refused);
+        return refused.map_or(Ok(()), Err);
     }
     tx.commit().await?;
     tracing::info!(kind = %subject.kind(), id = subject.id(), by = caller.name, "erased");
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }

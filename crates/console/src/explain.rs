@@ -1,7 +1,8 @@
 //! Why a business or an Item stands as it does, what comes next, and what somebody can do.
 
 use crate::Console;
-use crate::acts::version;
+use crate::acts::version_of;
+use crate::at_plaid::AtPlaid;
 use crate::businesses::no_business;
 use crate::error::{ApiError, ErrorBody};
 use crate::history::{Happened, timeline};
@@ -16,7 +17,7 @@ use domain::work::{Block, Kind, Subject};
 use domain::{AccountId, BusinessId, ItemId};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use store::{AccountRow, Judged, Page, Tx};
+use store::{AccountRow, BusinessRow, Judged, Page, Tx};
 use utoipa::ToSchema;
 
 /// Entries of the timeline that an explanation tells.
@@ -62,6 +63,15 @@ pub(crate) struct Stranger {
     pub(crate) account_id: Option<String>,
     pub(crate) mask: Option<String>,
     pub(crate) name: Option<String>,
+    /// What an operator decided of it: `keep` or `remove`.
+    pub(crate) word: Option<String>,
+}
+
+/// An operator keeps a list from being sent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct KeptBack {
+    pub(crate) why: String,
+    pub(crate) since: String,
 }
 
 /// What the next reconciliation would send, if nothing else changes.
@@ -77,6 +87,8 @@ pub(crate) struct NextList {
     pub(crate) added: Vec<String>,
     pub(crate) replaced: Vec<String>,
     pub(crate) removed: Vec<String>,
+    /// Fingerprints of tokens that nobody here knows and that an operator told to remove.
+    pub(crate) discarded: Vec<String>,
     /// Wanted, and left out until their new tokens are minted.
     pub(crate) left_out: Vec<String>,
 }
@@ -104,7 +116,9 @@ pub(crate) struct BusinessExplained {
     pub(crate) layer_owned: usize,
     pub(crate) next_list: NextList,
     pub(crate) blocked: Option<Blocked>,
-    /// What an act on it rests on: send it as `version`, and the act is refused if what keeps the row is another thing by then.
+    /// An operator told to send nothing.
+    pub(crate) kept_back: Option<KeptBack>,
+    /// What an act on it rests on: send it as `version`, and the act is refused if the row is another one by then.
     pub(crate) version: String,
     pub(crate) remedies: Vec<Remedy>,
     /// The newest entries of `GET /v1/history`.
@@ -119,7 +133,9 @@ pub(crate) struct ItemExplained {
     pub(crate) access_tokens: Vec<Token>,
     pub(crate) accounts: Vec<Account>,
     pub(crate) work: Option<Work>,
-    /// What an act on it rests on: send it as `version`, and the act is refused if what keeps the row is another thing by then.
+    /// What Plaid says of it beside its accounts. Null: it was not asked yet, and nothing was heard.
+    pub(crate) at_plaid: Option<AtPlaid>,
+    /// What an act on it rests on: send it as `version`, and the act is refused if the row is another one by then.
     pub(crate) version: String,
     /// The businesses that its accounts are in or leave, with their verdicts' states.
     pub(crate) businesses: BTreeMap<String, String>,
@@ -142,26 +158,7 @@ pub(crate) async fn business(
     let facts = tx.facts_of(&id).await?.ok_or_else(no_business)?;
     let work = tx.work(&id).await?;
     let judged = tx.verdict(&id).await?;
-    // What was read before the last list was accepted says nothing about this one.
-    let is_of_now = row.shown_at.is_some() && row.shown_at >= row.put_at;
-    let shown = tx.shown(&id).await?.filter(|_| is_of_now);
-    let listed = match &shown {
-        Some(shown) => Some(tx.recognise(&id, shown).await?),
-        None => None,
-    };
-    let next_list = match &listed {
-        Some(listed) => {
-            let wanted = tx.wanted_accounts(&id).await?.into_iter();
-            let wanted: Vec<Wanted> = wanted
-                .map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation })
-                .collect();
-            let policy = Policy { leave_out: row.leave_out, ..console.policy.clone() };
-            let granted = work.as_ref().is_some_and(|work| work.permit);
-            NextList::of(plan(&wanted, listed, &row.accepted, &policy, Permit { granted }))
-        }
-        None => NextList::unknown(),
-    };
-    let next_list = next_list.held_by(work.as_ref().filter(|work| !work.permit).and_then(|work| work.blocked.as_ref()));
+    let (next_list, shown, listed) = next_list(&console, &mut tx, &row).await?;
     let lines = judged.as_ref().map(|j| side_by_side(&facts, &j.verdict, listed.as_deref())).unwrap_or_default();
     let items: Vec<ItemId> = facts.items.iter().map(|item| item.id.clone()).collect();
     let traits = tx.accounts_of(&items).await?;
@@ -178,9 +175,34 @@ pub(crate) async fn business(
         layer_owned: shown.iter().flatten().filter(|row| row.layer_owned).count(),
         next_list,
         blocked,
-        version: version(work.as_ref()),
+        kept_back: row.kept_back.map(|(why, since)| KeptBack { why, since: since.rfc3339() }),
+        version: version_of(&mut tx, &subject).await?,
         history: told(&mut tx, &subject).await?,
     }))
+}
+
+/// The list of a business, as it would be sent next: by the reconciler's own plan, from what Layer showed last. With it, what Layer
+/// showed, and what is known of that.
+pub(crate) async fn next_list(
+    console: &Console,
+    tx: &mut Tx,
+    row: &BusinessRow,
+) -> Result<(NextList, Option<Vec<Shown>>, Option<Vec<Listed>>), store::Error> {
+    let id = &row.id;
+    // What was read before the last list was accepted says nothing about this one.
+    let is_of_now = row.shown_at.is_some() && row.shown_at >= row.put_at;
+    let Some(shown) = tx.shown(id).await?.filter(|_| is_of_now) else { return Ok((NextList::unknown(), None, None)) };
+    let work = tx.work(id).await?;
+    let listed = tx.recognise(id, &shown).await?;
+    let wanted = tx.wanted_accounts(id).await?.into_iter();
+    let wanted: Vec<Wanted> =
+        wanted.map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation }).collect();
+    let kept_back = row.kept_back.clone().map(|(why, _)| why);
+    let policy = Policy { leave_out: row.leave_out, kept_back, ..console.policy.clone() };
+    let granted = work.as_ref().is_some_and(|work| work.permit);
+    let next = NextList::of(plan(&wanted, &listed, &row.accepted, &policy, Permit { granted }));
+    let next = next.held_by(work.as_ref().filter(|work| !work.permit).and_then(|work| work.blocked.as_ref()));
+    Ok((next, Some(shown), Some(listed)))
 }
 
 /// Why an Item stands as it does, what somebody can do, and what happened.
@@ -202,7 +224,8 @@ pub(crate) async fn item(
         item: Item::new(&row, judged.as_ref()),
         access_tokens: tx.token_views(&id).await?.iter().map(Token::from).collect(),
         accounts: tx.accounts(&id).await?.iter().map(Account::from).collect(),
-        version: version(work.as_ref()),
+        version: version_of(&mut tx, &subject).await?,
+        at_plaid: tx.plaid_view(&id).await?.map(AtPlaid::from),
         work: work.as_ref().map(Work::from),
         businesses: businesses.collect(),
         remedies: remedies_of(&subject, judged.as_ref()),
@@ -254,11 +277,12 @@ impl AccountLine {
 fn strangers(shown: Option<&[Shown]>, listed: Option<&[Listed]>) -> Vec<Stranger> {
     let rows = shown.into_iter().flatten().zip(listed.into_iter().flatten());
     let strange = rows.filter(|(_, row)| row.status.is_row() && !row.layer_owned && row.ours.is_none());
-    let told = strange.map(|(shown, _)| Stranger {
+    let told = strange.map(|(shown, row)| Stranger {
         token: shown.token.as_ref().map(ToString::to_string),
         account_id: shown.account.as_ref().map(ToString::to_string),
         mask: shown.mask.clone(),
         name: shown.name.clone(),
+        word: row.word.map(|word| word.to_string()),
     });
     told.collect()
 }
@@ -272,6 +296,7 @@ impl NextList {
             added: Vec::new(),
             replaced: Vec::new(),
             removed: Vec::new(),
+            discarded: Vec::new(),
             left_out: Vec::new(),
         }
     }
@@ -299,11 +324,12 @@ impl NextList {
                 Self { left_out: ids(&left_out), ..Self::new("wait", Some(why.into())) }
             }
             Plan::Hold(hold) => Self::new("hold", Some(hold.to_string())),
-            Plan::Put(Put { tokens, added, replaced, removed, left_out, .. }) => Self {
+            Plan::Put(Put { tokens, added, replaced, removed, discarded, left_out, .. }) => Self {
                 tokens: Some(tokens.len()),
                 added: ids(&added),
                 replaced: ids(&replaced),
                 removed: ids(&removed),
+                discarded: discarded.iter().map(ToString::to_string).collect(),
                 left_out: ids(&left_out),
                 ..Self::new("put", None)
             },

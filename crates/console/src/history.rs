@@ -2,9 +2,10 @@
 
 use crate::Console;
 use crate::error::{ApiError, ErrorBody};
-use crate::view::{PageQuery, Paged};
+use crate::view::{PageQuery, Paged, point_in_time};
 use axum::Json;
 use axum::extract::{Query, State};
+use domain::Millis;
 use domain::work::{Kind, Subject};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -40,6 +41,8 @@ pub(crate) struct HistoryQuery {
     limit: Option<u32>,
     /// What it happened to: `item/ID` or `business/ID`. That of an erased one is found by its id.
     subject: String,
+    /// Only what is not older than this point in time (RFC 3339).
+    since: Option<String>,
 }
 
 /// What happened to a business, with its Items (the first 50 by id), or to an Item, and what operators did to it; the newest first.
@@ -49,7 +52,8 @@ pub(crate) async fn list(
     State(console): State<Console>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<Paged<Happened>>, ApiError> {
-    let HistoryQuery { after, limit, subject } = query;
+    let HistoryQuery { after, limit, subject, since } = query;
+    let since = since.as_deref().map(point_in_time).transpose()?;
     let named = subject.split_once('/').and_then(|(kind, id)| Some((Kind::from_word(kind)?, id)));
     let Some((kind, id)) = named else {
         return Err(ApiError::bad_request("`subject` is `item/ID` or `business/ID`"));
@@ -58,7 +62,8 @@ pub(crate) async fn list(
     let pages = PageQuery::of_entries(after, limit)?;
     let mut tx = console.store.begin_read().await?;
     let happened = timeline(&mut tx, &subject, &pages.page()?).await?;
-    Ok(Json(Paged::new(happened, &pages, |h| h.id.clone())))
+    let at = |h: &Happened| point_in_time(&h.at).unwrap_or(Millis(i64::MAX));
+    Ok(Json(Paged::new(happened, &pages, |h| h.id.clone()).since(since, at)))
 }
 
 /// Items of a business whose history is told with its own.

@@ -1,33 +1,43 @@
-//! Items: list, show, look, remove.
+//! Items: list, show, and what can be ordered of them.
 
 use crate::Console;
-use crate::acts::{ActQuery, Order, carry_out};
+use crate::acts::{ActQuery, Acted, Ask, Order, carry_out};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
-use crate::view::{Account, Item, ItemDetail, Paged, StateQuery, Token, Work};
+use crate::view::{Account, Item, ItemDetail, ItemsQuery, Paged, StateQuery, Token, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
-use domain::ItemId;
-use domain::work::{Class, Kind, Subject};
-use store::{Act, BusinessMark};
+use domain::work::{Kind, Subject};
+use domain::{BusinessId, ItemId};
 
 pub(crate) fn no_item() -> ApiError {
     ApiError::not_found("Item", "push it with PUT /v1/items/{item_id}; webhooks for it are listed at /v1/unknown-items")
 }
 
 /// Items, a page at a time.
-#[utoipa::path(get, operation_id = "listItems", path = "/v1/items", params(StateQuery),
+#[utoipa::path(get, operation_id = "listItems", path = "/v1/items", params(ItemsQuery),
     responses((status = 200, body = Paged<Item>), (status = 400, body = ErrorBody)))]
 pub(crate) async fn list(
     State(console): State<Console>,
-    Query(query): Query<StateQuery>,
+    Query(query): Query<ItemsQuery>,
 ) -> Result<Json<Paged<Item>>, ApiError> {
+    let ItemsQuery { after, limit, verdict, business } = query;
+    let query = StateQuery { after, limit, verdict };
     let (pages, state) = (query.page_query(), query.state()?);
     let mut tx = console.store.begin_read().await?;
-    let rows = match state {
-        None => tx.list_items(&pages.page()?).await?,
-        Some(state) => {
+    let rows = match (state, business) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_request("ask for a `verdict` or for a `business`, and not for both"));
+        }
+        (None, Some(business)) => {
+            let page = pages.page()?;
+            let ids = tx.items_in(&BusinessId::parse(business)?, usize::MAX).await?.into_iter();
+            let ids = ids.map(String::from).filter(|id| page.after.as_ref().is_none_or(|after| id > after));
+            tx.items(&ids.take(page.limit as usize).collect::<Vec<_>>()).await?
+        }
+        (None, None) => tx.list_items(&pages.page()?).await?,
+        (Some(state), None) => {
             let ids = tx.list_by_state(Kind::Item, state, &pages.page()?).await?;
             tx.items(&ids).await?
         }
@@ -60,42 +70,68 @@ pub(crate) async fn show(
 }
 
 /// The platform removed the Item: its accounts leave every list, its tokens are erased here.
-#[utoipa::path(delete, operation_id = "removeItem", path = "/v1/items/{item_id}", params(("item_id" = String, Path)),
-    responses((status = 202, description = "Its accounts are leaving"), (status = 404, body = ErrorBody)))]
+#[utoipa::path(delete, operation_id = "removeItem", path = "/v1/items/{item_id}", params(("item_id" = String, Path), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "Its accounts are leaving", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(crate) async fn remove(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Path(item): Path<String>,
-) -> Result<StatusCode, ApiError> {
-    let id = ItemId::parse(item)?;
-    let mut tx = console.store.begin().await?;
-    tx.lock_row(&id).await?;
-    if tx.item(&id).await?.is_none() {
-        tx.rollback().await?;
-        return Err(no_item());
-    }
-    let reason = format!("item {id} removed by the platform");
-    let act = Act { was: tx.in_force(&id).await?, ..caller.act("item.remove", &Subject::from(&id)) };
-    let mark = |business| BusinessMark::changed(business, Class::Rotation);
-    let marks: Vec<_> = tx.remove_item(&id).await?.into_iter().map(mark).collect();
-    tx.mark_businesses(&marks, &reason, None).await?;
-    tx.audit(&act).await?;
-    tx.commit().await?;
-    tracing::info!(item = %id, by = caller.name, "item removed by the platform");
-    Ok(StatusCode::ACCEPTED)
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order(&console, &caller, Order::Remove, item, said).await
 }
 
 /// Look at the Item now, whatever it waits for.
 #[utoipa::path(post, operation_id = "syncItem", path = "/v1/items/{item_id}/sync",
     params(("item_id" = String, Path), ActQuery),
-    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 200, body = Acted), (status = 202, description = "It is due", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(crate) async fn sync(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Path(item): Path<String>,
-    Query(ActQuery { reason, version }): Query<ActQuery>,
-) -> Result<StatusCode, ApiError> {
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order(&console, &caller, Order::Sync, item, said).await
+}
+
+/// Mint every token of the Item anew, under the access token that it has: the ones of now stay in the lists until then.
+#[utoipa::path(post, operation_id = "mintItem", path = "/v1/items/{item_id}/mint",
+    params(("item_id" = String, Path), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "It is due", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn mint(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(item): Path<String>,
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order(&console, &caller, Order::Mint, item, said).await
+}
+
+/// Take the Item off the list of missed webhooks: somebody has looked into it.
+#[utoipa::path(post, operation_id = "acknowledgeMissedWebhook", path = "/v1/items/{item_id}/acknowledge",
+    params(("item_id" = String, Path), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "It is off the list", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn acknowledge(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(item): Path<String>,
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order(&console, &caller, Order::Acknowledge, item, said).await
+}
+
+async fn order(
+    console: &Console,
+    caller: &Caller,
+    order: Order,
+    item: String,
+    said: ActQuery,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
     let subject = Subject::from(&ItemId::parse(item)?);
-    carry_out(&console, &caller, Order::Sync, &subject, reason.as_deref(), version.as_deref()).await?;
-    Ok(StatusCode::ACCEPTED)
+    let ask = Ask { order, subject: &subject, token: None, said };
+    Ok(carry_out(console, caller, ask).await?.answer())
 }

@@ -2,10 +2,12 @@
 //! every error says what to do, and an access token goes in but never comes out.
 
 mod acts;
+mod at_plaid;
 mod attempts;
 mod audit;
 mod auth;
 mod businesses;
+mod dead_letters;
 mod erase;
 mod error;
 mod explain;
@@ -15,6 +17,7 @@ mod items;
 mod openapi;
 mod pages;
 mod parked;
+mod providers;
 mod push;
 mod stand;
 mod status;
@@ -120,10 +123,14 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(items::list))
         .routes(routes!(items::show, push::put, items::remove))
         .routes(routes!(items::sync))
+        .routes(routes!(items::mint))
+        .routes(routes!(items::acknowledge))
         .routes(routes!(explain::item))
         .routes(routes!(businesses::list))
         .routes(routes!(businesses::show))
         .routes(routes!(businesses::sync))
+        .routes(routes!(businesses::hold))
+        .routes(routes!(businesses::token))
         .routes(routes!(explain::business))
         .routes(routes!(status::status))
         .routes(routes!(find::find))
@@ -132,7 +139,14 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(erase::business))
         .routes(routes!(parked::parked))
         .routes(routes!(parked::release))
-        .routes(routes!(parked::pauses))
+        .routes(routes!(parked::release_all))
+        .routes(routes!(providers::pauses))
+        .routes(routes!(providers::order))
+        .routes(routes!(at_plaid::missed))
+        .routes(routes!(at_plaid::elsewhere))
+        .routes(routes!(at_plaid::consents))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::dismiss))
         .routes(routes!(parked::unknown_items))
         .routes(routes!(audit::list))
         .routes(routes!(upkeep::rotate_keys))

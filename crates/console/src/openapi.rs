@@ -1,13 +1,16 @@
 //! The OpenAPI document: what is made of the handlers, completed by what holds for all of them; and what follows from it.
 
 use crate::Console;
+use crate::acts::Order;
 use crate::error::ApiError;
+use crate::providers::ProviderOrder;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use domain::Provider;
 use domain::item::{ItemState, TokenStanding};
-use domain::token_list::RowStatus;
+use domain::token_list::{RowStatus, TokenWord};
 use domain::verdict::{Actor, Problem, State as VerdictState};
 use domain::work::{Block, Class, Kind};
 use serde_json::{Map, Value, json};
@@ -46,6 +49,8 @@ pub fn document() -> String {
 /// Properties that hold one of a few words.
 const CLOSED: &[(&str, &str, &[&str])] = &[
     ("AccountLine", "problem", Problem::WORDS),
+    ("Acted", "act", Order::WORDS),
+    ("Acted", "kind", Kind::WORDS),
     ("Alike", "state", VerdictState::WORDS),
     ("Blocked", "by", Block::WORDS),
     ("Due", "class", Class::WORDS),
@@ -56,7 +61,9 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("LayerRow", "status", RowStatus::WORDS),
     ("NextList", "would", &["nothing", "put", "wait", "hold", "unknown"]),
     ("Parked", "kind", Kind::WORDS),
+    ("Pause", "provider", Provider::WORDS),
     ("PutAnswer", "token", &["accepted", "superseded", "pending", "not_sent"]),
+    ("Stranger", "word", TokenWord::WORDS),
     ("Token", "standing", TokenStanding::WORDS),
     ("VerdictView", "next", Actor::WORDS),
     ("VerdictView", "state", VerdictState::WORDS),
@@ -110,7 +117,14 @@ fn bound(parameter: &mut Value) {
         Some("item_id" | "business_id" | "id") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("kind") => json!({"enum": Kind::WORDS}),
         Some("verdict") => json!({"enum": VerdictState::WORDS}),
-        Some("subject") => json!({"pattern": "^(item|business|key)/[!-~]+$"}),
+        Some("subject") => json!({"pattern": "^(item|business|key|provider|dead-letter)/[!-~]+$"}),
+        Some("since") => json!({"format": "date-time"}),
+        Some("fingerprint") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
+        Some("word") => json!({"enum": ["keep", "remove", "forget"]}),
+        Some("provider") => json!({"enum": Provider::WORDS}),
+        Some("order") => json!({"enum": ProviderOrder::WORDS}),
+        Some("timeout") => json!({"minimum": 0, "maximum": 3600}),
+        Some("reason") => json!({"maxLength": 500}),
         Some("q") => json!({"minLength": 1, "maxLength": 256}),
         _ => return,
     };

@@ -1,17 +1,17 @@
-//! What waits for a person: parked and held rows, pauses, Items nobody pushed.
+//! What waits for a person: parked and held rows, Items nobody pushed.
 
 use crate::Console;
-use crate::acts::{ActQuery, Order, carry_out};
+use crate::acts::{ActQuery, Acted, Ask, Order, carry_out, checked_reason, subject_of};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
+use crate::providers::paused;
 use crate::view::{PageQuery, Paged, Parked, VerdictView, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
-use domain::work::{Kind, Subject};
-use serde::Serialize;
-use store::PauseRow;
-use utoipa::ToSchema;
+use domain::work::Kind;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// What waits for a person: rows that are parked or held, and Items with accounts whose mint Plaid refuses, with the
 /// reason and what to do.
@@ -41,43 +41,88 @@ pub(crate) async fn parked(
 /// that moment.
 #[utoipa::path(post, operation_id = "release", path = "/v1/parked/{kind}/{id}/release",
     params(("kind" = String, Path, description = "item or business"), ("id" = String, Path), ActQuery),
-    responses((status = 202, description = "It is due"), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 200, body = Acted), (status = 202, description = "It is due", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(crate) async fn release(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Path((kind, id)): Path<(String, String)>,
-    Query(ActQuery { reason, version }): Query<ActQuery>,
-) -> Result<StatusCode, ApiError> {
-    let kind = Kind::from_word(&kind).ok_or_else(|| ApiError::bad_request("the kind is `item` or `business`"))?;
-    let subject = Subject::parse(kind, id)?;
-    carry_out(&console, &caller, Order::Release, &subject, reason.as_deref(), version.as_deref()).await?;
-    Ok(StatusCode::ACCEPTED)
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    let subject = subject_of(&kind, id)?;
+    let ask = Ask { order: Order::Release, subject: &subject, token: None, said };
+    Ok(carry_out(&console, &caller, ask).await?.answer())
 }
 
-/// A provider whose work is stopped because it refuses everybody.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AllQuery {
+    /// The code of what keeps them, as `GET /v1/parked` shows it.
+    pub(crate) code: String,
+    /// Why, for the audit trail.
+    pub(crate) reason: Option<String>,
+    /// Only count them.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+    /// The `next` of the call before.
+    pub(crate) after: Option<String>,
+}
+
+/// How far the release of all of one cause is.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Pause {
-    pub(crate) provider: String,
-    pub(crate) reason: String,
-    pub(crate) since: String,
-    pub(crate) next_probe_at: String,
+pub(crate) struct ReleasedAll {
+    pub(crate) code: String,
+    pub(crate) dry_run: bool,
+    /// Rows that this call released, or would release.
+    pub(crate) released: u64,
+    /// Rows of the cause that were left alone, because their provider is paused: what keeps them is not theirs.
+    pub(crate) paused: u64,
+    /// Send it as `after` to go on; null when all of them were seen.
+    pub(crate) next: Option<String>,
 }
 
-/// Paused providers. A pause ends by itself when a probe succeeds.
-#[utoipa::path(get, operation_id = "listPauses", path = "/v1/pauses", responses((status = 200, body = Vec<Pause>)))]
-pub(crate) async fn pauses(State(console): State<Console>) -> Result<Json<Vec<Pause>>, ApiError> {
-    let mut tx = console.store.begin_read().await?;
-    Ok(Json(tx.pauses().await?.into_iter().map(Pause::from).collect()))
-}
+/// Rows that one call looks at.
+const SEEN_AT_ONCE: u32 = 500;
 
-impl From<PauseRow> for Pause {
-    fn from(row: PauseRow) -> Self {
-        Self {
-            provider: row.provider.to_string(),
-            reason: row.reason,
-            since: row.since.rfc3339(),
-            next_probe_at: row.probe_at.rfc3339(),
+/// Release every row that is kept for one cause, some hundred in each call: call it until `next` is null, or stop at any time.
+#[utoipa::path(post, operation_id = "releaseAll", path = "/v1/parked/release", params(AllQuery),
+    responses((status = 200, body = ReleasedAll)))]
+pub(crate) async fn release_all(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<AllQuery>,
+) -> Result<Json<ReleasedAll>, ApiError> {
+    let AllQuery { code, reason, dry_run, after } = query;
+    let reason = checked_reason(reason.as_deref())?;
+    let pages = PageQuery { after, limit: Some(SEEN_AT_ONCE) };
+    let axum::Json(page) = parked(State(console.clone()), Query(pages)).await?;
+    let pauses = paused(&mut console.store.begin_read().await?).await?;
+    let mut all = ReleasedAll { code, dry_run, released: 0, paused: 0, next: page.next };
+    for row in page.data.iter().filter(|row| row.cause() == all.code) {
+        let subject = subject_of(&row.kind, row.id.clone())?;
+        if pauses.iter().any(|p| p.provider == subject.kind().provider().as_str()) {
+            all.paused += 1;
+            continue;
         }
+        if !dry_run {
+            let said = ActQuery { reason: reason.map(str::to_owned), ..ActQuery::default() };
+            let ask = Ask { order: Order::Release, subject: &subject, token: None, said };
+            // One that went on meanwhile needs no release.
+            if carry_out(&console, &caller, ask).await.is_err() {
+                continue;
+            }
+        }
+        all.released += 1;
+    }
+    Ok(Json(all))
+}
+
+impl Parked {
+    /// One word for what keeps it.
+    pub(crate) fn cause(&self) -> &str {
+        let refused = || self.verdict.as_ref().and_then(|v| v.wrong.first()).and_then(|w| w.code.as_deref());
+        self.work.blocked.as_ref().map(|b| &*b.code).or_else(refused).unwrap_or("unknown")
     }
 }
 

@@ -116,7 +116,20 @@ pub(crate) struct Waiting {
     verdict: VerdictView,
 }
 
+impl PutQuery {
+    /// Waits so many seconds for Plaid's word on the token.
+    pub(crate) fn patient(seconds: u32) -> Self {
+        Self { wait: None, timeout: Some(seconds), background: false }
+    }
+}
+
 impl PutItem {
+    /// A token, and where the accounts belong if nobody has said so yet.
+    pub(crate) fn of_token(access_token: &str, business: Option<String>) -> Self {
+        let access_token = Some(AccessToken::new(access_token));
+        Self { access_token, business, accounts: None, replaces: None, create: None }
+    }
+
     /// `known`: the Item as it is.
     fn push(self, item: ItemId, known: Option<&ItemRow>, trace: &TraceParent) -> Result<Push, ApiError> {
         if self.access_token.as_ref().is_some_and(|t| !plausible(t.expose())) {
@@ -201,20 +214,30 @@ pub(crate) async fn put(
     Query(query): Query<PutQuery>,
     Body(body): Body<PutItem>,
 ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
-    let item = ItemId::parse(item)?;
-    let span = tracing::info_span!("push", %item, by = caller.name, trace = Empty);
-    let known = console.store.begin_read().await?.item(&item).await?;
-    // A removed Item begins anew.
-    let known = known.filter(|i| i.state != ItemState::Removed);
-    let mut push = body.push(item, known.as_ref(), &traces::begin(&span))?;
-    if query.background {
-        push.source = "import";
-        push.class = if known.is_some() { Class::Rotation } else { Class::NewAccount };
-    }
-    console.take_push(&push, &caller, &query).instrument(span).await
+    console.push(&caller, ItemId::parse(item)?, &query, body).await
 }
 
 impl Console {
+    /// Takes what the platform, or a person in its place, says of an Item.
+    pub(crate) async fn push(
+        &self,
+        caller: &Caller,
+        item: ItemId,
+        query: &PutQuery,
+        body: PutItem,
+    ) -> Result<(StatusCode, Json<PutAnswer>), ApiError> {
+        let span = tracing::info_span!("push", %item, by = caller.name, trace = Empty);
+        let known = self.store.begin_read().await?.item(&item).await?;
+        // A removed Item begins anew.
+        let known = known.filter(|i| i.state != ItemState::Removed);
+        let mut push = body.push(item, known.as_ref(), &traces::begin(&span))?;
+        if query.background {
+            push.source = "import";
+            push.class = if known.is_some() { Class::Rotation } else { Class::NewAccount };
+        }
+        self.take_push(&push, caller, query).instrument(span).await
+    }
+
     async fn take_push(
         &self,
         push: &Push,

@@ -2,9 +2,10 @@
 
 use crate::Console;
 use crate::error::ApiError;
-use crate::parked::Pause;
+use crate::providers::{Pause, paused};
 use axum::Json;
 use axum::extract::State;
+use domain::item::CONSENT_ENDS_SOON;
 use domain::work::Kind;
 use serde::Serialize;
 use store::{Page, StandAlike, Tx};
@@ -52,7 +53,18 @@ pub(crate) struct Status {
     pub(crate) outcomes_waiting: i64,
     /// Mints whose answers were lost.
     pub(crate) orphans: i64,
+    /// Items whose last webhook, as Plaid says, never came. Here and below 10 000 stand for that many or more.
+    pub(crate) missed_webhooks: i64,
+    /// Items whose webhooks go elsewhere than `plaid.webhook_url` says.
+    pub(crate) webhooks_elsewhere: i64,
+    /// Items whose consent ends within 30 days, or has ended.
+    pub(crate) consents_ending: i64,
+    /// Webhooks and records that could not be read and that nobody has looked at.
+    pub(crate) dead_letters: i64,
 }
+
+/// Rows that are counted at most.
+const MOST_COUNTED: u32 = 10_000;
 
 /// Whether every list is right, and what is not, by state and age.
 #[utoipa::path(get, operation_id = "getStatus", path = "/v1/status", responses((status = 200, body = Status)))]
@@ -60,7 +72,8 @@ pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status
     let mut tx = console.store.begin_read().await?;
     let businesses = alike(tx.not_good(Kind::Business).await?);
     let is_empty = tx.list_businesses(&Page { after: None, limit: 1 }).await?.is_empty();
-    let pauses: Vec<Pause> = tx.pauses().await?.into_iter().map(Pause::from).collect();
+    let pauses = paused(&mut tx).await?;
+    let found = tx.count_attention(CONSENT_ENDS_SOON, MOST_COUNTED).await?;
     Ok(Json(Status {
         sentence: sentence(&businesses, &pauses, is_empty),
         right: (!is_empty).then_some(businesses.is_empty()),
@@ -71,6 +84,10 @@ pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status
         owes_sweep: tx.owes_sweep().await?,
         outcomes_waiting: tx.outbox_length().await?,
         orphans: tx.count_orphans().await?,
+        missed_webhooks: found.missed_webhooks,
+        webhooks_elsewhere: found.webhooks_elsewhere,
+        consents_ending: found.consents_ending,
+        dead_letters: found.dead_letters,
     }))
 }
 

@@ -56,6 +56,21 @@ pub(crate) struct StateQuery {
     pub(crate) verdict: Option<String>,
 }
 
+/// A page of the Items in this state, or of this business.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ItemsQuery {
+    /// The `next` of the page before.
+    pub(crate) after: Option<String>,
+    /// At most this many entries, 1 to 500; 100 when not given.
+    pub(crate) limit: Option<u32>,
+    /// Only those whose verdict is in this state, such as `partly`.
+    pub(crate) verdict: Option<String>,
+    /// Only those with an account in this business, or on its way there or from there.
+    pub(crate) business: Option<String>,
+}
+
 impl StateQuery {
     pub(crate) fn page_query(&self) -> PageQuery {
         PageQuery { after: self.after.clone(), limit: self.limit }
@@ -84,6 +99,28 @@ impl<T> Paged<T> {
         let next = if more { data.last().map(cursor) } else { None };
         Self { data, next }
     }
+
+    /// Of entries with the newest first, those that are not older than `since`.
+    pub(crate) fn since(mut self, since: Option<Millis>, at: impl Fn(&T) -> Millis) -> Self {
+        let Some(since) = since else { return self };
+        let before = self.data.len();
+        self.data.retain(|entry| at(entry) >= since);
+        if self.data.len() < before {
+            self.next = None;
+        }
+        self
+    }
+
+    pub(crate) fn map<U>(self, of: impl Fn(T) -> U) -> Paged<U> {
+        Paged { data: self.data.into_iter().map(of).collect(), next: self.next }
+    }
+}
+
+/// A point in time as a caller writes it.
+pub(crate) fn point_in_time(text: &str) -> Result<Millis, ApiError> {
+    let parsed = text.parse::<jiff::Timestamp>();
+    let at = parsed.map_err(|_| ApiError::bad_request("`since` is a point in time, such as 2026-01-31T09:00:00Z"))?;
+    Ok(Millis(at.as_millisecond()))
 }
 
 /// When a row is looked at next, and what keeps it from going on.

@@ -5,6 +5,7 @@ use crate::Context;
 use domain::budget::{Call, horizon};
 use domain::metric;
 use domain::queue::Finish;
+use domain::work::Class;
 use std::time::{Duration, Instant};
 use store::Claim;
 
@@ -67,6 +68,22 @@ pub(crate) async fn wait_for_slot(
         }
     }
     Ok(Err(postponed(claim, call, call.late())))
+}
+
+/// Whether a call that may as well not be made can be made now, at nobody's cost.
+pub(crate) async fn is_spare(context: &Context, claim: &mut Claim, slot: &Slot) -> Result<bool, store::Error> {
+    let mut tx = context.store.begin().await?;
+    tx.renew(claim, slot.lease).await?;
+    let paced = !slot.paced || tx.pace(claim, slot.call, &context.limits).await?.is_ok();
+    let at = match paced {
+        true => {
+            tx.book(&context.limits, slot.call, horizon(Class::Sweep), Duration::ZERO, 1).await?.unwrap_or_default()
+        }
+        false => Vec::new(),
+    };
+    tx.commit().await?;
+    let Some(at) = at.first() else { return Ok(false) };
+    Ok(matches!(leaves(context, slot.call, *at).await, Leaves::Now))
 }
 
 /// How far ahead this reconciliation may book. The wait is part of the lease, so it may take a part of it only.

@@ -119,6 +119,14 @@ async fn went_dark(context: &Context, claim: &Claim, refusal: &Refusal) -> Resul
     pause(context, claim, refusal, "does not answer").await
 }
 
+/// What everybody learns from a refusal of a call on which nothing depends.
+pub(crate) async fn heed(context: &Context, refusal: &Refusal) -> Result<(), store::Error> {
+    match refusal.next {
+        Next::SlowDown { after } => slow_down(context, refusal, after).await,
+        Next::Retry { .. } | Next::Slowly | Next::Park | Next::Suspect => Ok(()),
+    }
+}
+
 /// A 429 came although the budget allowed the call: the limit is lower than documented, or others use it too.
 async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>) -> Result<(), store::Error> {
     let Some(call) = Call::of(refusal.endpoint) else { return Ok(()) };

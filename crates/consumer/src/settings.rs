@@ -75,6 +75,11 @@ pub struct Settings {
     #[serde(with = "Share")]
     pub sweep_share: f64,
     pub sweep_at_start: bool,
+    /// The sweep also asks which webhook Plaid sent last.
+    pub watch_webhooks: bool,
+    /// A webhook that Plaid sent so long ago and that never came is missing.
+    #[serde(with = "Span")]
+    pub missed_webhook_after: Duration,
     /// While an Item's new access token has not reached us, how often the token source is asked at most.
     #[serde(with = "Span")]
     pub awaiting_token_poll: Duration,
@@ -104,7 +109,7 @@ pub struct Settings {
     /// How long the audit trail is kept.
     #[serde(with = "Span")]
     pub audit_kept: Duration,
-    /// How long it is kept what happened to businesses and Items; of each the newest 500 entries at most.
+    /// How long it is kept what happened to businesses and Items, of each the newest 500 entries at most; and dead letters.
     #[serde(with = "Span")]
     pub history_kept: Duration,
     /// How long an Item that nobody pushed is remembered after its last webhook, and how many are.

@@ -3,12 +3,16 @@
 use crate::Context;
 use domain::accounts::MintRefused;
 use domain::budget::{Booked, Call};
+use domain::item::CONSENT_ENDS_SOON;
 use domain::verdict::State;
 use domain::work::{Block, Class, Kind};
 use domain::{Provider, metric};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use store::Tx;
+
+/// Of each kind that are counted at most, every few seconds.
+const MOST_COUNTED: u32 = 10_000;
 
 /// How old a sign of life of another group may be.
 pub const AT_WORK_WITHIN: Duration = Duration::from_mins(3);
@@ -50,6 +54,7 @@ impl Stats {
         show_not_good(&mut tx).await?;
         metrics::gauge!(metric::OUTBOX).set(tx.outbox_length().await? as f64);
         metrics::gauge!(metric::ORPHANS).set(tx.count_orphans().await? as f64);
+        show_attention(&mut tx).await?;
         let paused = tx.pauses().await?;
         for provider in Provider::ALL {
             let is_paused = paused.iter().any(|p| p.provider == *provider);
@@ -103,6 +108,16 @@ async fn show_not_good(tx: &mut Tx) -> Result<(), store::Error> {
         let accounts = refused.iter().find(|(r, _)| r == reason).map_or(0, |(_, n)| *n);
         metrics::gauge!(metric::REFUSED_MINTS, "reason" => reason.as_str()).set(accounts as f64);
     }
+    Ok(())
+}
+
+/// What wants a look beside rows that are kept.
+async fn show_attention(tx: &mut Tx) -> Result<(), store::Error> {
+    let found = tx.count_attention(CONSENT_ENDS_SOON, MOST_COUNTED).await?;
+    metrics::gauge!(metric::MISSED_WEBHOOKS).set(found.missed_webhooks as f64);
+    metrics::gauge!(metric::WEBHOOKS_ELSEWHERE).set(found.webhooks_elsewhere as f64);
+    metrics::gauge!(metric::CONSENTS_ENDING).set(found.consents_ending as f64);
+    metrics::gauge!(metric::DEAD_LETTERS_KEPT).set(found.dead_letters as f64);
     Ok(())
 }
 

@@ -19,8 +19,9 @@ const SHORTEN_EVERY: i64 = 64;
 const OK: &str = "ok";
 /// Steps that change nothing.
 pub(crate) const READ_ACCOUNTS: &str = "read accounts";
+pub(crate) const READ_ITEM: &str = "read the Item";
 pub(crate) const READ_LIST: &str = "read the list";
-const READS: [&str; 2] = [READ_ACCOUNTS, READ_LIST];
+const READS: [&str; 3] = [READ_ACCOUNTS, READ_ITEM, READ_LIST];
 
 tokio::task_local! {
     static TAKEN: RefCell<Taken>;

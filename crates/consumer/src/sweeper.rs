@@ -16,6 +16,8 @@ const FIGURES: Duration = Duration::from_secs(5);
 const COUNT_ROWS: Duration = Duration::from_mins(10);
 /// Entries of the audit trail, and of the history, that one transaction deletes.
 const FORGOTTEN_AT_ONCE: u32 = 5000;
+/// Dead letters that are kept for somebody to look at.
+const MOST_DEAD_LETTERS: u32 = 10_000;
 /// How long rows of an earlier release are judged in one go.
 const JUDGE_FOR: Duration = Duration::from_secs(1);
 /// Rows that are judged in one transaction.
@@ -58,6 +60,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         tx.forget_unknown(settings.unknown_items_kept, settings.max_unknown_items).await?;
         tx.forget_old_audit(settings.audit_kept, FORGOTTEN_AT_ONCE).await?;
         tx.forget_old_history(settings.history_kept, FORGOTTEN_AT_ONCE).await?;
+        tx.forget_old_dead_letters(settings.history_kept, MOST_DEAD_LETTERS).await?;
     }
     let group = &context.group;
     if tx.lease_chore(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {

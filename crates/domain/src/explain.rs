@@ -167,6 +167,7 @@ fn effect_of_release(code: Option<Code>) -> &'static str {
         Some(Code::EmptyListGuard) => "sends the empty list, this once",
         Some(Code::FleetRemovalGuard) => "sends this list, although many accounts left lists lately",
         Some(Code::UnknownTokens) => "sends the list with the tokens that Rekey does not know, this once",
+        Some(Code::OperatorHold) => "sends the list again, from now on",
         Some(Code::ForeignWriter) => "goes on from the list as it is at Layer then",
         _ => "tries again, once the cause is mended",
     }

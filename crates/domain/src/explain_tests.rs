@@ -56,6 +56,7 @@ fn row(account: &str, shown: Option<Fingerprint>, may_leave: bool) -> Listed {
         status: RowStatus::Active,
         layer_owned: false,
         ours: Some(OurAccount { account: id(account), may_leave }),
+        word: None,
     }
 }
 

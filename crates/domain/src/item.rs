@@ -2,6 +2,10 @@
 
 use crate::ItemId;
 use crate::words::words;
+use std::time::Duration;
+
+/// The platform is told of a consent that ends within this time: its customer has to renew it.
+pub const CONSENT_ENDS_SOON: Duration = Duration::from_hours(30 * 24);
 
 words!(
     /// What is known of an Item.

@@ -241,6 +241,14 @@ registry! {
         "How many events are about Items that nobody pushed?");
     DEAD_LETTERS = counter("rekey_dead_letters_total", "records", KAFKA,
         "What could nobody read?").by(&[label("from", &["receiver", "intake"])]);
+    DEAD_LETTERS_KEPT = shared("rekey_dead_letters", "records",
+        "How many webhooks and records that could not be read has nobody looked at yet?");
+    MISSED_WEBHOOKS = shared("rekey_missed_webhooks", "Items",
+        "Of how many Items did the last webhook that Plaid says it sent never come? 10 000 means 10 000 or more.");
+    WEBHOOKS_ELSEWHERE = shared("rekey_webhooks_elsewhere", "Items",
+        "How many Items send their webhooks to another URL than `plaid.webhook_url`? 10 000 means 10 000 or more.");
+    CONSENTS_ENDING = shared("rekey_consents_ending", "Items",
+        "Of how many Items does the consent end within 30 days? 10 000 means 10 000 or more.");
     OUTBOX = shared("rekey_outbox_records", "records",
         "How many outcomes wait to be published?");
 
@@ -394,6 +402,7 @@ mod tests {
             Hold::UnknownTokens { count: 1 },
             Hold::Hidden { count: 1 },
             Hold::ForeignWriter { strangers: 1 },
+            Hold::Operator { why: String::new() },
         ];
         for hold in holds {
             assert_eq!(blocked_code(hold.code().as_str()), hold.code().as_str());

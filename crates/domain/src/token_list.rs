@@ -84,6 +84,16 @@ pub struct Shown {
     pub name: Option<String>,
 }
 
+words!(
+    /// What an operator decided of one token at Layer that nobody here knows.
+    TokenWord {
+        /// Every list sends it along.
+        Keep => "keep",
+        /// The next list leaves it out.
+        Remove => "remove",
+    }
+);
+
 /// One row of the list at Layer, already looked up among the tokens and accounts that Rekey knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -95,6 +105,8 @@ pub struct Listed {
     pub layer_owned: bool,
     /// The account this row is about, when its token or its Plaid account id is one of ours.
     pub ours: Option<OurAccount>,
+    /// An operator's word on its token, where it is nobody's here.
+    pub word: Option<TokenWord>,
 }
 
 /// What Rekey knows of the account behind a listed row.
@@ -126,6 +138,8 @@ pub struct Policy {
     pub leave_out: LeaveOut,
     /// The list was accepted but could not be verified, and the sweep is here to send it again.
     pub resend: bool,
+    /// An operator keeps the list from being sent, and said why.
+    pub kept_back: Option<String>,
 }
 
 /// What the last accepted PUT said, for a Layer that does not show tokens.
@@ -139,6 +153,8 @@ pub struct Put {
     pub added: Vec<AccountId>,
     pub replaced: Vec<AccountId>,
     pub removed: Vec<AccountId>,
+    /// Tokens of nobody here that an operator has told to remove.
+    pub discarded: Vec<Fingerprint>,
     /// Left out although wanted: tokens of older generations that Layer refuses the list for.
     pub left_out: Vec<AccountId>,
     /// Left out because somebody archived them at Layer.
@@ -162,6 +178,8 @@ pub enum Hold {
     Hidden { count: usize },
     /// Between our PUT and the list after it somebody else changed the list.
     ForeignWriter { strangers: usize },
+    /// An operator told to send nothing.
+    Operator { why: String },
 }
 
 /// Tokens that are listed after our PUT, that we did not send and never minted: nobody but another writer put them there.
@@ -180,6 +198,7 @@ impl Hold {
             Self::UnknownTokens { .. } | Self::DeadTokens { .. } => Code::UnknownTokens,
             Self::Hidden { .. } => Code::HiddenTokens,
             Self::ForeignWriter { .. } => Code::ForeignWriter,
+            Self::Operator { .. } => Code::OperatorHold,
         }
     }
 }
@@ -198,8 +217,8 @@ impl std::fmt::Display for Hold {
             ),
             Self::UnknownTokens { count } => write!(
                 f,
-                "Layer lists {count} token(s) that Rekey does not know: link their Items here, set layer.unknown_tokens \
-                 to keep or adopt, or release to keep them this once"
+                "Layer lists {count} token(s) that Rekey does not know: link their Items here, decide on each \
+                 (`rekey business token`), or release to keep them this once"
             ),
             Self::DeadTokens { count } => write!(
                 f,
@@ -211,6 +230,9 @@ impl std::fmt::Display for Hold {
                 "somebody else changed the list while Rekey wrote it, and {strangers} token(s) in it are not Rekey's: see \
                  who else sends PUT /v1/businesses/{{id}}, then release to go on from the list as it is then"
             ),
+            Self::Operator { why } => {
+                write!(f, "an operator keeps the list from being sent ({why}): release to send it")
+            }
             Self::Hidden { count } => write!(
                 f,
                 "Layer does not show {count} token(s) that the list must keep: link their Items here so that Rekey can \
@@ -344,10 +366,14 @@ impl Draft {
 
     /// A token nobody here knows is never silently removed.
     fn stranger(&mut self, row: &Listed, policy: &Policy, permit: Permit) {
-        match (&row.token, policy.unknown) {
-            (None, _) => self.hidden += 1,
-            (Some(_), UnknownPolicy::Refuse) if !permit.granted => self.unknown += 1,
-            (Some(token), _) => self.put.tokens.push(token.clone()),
+        match (&row.token, row.word, policy.unknown) {
+            (None, ..) => self.hidden += 1,
+            (Some(token), Some(TokenWord::Remove), _) => {
+                self.differs = true;
+                self.put.discarded.push(token.clone());
+            }
+            (Some(_), None, UnknownPolicy::Refuse) if !permit.granted => self.unknown += 1,
+            (Some(token), ..) => self.put.tokens.push(token.clone()),
         }
     }
 
@@ -360,6 +386,10 @@ impl Draft {
             let Put { left_out, archived, .. } = self.put;
             return Plan::Converged { verified: self.verified, left_out, archived };
         }
+        // Whatever was permitted before it was ordered.
+        if let Some(why) = policy.kept_back.clone() {
+            return Plan::Hold(Hold::Operator { why });
+        }
         if self.hidden > 0 {
             return Plan::Hold(Hold::Hidden { count: self.hidden });
         }
@@ -367,7 +397,8 @@ impl Draft {
             return Plan::Hold(Hold::Shrink { without_proof: self.unproved });
         }
         // Empty is right only when everything that is listed may leave and nothing is wanted any more.
-        if self.put.tokens.is_empty() && self.put.removed.is_empty() && self.put.left_out.len() == wanted.len() {
+        let takes_nothing_off = self.put.removed.is_empty() && self.put.discarded.is_empty();
+        if self.put.tokens.is_empty() && takes_nothing_off && self.put.left_out.len() == wanted.len() {
             return Plan::Wait { left_out: self.put.left_out };
         }
         let proved_empty = wanted.is_empty() && self.unproved.is_empty();

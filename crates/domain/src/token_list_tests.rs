@@ -23,6 +23,7 @@ fn row(account: &str, token: &str) -> Listed {
         status: RowStatus::Active,
         layer_owned: false,
         ours: Some(OurAccount { account: acc(account), may_leave: false }),
+        word: None,
     }
 }
 fn leaving(account: &str, token: &str) -> Listed {
@@ -44,6 +45,7 @@ fn policy() -> Policy {
         max_unproved_removals: 0,
         leave_out: LeaveOut::Nothing,
         resend: false,
+        kept_back: None,
     }
 }
 fn decide(wanted: &[Wanted], listed: &[Listed]) -> Plan {
@@ -325,6 +327,36 @@ fn any_listed() -> impl Strategy<Value = Vec<Listed>> {
             })
             .collect()
     })
+}
+
+#[test]
+fn i8_an_operators_word_on_one_unknown_token_holds_for_it_alone() {
+    let said = |token, word| Listed { word: Some(word), ..stranger(token) };
+    let wanted = [want("a", "1")];
+    let kept = [row("a", "1"), said("x", TokenWord::Keep)];
+    assert_eq!(decide(&wanted, &kept), converged());
+    let got = decide(&wanted, &[row("a", "1"), said("x", TokenWord::Remove)]);
+    let Plan::Put(put) = got else { panic!("{got:?}") };
+    assert_eq!((put.tokens, put.discarded, put.removed), (vec![fp("1")], vec![fp("x")], vec![]));
+    let another = [row("a", "1"), said("x", TokenWord::Remove), stranger("y")];
+    assert_eq!(decide(&wanted, &another), Plan::Hold(Hold::UnknownTokens { count: 1 }));
+    // It was the only one there.
+    assert_eq!(put_of(decide(&[], &[said("x", TokenWord::Remove)])), Vec::<Fingerprint>::new());
+    // A token of ours is no stranger's, whatever was said while it was.
+    let ours = Listed { word: Some(TokenWord::Remove), ..row("a", "1") };
+    assert_eq!(decide(&wanted, &[ours]), converged());
+}
+
+#[test]
+fn i8_nothing_is_sent_while_an_operator_says_so() {
+    let held = Policy { kept_back: Some("migration".into()), ..policy() };
+    let (wanted, listed) = ([want("a", "new")], [row("a", "old")]);
+    for granted in [false, true] {
+        let got = plan(&wanted, &listed, &Accepted::new(), &held, Permit { granted });
+        assert_eq!(got, Plan::Hold(Hold::Operator { why: "migration".into() }));
+    }
+    let same = [row("a", "new")];
+    assert_eq!(plan(&wanted, &same, &Accepted::new(), &held, Permit::default()), converged());
 }
 
 proptest! {

@@ -161,6 +161,7 @@ words!(
         Malformed => "malformed",
         NamedTwice => "named_twice",
         NotApplied => "not_applied",
+        OperatorHold => "operator_hold",
         ShrinkGuard => "shrink_guard",
         ThirdList => "third_list",
         /// The provider did not answer.

@@ -51,6 +51,7 @@ impl Settings {
             max_unproved_removals: self.max_unproved_removals,
             leave_out: LeaveOut::Nothing,
             resend: false,
+            kept_back: None,
         }
     }
 }

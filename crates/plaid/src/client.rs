@@ -4,7 +4,7 @@ use crate::Settings;
 use crate::error::{Error, Meaning, refusal};
 use domain::accounts::{Read, Traits};
 use domain::json::{mend, shown};
-use domain::{AccessToken, AccountId, Answered, Endpoint, ItemId, ProcessorToken, Provider};
+use domain::{AccessToken, AccountId, Answered, Endpoint, ItemId, Millis, ProcessorToken, Provider};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,12 +18,19 @@ pub struct Client {
     http: web::Client,
 }
 
-/// `/item/get`: whose token it is, and how the Item is.
+/// The `item` of `/item/get` and `/accounts/get`: whose token it is, and how the Item is.
 #[derive(Debug, Clone)]
 pub struct ItemInfo {
     pub item: ItemId,
     /// `item.error.error_code`.
     pub error_code: Option<String>,
+    /// Plaid's id of the bank.
+    pub institution: Option<String>,
+    /// Where its webhooks go. None: nowhere.
+    pub webhook: Option<String>,
+    pub consent_until: Option<Millis>,
+    /// The last webhook that Plaid sent: when, and its code. Only `/item/get` says it, and not always.
+    pub last_webhook: Option<(Millis, String)>,
 }
 
 /// `/accounts/get`: the open accounts, and how the Item is.
@@ -38,7 +45,15 @@ pub struct Accounts {
 impl Accounts {
     /// Plaid's answer that the Item has no accounts.
     pub fn none_of(item: &ItemId) -> Self {
-        Self { item: ItemInfo { item: item.clone(), error_code: None }, accounts: Vec::new(), complete: true }
+        let item = ItemInfo {
+            item: item.clone(),
+            error_code: None,
+            institution: None,
+            webhook: None,
+            consent_until: None,
+            last_webhook: None,
+        };
+        Self { item, accounts: Vec::new(), complete: true }
     }
 }
 
@@ -68,6 +83,12 @@ struct WireItem {
     item_id: String,
     #[serde(default)]
     error: serde_json::Value,
+    #[serde(default)]
+    institution_id: serde_json::Value,
+    #[serde(default)]
+    webhook: serde_json::Value,
+    #[serde(default)]
+    consent_expiration_time: serde_json::Value,
 }
 
 /// What only people read is taken as it comes, what decides must be right: element by element, so that one odd field costs
@@ -124,10 +145,14 @@ impl Client {
         #[derive(Deserialize)]
         struct Wire {
             item: WireItem,
+            #[serde(default)]
+            status: serde_json::Value,
         }
         let endpoint = Endpoint::ItemGet;
         let wire: Wire = self.call(endpoint, &serde_json::json!({"access_token": token.expose()})).await?;
-        item_info(endpoint, wire.item)
+        let last = &wire.status["last_webhook"];
+        let last_webhook = time(&last["sent_at"]).zip(text(&last["code_sent"]));
+        Ok(ItemInfo { last_webhook, ..item_info(endpoint, wire.item)? })
     }
 
     /// `/accounts/get`: <https://plaid.com/docs/api/accounts/#accountsget>. Free, cached, without closed accounts.
@@ -265,6 +290,21 @@ fn answered(error: &Error) -> Answered {
 fn item_info(endpoint: Endpoint, wire: WireItem) -> Result<ItemInfo, Error> {
     let item =
         ItemId::parse(wire.item_id).map_err(|_| Error::Malformed { endpoint, status: 200, field: "item.item_id" })?;
-    let error_code = wire.error.get("error_code").and_then(|c| c.as_str()).map(str::to_owned);
-    Ok(ItemInfo { item, error_code })
+    Ok(ItemInfo {
+        item,
+        error_code: wire.error.get("error_code").and_then(|c| c.as_str()).map(str::to_owned),
+        institution: text(&wire.institution_id),
+        webhook: text(&wire.webhook),
+        consent_until: time(&wire.consent_expiration_time),
+        last_webhook: None,
+    })
+}
+
+/// What only people read: too long, or none at all, counts as not said.
+fn text(value: &serde_json::Value) -> Option<String> {
+    value.as_str().filter(|t| !t.is_empty() && t.len() <= 2048 && !t.contains('\0')).map(str::to_owned)
+}
+
+fn time(value: &serde_json::Value) -> Option<Millis> {
+    value.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| Millis(at.as_millisecond()))
 }

@@ -17,6 +17,9 @@ pub struct Settings {
     pub client_id: String,
     #[schemars(skip)]
     pub secret: SecretString,
+    /// Where the platform has Plaid send the webhooks of its Items. Empty: it is not compared with what Plaid says of them.
+    #[schemars(regex(pattern = r"^(https?://.+)?$"))]
+    pub webhook_url: String,
     /// The `processor` of `/processor/token/create`.
     pub processor: String,
     /// Types of accounts that Layer reads; the others take no part.

@@ -40,6 +40,7 @@ awaiting_token_poll = "500ms"
 sweep_period = "8s"
 sweep_share = 1.0
 sweep_at_start = true
+missed_webhook_after = "3s"
 quiet = "10s"
 probe_interval = "1s"
 [layer]

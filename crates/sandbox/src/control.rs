@@ -1,6 +1,7 @@
 //! Routes to drive the sandbox by hand, under `/control`.
 
 use crate::{Announce, Answered, Error, Fault, Load, NewAccount, NewBusiness, NewItem, Sandbox, Switches, Verdict};
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -22,6 +23,8 @@ pub(crate) fn routes(sandbox: &Sandbox) -> Router {
         .route("/switches", get(switches).put(set_switches))
         .route("/faults", post(add_fault).delete(heal))
         .route("/businesses", post(create_business))
+        .route("/businesses/{business}/{verb}", post(business_verb))
+        .route("/webhook", post(raw_webhook))
         .route("/items", post(link))
         .route("/items/{item}/token", get(token))
         .route("/items/{item}/{verb}", post(item_verb))
@@ -174,12 +177,47 @@ async fn item_verb(
             let kind = query.webhook_type.as_deref().unwrap_or("ITEM");
             fire(kind, query.code.as_deref().unwrap_or("LOGIN_REPAIRED"), &json!({}))?;
         }
+        "lose-webhook" => sandbox.lose_webhook(&item, query.code.as_deref().unwrap_or("DEFAULT_UPDATE"))?,
+        "end-consent" => sandbox.end_consent(&item, 7)?,
+        "order-mints" => sandbox.order_mints(&item)?,
+        "redirect-webhooks" => {
+            let mut world = sandbox.world();
+            world.item(&item)?.webhook_url = Some("https://elsewhere.example/plaid".to_owned());
+        }
         _ => {
-            let known = "rotate, require-login, repair, revoke, offboard, add-account, webhook";
+            let known = "rotate, require-login, repair, revoke, offboard, add-account, webhook, lose-webhook, end-consent, \
+                order-mints, redirect-webhooks";
             return Err(Error::NoVerb { verb, known });
         }
     }
     Ok(Shown(json!({"ok": true})))
+}
+
+#[derive(Deserialize)]
+struct BusinessQuery {
+    /// An account of ours.
+    account: Option<String>,
+}
+
+async fn business_verb(
+    State(sandbox): State<Sandbox>,
+    Path((business, verb)): Path<(String, String)>,
+    Query(query): Query<BusinessQuery>,
+) -> Result<Shown<Value>, Error> {
+    match verb.as_str() {
+        "foreign-token" => sandbox.foreign_token(&business, query.account.as_deref()).map(drop)?,
+        "archive" => sandbox.archive_business(&business, true)?,
+        "unarchive" => sandbox.archive_business(&business, false)?,
+        _ => return Err(Error::NoVerb { verb, known: "foreign-token, archive, unarchive" }),
+    }
+    Ok(Shown(json!({"ok": true})))
+}
+
+/// Whatever is sent, signed as Plaid signs, goes to where webhooks go.
+async fn raw_webhook(State(sandbox): State<Sandbox>, body: Bytes) -> Result<Shown<Value>, Error> {
+    let url = sandbox.world().webhook_url.clone().unwrap_or_default();
+    let status = sandbox.send_skewed(&url, &body, 0).await;
+    Ok(Shown(json!({"answered": status})))
 }
 
 async fn account_verb(
@@ -195,7 +233,9 @@ async fn account_verb(
             sandbox.close_account(&account)?;
             sandbox.fire(&item, "ITEM", "USER_ACCOUNT_REVOKED", &json!({"account_id": account}))?;
         }
-        _ => return Err(Error::NoVerb { verb, known: "close, reopen, renumber, revoke" }),
+        "refuse" => sandbox.refuse_account(&account, true)?,
+        "accept" => sandbox.refuse_account(&account, false)?,
+        _ => return Err(Error::NoVerb { verb, known: "close, reopen, renumber, revoke, refuse, accept" }),
     }
     Ok(Shown(json!({"ok": true})))
 }

@@ -1,7 +1,7 @@
 //! What happens that Rekey has no part in: at the bank, to the user, at Plaid, and by others at Layer.
 
 use crate::platform::{NewAccount, make_account};
-use crate::world::{Account, ItemStatus};
+use crate::world::{Account, ItemStatus, Minted, Row};
 use crate::{Error, Sandbox};
 
 impl Sandbox {
@@ -48,6 +48,57 @@ impl Sandbox {
     /// The user has logged in.
     pub fn repair(&self, item: &str) -> Result<(), Error> {
         self.world().item(item)?.status = ItemStatus::Good;
+        Ok(())
+    }
+
+    /// Somebody else puts a token into the list at Layer: for `account` of ours, or for one nobody here knows.
+    pub fn foreign_token(&self, business: &str, account: Option<&str>) -> Result<String, Error> {
+        let mut world = self.world();
+        let (id, token) = (world.uuid(), world.secret("processor-sandbox"));
+        let (account, item, access_token) = match account {
+            Some(account) => {
+                let item = world.account(account)?.0.to_owned();
+                let access_token = world.item(&item)?.access_token.clone();
+                (account.to_owned(), item, access_token)
+            }
+            None => (world.opaque("foreign"), "elsewhere".into(), String::new()),
+        };
+        let minted = Minted { item, account: account.clone(), access_token, dead: false };
+        world.minted.insert(token.clone(), minted);
+        world.business(business)?.rows.push(Row { id, account, token: Some(token.clone()), archived: false });
+        Ok(token)
+    }
+
+    /// Plaid can't hand the account to this processor.
+    pub fn refuse_account(&self, account: &str, refuse: bool) -> Result<(), Error> {
+        self.world().account(account)?.1.unsupported = refuse;
+        Ok(())
+    }
+
+    /// Plaid sends a webhook that never comes, and believes that it arrived.
+    pub fn lose_webhook(&self, item: &str, code: &str) -> Result<(), Error> {
+        self.world().item(item)?.last_webhook = Some((jiff::Timestamp::now(), code.to_owned()));
+        Ok(())
+    }
+
+    /// Consent ends so many days from now.
+    pub fn end_consent(&self, item: &str, days: i64) -> Result<(), Error> {
+        let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(days * 24);
+        self.world().item(item)?.consent_until = Some(ends);
+        Ok(())
+    }
+
+    /// An operator has the Item's tokens minted again: that many more mints are as they should be (I6).
+    pub fn order_mints(&self, item: &str) -> Result<(), Error> {
+        let mut world = self.world();
+        let accounts = world.item(item)?.accounts.len() as u64;
+        world.counts.mints_ordered += accounts;
+        Ok(())
+    }
+
+    /// Layer archives the business, or brings it back.
+    pub fn archive_business(&self, business: &str, archived: bool) -> Result<(), Error> {
+        self.world().business(business)?.archived = archived;
         Ok(())
     }
 

@@ -17,6 +17,8 @@ pub struct Counts {
     pub lists: u64,
     pub webhooks_sent: u64,
     pub webhooks_answered_200: u64,
+    #[serde(default)]
+    pub mints_ordered: u64,
 }
 
 /// One business: is its list at Layer exactly right?
@@ -49,7 +51,7 @@ pub struct Verdict {
     /// What must never happen, in the order it happened.
     pub violations: Vec<String>,
     pub counts: Counts,
-    /// Generations times accounts plus answers lost (I6).
+    /// Generations times accounts, plus answers lost, plus what operators ordered (I6).
     pub mints_allowed: u64,
 }
 
@@ -71,7 +73,8 @@ impl Sandbox {
         let wrong: Vec<BusinessVerdict> = world.businesses.iter().map(judge).filter(|v| !v.exact).collect();
         let mints_allowed =
             world.items.values().map(|i| u64::from(i.generation) * i.accounts.len() as u64).sum::<u64>()
-                + world.counts.answers_lost;
+                + world.counts.answers_lost
+                + world.counts.mints_ordered;
         let over = world.over_limits.iter().map(|(limit, n)| format!("I9: {n} calls over the limit of {limit}"));
         let violations = world.violations.iter().cloned().chain(over).collect();
         Verdict {

@@ -140,12 +140,16 @@ fn item_for<'w>(world: &'w World, token: &str) -> Result<&'w Item, Answer> {
 
 fn item_body(item: &Item) -> Value {
     let error = (item.status == ItemStatus::LoginRequired).then(|| error_body("ITEM_ERROR", "ITEM_LOGIN_REQUIRED"));
-    json!({"item_id": item.id, "institution_id": "ins_109508", "webhook": item.webhook_url, "error": error})
+    json!({
+        "item_id": item.id, "institution_id": "ins_109508", "webhook": item.webhook_url, "error": error,
+        "consent_expiration_time": item.consent_until.map(|at| at.to_string()),
+    })
 }
 
 fn item_get(world: &mut World, body: &Value) -> Result<Value, Answer> {
     let item = item_for(world, token_of(body))?;
-    Ok(json!({"item": item_body(item), "status": null}))
+    let last = item.last_webhook.as_ref().map(|(at, code)| json!({"sent_at": at.to_string(), "code_sent": code}));
+    Ok(json!({"item": item_body(item), "status": {"last_webhook": last}}))
 }
 
 fn accounts_get(world: &mut World, body: &Value) -> Result<Value, Answer> {

@@ -130,6 +130,8 @@ impl Sandbox {
                 status: ItemStatus::Good,
                 accounts,
                 webhook_url: world.webhook_url.clone(),
+                last_webhook: None,
+                consent_until: None,
                 offboarded: false,
                 assigned: false,
                 pushed: false,

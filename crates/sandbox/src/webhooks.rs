@@ -56,7 +56,11 @@ impl Sandbox {
     pub fn fire(&self, item: &str, webhook_type: &str, webhook_code: &str, extra: &Value) -> Result<(), Error> {
         let url = {
             let mut world = self.world();
-            let url = world.item(item)?.webhook_url.clone();
+            let of = world.item(item)?;
+            let url = of.webhook_url.clone();
+            if url.is_some() {
+                of.last_webhook = Some((jiff::Timestamp::now(), webhook_code.to_owned()));
+            }
             world.counts.webhooks_sent += 1;
             url
         };

@@ -48,6 +48,9 @@ pub(crate) struct Item {
     pub(crate) status: ItemStatus,
     pub(crate) accounts: Vec<Account>,
     pub(crate) webhook_url: Option<String>,
+    /// When the last one was sent, and its code.
+    pub(crate) last_webhook: Option<(jiff::Timestamp, String)>,
+    pub(crate) consent_until: Option<jiff::Timestamp>,
     /// The platform took it off its books; Rekey was told.
     pub(crate) offboarded: bool,
     /// The platform chose businesses for its accounts, at some time: a push that no longer does has to take that back.
@@ -243,7 +246,6 @@ impl World {
         self.layer.values_mut().find(|b| b.external_id == external_id)
     }
 
-    #[cfg(feature = "scenarios")]
     pub(crate) fn business(&mut self, external_id: &str) -> Result<&mut LayerBusiness, Error> {
         let unknown = || Error::Unknown { what: "business", id: external_id.into() };
         self.layer_by_external(external_id).ok_or_else(unknown)

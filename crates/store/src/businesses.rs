@@ -4,11 +4,11 @@ use crate::accounts::membership;
 use crate::sql::{built, get, list, number, opt_text, sql, text};
 use crate::{Error, Tx};
 use domain::list_membership::ListMembership;
-use domain::token_list::{LeaveOut, Listed, OurAccount, Shown};
+use domain::token_list::{LeaveOut, Listed, OurAccount, Shown, TokenWord};
 use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
 use secrecy::ExposeSecret;
 use sqlx::any::AnyRow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// A business as it is stored.
@@ -30,6 +30,8 @@ pub struct BusinessRow {
     pub last_outcome: Option<String>,
     /// When the list at Layer was read last.
     pub shown_at: Option<Millis>,
+    /// An operator keeps the list from being sent: why, and since when.
+    pub kept_back: Option<(String, Millis)>,
 }
 
 /// Fingerprints of the last list that Layer accepted.
@@ -217,6 +219,11 @@ impl Tx {
         let tokens: Vec<Fingerprint> = shown.iter().filter_map(|row| row.token.clone()).collect();
         let accounts: Vec<AccountId> = shown.iter().filter_map(|row| row.account.clone()).collect();
         let owners = self.owners(&tokens, &accounts).await?;
+        let strange = |t: &Fingerprint| owners.iter().all(|o| o.fingerprint.as_ref() != Some(t));
+        let words = match tokens.iter().any(strange) {
+            true => self.token_words(id).await?,
+            false => BTreeMap::new(),
+        };
         let listed = shown.iter().map(|row| {
             let by_token = row.token.as_ref().and_then(|t| owners.iter().find(|o| o.fingerprint.as_ref() == Some(t)));
             let by_account = row.account.as_ref().and_then(|a| owners.iter().find(|o| o.account == *a));
@@ -225,9 +232,46 @@ impl Tx {
                 Some(OurAccount { account: owner.account.clone(), may_leave })
             });
             let Shown { token, account, status, layer_owned, .. } = row.clone();
-            Listed { token, account, status, layer_owned, ours }
+            let word = token.as_ref().filter(|_| ours.is_none()).and_then(|t| words.get(t)).copied();
+            Listed { token, account, status, layer_owned, ours, word }
         });
         Ok(listed.collect())
+    }
+
+    /// What operators decided of tokens in this list that nobody here knows.
+    pub async fn token_words(&mut self, id: &BusinessId) -> Result<BTreeMap<Fingerprint, TokenWord>, Error> {
+        let rows = self.rows(sql!("SELECT fingerprint, word FROM token_words WHERE business_id = $1", id)).await?;
+        rows.iter().map(|r| Ok((get(r, "fingerprint")?, get(r, "word")?))).collect()
+    }
+
+    /// An operator decides what becomes of a token that nobody here knows; None takes the word back. Returns what was said before.
+    pub async fn say_of_token(
+        &mut self,
+        id: &BusinessId,
+        token: &Fingerprint,
+        word: Option<TokenWord>,
+        by: &str,
+    ) -> Result<Option<TokenWord>, Error> {
+        let before = self.token_words(id).await?.get(token).copied();
+        match word {
+            Some(word) => {
+                let sql =
+                    "INSERT INTO token_words (business_id, fingerprint, word, at, said_by) VALUES ($1, $2, $3, $4, $5)
+                    ON CONFLICT (business_id, fingerprint) DO UPDATE SET word = $3, at = $4, said_by = $5";
+                self.run(sql!(sql, id, token, word, self.now(), by)).await?;
+            }
+            None => {
+                let sql = "DELETE FROM token_words WHERE business_id = $1 AND fingerprint = $2";
+                self.run(sql!(sql, id, token)).await?;
+            }
+        }
+        Ok(before)
+    }
+
+    /// An operator keeps the list from being sent, and says why; None lets it go on.
+    pub async fn keep_back(&mut self, id: &BusinessId, why: Option<&str>) -> Result<(), Error> {
+        let sql = "UPDATE businesses SET kept_back = $2, kept_back_at = $3 WHERE business_id = $1";
+        self.run(sql!(sql, id, why, why.map(|_| self.now()))).await.map(drop)
     }
 
     /// Which tokens the next list leaves out.
@@ -300,5 +344,6 @@ pub(crate) fn business_row(row: &AnyRow) -> Result<BusinessRow, Error> {
         put_at: get(row, "put_at")?,
         last_outcome: get(row, "last_outcome")?,
         shown_at: get(row, "shown_at")?,
+        kept_back: opt_text(row, "kept_back")?.zip(get(row, "kept_back_at")?),
     })
 }

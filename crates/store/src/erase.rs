@@ -52,7 +52,7 @@ impl Tx {
         let accounts: Vec<_> = self.accounts(id).await?.into_iter().map(|a| a.id).collect();
         let businesses = self.businesses_of_item(id).await?;
         self.cloak_history_of_item(id, &accounts, &businesses).await?;
-        for table in ["accounts", "assignments", "access_tokens", "processor_tokens", "hints", "items"] {
+        for table in ["accounts", "assignments", "access_tokens", "processor_tokens", "hints", "plaid_views", "items"] {
             self.delete(&format!("DELETE FROM {table} WHERE item_id = $1"), id.as_str()).await?;
         }
         self.erase_traces(&id.into()).await?;
@@ -82,7 +82,9 @@ impl Tx {
         {
             return Ok(Erasure::Refused(why));
         }
-        self.delete("DELETE FROM removals WHERE business_id = $1", id.as_str()).await?;
+        for table in ["removals", "token_words"] {
+            self.delete(&format!("DELETE FROM {table} WHERE business_id = $1"), id.as_str()).await?;
+        }
         self.cloak_history_of_business(id).await?;
         self.erase_traces(&id.into()).await?;
         Ok(Erasure::Done)

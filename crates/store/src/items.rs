@@ -25,12 +25,14 @@ pub struct ItemRow {
     pub business: Option<BusinessId>,
     /// The push named the accounts that take part; all others stay outside.
     pub only_listed: bool,
-    /// Grows with each access token that Plaid proved; 0: none yet.
+    /// Grows with each access token that Plaid proved, and when an operator has all tokens minted again; 0: none yet.
     pub generation: i64,
     /// The Item that leaves when this one's tokens exist.
     pub replaces: Option<ItemId>,
     /// When Plaid said for the first time, not gainsaid since, that there is no such Item.
     pub doubted_at: Option<Millis>,
+    /// When its accounts were read last.
+    pub read_at: Option<Millis>,
 }
 
 /// What the push says about one account.
@@ -301,6 +303,13 @@ impl Tx {
         rows.iter().map(|r| get(r, "b")).collect()
     }
 
+    /// Every token of the Item is minted anew: it begins one more generation under the same access token.
+    pub async fn mint_again(&mut self, id: &ItemId) -> Result<(), Error> {
+        self.run(sql!("UPDATE items SET generation = generation + 1 WHERE item_id = $1", id)).await?;
+        self.touch_item(id.as_str());
+        Ok(())
+    }
+
     /// The Item that this one replaces has left.
     pub async fn replaced(&mut self, id: &ItemId) -> Result<(), Error> {
         self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", id)).await.map(drop)
@@ -329,5 +338,6 @@ pub(crate) fn item_row(row: &AnyRow) -> Result<ItemRow, Error> {
         generation: number(row, "generation")?,
         replaces: get(row, "replaces")?,
         doubted_at: get(row, "doubted_at")?,
+        read_at: get(row, "read_at")?,
     })
 }

@@ -24,6 +24,7 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (5, "audit", include_str!("../migrations/0005_audit.sql")),
         (6, "scale", include_str!("../migrations/0006_scale.sql")),
         (7, "explain", include_str!("../migrations/0007_explain.sql")),
+        (8, "operate", include_str!("../migrations/0008_operate.sql")),
     ];
     let migration = |(version, name, text): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(text), false)
@@ -32,7 +33,7 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 });
 
 /// The newest schema this release knows.
-pub(crate) const SCHEMA: i64 = 7;
+pub(crate) const SCHEMA: i64 = 8;
 /// Written into the database: the oldest schema a release must know to run on it. A migration that takes something
 /// away raises it; one that only adds does not, so that the previous release can still run after a rollback.
 const OLDEST_COMPATIBLE: i64 = 1;

@@ -1,5 +1,6 @@
 //! What events leave in the store: a due Item, a hint, or a note that the Item is unknown.
 
+use crate::plaid_views::Heard;
 use crate::sql::{Of, Query, built, get, records, row, sql, text};
 use crate::{Error, ItemRow, Tx};
 use domain::queue::Mark;
@@ -66,6 +67,8 @@ pub struct Intake<'a> {
     pub quiet: Duration,
     pub hint_ttl: Duration,
     pub traceparent: Option<&'a str>,
+    /// Type and code, where it is a webhook.
+    pub webhook: Option<(&'a str, &'a str)>,
 }
 
 impl Intake<'_> {
@@ -92,6 +95,8 @@ impl Tx {
         let marks: Vec<Mark<'_>> = ours.iter().map(|e| e.mark()).collect();
         self.mark_each(&marks).await?;
         self.hint_each(&ours).await?;
+        let heard = ours.iter().filter_map(|e| e.webhook.map(|what| Heard { item: e.item, at: e.said_at, what }));
+        self.hear(&heard.collect::<Vec<_>>()).await?;
         let mut unknown: BTreeMap<&ItemId, i64> = BTreeMap::new();
         for event in events.iter().filter(|e| !known.contains_key(e.item)) {
             *unknown.entry(event.item).or_default() += 1;

@@ -6,7 +6,7 @@ use crate::tx::Dialect;
 use domain::accounts::{AccountState, MintRefused, Outside, Proof};
 use domain::budget::Call;
 use domain::item::{Cause, ItemState, TokenCause, TokenStanding};
-use domain::token_list::LeaveOut;
+use domain::token_list::{LeaveOut, TokenWord};
 use domain::verdict::{Actor, State, WaitsOn};
 use domain::work::{Block, Class, HintKind, Kind};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, Millis, Provider};
@@ -204,7 +204,7 @@ macro_rules! texts {
 texts!(parse: AccountId, BusinessId, ItemId, LayerId);
 texts!(
     try_from: AccountState, Actor, Block, Call, Cause, HintKind, ItemState, Kind, LeaveOut, MintRefused, Proof,
-    Provider, State, TokenCause, TokenStanding, WaitsOn,
+    Provider, State, TokenCause, TokenStanding, TokenWord, WaitsOn,
 );
 
 // Earlier releases wrote the sentence.

@@ -1,7 +1,7 @@
 //! Is it the provider or the row? (I4) Refusals are collected; when enough unrelated rows agree, or a probe is refused
 //! as well, the provider is paused and nobody is parked for it.
 
-use crate::sql::{built, get, number, sql, text};
+use crate::sql::{built, get, number, opt_text, sql, text};
 use crate::work::subject_of;
 use crate::{Error, Tx};
 use domain::work::{Kind, Subject};
@@ -16,6 +16,8 @@ pub struct PauseRow {
     pub since: Millis,
     /// When the provider is asked next.
     pub probe_at: Millis,
+    /// The operator who ordered it: then no probe ends it.
+    pub ordered_by: Option<String>,
 }
 
 /// What speaks against a provider after a refusal.
@@ -88,9 +90,22 @@ impl Tx {
         Ok(new)
     }
 
+    /// An operator stops the provider's work until an operator resumes it.
+    pub async fn pause_by_order(&mut self, provider: Provider, why: &str, by: &str) -> Result<(), Error> {
+        let sql = "INSERT INTO pauses (provider, reason, since, probe_at, ordered_by) VALUES ($1, $2, $3, $3, $4)
+            ON CONFLICT (provider) DO UPDATE SET reason = $2, ordered_by = $4";
+        self.run(sql!(sql, provider, why, self.now(), by)).await.map(drop)
+    }
+
+    /// The provider is asked at once. False: it is not paused, or by an operator, whom a probe does not overrule.
+    pub async fn probe_now(&mut self, provider: Provider) -> Result<bool, Error> {
+        let sql = "UPDATE pauses SET probe_at = $2 WHERE provider = $1 AND ordered_by IS NULL";
+        Ok(self.run(sql!(sql, provider, self.now())).await? > 0)
+    }
+
     /// Takes the pauses whose probe is due; the next probe is set before this one is sent, so that one process probes.
     pub async fn due_probes(&mut self, interval: Duration) -> Result<Vec<PauseRow>, Error> {
-        let sql = "UPDATE pauses SET probe_at = $1 WHERE probe_at <= $2 RETURNING provider, reason, since, probe_at";
+        let sql = "UPDATE pauses SET probe_at = $1 WHERE probe_at <= $2 AND ordered_by IS NULL RETURNING *";
         let (next, now) = (self.now().plus(interval).0, self.now().0);
         let rows = self.rows(sql!(sql, next, now)).await?;
         rows.iter().map(pause_row).collect()
@@ -161,5 +176,6 @@ fn pause_row(row: &sqlx::any::AnyRow) -> Result<PauseRow, Error> {
         reason: text(row, "reason")?,
         since: get(row, "since")?,
         probe_at: get(row, "probe_at")?,
+        ordered_by: opt_text(row, "ordered_by")?,
     })
 }

@@ -1,48 +1,256 @@
-//! What a person can do on a page: each act is a call of the API as well, and a command of the same name.
+//! What a person can do on a page: each act is a call of the API as well, and a command of the same name. What changes much is
+//! shown first: what would be sent, before anything is.
 
-use super::frame::refuse;
-use super::session::Session;
-use super::{path_to, told};
-use crate::Console;
-use crate::acts::{Order, carry_out};
+use super::frame::{Frame, refuse, render, shown};
+use super::session::{Session, encoded};
+use super::{List, list_of, path_to};
+use crate::acts::{ActQuery, Ask, Order, carry_out, subject_of, version_of};
 use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::explain::{BusinessExplained, ItemExplained};
+use crate::parked::{self, AllQuery};
+use crate::providers::{self, ProviderOrder};
+use crate::push::{PutItem, PutQuery};
+use crate::{Console, dead_letters, erase};
+use askama::Template;
 use axum::Form;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use domain::work::{Block, Kind, Subject};
+use axum::response::{IntoResponse, Redirect, Response};
+use domain::item::ItemState;
+use domain::work::{Block, Subject};
+use domain::{Fingerprint, ItemId, Provider, words};
 use serde::Deserialize;
+use std::time::{Duration, Instant};
 
-/// A form.
+words!(
+    /// What pages do besides the orders about rows and providers.
+    PageAct {
+        Erase => "erase",
+        Dismiss => "dismiss",
+        Put => "put",
+        ReleaseAll => "release_all",
+    }
+);
+
+/// What was done just now, for the page that is shown then. A word of ours: no address can put another sentence into a page.
+pub(super) fn told_of(word: &str) -> Option<&'static str> {
+    let page = |act| match act {
+        PageAct::Erase => "Erased: nothing is known of it any more.",
+        PageAct::Dismiss => "Dismissed: it is off the list. The record stays where it is.",
+        PageAct::Put => "Plaid proved the token: it is the Item's now.",
+        PageAct::ReleaseAll => "Released: they are due now.",
+    };
+    let of_row = || Order::from_word(word).map(Order::done);
+    let of_provider = || ProviderOrder::from_word(word).map(ProviderOrder::done);
+    of_row().or_else(of_provider).or_else(|| PageAct::from_word(word).map(page))
+}
+
+/// Back to a page, which tells what was done.
+fn told(path: &str, word: &str) -> Response {
+    Redirect::to(&format!("{path}?told={word}")).into_response()
+}
+
+/// A form that does something at once.
 pub(super) struct ActForm {
     pub(super) path: String,
     pub(super) token: String,
     pub(super) name: &'static str,
     pub(super) effect: &'static str,
+    pub(super) needs_reason: bool,
 }
 
-/// What this person can do about a row that was explained: nothing for those who may only read. `by`: what keeps it.
-pub(super) fn offered(
-    console: &Console,
-    session: &Session,
-    subject: &Subject,
-    version: &str,
-    by: Option<&str>,
-) -> Vec<ActForm> {
-    if !session.may_act {
-        return Vec::new();
+/// A link to what would come of something.
+pub(super) struct ActLink {
+    pub(super) path: String,
+    pub(super) name: &'static str,
+}
+
+/// What this person can do about a row: nothing for those who may only read.
+#[derive(Default)]
+pub(super) struct Offered {
+    pub(super) forms: Vec<ActForm>,
+    pub(super) links: Vec<ActLink>,
+    /// The form that takes an access token.
+    pub(super) put: Option<ActForm>,
+}
+
+/// Somebody decides, and on what.
+struct Desk<'a> {
+    console: &'a Console,
+    session: &'a Session,
+    subject: &'a Subject,
+    version: &'a str,
+}
+
+impl Desk<'_> {
+    fn path(&self, act: &str) -> String {
+        format!("/acts/{act}/{}/{}", self.subject.kind(), encoded(self.subject.id()))
     }
-    let form = |act: &'static str, name, effect| ActForm {
-        path: format!("/acts/{act}/{}/{}", subject.kind(), super::session::encoded(subject.id())),
-        token: session.form(console, act, &subject.to_string(), version),
-        name,
-        effect,
+
+    fn form(&self, order: Order, name: &'static str) -> ActForm {
+        ActForm {
+            path: self.path(order.as_str()),
+            token: self.session.form(self.console, order.as_str(), &self.subject.to_string(), self.version),
+            name,
+            effect: order.effect(),
+            needs_reason: order.needs_reason(),
+        }
+    }
+
+    fn link(&self, act: &str, name: &'static str) -> ActLink {
+        ActLink { path: self.path(act), name }
+    }
+}
+
+fn waits_for_a_person(by: Option<&str>) -> bool {
+    by.is_some_and(|by| [Block::Hold.as_str(), Block::Parked.as_str()].contains(&by))
+}
+
+pub(super) fn of_business(console: &Console, session: &Session, subject: &Subject, it: &BusinessExplained) -> Offered {
+    if !session.may_act {
+        return Offered::default();
+    }
+    let desk = Desk { console, session, subject, version: &it.version };
+    let by = it.blocked.as_ref().map(|b| b.by.as_str());
+    let releases = waits_for_a_person(by) || it.kept_back.is_some();
+    let release = releases.then(|| desk.form(Order::Release, "Release"));
+    let hold = it.kept_back.is_none().then(|| desk.link(Order::Hold.as_str(), "Hold it"));
+    let erase = it.accounts.is_empty().then(|| desk.link(PageAct::Erase.as_str(), "Erase it"));
+    let forms = release.into_iter().chain([desk.form(Order::Sync, "Look now")]).collect();
+    Offered { forms, links: hold.into_iter().chain(erase).collect(), put: None }
+}
+
+pub(super) fn of_item(console: &Console, session: &Session, subject: &Subject, it: &ItemExplained) -> Offered {
+    if !session.may_act {
+        return Offered::default();
+    }
+    let desk = Desk { console, session, subject, version: &it.version };
+    let by = it.work.as_ref().and_then(|w| w.blocked.as_ref()).map(|b| b.by.as_str());
+    let is = |state: ItemState| it.item.state == state.as_str();
+    let missed = it.at_plaid.as_ref().is_some_and(|at| at.missed);
+    let mut forms = Vec::new();
+    if waits_for_a_person(by) {
+        forms.push(desk.form(Order::Release, "Release"));
+    }
+    forms.push(desk.form(Order::Sync, "Look now"));
+    if missed {
+        forms.push(desk.form(Order::Acknowledge, "Acknowledge the missed webhook"));
+    }
+    let mut links = Vec::new();
+    if is(ItemState::Active) {
+        links.push(desk.link(Order::Mint.as_str(), "Mint its tokens again"));
+    }
+    match is(ItemState::Removed) {
+        true => links.push(desk.link(PageAct::Erase.as_str(), "Erase it")),
+        false => links.push(desk.link(Order::Remove.as_str(), "Remove it")),
+    }
+    let put = (!is(ItemState::Active)).then(|| ActForm {
+        path: format!("/items/{}/put", encoded(subject.id())),
+        token: session.form(console, PageAct::Put.as_str(), &subject.to_string(), &it.version),
+        name: "Give its access token",
+        effect: "Plaid is asked whose token it is: only one of this Item is taken.",
+        needs_reason: false,
+    });
+    Offered { forms, links, put }
+}
+
+/// A page that shows what would come of something, and does it.
+#[derive(Template)]
+#[template(path = "act.html")]
+struct ActPage {
+    frame: Frame,
+    title: String,
+    effect: String,
+    lists: Vec<List>,
+    form: ActForm,
+    /// Of a token, a code or the like, which the form sends along.
+    about: String,
+    back: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct About {
+    #[serde(default)]
+    about: String,
+}
+
+/// What a form is bound to, besides its act.
+fn bound(subject: &Subject, about: &str) -> String {
+    if about.is_empty() { subject.to_string() } else { format!("{subject} {about}") }
+}
+
+fn token_in(about: &str) -> Option<Fingerprint> {
+    (!about.is_empty()).then(|| Fingerprint::from_stored(about.to_owned()))
+}
+
+/// Nobody who may only read, or comes with a form of another session, gets past this.
+fn allowed(session: &Session, back: &str) -> Result<(), Response> {
+    if session.may_act {
+        return Ok(());
+    }
+    let why = "This admin token may only read: sign in with one of the role operate.";
+    Err(refuse(session, StatusCode::FORBIDDEN, "Refused", why, Some(back.to_owned())))
+}
+
+fn not_of_this_session(session: &Session, back: String) -> Response {
+    let why = "That form is too old, or not of this session: look again, then decide.";
+    refuse(session, StatusCode::FORBIDDEN, "Not done", why, Some(back))
+}
+
+fn not_done(session: &Session, error: ApiError, back: String) -> Response {
+    let (status, why) = error.for_people();
+    refuse(session, status, "Not done", &why, Some(back))
+}
+
+fn no_such_act(session: &Session) -> Response {
+    refuse(session, StatusCode::NOT_FOUND, "Not found", "There is no such act.", None)
+}
+
+/// What would come of it.
+pub(super) async fn preview(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Extension(caller): Extension<Caller>,
+    Path((act, kind, id)): Path<(String, String, String)>,
+    Query(About { about }): Query<About>,
+) -> Response {
+    let Ok(subject) = subject_of(&kind, id) else { return no_such_act(&session) };
+    let back = path_to(subject.kind().as_str(), subject.id());
+    if let Err(refused) = allowed(&session, &back) {
+        return refused;
+    }
+    let page = async {
+        let version = version_of(&mut console.store.begin_read().await?, &subject).await?;
+        let (effect, lists, needs_reason) = match (Order::from_word(&act), &*act) {
+            (Some(order), _) => {
+                let said = ActQuery { dry_run: true, ..ActQuery::default() };
+                let ask = Ask { order, subject: &subject, token: token_in(&about), said };
+                let acted = carry_out(&console, &caller, ask).await?;
+                (acted.effect, acted.lists.iter().map(list_of).collect(), order.needs_reason())
+            }
+            (None, "erase") => {
+                erase::carry_out(&console, &caller, &subject, false, true).await?;
+                (
+                    "Deletes every row about it. The audit trail keeps that it was, under a pseudonym.".into(),
+                    vec![],
+                    false,
+                )
+            }
+            _ => return Err(ApiError::not_found("act", "go back, and look what can be done")),
+        };
+        let form = ActForm {
+            path: format!("/acts/{act}/{}/{}", subject.kind(), encoded(subject.id())),
+            token: session.form(&console, &act, &bound(&subject, &about), &version),
+            name: "Do it",
+            effect: "",
+            needs_reason,
+        };
+        let title = format!("{}: {}", act.replace('_', " "), subject.id());
+        let frame = Frame::new(&session, "");
+        Ok(render(&ActPage { frame, title, effect, lists, form, about, back }))
     };
-    let sync = form("sync", "Look now", "Asks Plaid and Layer now, and sends what is not right. Nothing is forced.");
-    let effect = "Lets it go on, on the truth of that moment. What a guard held back is permitted once.";
-    let waits_for_person = by.is_some_and(|by| [Block::Hold.as_str(), Block::Parked.as_str()].contains(&by));
-    let release = waits_for_person.then(|| form("release", "Release", effect));
-    release.into_iter().chain([sync]).collect()
+    shown(&session, page.await)
 }
 
 #[derive(Deserialize)]
@@ -50,6 +258,14 @@ pub(super) struct Sent {
     token: String,
     #[serde(default)]
     reason: String,
+    #[serde(default)]
+    about: String,
+}
+
+impl Sent {
+    fn reason(&self) -> Option<String> {
+        Some(self.reason.clone()).filter(|r| !r.trim().is_empty())
+    }
 }
 
 pub(super) async fn act(
@@ -59,26 +275,254 @@ pub(super) async fn act(
     Path((act, kind, id)): Path<(String, String, String)>,
     Form(sent): Form<Sent>,
 ) -> Response {
-    let order = Order::from_word(&act);
-    let subject = Kind::from_word(&kind).map(|kind| Subject::parse(kind, id));
-    let (Some(order), Some(Ok(subject))) = (order, subject) else {
-        return refuse(&session, StatusCode::NOT_FOUND, "Not found", "There is no such act.", None);
-    };
+    let Ok(subject) = subject_of(&kind, id) else { return no_such_act(&session) };
     let back = path_to(subject.kind().as_str(), subject.id());
-    if !session.may_act {
-        let why = "This admin token may only read: sign in with one of the role operate.";
-        return refuse(&session, StatusCode::FORBIDDEN, "Refused", why, Some(back));
+    if let Err(refused) = allowed(&session, &back) {
+        return refused;
     }
-    let Some(version) = session.version_of(&console, &sent.token, &act, &subject.to_string()) else {
-        let why = "That form is too old, or not of this session: look again, then decide.";
-        return refuse(&session, StatusCode::FORBIDDEN, "Not done", why, Some(back));
+    let Some(version) = session.version_of(&console, &sent.token, &act, &bound(&subject, &sent.about)) else {
+        return not_of_this_session(&session, back);
     };
-    let reason = Some(sent.reason).filter(|r| !r.trim().is_empty());
-    match carry_out(&console, &caller, order, &subject, reason.as_deref(), Some(&version)).await {
-        Ok(()) => told(&back, order).into_response(),
-        Err(error) => {
-            let (status, why) = error.for_people();
-            refuse(&session, status, "Not done", &why, Some(back))
+    let reason = sent.reason();
+    let done = match (Order::from_word(&act), &*act) {
+        (Some(order), _) => {
+            let said = ActQuery { reason, version: Some(version), ..ActQuery::default() };
+            let ask = Ask { order, subject: &subject, token: token_in(&sent.about), said };
+            carry_out(&console, &caller, ask).await.map(|_| told(&back, &act))
         }
+        (None, "erase") => {
+            let erased = erase::carry_out(&console, &caller, &subject, false, false).await;
+            erased.map(|()| told("/", &act))
+        }
+        _ => return no_such_act(&session),
+    };
+    done.unwrap_or_else(|error| not_done(&session, error, back))
+}
+
+/// What this person can do about a provider.
+pub(super) fn of_provider(console: &Console, session: &Session, provider: Provider, paused: Option<bool>) -> Offered {
+    if !session.may_act {
+        return Offered::default();
+    }
+    let path = |order: ProviderOrder| format!("/providers/{provider}/{order}");
+    let form = |order: ProviderOrder, name| ActForm {
+        path: path(order),
+        token: session.form(console, order.as_str(), &format!("provider/{provider}"), ""),
+        name,
+        effect: order.effect(),
+        needs_reason: false,
+    };
+    let probe = || form(ProviderOrder::Probe, "Probe now");
+    let resume = || form(ProviderOrder::Resume, "Resume");
+    match paused {
+        None => {
+            let pause = ActLink { path: path(ProviderOrder::Pause), name: "Pause it" };
+            Offered { links: vec![pause], ..Offered::default() }
+        }
+        Some(by_order) => {
+            let forms = (!by_order).then(probe).into_iter().chain([resume()]).collect();
+            Offered { forms, ..Offered::default() }
+        }
+    }
+}
+
+pub(super) async fn preview_provider(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Path((provider, order)): Path<(String, String)>,
+) -> Response {
+    if let Err(refused) = allowed(&session, "/") {
+        return refused;
+    }
+    let (Some(provider), Some(order)) = (Provider::from_word(&provider), ProviderOrder::from_word(&order)) else {
+        return no_such_act(&session);
+    };
+    let form = ActForm {
+        path: format!("/providers/{provider}/{order}"),
+        token: session.form(&console, order.as_str(), &format!("provider/{provider}"), ""),
+        name: "Do it",
+        effect: "",
+        needs_reason: order == ProviderOrder::Pause,
+    };
+    render(&ActPage {
+        frame: Frame::new(&session, ""),
+        title: format!("{order}: {provider}"),
+        effect: order.effect().to_owned(),
+        lists: Vec::new(),
+        form,
+        about: String::new(),
+        back: "/".into(),
+    })
+}
+
+pub(super) async fn act_on_provider(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Extension(caller): Extension<Caller>,
+    Path((provider, order)): Path<(String, String)>,
+    Form(sent): Form<Sent>,
+) -> Response {
+    if let Err(refused) = allowed(&session, "/") {
+        return refused;
+    }
+    let (Some(provider), Some(order)) = (Provider::from_word(&provider), ProviderOrder::from_word(&order)) else {
+        return no_such_act(&session);
+    };
+    let subject = format!("provider/{provider}");
+    if session.version_of(&console, &sent.token, order.as_str(), &subject).is_none() {
+        return not_of_this_session(&session, "/".into());
+    }
+    let done = providers::carry_out(&console, &caller, provider, order, sent.reason().as_deref()).await;
+    done.map_or_else(|error| not_done(&session, error, "/".into()), |()| told("/", order.as_str()))
+}
+
+/// The form that takes a dead letter off the list.
+pub(super) fn of_dead_letter(console: &Console, session: &Session, id: &str) -> Option<ActForm> {
+    session.may_act.then(|| ActForm {
+        path: format!("/dead-letters/{}/dismiss", encoded(id)),
+        token: session.form(console, PageAct::Dismiss.as_str(), &format!("dead-letter/{id}"), ""),
+        name: "Dismiss",
+        effect: "",
+        needs_reason: false,
+    })
+}
+
+pub(super) async fn dismiss(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Form(sent): Form<Sent>,
+) -> Response {
+    let back = "/flow".to_owned();
+    if let Err(refused) = allowed(&session, &back) {
+        return refused;
+    }
+    let word = PageAct::Dismiss.as_str();
+    if session.version_of(&console, &sent.token, word, &format!("dead-letter/{id}")).is_none() {
+        return not_of_this_session(&session, back);
+    }
+    let done = dead_letters::carry_out(&console, &caller, &id, sent.reason().as_deref()).await;
+    done.map_or_else(|error| not_done(&session, error, back.clone()), |()| told(&back, word))
+}
+
+/// A form with an access token in it, which no page ever shows.
+#[derive(Deserialize)]
+pub(super) struct SentToken {
+    token: String,
+    access_token: String,
+    #[serde(default)]
+    business: String,
+}
+
+/// How long a page waits for Plaid's word on a token.
+const PATIENCE: u32 = 8;
+
+pub(super) async fn put(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Form(sent): Form<SentToken>,
+) -> Response {
+    let Ok(item) = ItemId::parse(id) else { return no_such_act(&session) };
+    let subject = Subject::from(&item);
+    let back = path_to(subject.kind().as_str(), subject.id());
+    if let Err(refused) = allowed(&session, &back) {
+        return refused;
+    }
+    let word = PageAct::Put.as_str();
+    if session.version_of(&console, &sent.token, word, &subject.to_string()).is_none() {
+        return not_of_this_session(&session, back);
+    }
+    let business = Some(sent.business.trim().to_owned()).filter(|b| !b.is_empty());
+    let body = PutItem::of_token(sent.access_token.trim(), business);
+    match console.push(&caller, item, &PutQuery::patient(PATIENCE), body).await {
+        Ok((StatusCode::OK, _)) => told(&back, word),
+        Ok(_) => {
+            let why = "It is stored, and Plaid has not said yet whose token it is: the page of the Item tells.";
+            refuse(&session, StatusCode::ACCEPTED, "Not known yet", why, Some(back))
+        }
+        Err(error) => not_done(&session, error, back),
+    }
+}
+
+/// How many rows of a cause there are is counted for so long, and they are released for so long, at most.
+const AT_MOST: Duration = Duration::from_secs(5);
+
+/// Goes through all rows of a cause. Returns how many were or would be released, how many were left alone, and whether there may be
+/// more.
+async fn each_of(
+    console: &Console,
+    caller: &Caller,
+    code: &str,
+    reason: Option<String>,
+    dry_run: bool,
+) -> Result<(u64, u64, bool), ApiError> {
+    let began = Instant::now();
+    let (mut released, mut paused, mut after) = (0, 0, None);
+    loop {
+        let query = AllQuery { code: code.to_owned(), reason: reason.clone(), dry_run, after };
+        let all = parked::release_all(State(console.clone()), Extension(caller.clone()), Query(query)).await?.0;
+        (released, paused, after) = (released + all.released, paused + all.paused, all.next);
+        if after.is_none() || began.elapsed() > AT_MOST {
+            return Ok((released, paused, after.is_some()));
+        }
+    }
+}
+
+pub(super) async fn preview_all(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Extension(caller): Extension<Caller>,
+    Query(About { about }): Query<About>,
+) -> Response {
+    if let Err(refused) = allowed(&session, "/needs") {
+        return refused;
+    }
+    let page = async {
+        let (released, paused, more) = each_of(&console, &caller, &about, None, true).await?;
+        let or_more = if more { " or more" } else { "" };
+        let left = match paused {
+            0 => String::new(),
+            n => format!(" {n} are left alone, because their provider is paused."),
+        };
+        let effect =
+            format!("Releases {released}{or_more} rows that are kept for {about}.{left} {}", Order::Release.effect());
+        let word = PageAct::ReleaseAll.as_str();
+        let form = ActForm {
+            path: "/needs/release".into(),
+            token: session.form(&console, word, &about, ""),
+            name: "Release all",
+            effect: "",
+            needs_reason: false,
+        };
+        let (title, frame) = (format!("release all of {about}"), Frame::new(&session, "/needs"));
+        Ok(render(&ActPage { frame, title, effect, lists: Vec::new(), form, about, back: "/needs".into() }))
+    };
+    shown(&session, page.await)
+}
+
+pub(super) async fn release_all(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Extension(caller): Extension<Caller>,
+    Form(sent): Form<Sent>,
+) -> Response {
+    let back = "/needs".to_owned();
+    if let Err(refused) = allowed(&session, &back) {
+        return refused;
+    }
+    let word = PageAct::ReleaseAll.as_str();
+    if session.version_of(&console, &sent.token, word, &sent.about).is_none() {
+        return not_of_this_session(&session, back);
+    }
+    match each_of(&console, &caller, &sent.about, sent.reason(), false).await {
+        Ok((_, _, false)) => told(&back, word),
+        Ok((released, ..)) => {
+            let why = format!("{released} were released, and there are more: release them again to go on.");
+            refuse(&session, StatusCode::OK, "Not all yet", &why, Some(back))
+        }
+        Err(error) => not_done(&session, error, back),
     }
 }

@@ -8,16 +8,19 @@ mod session;
 
 pub(crate) use live::MOST as MOST_WATCHED;
 
-use crate::acts::Order;
+use crate::acts::ListAhead;
+use crate::at_plaid::{self, AtPlaid};
 use crate::audit::{self, AuditQuery, Entry};
+use crate::dead_letters::{self, DeadLetter};
 use crate::explain::{self, BusinessExplained, ItemExplained, NextList};
 use crate::find::{self, FindQuery};
 use crate::parked::{self, UnknownItem};
+use crate::providers::Pause;
 use crate::status::{self, Alike, Status};
 use crate::upkeep::{self, Budget, Orphan};
-use crate::view::{PageQuery, Paged, StateQuery, VerdictView};
+use crate::view::{ItemsQuery, PageQuery, Paged, StateQuery, VerdictView};
 use crate::{Console, businesses, items};
-use acts::ActForm;
+use acts::{ActForm, Offered};
 use askama::Template;
 use axum::Router;
 use axum::extract::{Extension, Path, Query, State};
@@ -27,7 +30,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use domain::verdict::State as VerdictState;
 use domain::work::{Kind, Subject};
-use domain::{BusinessId, ItemId};
+use domain::{BusinessId, ItemId, Provider};
 use frame::{CSS, Frame, ICON, JS, Live, render, shown};
 use serde::Deserialize;
 use session::{Session, encoded};
@@ -49,7 +52,11 @@ pub(crate) fn routes(console: &Console) -> Router<Console> {
         .route("/audit", get(audit_page))
         .route("/search", get(search))
         .route("/live", get(live::live))
-        .route("/acts/{act}/{kind}/{id}", post(acts::act))
+        .route("/acts/{act}/{kind}/{id}", get(acts::preview).post(acts::act))
+        .route("/providers/{provider}/{order}", get(acts::preview_provider).post(acts::act_on_provider))
+        .route("/dead-letters/{id}/dismiss", post(acts::dismiss))
+        .route("/items/{id}/put", post(acts::put))
+        .route("/needs/release", get(acts::preview_all).post(acts::release_all))
         .route("/sign-out", post(session::sign_out))
         .route_layer(from_fn_with_state(console.clone(), session::signed_in));
     Router::new()
@@ -89,12 +96,7 @@ fn path_to(kind: &str, id: &str) -> String {
     format!("/{pages}/{}", encoded(id))
 }
 
-/// Back to a page, which tells what was done.
-fn told(path: &str, order: Order) -> Redirect {
-    Redirect::to(&format!("{path}?told={order}"))
-}
-
-/// What was done just now. A word of ours: no address can put another sentence into a page.
+/// What was done just now.
 #[derive(Deserialize)]
 struct Told {
     told: Option<String>,
@@ -102,7 +104,7 @@ struct Told {
 
 impl Told {
     fn sentence(&self) -> Option<&'static str> {
-        self.told.as_deref().and_then(Order::from_word).map(Order::done)
+        self.told.as_deref().and_then(acts::told_of)
     }
 }
 
@@ -113,10 +115,16 @@ struct StatusPage {
     status: Status,
     /// Title, path, and what is not right.
     parts: Vec<(&'static str, &'static str, Vec<Alike>)>,
+    /// Each with its pause, if it is paused, and what can be done about it.
+    providers: Vec<(&'static str, Option<Pause>, Offered)>,
     slowed: Vec<String>,
 }
 
-async fn status_page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+async fn status_page(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(told): Query<Told>,
+) -> Response {
     let page = async {
         let live = Live::of(&console, None).await?;
         let axum::Json(mut status) = status::status(State(console.clone())).await?;
@@ -128,8 +136,16 @@ async fn status_page(State(console): State<Console>, Extension(session): Extensi
             ("Businesses", "/businesses", std::mem::take(&mut status.businesses)),
             ("Items", "/items", std::mem::take(&mut status.items)),
         ];
-        let frame = Frame { live, ..Frame::new(&session, "/") };
-        Ok(render(&StatusPage { slowed: slowed.collect(), frame, status, parts }))
+        let mut pauses = std::mem::take(&mut status.pauses);
+        let providers = Provider::ALL.iter().map(|provider| {
+            let at = pauses.iter().position(|p| p.provider == provider.as_str());
+            let pause = at.map(|at| pauses.swap_remove(at));
+            let by_order = pause.as_ref().map(|p| p.ordered_by.is_some());
+            (provider.as_str(), pause, acts::of_provider(&console, &session, *provider, by_order))
+        });
+        let providers = providers.collect();
+        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "/") };
+        Ok(render(&StatusPage { slowed: slowed.collect(), frame, status, parts, providers }))
     };
     shown(&session, page.await)
 }
@@ -152,6 +168,9 @@ struct Named {
 #[template(path = "needs.html")]
 struct NeedsPage {
     frame: Frame,
+    may_act: bool,
+    /// What else wants a look: a path, and what is there.
+    more: Vec<(&'static str, String)>,
     groups: Vec<Group>,
     waiting: Vec<Alike>,
     next: Option<String>,
@@ -160,6 +179,20 @@ struct NeedsPage {
 #[derive(Deserialize)]
 struct After {
     after: Option<String>,
+    told: Option<String>,
+}
+
+/// What wants a look beside rows that are kept.
+fn more_of(status: &Status) -> Vec<(&'static str, String)> {
+    let paused = status.pauses.iter().map(|p| ("/", format!("{} is paused: {}", p.provider, p.reason)));
+    let counted = [
+        (status.missed_webhooks, "/flow#missed", "Items whose last webhook never came"),
+        (status.webhooks_elsewhere, "/flow#elsewhere", "Items that send their webhooks elsewhere"),
+        (status.consents_ending, "/flow#consents", "Items whose consent ends within 30 days"),
+        (status.dead_letters, "/flow#dead-letters", "webhooks or records that nobody could read"),
+    ];
+    let counted = counted.into_iter().filter(|(n, ..)| *n > 0).map(|(n, path, what)| (path, format!("{n} {what}")));
+    paused.chain(counted).collect()
 }
 
 /// Rows of a page that are grouped by cause.
@@ -168,9 +201,10 @@ const GROUPED: u32 = 500;
 async fn needs(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
-    Query(After { after }): Query<After>,
+    Query(After { after, told }): Query<After>,
 ) -> Response {
     let page = async {
+        let told = Told { told };
         let live = Live::of(&console, None).await?;
         let query = PageQuery { after, limit: Some(GROUPED) };
         let axum::Json(parked) = parked::parked(State(console.clone()), Query(query)).await?;
@@ -180,8 +214,7 @@ async fn needs(
         for row in parked.data {
             let verdict = row.verdict.as_ref();
             let blocked = row.work.blocked.as_ref();
-            let wrong = || verdict.and_then(|v| v.wrong.first()).and_then(|w| w.code.clone());
-            let code = blocked.map(|b| b.code.clone()).or_else(wrong).unwrap_or_else(|| "unknown".to_owned());
+            let code = row.cause().to_owned();
             let why = blocked.map(|b| b.why.clone()).or_else(|| verdict.map(|v| v.why.clone())).unwrap_or_default();
             let since =
                 blocked.and_then(|b| b.since.clone()).or_else(|| verdict.map(|v| v.since.clone())).unwrap_or_default();
@@ -193,11 +226,13 @@ async fn needs(
         }
         // Rekey is at work on these, or they are told above.
         let waits = |a: &Alike| !["converging", "provider_paused", "held", "parked"].contains(&a.state.as_str());
-        let frame = Frame { live, ..Frame::new(&session, "/needs") };
+        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "/needs") };
         let mut groups: Vec<Group> = groups.into_values().collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.rows.len()));
         Ok(render(&NeedsPage {
             frame,
+            may_act: session.may_act,
+            more: more_of(&status),
             groups,
             waiting: status.businesses.into_iter().filter(waits).collect(),
             next: parked.next.map(|next| format!("/needs?after={}", encoded(&next))),
@@ -273,7 +308,8 @@ async fn item_list(
     Extension(session): Extension<Session>,
     Query(query): Query<ListQuery>,
 ) -> Response {
-    let page = items::list(State(console), query.state()).await;
+    let Query(StateQuery { after, limit, verdict }) = query.state();
+    let page = items::list(State(console), Query(ItemsQuery { after, limit, verdict, business: None })).await;
     let page = page.map(|p| query.page(&session, Kind::Item, p.0, |i| (i.item_id, i.verdict)));
     shown(&session, page)
 }
@@ -283,9 +319,26 @@ async fn item_list(
 struct BusinessPage {
     frame: Frame,
     it: BusinessExplained,
-    acts: Vec<ActForm>,
-    next_sentence: String,
+    offered: Offered,
+    list: List,
+    may_act: bool,
+    /// Where acts about its tokens begin and end.
+    path: &'static str,
+    of: String,
+}
+
+/// The next list of a business, in words.
+pub(crate) struct List {
+    business: String,
+    path: String,
+    sentence: String,
     diff: Vec<(&'static str, Vec<String>)>,
+}
+
+fn list_of(ahead: &ListAhead) -> List {
+    let (sentence, diff) = next_list(&ahead.next_list);
+    let path = path_to(Kind::Business.as_str(), &ahead.business_id);
+    List { business: ahead.business_id.clone(), path, sentence, diff }
 }
 
 async fn business(
@@ -298,11 +351,12 @@ async fn business(
         let subject = Subject::from(&BusinessId::parse(id.clone())?);
         let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::business(State(console.clone()), Path(id)).await?;
-        let by = it.blocked.as_ref().map(|b| b.by.as_str());
-        let acts = acts::offered(&console, &session, &subject, &it.version, by);
+        let offered = acts::of_business(&console, &session, &subject, &it);
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
-        let (next_sentence, diff) = next_list(&it.next_list);
-        Ok(render(&BusinessPage { frame, it, acts, next_sentence, diff }))
+        let (sentence, diff) = next_list(&it.next_list);
+        let list = List { business: it.business_id.clone(), path: String::new(), sentence, diff };
+        let of = format!("/business/{}", encoded(&it.business_id));
+        Ok(render(&BusinessPage { frame, offered, list, may_act: session.may_act, path: "/acts/", of, it }))
     };
     shown(&session, page.await)
 }
@@ -320,6 +374,7 @@ fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
         ("added", &next.added),
         ("replaced", &next.replaced),
         ("removed", &next.removed),
+        ("removed by an operator's word", &next.discarded),
         ("left out until new tokens are minted", &next.left_out),
     ];
     (sentence, parts.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(word, ids)| (word, ids.clone())).collect())
@@ -330,7 +385,7 @@ fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
 struct ItemPage {
     frame: Frame,
     it: ItemExplained,
-    acts: Vec<ActForm>,
+    offered: Offered,
 }
 
 async fn item(
@@ -343,10 +398,9 @@ async fn item(
         let subject = Subject::from(&ItemId::parse(id.clone())?);
         let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::item(State(console.clone()), Path(id)).await?;
-        let by = it.work.as_ref().and_then(|w| w.blocked.as_ref()).map(|b| b.by.as_str());
-        let acts = acts::offered(&console, &session, &subject, &it.version, by);
+        let offered = acts::of_item(&console, &session, &subject, &it);
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
-        Ok(render(&ItemPage { frame, it, acts }))
+        Ok(render(&ItemPage { frame, it, offered }))
     };
     shown(&session, page.await)
 }
@@ -356,18 +410,39 @@ async fn item(
 struct FlowPage {
     frame: Frame,
     budgets: Vec<Budget>,
+    missed: Vec<AtPlaid>,
+    elsewhere: Vec<AtPlaid>,
+    consents: Vec<AtPlaid>,
+    letters: Vec<(DeadLetter, Option<ActForm>)>,
     unknown: Vec<UnknownItem>,
     orphans: Vec<Orphan>,
 }
 
-async fn flow(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+async fn flow(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(told): Query<Told>,
+) -> Response {
     let page = async {
         let first = || Query(PageQuery { after: None, limit: Some(100) });
         let axum::Json(budgets) = upkeep::budgets(State(console.clone())).await?;
         let axum::Json(unknown) = parked::unknown_items(State(console.clone()), first()).await?;
         let axum::Json(orphans) = upkeep::orphans(State(console.clone()), first()).await?;
-        let frame = Frame::new(&session, "/flow");
-        Ok(render(&FlowPage { frame, budgets, unknown: unknown.data, orphans: orphans.data }))
+        let letters = dead_letters::list(State(console.clone()), first()).await?.0.data.into_iter();
+        let letters = letters.map(|l| {
+            let form = acts::of_dead_letter(&console, &session, &l.id);
+            (l, form)
+        });
+        Ok(render(&FlowPage {
+            frame: Frame { told: told.sentence(), ..Frame::new(&session, "/flow") },
+            budgets,
+            missed: at_plaid::missed(State(console.clone()), first()).await?.0.data,
+            elsewhere: at_plaid::elsewhere(State(console.clone()), first()).await?.0.data,
+            consents: at_plaid::consents(State(console.clone()), first()).await?.0.data,
+            letters: letters.collect(),
+            unknown: unknown.data,
+            orphans: orphans.data,
+        }))
     };
     shown(&session, page.await)
 }
@@ -383,10 +458,10 @@ struct AuditPage {
 async fn audit_page(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
-    Query(After { after }): Query<After>,
+    Query(After { after, .. }): Query<After>,
 ) -> Response {
     let page = async {
-        let query = AuditQuery { after, limit: Some(100), subject: None, by: None };
+        let query = AuditQuery { after, limit: Some(100), subject: None, by: None, since: None };
         let axum::Json(page) = audit::list(State(console.clone()), Query(query)).await?;
         let frame = Frame::new(&session, "/audit");
         let next = page.next.map(|next| format!("/audit?after={}", encoded(&next)));

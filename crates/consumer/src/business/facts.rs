@@ -118,7 +118,8 @@ async fn refuse_dead_strangers(
     listed: &[Listed],
     tokens: &HashMap<Fingerprint, ProcessorToken>,
 ) -> Result<(), Stop> {
-    let strangers = listed.iter().filter(|r| r.ours.is_none() && !r.layer_owned && r.status.is_row());
+    let strangers =
+        listed.iter().filter(|r| r.ours.is_none() && r.word.is_none() && !r.layer_owned && r.status.is_row());
     let strangers: Vec<&ProcessorToken> = strangers.filter_map(|r| tokens.get(r.token.as_ref()?)).collect();
     let mut dead = 0;
     for token in strangers {

@@ -166,6 +166,7 @@ impl Reconciliation<'_> {
             leave_out: self.row.leave_out,
             // Accepted but never seen: the sweep sends it again.
             resend: !self.row.verified && self.claim.class == Class::Sweep,
+            kept_back: self.row.kept_back.clone().map(|(why, _)| why),
             ..self.context.layer.settings().policy()
         }
     }
@@ -277,7 +278,7 @@ impl Reconciliation<'_> {
     async fn report_accepted(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), store::Error> {
         let payload = json!({
             "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
-            "removed": put.removed, "left_out": put.left_out,
+            "removed": put.removed, "left_out": put.left_out, "discarded": put.discarded.len(),
         });
         let took_ms = self.claim.signal_at.map(|signal| millis(tx.now().since(signal)));
         outcome::about_business(tx, &self.claim, &self.id, kind::LIST_ACCEPTED, payload).await?;
@@ -287,6 +288,7 @@ impl Reconciliation<'_> {
             replaced = put.replaced.len(),
             removed = put.removed.len(),
             left_out = put.left_out.len(),
+            discarded = put.discarded.len(),
             verified,
             took_ms,
             "Layer has the list"

@@ -5,6 +5,7 @@ use crate::reconcile::Stop;
 use crate::{Context, Mode};
 use domain::budget::Call;
 use domain::ids::BusinessRef;
+use domain::token_list::Hold;
 use domain::work::Code;
 use domain::{BusinessId, LayerId, ProcessorToken};
 use layer::Meaning;
@@ -72,6 +73,9 @@ impl Reconciliation<'_> {
             tokens.into_iter().filter(|(f, _)| listed(f)).unzip();
         if tokens.is_empty() || self.context.settings.mode == Mode::Observe {
             return Ok(None);
+        }
+        if let Some((why, _)) = self.row.kept_back.clone() {
+            return Err(Stop::Row(self.held(&Hold::Operator { why })));
         }
         self.wait_under(self.context.lease_of_write(), Call::LayerCreate).await?;
         let made = match self.context.layer.create_business(&details, &external_id, &tokens).await {

@@ -2,12 +2,14 @@
 
 use super::Reconciliation;
 use super::conclusion::{End, Facts, List, Rules};
+use super::report::Report;
 use crate::outcome;
 use crate::refusals::{backoff, done};
 use crate::{Mode, TokenSource, steps};
+use domain::item::CONSENT_ENDS_SOON;
 use domain::metric;
 use domain::token_list::LeaveOut;
-use domain::work::{Code, Subject};
+use domain::work::{Code, HintKind, Subject};
 use serde_json::json;
 use store::{Act, Tx, WantedAccount};
 
@@ -102,6 +104,15 @@ impl Reconciliation<'_> {
         }
         if end.was_read {
             tx.item_was_read(item).await?;
+        }
+        if let Some(said) = &self.found.said
+            && let Some(ends) = tx.record_said(item, said, CONSENT_ENDS_SOON).await?
+        {
+            let businesses = tx.businesses_of_item(item).await?;
+            let report = Report::Ends { kind: HintKind::PendingExpiration, at: Some(ends.rfc3339()) };
+            if let Some((kind, payload)) = report.outcome() {
+                outcome::about_item(tx, &self.claim, item, &businesses, kind, payload).await?;
+            }
         }
         for (account, fault) in &end.mint_faults {
             tx.set_mint_fault(item, account, fault.as_ref()).await?;

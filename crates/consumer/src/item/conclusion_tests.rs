@@ -22,6 +22,7 @@ fn item() -> ItemRow {
         generation: 2,
         replaces: None,
         doubted_at: None,
+        read_at: None,
     }
 }
 /// Known, in acme.

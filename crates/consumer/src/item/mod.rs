@@ -27,7 +27,7 @@ use domain::metric;
 use domain::queue::Finish;
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, ItemId, Millis};
 use state::NewState;
-use store::{AccountRow, Candidate, Claim, Current, Declaration, ItemRow, Tx};
+use store::{AccountRow, Candidate, Claim, Current, Declaration, ItemRow, ItemSaid, Tx};
 
 /// One reconciliation, while it lasts.
 pub(crate) struct Reconciliation<'a> {
@@ -89,6 +89,8 @@ struct Found {
     state: Option<NewState>,
     /// The accounts were read; there may be none.
     read: bool,
+    /// What Plaid said of the Item beside them, where it is kept.
+    said: Option<ItemSaid>,
     accounts: Vec<AccountChange>,
     /// When they were read, and the newest generation of each account's live tokens then.
     read_at: Millis,

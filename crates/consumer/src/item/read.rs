@@ -2,15 +2,18 @@
 
 use super::state::NewState;
 use super::{AccountChange, Reconciliation};
+use crate::budget::{self, Slot};
 use crate::reconcile::Stop;
+use crate::refusals::{self, Refusal};
 use crate::steps;
 use domain::accounts::{Change, Known, MintRefused, Rules, Said, settle};
 use domain::budget::Call;
+use domain::fault::chain;
 use domain::item::{Cause, ItemState};
 use domain::work::HintKind;
 use domain::{AccessToken, AccountId, BusinessId, Fingerprint, Millis};
-use plaid::Meaning;
-use store::{Declaration, Hint};
+use plaid::{ItemInfo, Meaning};
+use store::{Declaration, Hint, ItemSaid};
 use tracing::field::Empty;
 
 /// What a reconciliation needs besides the accounts themselves.
@@ -42,6 +45,7 @@ impl Reconciliation<'_> {
             return Err(self.stops_in(NewState::of(ItemState::AwaitingToken, Cause::OtherItemNamed)));
         }
         let state = self.state_beside_accounts(read.item.error_code.as_deref()).await?;
+        self.found.said = self.said_beside(&read.item, token).await?;
         let mut facts = self.facts().await?;
         if let Some((token, declaration)) = facts.waiting.take() {
             self.judge_declaration(&token, &declaration, Some(&read.accounts)).await?;
@@ -58,6 +62,49 @@ impl Reconciliation<'_> {
         (self.found.read, self.found.read_at, self.found.live) = (true, facts.now, facts.live);
         self.found.state = Some(state);
         Ok(())
+    }
+
+    /// What Plaid says of the Item beside its accounts, kept when it is linked and by each sweep, which asks `/item/get` as well: it
+    /// alone names the last webhook that was sent, and so one that never came.
+    async fn said_beside(&mut self, info: &ItemInfo, token: &AccessToken) -> Result<Option<ItemSaid>, Stop> {
+        if !self.unannounced && self.item.read_at.is_some() {
+            return Ok(None);
+        }
+        let asked = match self.unannounced && self.context.settings.watch_webhooks {
+            // Boxed: few reconciliations go this way, and all would be as large as this one.
+            true => Box::pin(self.ask_for_item(token)).await?,
+            false => None,
+        };
+        let ItemInfo { institution, webhook, consent_until, last_webhook, .. } = asked.unwrap_or_else(|| info.clone());
+        let settings = &self.context.settings;
+        // Plaid may be about to send it again, and Kafka to hand it over: the next sweep judges that one.
+        let late = Millis(jiff::Timestamp::now().as_millisecond()).minus(settings.missed_webhook_after);
+        let ours = self.context.plaid.settings().webhook_url.as_str();
+        Ok(Some(ItemSaid {
+            elsewhere: !ours.is_empty() && webhook.as_deref() != Some(ours),
+            sent: last_webhook.filter(|(at, _)| *at <= late),
+            institution,
+            webhook_url: webhook,
+            consent_until,
+        }))
+    }
+
+    /// Only when there is budget at once, and whatever comes of it: nothing else depends on it.
+    async fn ask_for_item(&mut self, token: &AccessToken) -> Result<Option<ItemInfo>, Stop> {
+        let slot = Slot { call: Call::ItemGet, paced: true, lease: self.context.settings.lease };
+        if !budget::is_spare(self.context, &mut self.claim, &slot).await? {
+            return Ok(None);
+        }
+        let span = tracing::info_span!(target: traces::STEP, "read item", outcome = Empty);
+        let asked = self.context.plaid.item_get(token);
+        match steps::step(steps::READ_ITEM, span, plaid::Error::code, asked).await {
+            Ok(info) => Ok(Some(info).filter(|info| info.item == self.item.id)),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "Plaid does not say which webhook it sent last");
+                refusals::heed(self.context, &Refusal::from(&error)).await?;
+                Ok(None)
+            }
+        }
     }
 
     pub(super) async fn ask_for_accounts(

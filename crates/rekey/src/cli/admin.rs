@@ -1,5 +1,6 @@
 //! Commands that call the admin API.
 
+use super::explain::next_list;
 use super::table::{age, aligned, plain};
 use super::{Ended, Usage, complain, say};
 use crate::config::{BadSetting, Config, provider_url};
@@ -8,6 +9,7 @@ use domain::verdict::State;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -31,25 +33,66 @@ pub(super) enum ItemCommand {
     Put(PutItem),
     /// Show one Item; `rekey explain` tells why it stands so.
     #[command(visible_alias = "get")]
-    Show { item: String },
-    /// List Items: all of them, or those in a state.
-    #[command(visible_alias = "ls")]
-    List(ListArgs),
-    /// Tell Rekey that the platform removed the Item: its accounts leave every list.
-    Remove { item: String },
-    /// Delete every row about a removed Item, once the lists that it was in were read back without it.
-    Erase {
+    Show {
+        /// The Item's id at Plaid.
         item: String,
-        /// Also where no list could be read back: Layer does not have the business any more, or nothing is sent.
-        #[arg(long)]
-        unconfirmed: bool,
     },
-    /// Look at the Item now.
-    Sync {
+    /// List Items: all of them, those in a state, or those of a business.
+    #[command(visible_alias = "ls", after_help = "Example: rekey item list --state awaiting_token")]
+    List {
+        #[command(flatten)]
+        list: ListArgs,
+        /// Only those with an account in this business, or on its way there or from there.
+        #[arg(long, conflicts_with = "verdict")]
+        business: Option<String>,
+    },
+    /// Tell Rekey that the platform removed the Item: its accounts leave every list.
+    #[command(after_help = "Example: rekey item remove ITEM --dry-run")]
+    Remove {
+        /// The Item's id at Plaid.
         item: String,
         #[command(flatten)]
-        why: Why,
+        how: How,
+        /// Don't ask first.
+        #[arg(long, short)]
+        yes: bool,
     },
+    /// Delete every row about a removed Item, once the lists that it was in were read back without it.
+    Erase {
+        /// The Item's id at Plaid.
+        item: String,
+        #[command(flatten)]
+        erase: Erase,
+    },
+    /// Look at the Item now.
+    #[command(after_help = "Example: rekey item sync ITEM --wait")]
+    Sync {
+        /// The Item's id at Plaid.
+        item: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Mint every token of the Item anew, under the access token that it has.
+    #[command(after_help = "Example: rekey item mint ITEM --reason 'Layer reads nothing with them' --wait")]
+    Mint {
+        /// The Item's id at Plaid.
+        item: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Take the Item off the list of missed webhooks: somebody has looked into it.
+    Acknowledge {
+        /// The Item's id at Plaid.
+        item: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// List Items whose last webhook, as Plaid says, never came.
+    Missed(PageArgs),
+    /// List Items whose webhooks go elsewhere than plaid.webhook_url says.
+    Elsewhere(PageArgs),
+    /// List Items whose consent ends within 30 days.
+    Consents(PageArgs),
     /// List Items that webhooks name and nobody pushed.
     Unknown(PageArgs),
     /// List mints that reached no list: their answers were lost, or came too late.
@@ -58,6 +101,7 @@ pub(super) enum ItemCommand {
 
 #[derive(Args)]
 pub(super) struct PutItem {
+    /// The Item's id at Plaid.
     item: String,
     /// The business its accounts belong to. An Item that is known keeps its own when this is left out.
     #[arg(long)]
@@ -75,6 +119,9 @@ pub(super) struct PutItem {
     /// The Item that leaves when this one's tokens exist.
     #[arg(long)]
     replaces: Option<String>,
+    /// What Layer needs to create the business, should it not have it: a JSON object.
+    #[arg(long, value_name = "JSON")]
+    create: Option<String>,
     /// Wait until Layer accepted every list the Item is in.
     #[arg(long)]
     wait: bool,
@@ -84,22 +131,48 @@ pub(super) struct PutItem {
 pub(super) enum BusinessCommand {
     /// Show one business; `rekey explain` tells why it stands so.
     #[command(visible_alias = "get")]
-    Show { business: String },
+    Show {
+        /// Its name on the platform, or `layer:` and Layer's id.
+        business: String,
+    },
     /// List businesses: all of them, or those in a state.
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", after_help = "Example: rekey business list --state held")]
     List(ListArgs),
     /// Delete every row about a business that no Item names any more.
     Erase {
-        business: String,
-        /// Also where its list could not be read back: Layer does not have it any more, or nothing is sent.
-        #[arg(long)]
-        unconfirmed: bool,
-    },
-    /// Compare the list at Layer with the truth now.
-    Sync {
+        /// Its name on the platform, or `layer:` and Layer's id.
         business: String,
         #[command(flatten)]
-        why: Why,
+        erase: Erase,
+    },
+    /// Compare the list at Layer with the truth now.
+    #[command(after_help = "Example: rekey business sync acme --wait")]
+    Sync {
+        /// Its name on the platform, or `layer:` and Layer's id.
+        business: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Send nothing for the business, whatever changes, until `rekey parked release business` says so.
+    #[command(after_help = "Example: rekey business hold acme --reason 'they move to another Layer'")]
+    Hold {
+        /// Its name on the platform, or `layer:` and Layer's id.
+        business: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Decide on a token of the list that nobody here knows, for good.
+    #[command(after_help = "Example: rekey business token acme fp1_0123abcd remove --dry-run")]
+    Token {
+        /// Its name on the platform, or `layer:` and Layer's id.
+        business: String,
+        /// As `rekey explain` names the token.
+        fingerprint: String,
+        /// keep: every list sends it along; remove: the next list leaves it out; forget: take the decision back.
+        #[arg(value_parser = ["keep", "remove", "forget"])]
+        word: String,
+        #[command(flatten)]
+        how: How,
     },
 }
 
@@ -108,31 +181,103 @@ pub(super) enum ParkedCommand {
     /// List what waits for a person.
     #[command(visible_alias = "ls")]
     List(PageArgs),
-    /// Let a row go on, on the truth of this moment.
+    /// Let a row go on, on the truth of this moment; or all that are kept for one cause.
+    #[command(
+        after_help = "Example: rekey parked release business acme --dry-run\n         rekey parked release --all shrink_guard"
+    )]
     Release {
-        #[arg(value_parser = ["item", "business"])]
-        kind: String,
-        id: String,
+        /// Whether it is an Item or a business.
+        #[arg(value_parser = ["item", "business"], required_unless_present = "all", requires = "id")]
+        kind: Option<String>,
+        /// Its id.
+        id: Option<String>,
+        /// Every row that is kept for this code, as `rekey parked list` shows it. Ctrl-C stops.
+        #[arg(long, value_name = "CODE", conflicts_with_all = ["kind", "version", "wait"])]
+        all: Option<String>,
         #[command(flatten)]
-        why: Why,
+        how: How,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum ProviderCommand {
+    /// Stop all work of a provider until it is resumed.
+    #[command(after_help = "Example: rekey provider pause layer --reason 'their maintenance'")]
+    Pause(OfProvider),
+    /// Let a provider's work go on.
+    Resume(OfProvider),
+    /// Have a paused provider asked now: its work goes on by itself when it answers.
+    Probe(OfProvider),
+}
+
+#[derive(Args)]
+pub(super) struct OfProvider {
+    /// Which one.
+    #[arg(value_parser = ["plaid", "layer"])]
+    provider: String,
+    /// Why, for the audit trail; a pause shows it to everybody.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum DeadLettersCommand {
+    /// List webhooks and records that nobody could read, as far as nobody has looked.
+    #[command(visible_alias = "ls")]
+    List(PageArgs),
+    /// Take one off the list: somebody has looked. The record stays where it is.
+    Dismiss {
+        /// As the list names it.
+        id: String,
+        /// Why, for the audit trail.
+        #[arg(long)]
+        reason: Option<String>,
     },
 }
 
 #[derive(Args)]
-pub(super) struct Why {
+#[group(id = "erasing")]
+pub(super) struct Erase {
+    /// Also where a list could not be read back: Layer does not have the business any more, or nothing is sent.
+    #[arg(long)]
+    unconfirmed: bool,
+    /// Only say whether it can be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Don't ask first.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// How an act is ordered.
+#[derive(Args)]
+pub(super) struct How {
     /// Why, for the audit trail.
     #[arg(long)]
     reason: Option<String>,
-    /// The `version` that an explanation showed: refused if what keeps the row is another thing by now.
+    /// The `version` that an explanation showed: refused if the row is another one by now.
     #[arg(long)]
     version: Option<String>,
+    /// Only say what would be sent.
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait for what comes of it, a minute at most.
+    #[arg(long)]
+    wait: bool,
 }
 
-impl Why {
+impl How {
     fn query(&self) -> String {
-        let named = [("reason", &self.reason), ("version", &self.version)];
-        let given = named.iter().filter_map(|(name, text)| Some(format!("{name}={}", escaped(text.as_deref()?))));
-        let query: Vec<String> = given.collect();
+        let mut query: Vec<String> = Vec::new();
+        for (name, text) in [("reason", &self.reason), ("version", &self.version)] {
+            query.extend(text.as_deref().map(|text| format!("{name}={}", escaped(text))));
+        }
+        if self.dry_run {
+            query.push("dry_run=true".into());
+        }
+        if self.wait {
+            query.push("timeout=60".into());
+        }
         if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) }
     }
 }
@@ -142,6 +287,7 @@ pub(super) struct PageArgs {
     /// Continue after this entry.
     #[arg(long)]
     after: Option<String>,
+    /// Entries at most, 500 in one go.
     #[arg(long, default_value_t = 100)]
     limit: u32,
 }
@@ -151,7 +297,7 @@ pub(super) struct ListArgs {
     #[command(flatten)]
     page: PageArgs,
     /// Only those whose verdict is this.
-    #[arg(long, value_name = "STATE", value_parser = clap::builder::PossibleValuesParser::new(State::WORDS))]
+    #[arg(long, visible_alias = "state", value_name = "STATE", value_parser = clap::builder::PossibleValuesParser::new(State::WORDS))]
     verdict: Option<String>,
 }
 
@@ -165,6 +311,9 @@ pub(super) struct AuditArgs {
     /// Only what this admin token did.
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
+    /// Only what is not older: `2h`, `3d`, or a point in time.
+    #[arg(long, value_name = "WHEN", value_parser = super::table::since)]
+    since: Option<String>,
 }
 
 impl Admin {
@@ -238,18 +387,103 @@ impl Admin {
         Ok(self.finish(&answer, readable))
     }
 
-    async fn sync(&self, what: &str, why: &Why) -> anyhow::Result<Ended> {
-        self.simple(Method::POST, &format!("{what}/sync{}", why.query()), "it is due").await
+    /// Orders something of a row, and tells what comes of it or would come of it.
+    async fn order(&self, method: Method, of: &str, act: &str, how: &How) -> anyhow::Result<Ended> {
+        let path = format!("{of}{act}{}", how.query());
+        let ordered = self.call(method, &path, None);
+        let answer = match how.wait && !how.dry_run && !self.json {
+            true => self.telling(&format!("{of}/explain"), ordered).await?,
+            false => ordered.await?,
+        };
+        let ended = self.finish(&answer, acted);
+        let in_vain = ended == Ended::Well && how.wait && answer.body["served"] == false;
+        Ok(if in_vain { Ended::Pending } else { ended })
     }
 
-    async fn erase(&self, what: &str, unconfirmed: bool) -> anyhow::Result<Ended> {
-        let anyway = if unconfirmed { "?unconfirmed=true" } else { "" };
-        self.simple(Method::POST, &format!("{what}/erase{anyway}"), "nothing is known of it any more").await
+    /// Tells on standard error how something stands, each time that it changes, until `work` is done.
+    async fn telling<T>(&self, explained: &str, work: impl Future<Output = T>) -> T {
+        const EACH: Duration = Duration::from_millis(400);
+        let (mut told, began) = (String::new(), Instant::now());
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(EACH) => {}
+            }
+            let Ok(answer) = self.call(Method::GET, explained, None).await else { continue };
+            let verdict = &answer.body["verdict"];
+            if !verdict.is_object() {
+                continue;
+            }
+            let stands = format!("{}: {}", plain(&verdict["state"]), plain(&verdict["why"]));
+            if stands != told {
+                progress(&format!("{:>5.1} s  {stands}", began.elapsed().as_secs_f64()));
+                told = stands;
+            }
+        }
+    }
+
+    async fn erase(&self, what: &str, id: &str, erase: &Erase) -> anyhow::Result<Ended> {
+        if !erase.dry_run && !erase.yes && !agreed(&format!("Delete every row about {id}?"))? {
+            return Ok(Ended::Failed);
+        }
+        let mut query = vec![];
+        query.extend(erase.unconfirmed.then_some("unconfirmed=true"));
+        query.extend(erase.dry_run.then_some("dry_run=true"));
+        let done = match erase.dry_run {
+            true => "it can be erased: nothing stands in the way",
+            false => "nothing is known of it any more",
+        };
+        self.simple(Method::POST, &format!("{what}/erase?{}", query.join("&")), done).await
     }
 
     async fn simple(&self, method: Method, path: &str, done: &str) -> anyhow::Result<Ended> {
         let answer = self.call(method, path, None).await?;
         Ok(self.finish(&answer, |_| say(done)))
+    }
+}
+
+/// Asks a person at a terminal. Who is none has said it with the command.
+#[allow(
+    clippy::print_stderr,
+    reason = "a question to the person at the terminal, while the result goes to standard output"
+)]
+fn agreed(question: &str) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    let yes = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !yes {
+        complain("nothing was done");
+    }
+    Ok(yes)
+}
+
+#[allow(clippy::print_stderr, reason = "what is waited for, while the result goes to standard output")]
+fn progress(line: &str) {
+    eprintln!("{line}");
+}
+
+/// What came of an act, or would come of it.
+fn acted(body: &Value) {
+    say(&plain(&body["effect"]));
+    for list in body["lists"].as_array().into_iter().flatten() {
+        say(&format!("{}: {}", plain(&list["business_id"]), next_list(&list["next_list"])));
+    }
+    match (body["dry_run"] == true, body["served"].as_bool(), &body["verdict"]) {
+        (true, ..) => say("# nothing was done"),
+        (_, None, _) => say(&format!(
+            "# done; `rekey explain {}/{}` tells what comes of it",
+            plain(&body["kind"]),
+            plain(&body["id"])
+        )),
+        (_, Some(served), verdict) => {
+            let stands = format!("{}: {}", plain(&verdict["state"]), plain(&verdict["why"]));
+            say(&if served { stands } else { format!("not yet done; {stands}") });
+        }
     }
 }
 
@@ -305,16 +539,38 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
     match command {
         ItemCommand::Put(put) => put_item(admin, put).await,
         ItemCommand::Show { item } => admin.get(&path(&item)?, show).await,
-        ItemCommand::List(args) => {
+        ItemCommand::List { list: args, business } => {
             let columns =
                 &["item_id", "state", "business", "verdict/state", "verdict/since", "verdict/next", "verdict/why"];
-            admin.get(&list("/v1/items", &args)?, |b| table(b, columns)).await
+            let mut path = list("/v1/items", &args)?;
+            if let Some(business) = business {
+                path = format!("{path}&business={}", segment(&business)?);
+            }
+            admin.get(&path, |b| table(b, columns)).await
         }
-        ItemCommand::Remove { item } => {
-            admin.simple(Method::DELETE, &path(&item)?, "its accounts are leaving every list").await
+        ItemCommand::Remove { item, how, yes } => {
+            let of = path(&item)?;
+            if !how.dry_run && !yes && !agreed(&format!("Take the accounts of {item} off every list?"))? {
+                return Ok(Ended::Failed);
+            }
+            admin.order(Method::DELETE, &of, "", &how).await
         }
-        ItemCommand::Erase { item, unconfirmed } => admin.erase(&path(&item)?, unconfirmed).await,
-        ItemCommand::Sync { item, why } => admin.sync(&path(&item)?, &why).await,
+        ItemCommand::Erase { item, erase } => admin.erase(&path(&item)?, &item, &erase).await,
+        ItemCommand::Sync { item, how } => admin.order(Method::POST, &path(&item)?, "/sync", &how).await,
+        ItemCommand::Mint { item, how } => admin.order(Method::POST, &path(&item)?, "/mint", &how).await,
+        ItemCommand::Acknowledge { item, how } => admin.order(Method::POST, &path(&item)?, "/acknowledge", &how).await,
+        ItemCommand::Missed(args) => {
+            let columns = &["item_id", "last_sent", "last_sent_at", "last_heard", "last_heard_at", "webhook_url"];
+            admin.get(&page("/v1/webhooks/missed", &args)?, |b| table(b, columns)).await
+        }
+        ItemCommand::Elsewhere(args) => {
+            let columns = &["item_id", "institution", "read_at", "webhook_url"];
+            admin.get(&page("/v1/webhooks/elsewhere", &args)?, |b| table(b, columns)).await
+        }
+        ItemCommand::Consents(args) => {
+            let columns = &["item_id", "institution", "consent_ends_at"];
+            admin.get(&page("/v1/consents", &args)?, |b| table(b, columns)).await
+        }
         ItemCommand::Unknown(args) => {
             let columns = &["item_id", "events", "first_seen", "last_seen"];
             admin.get(&page("/v1/unknown-items", &args)?, |b| table(b, columns)).await
@@ -351,11 +607,21 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
         });
         body["accounts"] = named.collect();
     }
+    if let Some(create) = put.create {
+        let create: Value = serde_json::from_str(&create).map_err(|e| Usage(format!("--create is no JSON: {e}")))?;
+        body["create"] = create;
+    }
     if let Some(old) = put.replaces {
         body["replaces"] = old.into();
     }
     let wait = if put.wait { "?wait=converged&timeout=60" } else { "" };
-    let answer = admin.call(Method::PUT, &format!("/v1/items/{}{wait}", segment(&put.item)?), Some(&body)).await?;
+    let of = format!("/v1/items/{}", segment(&put.item)?);
+    let path = format!("{of}{wait}");
+    let pushed = admin.call(Method::PUT, &path, Some(&body));
+    let answer = match put.wait && !admin.json {
+        true => admin.telling(&format!("{of}/explain"), pushed).await?,
+        false => pushed.await?,
+    };
     let ended = admin.finish(&answer, |b| {
         let text = |name: &str| b[name].as_str().unwrap_or("-").to_owned();
         say(&format!("{} token {} ({})", text("item_id"), text("token"), text("fingerprint")));
@@ -363,7 +629,7 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
             say(&format!("waits: {why}"));
         }
         if answer.status == 202 {
-            say("not answered yet: `rekey item show` and `rekey business show` tell what it waits for");
+            say("not answered yet: `rekey explain` tells what it waits for");
         }
     });
     Ok(if answer.status == 202 { Ended::Pending } else { ended })
@@ -377,8 +643,13 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
             let columns = &["business_id", "verdict/state", "verdict/since", "verdict/next", "verdict/why"];
             admin.get(&list("/v1/businesses", &args)?, |b| table(b, columns)).await
         }
-        BusinessCommand::Erase { business, unconfirmed } => admin.erase(&path(&business)?, unconfirmed).await,
-        BusinessCommand::Sync { business, why } => admin.sync(&path(&business)?, &why).await,
+        BusinessCommand::Erase { business, erase } => admin.erase(&path(&business)?, &business, &erase).await,
+        BusinessCommand::Sync { business, how } => admin.order(Method::POST, &path(&business)?, "/sync", &how).await,
+        BusinessCommand::Hold { business, how } => admin.order(Method::POST, &path(&business)?, "/hold", &how).await,
+        BusinessCommand::Token { business, fingerprint, word, how } => {
+            let act = format!("/tokens/{}/{word}", segment(&fingerprint)?);
+            admin.order(Method::POST, &path(&business)?, &act, &how).await
+        }
     }
 }
 
@@ -388,16 +659,87 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
             let columns = &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "verdict/why"];
             admin.get(&page("/v1/parked", &args)?, |b| table(b, columns)).await
         }
-        ParkedCommand::Release { kind, id, why } => {
-            let path = format!("/v1/parked/{}/{}/release{}", segment(&kind)?, segment(&id)?, why.query());
-            admin.simple(Method::POST, &path, "released: it is due").await
+        ParkedCommand::Release { all: Some(code), how, .. } => release_all(admin, &code, &how).await,
+        ParkedCommand::Release { kind, id, how, .. } => {
+            let (kind, id) = (kind.unwrap_or_default(), segment(&id.unwrap_or_default())?);
+            let explained = if kind == "item" { "items" } else { "businesses" };
+            let path = format!("/v1/parked/{kind}/{id}/release{}", how.query());
+            let released = admin.call(Method::POST, &path, None);
+            let answer = match how.wait && !how.dry_run && !admin.json {
+                true => admin.telling(&format!("/v1/{explained}/{id}/explain"), released).await?,
+                false => released.await?,
+            };
+            Ok(admin.finish(&answer, acted))
+        }
+    }
+}
+
+/// A slice in each call, with what was done until then. Ctrl-C stops between two of them.
+async fn release_all(admin: &Admin, code: &str, how: &How) -> anyhow::Result<Ended> {
+    let (mut released, mut paused, mut after) = (0, 0, None::<String>);
+    loop {
+        let mut path = format!("/v1/parked/release?code={}&dry_run={}", segment(code)?, how.dry_run);
+        for (name, text) in [("reason", &how.reason), ("after", &after)] {
+            if let Some(text) = text {
+                path = format!("{path}&{name}={}", escaped(text));
+            }
+        }
+        let answer = tokio::select! {
+            answer = admin.call(Method::POST, &path, None) => answer?,
+            () = crate::process::signal() => {
+                complain(&format!("stopped: {released} were released; run the same command again to go on"));
+                return Ok(Ended::Failed);
+            }
+        };
+        if answer.status != 200 {
+            return Ok(admin.finish(&answer, show));
+        }
+        released += answer.body["released"].as_u64().unwrap_or_default();
+        paused += answer.body["paused"].as_u64().unwrap_or_default();
+        after = answer.body["next"].as_str().map(str::to_owned);
+        if after.is_none() {
+            let body = json!({"code": code, "dry_run": how.dry_run, "released": released, "paused": paused});
+            return Ok(admin.finish(&Answer { status: 200, body }, |_| {
+                let would = if how.dry_run { "would be released" } else { "released: they are due" };
+                say(&format!("{released} {would}"));
+                if paused > 0 {
+                    say(&format!("{paused} were left alone: their provider is paused, see `rekey pauses`"));
+                }
+            }));
+        }
+        if !admin.json {
+            progress(&format!("{released} so far"));
+        }
+    }
+}
+
+pub(super) async fn provider(admin: &Admin, command: ProviderCommand) -> anyhow::Result<Ended> {
+    let (order, of, done) = match command {
+        ProviderCommand::Pause(of) => ("pause", of, "paused: its work waits until `rekey provider resume`"),
+        ProviderCommand::Resume(of) => ("resume", of, "resumed: what was waiting is due now"),
+        ProviderCommand::Probe(of) => ("probe", of, "it is asked within seconds: see `rekey pauses`"),
+    };
+    let reason = of.reason.as_deref().map_or(String::new(), |r| format!("?reason={}", escaped(r)));
+    admin.simple(Method::POST, &format!("/v1/providers/{}/{order}{reason}", of.provider), done).await
+}
+
+pub(super) async fn dead_letters(admin: &Admin, command: DeadLettersCommand) -> anyhow::Result<Ended> {
+    match command {
+        DeadLettersCommand::List(args) => {
+            let columns = &["id", "from", "at", "bytes", "reason"];
+            admin.get(&page("/v1/dead-letters", &args)?, |b| table(b, columns)).await
+        }
+        DeadLettersCommand::Dismiss { id, reason } => {
+            let reason = reason.as_deref().map_or(String::new(), |r| format!("?reason={}", escaped(r)));
+            let path = format!("/v1/dead-letters/{}/dismiss{reason}", segment(&id)?);
+            admin.simple(Method::POST, &path, "it is off the list; the record stays where it is").await
         }
     }
 }
 
 pub(super) async fn audit(admin: &Admin, args: &AuditArgs) -> anyhow::Result<Ended> {
     let mut path = page("/v1/audit", &args.page)?;
-    for (name, wanted) in [("subject", &args.subject), ("by", &args.by)] {
+    for (name, wanted) in [("subject", &args.subject), ("by", &args.by), ("since", &args.since)] {
         if let Some(wanted) = wanted {
             path = format!("{path}&{name}={}", segment(wanted)?);
         }

@@ -14,6 +14,11 @@ use store::KeyRing;
 /// Longest wait for one dependency.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Rows that are counted at most.
+const MOST_COUNTED: u32 = 10_000;
+/// Items whose access tokens are looked at.
+const SAMPLE: u32 = 20;
+
 /// A role whose settings and connections can be checked.
 pub(super) fn role() -> impl TypedValueParser<Value = Role> {
     PossibleValuesParser::new(Role::ALL_IN_ONE.iter().map(|r| r.as_str())).try_map(Role::try_from)
@@ -70,9 +75,11 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
     if wanted(Consumer) {
         warned.extend(slow_sweep(config).await);
         warned.extend(shared_database(config).await);
+        warned.extend(what_items_say(config).await);
     }
     checks.check("kafka", &[Receiver, Consumer], kafka(config, roles, &mut warned)).await;
     checks.check("plaid", &[Receiver, Consumer], plaid(config)).await;
+    checks.check("clock", &[Receiver], clock(config)).await;
     checks.check("layer", &[Consumer], layer(config)).await;
     checks.check("token_source", &[Consumer], source(config)).await;
     let all = checks.found;
@@ -84,16 +91,17 @@ pub(super) async fn check(config: &Config, roles: &[Role], no_file: bool, json: 
             .collect();
         say(&serde_json::json!({"ok": sound, "checks": checks, "warnings": warned}).to_string());
     } else {
-        for one in &all {
-            match &one.fault {
-                None => say(&format!("ok    {}", one.what)),
-                Some(fault) => say(&format!("FAIL  {:<24} {fault}", one.what)),
+        // The worst first: it is read from the top.
+        for Found { what, fault } in &all {
+            if let Some(fault) = fault {
+                say(&format!("FAIL  {what:<24} {fault}"));
             }
         }
         if no_file {
             say("WARN  no configuration file was given (--config or REKEY_CONFIG), only the environment was read");
         }
         warned.iter().for_each(|told| say(&format!("WARN  {told}")));
+        all.iter().filter(|one| one.fault.is_none()).for_each(|one| say(&format!("ok    {}", one.what)));
     }
     Ok(if sound { Ended::Well } else { Ended::Failed })
 }
@@ -177,6 +185,69 @@ async fn plaid(config: &Config) -> anyhow::Result<()> {
         .probe()
         .await
         .with_context(|| format!("{place} (plaid.environment, plaid.base_url) with plaid.client_id and plaid.secret"))
+}
+
+/// A webhook whose signature is five minutes old by our clock is refused; whole seconds are as exact as a date is.
+const CLOCK_MAY_DIFFER: i64 = 30;
+
+/// Our clock against Plaid's, by the date of an answer. What gives none is told by the check of Plaid itself.
+async fn clock(config: &Config) -> anyhow::Result<()> {
+    let roots = reqwest::Certificate::from_pem_bundle(config.extra_roots()?.as_bytes())?;
+    let http = web::outgoing().timeout(PATIENCE).tls_certs_merge(roots).build()?;
+    let Ok(answer) = http.get(config.plaid.url()).send().await else { return Ok(()) };
+    let date = answer.headers().get(reqwest::header::DATE).and_then(|date| date.to_str().ok());
+    let Some(theirs) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return Ok(()) };
+    let ahead = jiff::Timestamp::now().as_second() - theirs.timestamp().as_second();
+    anyhow::ensure!(
+        ahead.abs() <= CLOCK_MAY_DIFFER,
+        "this machine's clock is {ahead} s ahead of Plaid's: set it (NTP), or webhooks are refused for their age"
+    );
+    Ok(())
+}
+
+/// What the database knows that no connection tells: where webhooks go, what Plaid refuses to mint, whose environment tokens are of.
+async fn what_items_say(config: &Config) -> Vec<String> {
+    let Some(store) = connect(config).ok().filter(|store| !store.is_new_file()) else { return Vec::new() };
+    let asking = async {
+        let mut tx = store.begin_read().await.ok()?;
+        let found = tx.count_attention(domain::item::CONSENT_ENDS_SOON, MOST_COUNTED).await.ok()?;
+        let refused = tx.refused_mints().await.ok()?;
+        let first = tx.list_items(&store::Page { after: None, limit: SAMPLE }).await.ok()?;
+        let mut foreign = None;
+        for item in first {
+            let token = tx.current(&item.id).await.ok()?.and_then(|current| current.token.ok());
+            let theirs = token.as_ref().and_then(|token| token.environment_hint()).map(str::to_owned);
+            foreign = foreign.or(theirs.filter(|theirs| *theirs != config.plaid.environment.as_str()));
+        }
+        Some((found, refused, foreign))
+    };
+    // What keeps it from being asked the check of the database has told.
+    let Some((found, refused, foreign)) = tokio::time::timeout(PATIENCE, asking).await.ok().flatten() else {
+        return Vec::new();
+    };
+    let mut told = Vec::new();
+    if let Some(theirs) = foreign {
+        let ours = config.plaid.environment;
+        told.push(format!("access tokens of {theirs} are stored, and plaid.environment is {ours}: Plaid knows none of them"));
+    }
+    for (reason, accounts) in refused.into_iter().filter(|(_, accounts)| *accounts > 0) {
+        let processor = &config.plaid.processor;
+        told.push(format!(
+            "{accounts} accounts get no token ({reason}): see `rekey parked list`; if it is all of them, enable {processor} at \
+             Plaid (Dashboard, Integrations)"
+        ));
+    }
+    let url = &config.plaid.webhook_url;
+    if found.webhooks_elsewhere > 0 {
+        told.push(format!("{} Items send their webhooks elsewhere than to {url}: see `rekey item elsewhere`", found.webhooks_elsewhere));
+    }
+    if found.missed_webhooks > 0 {
+        told.push(format!("of {} Items the last webhook never came: see `rekey item missed`", found.missed_webhooks));
+    }
+    if url.is_empty() {
+        told.push("plaid.webhook_url is not set: Items whose webhooks go elsewhere are not noticed".into());
+    }
+    told
 }
 
 async fn layer(config: &Config) -> anyhow::Result<()> {

@@ -34,6 +34,9 @@ pub(super) struct History {
     /// Entries at most.
     #[arg(long, default_value_t = 50)]
     limit: u32,
+    /// Only what is not older: `2h`, `3d`, or a point in time.
+    #[arg(long, value_name = "WHEN", value_parser = super::table::since)]
+    since: Option<String>,
 }
 
 #[derive(Args)]
@@ -124,7 +127,8 @@ pub(super) async fn history(admin: &Admin, args: &History) -> anyhow::Result<End
         Meant::One(kind, id) => (kind, id),
     };
     let after = args.after.as_deref().map(segment).transpose()?.map_or(String::new(), |a| format!("&after={a}"));
-    let path = format!("/v1/history?subject={}&limit={}{after}", segment(&format!("{kind}/{id}"))?, args.limit);
+    let since = args.since.as_deref().map(segment).transpose()?.map_or(String::new(), |s| format!("&since={s}"));
+    let path = format!("/v1/history?subject={}&limit={}{after}{since}", segment(&format!("{kind}/{id}"))?, args.limit);
     tell(admin, &path, false, |body| {
         happened(&body["data"], "");
         if let Some(next) = body["next"].as_str() {
@@ -158,6 +162,16 @@ pub(super) async fn status(admin: &Admin, args: &Status) -> anyhow::Result<Ended
         if !due.is_empty() {
             say(&format!("  {:<11} {}", "due", due.join(", ")));
         }
+        for (name, what, command) in [
+            ("missed_webhooks", "Items whose last webhook never came", "rekey item missed"),
+            ("webhooks_elsewhere", "Items send their webhooks elsewhere", "rekey item elsewhere"),
+            ("consents_ending", "Items whose consent ends within 30 days", "rekey item consents"),
+            ("dead_letters", "webhooks or records that nobody could read", "rekey dead-letters list"),
+        ] {
+            if body[name].as_i64().is_some_and(|n| n > 0) {
+                say(&format!("  {:<11} {} {what}: `{command}`", "", plain(&body[name])));
+            }
+        }
         if body["owes_sweep"] == true {
             say("  gap         records were lost before they were read: every Item is being looked at");
         }
@@ -188,7 +202,14 @@ pub(super) async fn pauses(admin: &Admin) -> anyhow::Result<Ended> {
 
 fn paused(pause: &Value, now: Timestamp) -> String {
     let (provider, reason) = (plain(&pause["provider"]), plain(&pause["reason"]));
-    format!("{provider} for {}: {reason}; next probe {}", age(&pause["since"], now), age(&pause["next_probe_at"], now))
+    let since = age(&pause["since"], now);
+    match pause["ordered_by"].as_str() {
+        Some(_) => format!(
+            "{provider} for {since} by {}: {reason}; until `rekey provider resume {provider}`",
+            plain(&pause["ordered_by"])
+        ),
+        None => format!("{provider} for {since}: {reason}; next probe {}", age(&pause["next_probe_at"], now)),
+    }
 }
 
 fn each(rows: &Value) -> impl Iterator<Item = &Value> {
@@ -209,12 +230,17 @@ fn explain_business(body: &Value) {
     }
     for stranger in each(&body["strangers"]) {
         let [account, mask, name, token] = ["account_id", "mask", "name", "token"].map(|f| plain(&stranger[f]));
-        say(&format!("  at Layer, and unknown here: account {account}, mask {mask}, {name}, token {token}"));
+        let word = stranger["word"].as_str().map_or(String::new(), |w| format!("; decided: {w} it for good"));
+        say(&format!("  at Layer, and unknown here: account {account}, mask {mask}, {name}, token {token}{word}"));
     }
     if let Some(n) = body["layer_owned"].as_u64().filter(|n| *n > 0) {
         say(&format!("  {n} account(s) were connected by Layer itself: Rekey never touches them"));
     }
-    next_list(&body["next_list"]);
+    say(&format!("Next list: {}", next_list(&body["next_list"])));
+    if body["kept_back"].is_object() {
+        let (why, since) = (plain(&body["kept_back"]["why"]), age(&body["kept_back"]["since"], now));
+        say(&format!("Held by an operator for {since}: {why}; nothing is sent until it is released"));
+    }
     what_keeps_it(&body["blocked"], now);
     what_helps(&body["remedies"]);
     what_happened(&body["history"]);
@@ -245,9 +271,30 @@ fn explain_item(body: &Value) {
     for (business, state) in body["businesses"].as_object().into_iter().flatten() {
         say(&format!("  business {business} is {}", plain(state)));
     }
+    at_plaid(&body["at_plaid"], now);
     what_keeps_it(&body["work"]["blocked"], now);
     what_helps(&body["remedies"]);
     what_happened(&body["history"]);
+}
+
+fn at_plaid(at: &Value, now: Timestamp) {
+    if !at.is_object() {
+        return;
+    }
+    let last = |what: &str| match at[what].as_str() {
+        Some(told) => format!("{told} {} ago", age(&at[format!("{what}_at")], now)),
+        None => "none known".to_owned(),
+    };
+    let missed = if at["missed"] == true { ": IT NEVER CAME" } else { "" };
+    let elsewhere = if at["elsewhere"] == true { ": ELSEWHERE THAN THEY SHOULD" } else { "" };
+    say(&format!("  last webhook sent {}{missed}; last that came {}", last("last_sent"), last("last_heard")));
+    if !at["read_at"].is_null() {
+        let url = at["webhook_url"].as_str().map_or("nowhere".to_owned(), |_| plain(&at["webhook_url"]));
+        say(&format!("  webhooks go to {url}{elsewhere}; bank {}", plain(&at["institution"])));
+    }
+    if !at["consent_ends_at"].is_null() {
+        say(&format!("  consent ends {}", age(&at["consent_ends_at"], now)));
+    }
 }
 
 fn headline(id: &Value, verdict: &Value, now: Timestamp) {
@@ -294,21 +341,22 @@ fn accounts_of_list(accounts: &Value, now: Timestamp) {
     print(&["ACCOUNT", "MASK", "ITEM", "WANTED", "AT LAYER", "STANDING"], &rows.collect::<Vec<_>>());
 }
 
-fn next_list(next: &Value) {
+/// The list as it would be sent next, in one line.
+pub(super) fn next_list(next: &Value) -> String {
     let ids = |name: &str| each(&next[name]).map(plain).collect::<Vec<_>>().join(", ");
-    let parts: Vec<String> = ["added", "replaced", "removed", "left_out"]
+    let parts: Vec<String> = ["added", "replaced", "removed", "discarded", "left_out"]
         .iter()
         .filter(|name| each(&next[**name]).next().is_some())
         .map(|name| format!("{} {}", name.replace('_', " "), ids(name)))
         .collect();
     let diff = if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) };
-    say(&match next["would"].as_str() {
-        Some("nothing") => format!("Next list: the one that Layer has, nothing would be sent{diff}"),
-        Some("put") => format!("Next list: {} token(s) would be sent{diff}", plain(&next["tokens"])),
-        Some("wait") => format!("Next list: waits{diff}; {}", plain(&next["why"])),
-        Some("hold") => format!("Next list: would be held: {}", plain(&next["why"])),
-        _ => format!("Next list: not known: {}", plain(&next["why"])),
-    });
+    match next["would"].as_str() {
+        Some("nothing") => format!("the one that Layer has, nothing would be sent{diff}"),
+        Some("put") => format!("{} token(s) would be sent{diff}", plain(&next["tokens"])),
+        Some("wait") => format!("waits{diff}; {}", plain(&next["why"])),
+        Some("hold") => format!("would be held: {}", plain(&next["why"])),
+        _ => format!("not known: {}", plain(&next["why"])),
+    }
 }
 
 fn what_keeps_it(blocked: &Value, now: Timestamp) {

@@ -13,7 +13,7 @@ pub use keys::sealing_key;
 use crate::config::{self, BadSetting, Config};
 use crate::logs::Clock;
 use crate::{demo, logs, process};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use domain::fault::chain;
 use domain::{Role, metric};
 use std::collections::BTreeMap;
@@ -93,8 +93,8 @@ enum Command {
     Migrate,
     /// Validate the configuration and each connection, and say what to fix.
     Check {
-        /// Only what this role needs; may be given several times. All of them if none is named.
-        #[arg(long, value_parser = check::role())]
+        /// Only what this role needs; may be given several times. All of them if none is named. In a pod it is the pod's.
+        #[arg(long, value_parser = check::role(), env = "REKEY_ROLE", value_delimiter = ',')]
         role: Vec<Role>,
     },
     /// Kafka topics.
@@ -116,8 +116,14 @@ enum Command {
     /// What happened to a business or an Item, and what operators did to it; the newest first.
     #[command(after_help = "Example: rekey history acme --limit 20")]
     History(explain::History),
-    /// Providers whose work is stopped because they refuse everybody.
+    /// Providers whose work is stopped: because they refuse everybody, or because somebody ordered it.
     Pauses,
+    /// Stop a provider's work, let it go on, or have it asked now.
+    #[command(subcommand)]
+    Provider(admin::ProviderCommand),
+    /// Webhooks and records that nobody could read.
+    #[command(subcommand, name = "dead-letters")]
+    DeadLetters(admin::DeadLettersCommand),
     /// Items.
     #[command(subcommand)]
     Item(admin::ItemCommand),
@@ -137,6 +143,18 @@ enum Command {
     ConfigSchema,
     /// The admin API as an OpenAPI document, to make clients from.
     Openapi,
+    /// Print what a shell needs to complete commands.
+    #[command(after_help = "Example: rekey completions bash > /etc/bash_completion.d/rekey")]
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of every command into a directory.
+    #[command(after_help = "Example: rekey man /usr/local/share/man/man1")]
+    Man {
+        /// Where to. It must exist.
+        directory: PathBuf,
+    },
     /// Push many Items from a file of JSON lines, each `{"item_id": …, "access_token": …, "business": …}`.
     Import(import::Import),
 }
@@ -159,7 +177,14 @@ enum KeysCommand {
 #[derive(Subcommand)]
 enum TokenCommand {
     /// Print a new admin token and the line for console.tokens.
-    New { name: String, role: String },
+    #[command(after_help = "Example: rekey token new on-call operate")]
+    New {
+        /// Who it is for: the audit trail names it.
+        name: String,
+        /// read sees, operate also changes.
+        #[arg(value_parser = ["read", "operate"])]
+        role: String,
+    },
 }
 
 /// Runs the command line.
@@ -176,7 +201,7 @@ pub fn run() -> ExitCode {
         Ok(config) => config,
         Err(error) => return failed(2, &error),
     };
-    let no_file = cli.config.is_none();
+    let (no_file, json) = (cli.config.is_none(), cli.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(1, &error),
@@ -191,6 +216,11 @@ pub fn run() -> ExitCode {
             if is_configuration && no_file {
                 complain("no configuration file was given (--config or REKEY_CONFIG), only the environment was read");
             }
+            if json {
+                // A script reads one form, whether the API was reached or not.
+                let word = if is_configuration { "usage" } else { "failed" };
+                say(&serde_json::json!({"error": word, "message": chain(error.as_ref())}).to_string());
+            }
             failed(if is_configuration { 2 } else { 1 }, error.as_ref())
         }
     }
@@ -201,7 +231,13 @@ impl Command {
     fn reads_settings(&self) -> bool {
         !matches!(
             self,
-            Self::Keys(KeysCommand::New) | Self::Token(_) | Self::Metrics | Self::ConfigSchema | Self::Openapi
+            Self::Keys(KeysCommand::New)
+                | Self::Token(_)
+                | Self::Metrics
+                | Self::ConfigSchema
+                | Self::Openapi
+                | Self::Completions { .. }
+                | Self::Man { .. }
         )
     }
 }
@@ -247,6 +283,19 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Explain(args) => explain::explain(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::History(args) => explain::history(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Pauses => explain::pauses(&admin::Admin::new(&config, cli.json)?).await,
+        Command::Provider(command) => admin::provider(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::DeadLetters(command) => admin::dead_letters(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rekey", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
+            Ok(Ended::Well)
+        }
+        Command::Man { directory } => {
+            clap_mangen::generate_to(Cli::command(), &directory)
+                .map_err(|e| Usage(format!("the manual can't be written into {}: {e}", directory.display())))?;
+            Ok(Ended::Well)
+        }
         Command::Item(command) => admin::item(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,

@@ -38,6 +38,20 @@ pub(super) fn age(at: &Value, now: Timestamp) -> String {
     at.as_str().and_then(|text| domain::time::age(text, now)).unwrap_or_else(|| plain(at))
 }
 
+/// `2h` or `3d` before now, or a point in time: as the API takes it.
+pub(super) fn since(text: &str) -> Result<String, String> {
+    let told = "a time such as `90min`, `2h` or `3d`, or a point in time such as 2026-01-31T09:00:00Z";
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.to_string());
+    }
+    let span: jiff::SignedDuration = text
+        .parse::<jiff::Span>()
+        .ok()
+        .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok())
+        .ok_or_else(|| told.to_owned())?;
+    Timestamp::now().checked_sub(span).map(|at| at.to_string()).map_err(|_| told.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +63,14 @@ mod tests {
         assert_eq!(lines[0], "ID      WHY");
         assert_eq!(lines[1], "a       long");
         assert_eq!(lines[2], format!("longer  {}", "x".repeat(300)));
+    }
+
+    #[test]
+    fn a_time_ago_is_a_point_in_time() {
+        let ago = |text: &str| Timestamp::now().duration_since(since(text).unwrap().parse().unwrap()).as_mins();
+        assert_eq!((ago("91min"), ago("2h"), ago("3d")), (90, 119, 3 * 24 * 60 - 1), "a moment less");
+        assert_eq!(since("2026-01-31T09:00:00Z").unwrap(), "2026-01-31T09:00:00Z");
+        assert!(since("yesterday").is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub const EXAMPLE: &str = include_str!("../../../../rekey.example.toml");
 /// Prefix of environment variables.
 const PREFIX: &str = "REKEY_";
 /// Variables with the prefix that are none of the settings.
-const OTHER: [&str; 1] = ["REKEY_CONFIG"];
+const OTHER: [&str; 2] = ["REKEY_CONFIG", "REKEY_ROLE"];
 /// Tables whose keys are the user's own.
 const OPEN: [&str; 2] = ["kafka.properties", "kafka.property_files"];
 

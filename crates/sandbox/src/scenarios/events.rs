@@ -1,7 +1,7 @@
 //! What happens at the bank, at Plaid and at Layer, beside what [`crate::events`] has for everybody, and what only the platform of
 //! a test decides.
 
-use crate::world::{Minted, Row};
+use crate::world::Row;
 use crate::{Error, Sandbox, Switches};
 
 impl Sandbox {
@@ -11,36 +11,12 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Plaid can't hand the account to this processor.
-    pub fn refuse_account(&self, account: &str, refuse: bool) -> Result<(), Error> {
-        self.world().account(account)?.1.unsupported = refuse;
-        Ok(())
-    }
-
     /// Layer connects an account through its own Plaid integration.
     pub fn layer_connects(&self, business: &str) -> Result<String, Error> {
         let mut world = self.world();
         let (id, account) = (world.uuid(), world.opaque("own"));
         world.business(business)?.rows.push(Row { id: id.clone(), account, token: None, archived: false });
         Ok(id)
-    }
-
-    /// Somebody else puts a token into the list at Layer: for `account` of ours, or for one nobody here knows.
-    pub fn foreign_token(&self, business: &str, account: Option<&str>) -> Result<String, Error> {
-        let mut world = self.world();
-        let (id, token) = (world.uuid(), world.secret("processor-sandbox"));
-        let (account, item, access_token) = match account {
-            Some(account) => {
-                let item = world.account(account)?.0.to_owned();
-                let access_token = world.item(&item)?.access_token.clone();
-                (account.to_owned(), item, access_token)
-            }
-            None => (world.opaque("foreign"), "elsewhere".into(), String::new()),
-        };
-        let minted = Minted { item, account: account.clone(), access_token, dead: false };
-        world.minted.insert(token.clone(), minted);
-        world.business(business)?.rows.push(Row { id, account, token: Some(token.clone()), archived: false });
-        Ok(token)
     }
 
     /// Somebody archives the account at Layer.

@@ -1,0 +1,58 @@
+-- What Plaid said of an Item beside its accounts, and which webhooks about it came.
+CREATE TABLE plaid_views (
+    item_id TEXT PRIMARY KEY,
+    institution TEXT,
+    webhook_url TEXT,
+    -- They go elsewhere than the settings say.
+    elsewhere BIGINT NOT NULL DEFAULT 0,
+    -- When its consent ends, and the end that the platform was told of.
+    consent_until BIGINT,
+    consent_told BIGINT,
+    -- The last webhook that Plaid says it sent.
+    sent_at BIGINT,
+    sent_code TEXT,
+    -- The last one that came.
+    heard_at BIGINT,
+    heard_type TEXT,
+    heard_code TEXT,
+    -- Webhooks that were sent before are not missed: nobody here knew the Item, or an operator has looked.
+    missed_from BIGINT NOT NULL,
+    -- Null: only heard of.
+    read_at BIGINT
+);
+-- The same one may have come up to a minute earlier, by another clock. Queries say it in the same words.
+CREATE INDEX plaid_views_missed ON plaid_views (item_id) WHERE sent_at > missed_from
+    AND sent_at > COALESCE(heard_at, 0) + CASE WHEN heard_code = sent_code THEN 60000 ELSE 0 END;
+CREATE INDEX plaid_views_consent ON plaid_views (consent_until) WHERE consent_until IS NOT NULL;
+CREATE INDEX plaid_views_elsewhere ON plaid_views (item_id) WHERE elsewhere = 1;
+
+-- What an operator decided of a token at Layer that nobody here knows, by its fingerprint: keep or remove.
+CREATE TABLE token_words (
+    business_id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    word TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    said_by TEXT NOT NULL,
+    PRIMARY KEY (business_id, fingerprint)
+);
+
+-- An operator keeps its list from being sent: why, and since when.
+ALTER TABLE businesses ADD COLUMN kept_back TEXT;
+ALTER TABLE businesses ADD COLUMN kept_back_at BIGINT;
+
+-- The operator who paused the provider: no probe ends that.
+ALTER TABLE pauses ADD COLUMN ordered_by TEXT;
+
+-- What nobody could read, until somebody has looked: webhooks, and records with their place.
+CREATE TABLE dead_letters (
+    id TEXT PRIMARY KEY,
+    at BIGINT NOT NULL,
+    told_by TEXT NOT NULL,
+    topic TEXT,
+    part BIGINT,
+    position BIGINT,
+    reason TEXT NOT NULL,
+    bytes BIGINT NOT NULL,
+    sha256 TEXT NOT NULL
+);
+CREATE INDEX dead_letters_at ON dead_letters (at);
