@@ -34,6 +34,14 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- ternary "all" "receiver,consumer,console" .Values.all.enabled -}}{{- if .Values.sandbox.enabled -}},sandbox{{- end -}}
 {{- end }}
 
+{{/* A role's disruption budget as YAML; nothing where it has none. The default is no value, because Helm would lay the user's
+     minAvailable beside it, and Kubernetes takes one of the two. Takes the values of a role. */}}
+{{- define "rekey.budget" -}}
+{{- if not (kindIs "invalid" .disruptionBudget) -}}
+{{- .disruptionBudget | default (dict "maxUnavailable" 1) | toYaml -}}
+{{- end -}}
+{{- end }}
+
 {{/* Seconds, rounded up, of "500ms", "5s", "10min", "1d". */}}
 {{- define "rekey.seconds" -}}
 {{- $unit := regexReplaceAll "^[0-9]+" . "" -}}
