@@ -70,9 +70,8 @@
   {{- if and .podMonitor.enabled .serviceMonitor.enabled -}}{{- fail "metrics.serviceMonitor.enabled: with metrics.podMonitor.enabled every figure would be scraped twice" -}}{{- end -}}
   {{- range $kind := list "podMonitor" "serviceMonitor" -}}
     {{- with get $v.metrics $kind -}}
-      {{- $seconds := dict "wait" (.scrapeTimeout | default "0s") "every" .interval -}}
-      {{- range $key, $value := $seconds -}}{{- $_ := set $seconds $key (include "rekey.seconds" (replace "m" "min" $value) | int) -}}{{- end -}}
-      {{- if gt $seconds.wait $seconds.every -}}{{- fail (printf "metrics.%s.scrapeTimeout: must not exceed interval: Prometheus refuses it" $kind) -}}{{- end -}}
+      {{- $timeout := include "rekey.seconds" (.scrapeTimeout | default "0s") | int -}}
+      {{- if gt $timeout (include "rekey.seconds" .interval | int) -}}{{- fail (printf "metrics.%s.scrapeTimeout: must not exceed interval: Prometheus refuses it" $kind) -}}{{- end -}}
       {{- if and .enabled $v.networkPolicy.enabled (kindIs "invalid" $v.networkPolicy.ingress.metrics) -}}{{- fail (printf "metrics.%s.enabled: networkPolicy.ingress.metrics lets nobody scrape: name your Prometheus there" $kind) -}}{{- end -}}
     {{- end -}}
   {{- end -}}
