@@ -17,7 +17,7 @@ OPENAPI_VALIDATOR_VERSION := 0.9.0
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test long answers storm storm-real explore fuzz bench bench-smoke mutants ci fmt lint docs deny sbom test-chart chart-golden \
+.PHONY: help run test long answers storm storm-real explore fuzz bench bench-smoke mutants ci fmt lint docs deny sbom test-chart chart-golden chart-docs \
   test-alerts test-openapi test-pages test-kube prerequisites
 
 help: ## list what there is
@@ -123,6 +123,9 @@ test-pages: prerequisites $(TOOLS)/pages/node_modules ## the console's pages in 
 
 chart-golden: $(CHART_TOOLS) ## write tests/chart/golden.yaml anew: read what changed before you commit it
 	$(CHART_CHECK) tests/chart/check --golden
+
+chart-docs: $(CHART_TOOLS) ## write deploy/chart/README.md anew, out of the comments of its values
+	$(TOOLS)/venv/bin/python deploy/values.py > deploy/chart/README.md
 
 test-kube: prerequisites $(CHART_TOOLS) ## the chart in the cluster that KUBECONFIG names; with TEST_IMAGE and TEST_FORWARD in running pods
 	$(CARGO) build --package rekey --package tests --bin rekey --bin services

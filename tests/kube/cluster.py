@@ -21,9 +21,11 @@ REKEY = Path(os.environ.get("REKEY", TOP / "target/debug/rekey"))
 FOREIGN = [
     ("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor"),
     ("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"),
+    ("monitoring.coreos.com", "v1", "servicemonitors", "ServiceMonitor"),
     ("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     ("external-secrets.io", "v1", "externalsecrets", "ExternalSecret"),
     ("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute"),
+    ("networking.gke.io", "v1", "healthcheckpolicies", "HealthCheckPolicy"),
     ("kafka.strimzi.io", "v1", "kafkatopics", "KafkaTopic"),
 ]
 

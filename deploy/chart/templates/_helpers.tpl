@@ -34,12 +34,20 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- ternary "all" "receiver,consumer,console" .Values.all.enabled -}}{{- if .Values.sandbox.enabled -}},sandbox{{- end -}}
 {{- end }}
 
-{{/* Seconds, rounded up, of "500ms", "5s", "10min", "1d". */}}
+{{/* A role's disruption budget as YAML; nothing where it has none. The default is no value, because Helm would lay the user's
+     minAvailable beside it, and Kubernetes takes one of the two. Takes the values of a role. */}}
+{{- define "rekey.budget" -}}
+{{- if not (kindIs "invalid" .disruptionBudget) -}}
+{{- .disruptionBudget | default (dict "maxUnavailable" 1) | toYaml -}}
+{{- end -}}
+{{- end }}
+
+{{/* Seconds, rounded up, of "500ms", "5s", "10min", "1d", and of "10m" as Prometheus writes it. */}}
 {{- define "rekey.seconds" -}}
 {{- $unit := regexReplaceAll "^[0-9]+" . "" -}}
 {{- $number := regexFind "^[0-9]+" . | int64 -}}
 {{- if eq $unit "ms" -}}{{- div (add $number 999) 1000 -}}
-{{- else -}}{{- mul $number (get (dict "s" 1 "min" 60 "h" 3600 "d" 86400) $unit) -}}{{- end -}}
+{{- else -}}{{- mul $number (get (dict "s" 1 "min" 60 "m" 60 "h" 3600 "d" 86400) $unit) -}}{{- end -}}
 {{- end }}
 
 {{/* One row a secret: its place in the values, the section and key that name its file, and who may see it. */}}

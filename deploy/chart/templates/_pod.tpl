@@ -1,7 +1,8 @@
-{{/* The pod of every role. Takes {root, role}. */}}
+{{/* The pod of every role, or with `args` one that runs another command once, with the role's files. Takes {root, role, args}. */}}
 {{- define "rekey.pod" -}}
 {{- $root := .root -}}{{- $role := .role -}}{{- $name := include "rekey.name" $root -}}{{- $pod := $root.Values.pod -}}
 {{- $values := ternary $root.Values.topics.job (get $root.Values $role) (eq $role "topics") -}}
+{{- $args := ternary (list "topics" "apply") .args (eq $role "topics") -}}
 metadata:
   labels:
     {{- include "rekey.selector" . | nindent 4 }}
@@ -37,7 +38,7 @@ spec:
   {{- with $pod.securityContext }}
   securityContext: {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- if eq $role "topics" }}
+  {{- if $args }}
   restartPolicy: Never
   {{- else }}
   {{- $ops := $root.Values.config.ops | default dict }}
@@ -55,14 +56,14 @@ spec:
     - name: rekey
       image: {{ include "rekey.image" $root }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-      args: {{ ternary (list "topics" "apply") (list $role) (eq $role "topics") | toJson }}
+      args: {{ $args | default (list $role) | toJson }}
       env:
         - {name: REKEY_CONFIG, value: /etc/rekey/rekey.toml}
         {{- with $pod.env }}{{ toYaml . | nindent 8 }}{{ end }}
       {{- with $pod.envFrom }}
       envFrom: {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- if ne $role "topics" }}
+      {{- if not $args }}
       ports:
         - {name: ops, containerPort: 9464}
         {{- if has $role (list "receiver" "all") }}
@@ -126,7 +127,7 @@ spec:
     {{- end }}
     {{- if eq $role "all" }}
     {{- with $root.Values.all.storage }}
-    {{- if .ephemeral }}
+    {{- if or .ephemeral $args }}
     - {name: data, emptyDir: {sizeLimit: {{ .size }}}}
     {{- else if .existingClaim }}
     - {name: data, persistentVolumeClaim: {claimName: {{ .existingClaim }}}}
@@ -136,7 +137,7 @@ spec:
     - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
     {{- end }}
     {{- with $pod.volumes }}{{ toYaml . | nindent 4 }}{{ end }}
-  {{- with $values.topologySpread }}
+  {{- with ternary list $values.topologySpread (not (empty $args)) }}
   topologySpreadConstraints:
     {{- range . }}
     - topologyKey: {{ .topologyKey }}
