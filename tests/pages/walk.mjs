@@ -19,7 +19,7 @@ async function everyPageIsAccessible() {
     // axe puts a script into the page, which the page's own policy would refuse.
     const { context, page } = await world.signedIn({ ...options, bypassCSP: true });
     const item = await page.goto(`${world.base}/items`).then(() => page.locator("td a").first().getAttribute("href"));
-    const pages = ["/", "/needs", "/businesses", "/businesses/acme", item, "/flow", "/audit", "/search?q=nobody", "/sign-in"];
+    const pages = ["/", "/needs", "/businesses", "/businesses/acme", item, "/flow", "/audit", "/search?q=nobody", "/acts/hold/business/acme", "/providers/layer/pause", "/sign-in"];
     for (const path of pages) {
       await page.goto(world.base + path);
       await page.evaluate(axe);

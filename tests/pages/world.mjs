@@ -34,9 +34,11 @@ export class World {
       told += chunk;
       const console_ = told.match(/(http:\/\/127\.0\.0\.1:\d+)\/sign-in#(\S+)/);
       const sandbox = told.match(/sandbox\s+(http:\/\/127\.0\.0\.1:\d+)\/control\/state/);
-      if (console_ && sandbox) {
+      const token_file = told.match(/REKEY_ADMIN__TOKEN_FILE=(\S+)\/admin-token\s/);
+      if (console_ && sandbox && token_file) {
         const world = new World();
-        Object.assign(world, { rekey, child, base: console_[1], token: console_[2], sandbox: sandbox[1] });
+        const [base, token, directory] = [console_[1], console_[2], token_file[1]];
+        Object.assign(world, { rekey, child, base, token, directory, sandbox: sandbox[1] });
         world.browser = await chromium.launch({
           executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
           // As root there is no sandbox; the pages are ours.
@@ -84,6 +86,18 @@ export class World {
     return text;
   }
 
+  /** Ends the faults that were ordered of a call. */
+  heal(call) {
+    return this.control(`faults?call=${encodeURIComponent(call)}`, undefined, "DELETE");
+  }
+
+  /** Changes the store past Rekey, as a fault of its database would. */
+  sql(text) {
+    const change = "import sqlite3,sys; c=sqlite3.connect(sys.argv[1],timeout=20); n=c.execute(sys.argv[2]).rowcount; c.commit(); print(n)";
+    const ended = spawnSync("python3", ["-c", change, `${this.directory}/rekey.sqlite`, text], { encoding: "utf8" });
+    expect(ended.stdout.trim() === "1", `${text} changes a row: ${ended.stdout}${ended.stderr}`);
+  }
+
   /** What the admin API says. */
   async api(path) {
     const answer = await fetch(this.base + path, { headers: { authorization: `Bearer ${this.token}` } });
@@ -107,7 +121,9 @@ export async function play(stories) {
       await story();
       console.log(`ok    ${name}`);
     } catch (error) {
-      expect(false, `${name}: ${error.message}`);
+      // Where it stood is in the first lines of the stack that are of this folder.
+      const at = error.stack?.split("\n").filter((line) => line.includes(".mjs")).slice(0, 2).join(" ");
+      expect(false, `${name}: ${error.message} ${at}`);
     }
   }
   if (faults.length > 0) {

@@ -5,8 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tests::process::{binary, free_port};
 
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "deploy/README.md", "deploy/runbook.md", "crates/README.md", "tests/README.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "deploy/README.md",
+    "deploy/chart/README.md",
+    "deploy/runbook.md",
+    "crates/README.md",
+    "tests/README.md",
+];
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

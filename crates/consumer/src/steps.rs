@@ -75,7 +75,8 @@ impl Taken {
 }
 
 /// Notes how a reconciliation ended. Nothing of one that only read, and that the sweep asked for or that waits for budget: a million
-/// of these a day would be the whole history.
+/// of these a day would be the whole history. Nor of a try that met what the one before it had met: an Item that waits for its token
+/// for a day would push everything else out of its own.
 pub(crate) async fn note_end(tx: &mut Tx, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
     let (only_read, took, steps) = TAKEN
         .try_with(|taken| {
@@ -91,6 +92,9 @@ pub(crate) async fn note_end(tx: &mut Tx, claim: &Claim, finish: &Finish) -> Res
         return Ok(());
     }
     let blocked = finish.blocked.as_ref();
+    if blocked.is_some_and(|b| claim.reason.strip_prefix("retry: ") == Some(&b.code)) {
+        return Ok(());
+    }
     let detail = json!({
         "because": claim.reason, "class": claim.class, "since": claim.signal_at.map(Millis::rfc3339),
         "ended": blocked.map_or("done", |b| b.by.as_str()), "code": blocked.map(|b| &b.code), "why": blocked.map(|b| &b.why),

@@ -4,7 +4,7 @@
 
 use crate::token_list::{Listed, RowStatus};
 use crate::verdict::{BusinessFacts, Problem, State, Verdict, Wrong};
-use crate::work::{Block, Code, Subject};
+use crate::work::{Block, Code, Kind, Subject};
 use crate::{AccountId, Fingerprint, ItemId};
 
 /// One account: what belongs into the list, and what Layer shows of it.
@@ -131,7 +131,12 @@ pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
     let mut found = Vec::new();
     if let Some(blocked) = verdict.blocked.as_ref().filter(|b| matches!(b.by, Block::Hold | Block::Parked)) {
         let release = format!("rekey parked release {} {}", subject.kind(), pasted(subject.id()));
-        found.push(does(release, effect_of_release(Code::from_word(&blocked.code))));
+        let code = Code::from_word(&blocked.code);
+        found.push(does(release, effect_of_release(code)));
+        if let (Some(Code::UnknownTokens | Code::ForeignWriter), Kind::Business) = (code, subject.kind()) {
+            let decide = format!("rekey business token {} FINGERPRINT remove", pasted(subject.id()));
+            found.push(does(decide, "decides on a token that nobody here knows, for good: remove it, or keep it"));
+        }
     }
     for wrong in &verdict.wrong {
         let remedy = remedy_of(wrong, subject);

@@ -122,8 +122,17 @@ async fn add_fault(State(sandbox): State<Sandbox>, Json(fault): Json<Fault>) -> 
     Shown(json!({"ok": true}))
 }
 
-async fn heal(State(sandbox): State<Sandbox>) -> Shown<Value> {
-    sandbox.heal();
+#[derive(Deserialize)]
+struct HealQuery {
+    /// Only faults that were ordered of this call.
+    call: Option<String>,
+}
+
+async fn heal(State(sandbox): State<Sandbox>, Query(query): Query<HealQuery>) -> Shown<Value> {
+    match query.call {
+        Some(call) => sandbox.heal_call(&call),
+        None => sandbox.heal(),
+    }
     Shown(json!({"ok": true}))
 }
 

@@ -135,6 +135,9 @@ impl Faults {
     pub(crate) fn clear(&mut self) {
         self.active.clear();
     }
+    pub(crate) fn clear_of(&mut self, call: &str) {
+        self.active.retain(|(_, fault)| fault.call != call);
+    }
     pub(crate) fn still_hangs(&self, call: &str) -> bool {
         let hangs = |kind: &FaultKind| matches!(kind, FaultKind::Hang | FaultKind::HangAfter);
         self.active.iter().any(|(since, f)| f.names(call) && hangs(&f.kind) && f.is_in_force(since.elapsed()))

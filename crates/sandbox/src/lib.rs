@@ -148,4 +148,9 @@ impl Sandbox {
     pub fn heal(&self) {
         self.world().faults.clear();
     }
+
+    /// Ends the faults that were ordered of this call.
+    pub fn heal_call(&self, call: &str) {
+        self.world().faults.clear_of(call);
+    }
 }

@@ -186,13 +186,19 @@ struct After {
 fn more_of(status: &Status) -> Vec<(&'static str, String)> {
     let paused = status.pauses.iter().map(|p| ("/", format!("{} is paused: {}", p.provider, p.reason)));
     let counted = [
-        (status.missed_webhooks, "/flow#missed", "Items whose last webhook never came"),
-        (status.webhooks_elsewhere, "/flow#elsewhere", "Items that send their webhooks elsewhere"),
-        (status.consents_ending, "/flow#consents", "Items whose consent ends within 30 days"),
-        (status.dead_letters, "/flow#dead-letters", "webhooks or records that nobody could read"),
+        (status.missed_webhooks, "/flow#missed", ["Item whose", "Items whose"], "last webhook never came"),
+        (status.webhooks_elsewhere, "/flow#elsewhere", ["Item whose", "Items whose"], "webhooks go elsewhere"),
+        (status.consents_ending, "/flow#consents", ["Item whose", "Items whose"], "consent ends within 30 days"),
+        (
+            status.dead_letters,
+            "/flow#dead-letters",
+            ["webhook or record", "webhooks or records"],
+            "that nobody could read",
+        ),
     ];
-    let counted = counted.into_iter().filter(|(n, ..)| *n > 0).map(|(n, path, what)| (path, format!("{n} {what}")));
-    paused.chain(counted).collect()
+    let counted = counted.into_iter().filter(|(n, ..)| *n > 0);
+    let told = counted.map(|(n, path, [one, many], what)| (path, format!("{} {what}", frame::counted(n, one, many))));
+    paused.chain(told).collect()
 }
 
 /// Rows of a page that are grouped by cause.

@@ -119,7 +119,8 @@ impl Reconciliation<'_> {
         self.parked(
             Code::BusinessUnknownToLayer,
             format!(
-                "Layer has no active business {}: create it there, or push an Item of it with `create`, then release",
+                "Layer has no active business {}: unarchive it there, or create it, or push an Item of it with `create`; then \
+                 release",
                 self.id
             ),
         )

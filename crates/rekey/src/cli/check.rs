@@ -228,7 +228,9 @@ async fn what_items_say(config: &Config) -> Vec<String> {
     let mut told = Vec::new();
     if let Some(theirs) = foreign {
         let ours = config.plaid.environment;
-        told.push(format!("access tokens of {theirs} are stored, and plaid.environment is {ours}: Plaid knows none of them"));
+        told.push(format!(
+            "access tokens of {theirs} are stored, and plaid.environment is {ours}: Plaid knows none of them"
+        ));
     }
     for (reason, accounts) in refused.into_iter().filter(|(_, accounts)| *accounts > 0) {
         let processor = &config.plaid.processor;
@@ -239,7 +241,10 @@ async fn what_items_say(config: &Config) -> Vec<String> {
     }
     let url = &config.plaid.webhook_url;
     if found.webhooks_elsewhere > 0 {
-        told.push(format!("{} Items send their webhooks elsewhere than to {url}: see `rekey item elsewhere`", found.webhooks_elsewhere));
+        told.push(format!(
+            "{} Items send their webhooks elsewhere than to {url}: see `rekey item elsewhere`",
+            found.webhooks_elsewhere
+        ));
     }
     if found.missed_webhooks > 0 {
         told.push(format!("of {} Items the last webhook never came: see `rekey item missed`", found.missed_webhooks));
