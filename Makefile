@@ -13,6 +13,8 @@ HELM_VERSION := 3.22.0
 KUBERNETES_VALIDATE_VERSION := 1.37.0
 HADOLINT_VERSION := 2.15.1
 OPENAPI_VALIDATOR_VERSION := 0.9.0
+OPENAPI_CLIENT_VERSION := 0.29.1
+SCHEMATHESIS_VERSION := 4.32.5
 # Databases that need not survive anything stand in memory where there is such a place.
 SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
@@ -100,13 +102,18 @@ test-chart: prerequisites $(CHART_TOOLS) ## the chart, its examples and the Dock
 	$(CARGO) build --package rekey
 	$(CHART_CHECK) tests/chart/check
 
-$(TOOLS)/venv/bin/openapi-spec-validator: $(TOOLS)/venv/bin/hadolint
-	@$(TOOLS)/venv/bin/pip install --quiet openapi-spec-validator==$(OPENAPI_VALIDATOR_VERSION)
+# A venv of its own: these want other releases of the same libraries than the chart's tools.
+$(TOOLS)/openapi/bin/schemathesis:
+	@python3 -c 'import tomllib' || { echo "make: the tests of the admin API need Python 3.11 or newer" >&2; exit 1; }
+	@echo "make: fetching what tries the admin API from PyPI"
+	@mkdir -p $(TOOLS) && python3 -m venv $(TOOLS)/openapi
+	@$(TOOLS)/openapi/bin/pip install --quiet --disable-pip-version-check \
+	  openapi-spec-validator==$(OPENAPI_VALIDATOR_VERSION) openapi-python-client==$(OPENAPI_CLIENT_VERSION) \
+	  schemathesis==$(SCHEMATHESIS_VERSION)
 
-test-openapi: prerequisites $(TOOLS)/venv/bin/openapi-spec-validator ## whether the document of the admin API is one of OpenAPI 3.1
+test-openapi: prerequisites $(TOOLS)/openapi/bin/schemathesis ## the admin API as a platform's developer meets it: its document, a client made from it, and whatever that allows or forbids; 2 minutes
 	$(CARGO) build --package rekey
-	$(TARGET)/debug/rekey openapi > $(TARGET)/openapi.json
-	$(TOOLS)/venv/bin/openapi-spec-validator $(TARGET)/openapi.json
+	$(TOOLS)/openapi/bin/python tests/openapi/try $(TARGET)/debug/rekey $(TARGET)/openapi
 
 $(TOOLS)/pages/node_modules: tests/pages/package.json tests/pages/package-lock.json
 	@tests/prerequisites npm chromium

@@ -52,7 +52,10 @@ impl Order {
         match self {
             Self::Sync => "Asks Plaid and Layer now, and sends what is not right. Nothing is forced.",
             Self::Release => "Lets it go on, on the truth of that moment. What a guard held back is permitted once.",
-            Self::Hold => "Sends nothing for this business, whatever changes, until somebody releases it.",
+            Self::Hold => {
+                "Sends nothing for this business, whatever changes, until somebody releases it. A list that is being sent at this \
+                 moment is waited for."
+            }
             Self::Mint => {
                 "Mints every token of the Item anew and sends them; the ones of now stay in the lists until then."
             }
@@ -135,7 +138,7 @@ pub(crate) struct Acted {
     /// Nothing was done.
     pub(crate) dry_run: bool,
     pub(crate) effect: String,
-    /// The lists that it concerns, as they would be sent next; ten at most.
+    /// Of a dry run: the lists that it concerns, as they would be sent next; ten at most.
     pub(crate) lists: Vec<ListAhead>,
     /// What another act on the row would rest on.
     pub(crate) version: String,
@@ -156,10 +159,15 @@ pub(crate) fn version(row: Option<&Row>, beside: &str) -> String {
 /// The version of a row: with the generation of an Item, and with what operators decided of a business.
 pub(crate) async fn version_of(tx: &mut Tx, subject: &Subject) -> Result<String, store::Error> {
     let beside = match subject {
-        Subject::Item(id) => tx.item(id).await?.map_or(0, |item| item.generation).to_string(),
+        Subject::Item(id) => match tx.item(id).await? {
+            Some(item) => format!("{}-{}-{}", item.generation, item.state, item.state_since.0),
+            None => String::new(),
+        },
         Subject::Business(id) => {
             let kept_back = tx.business(id).await?.and_then(|row| row.kept_back).map_or(0, |(_, at)| at.0);
-            format!("{kept_back}-{}", tx.token_words(id).await?.len())
+            let words: String =
+                tx.token_words(id).await?.iter().map(|(token, word)| format!("{token}={word};")).collect();
+            format!("{kept_back}-{}", &crate::hash_token(&words)[..12])
         }
     };
     Ok(version(tx.work(subject).await?.as_ref(), &beside))
@@ -171,10 +179,11 @@ const MOST_LISTS: usize = 10;
 
 /// Why, as the audit trail keeps it.
 pub(crate) fn checked_reason(reason: Option<&str>) -> Result<Option<&str>, ApiError> {
-    let reason = reason.map(str::trim).filter(|r| !r.is_empty());
-    if reason.is_some_and(|r| r.chars().count() > LONGEST_REASON || r.contains('\0')) {
-        return Err(ApiError::bad_request("a reason has 500 characters at most, and no NUL"));
+    // Before it is trimmed, which would take away some of them.
+    if reason.is_some_and(|r| r.chars().count() > LONGEST_REASON || r.contains(char::is_control)) {
+        return Err(ApiError::bad_request("a reason is one line of 500 characters at most"));
     }
+    let reason = reason.map(str::trim).filter(|r| !r.is_empty());
     if reason.is_some_and(shows_any_token) {
         return Err(ApiError::bad_request("the reason has a token in it: it would stand in the audit trail"));
     }
@@ -187,11 +196,13 @@ struct Did {
     was: Option<Value>,
     became: Map<String, Value>,
     wanted: Option<i64>,
+    /// A reconciliation that has begun may still do what this forbids: it is waited for.
+    forbids: bool,
 }
 
 impl Did {
     fn of(action: &'static str) -> Self {
-        Self { action, was: None, became: Map::new(), wanted: None }
+        Self { action, was: None, became: Map::new(), wanted: None, forbids: false }
     }
 }
 
@@ -216,7 +227,11 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         act: order.to_string(),
         dry_run: said.dry_run,
         effect: order.effect().to_owned(),
-        lists: lists_ahead(console, &mut tx, subject).await?,
+        lists: match said.dry_run {
+            true => lists_ahead(console, &mut tx, &ask).await?,
+            // Not while others wait for what this has locked.
+            false => Vec::new(),
+        },
         version: version_of(&mut tx, subject).await?,
         served: None,
         verdict: None,
@@ -225,7 +240,7 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         tx.rollback().await?;
         return Ok(acted);
     }
-    let Did { action, was, mut became, wanted } = did;
+    let Did { action, was, mut became, wanted, forbids } = did;
     if let Some(reason) = reason {
         became.insert("reason".into(), reason.into());
     }
@@ -234,6 +249,9 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
     let at = tx.now();
     tx.commit().await?;
     tracing::info!(kind = %subject.kind(), id = subject.id(), by = caller.name, order = %order, "ordered by an operator");
+    if forbids {
+        acted.served = Some(console.has_let_go(subject).await?);
+    }
     if let (Some(timeout), Some(wanted)) = (said.timeout, wanted) {
         acted.served = Some(console.is_served(subject, at, wanted, Duration::from_secs(timeout.into())).await?);
         let mut tx = console.store.begin_read().await?;
@@ -281,7 +299,8 @@ async fn within(tx: &mut Tx, caller: &Caller, ask: &Ask<'_>, reason: Option<&str
         (Order::Hold, Subject::Business(id)) => {
             let before = tx.business(id).await?.and_then(|row| row.kept_back);
             tx.keep_back(id, Some(reason.unwrap_or("no reason was given"))).await?;
-            Ok(Did { was: before.map(|(why, _)| json!({"kept_back": why})), ..Did::of("business.hold") })
+            let was = before.map(|(why, _)| json!({"kept_back": why}));
+            Ok(Did { was, forbids: true, ..Did::of("business.hold") })
         }
         (Order::Mint, Subject::Item(id)) => mint(tx, id, subject).await,
         (Order::Acknowledge, Subject::Item(id)) => match tx.acknowledge_missed(id).await? {
@@ -313,20 +332,17 @@ fn looked_at<'a>(subject: &Subject, why: &'a str) -> Mark<'a> {
 }
 
 async fn release(tx: &mut Tx, subject: &Subject) -> Result<Did, ApiError> {
-    let row = tx.work(subject).await?;
-    let mut was = row.and_then(|r| r.blocked).map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
-    let mut released = tx.release(subject).await?;
     if let Subject::Business(id) = subject
         && let Some((why, _)) = tx.business(id).await?.and_then(|row| row.kept_back)
     {
+        // The hold alone: what a guard has to say of the list is still to be heard, and nobody has seen it.
         tx.keep_back(id, None).await?;
-        was.get_or_insert_with(|| json!({}))["kept_back"] = why.into();
-        if !released {
-            tx.mark(&looked_at(subject, "released by an operator")).await?;
-            released = true;
-        }
+        let wanted = tx.mark(&looked_at(subject, "released by an operator")).await?;
+        return Ok(Did { was: Some(json!({"kept_back": why})), wanted: Some(wanted), ..Did::of("parked.release") });
     }
-    if !released {
+    let row = tx.work(subject).await?;
+    let was = row.and_then(|r| r.blocked).map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
+    if !tx.release(subject).await? {
         return Err(ApiError::not_found("blocked row", "`rekey parked list` shows those that wait for a person"));
     }
     let wanted = tx.work(subject).await?.map(|row| row.wanted);
@@ -342,7 +358,8 @@ async fn mint(tx: &mut Tx, id: &ItemId, subject: &Subject) -> Result<Did, ApiErr
     tx.mint_again(id).await?;
     let wanted = tx.mark(&looked_at(subject, "an operator has its tokens minted again")).await?;
     let became = Map::from_iter([("generation".to_owned(), json!(item.generation + 1))]);
-    Ok(Did { was: Some(json!({"generation": item.generation})), became, wanted: Some(wanted), action: "item.mint" })
+    let was = Some(json!({"generation": item.generation}));
+    Ok(Did { was, became, wanted: Some(wanted), ..Did::of("item.mint") })
 }
 
 /// About a token that the list showed when it was read last, and that nobody here knows.
@@ -368,10 +385,12 @@ async fn decide(
     }
     let wanted = tx.mark(&looked_at(&id.into(), "an operator decided on a token")).await?;
     let became = Map::from_iter([("token".to_owned(), json!(token)), ("word".to_owned(), json!(word))]);
-    Ok(Did { was: before.map(|w| json!({"word": w})), became, wanted: Some(wanted), action: "business.token" })
+    let was = before.map(|w| json!({"word": w}));
+    Ok(Did { was, became, wanted: Some(wanted), ..Did::of("business.token") })
 }
 
-async fn lists_ahead(console: &Console, tx: &mut Tx, subject: &Subject) -> Result<Vec<ListAhead>, store::Error> {
+async fn lists_ahead(console: &Console, tx: &mut Tx, ask: &Ask<'_>) -> Result<Vec<ListAhead>, store::Error> {
+    let subject = ask.subject;
     let businesses = match subject {
         Subject::Business(id) => vec![id.clone()],
         Subject::Item(id) => tx.businesses_of_item(id).await?,
@@ -379,13 +398,40 @@ async fn lists_ahead(console: &Console, tx: &mut Tx, subject: &Subject) -> Resul
     let mut lists = Vec::new();
     for id in businesses.into_iter().take(MOST_LISTS) {
         let Some(row) = tx.business(&id).await? else { continue };
-        let (next_list, ..) = next_list(console, tx, &row).await?;
+        let next_list = match (ask.order, subject) {
+            (Order::Mint, Subject::Item(item)) => {
+                let wanted = tx.wanted_accounts(&id).await?;
+                let of_item = wanted.iter().filter(|w| w.item == *item).map(|w| w.account.to_string()).collect();
+                NextList::once_minted(wanted.len(), of_item)
+            }
+            _ => next_list(console, tx, &row).await?.0,
+        };
         lists.push(ListAhead { business_id: id.to_string(), next_list });
     }
     Ok(lists)
 }
 
+/// No reconciliation goes on for longer in front of a caller who waits.
+const LETS_GO_WITHIN: Duration = Duration::from_secs(15);
+
 impl Console {
+    /// Whether nobody works on the row any more, as it was when an act forbade something.
+    async fn has_let_go(&self, subject: &Subject) -> Result<bool, ApiError> {
+        let epoch = |row: &Row| row.lease.is_some().then_some(row.epoch);
+        let begun = self.store.begin_read().await?.work(subject).await?.as_ref().and_then(epoch);
+        let deadline = Instant::now() + LETS_GO_WITHIN.min(self.settings.max_wait);
+        loop {
+            let now = self.store.begin_read().await?.work(subject).await?.as_ref().and_then(epoch);
+            if begun.is_none() || now != begun {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline || self.stop.is_cancelled() {
+                return Ok(false);
+            }
+            tokio::time::sleep(self.settings.wait_poll.max(Duration::from_millis(5))).await;
+        }
+    }
+
     /// Whether the reconciliation that an act caused ends within `patience`.
     async fn is_served(
         &self,

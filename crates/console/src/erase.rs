@@ -1,6 +1,7 @@
 //! A customer is forgotten. The audit keeps that it was, under a pseudonym.
 
 use crate::Console;
+use crate::acts::{ActQuery, checked_reason, version_of};
 use crate::auth::Caller;
 use crate::businesses::no_business;
 use crate::error::{ApiError, ErrorBody};
@@ -24,6 +25,16 @@ pub(crate) struct EraseQuery {
     /// Only say whether it can be done: the answer is the same, and nothing is deleted.
     #[serde(default)]
     dry_run: bool,
+    /// Why, for the audit trail.
+    reason: Option<String>,
+    /// The `version` of the row that an explanation showed: refused with 409 if the row is another one by now.
+    version: Option<String>,
+}
+
+impl EraseQuery {
+    fn said(self) -> ActQuery {
+        ActQuery { reason: self.reason, version: self.version, dry_run: self.dry_run, timeout: None }
+    }
 }
 
 /// Forget a removed Item: every row about it is deleted, once the lists that it was in were read back without it.
@@ -37,7 +48,7 @@ pub(crate) async fn item(
     Query(query): Query<EraseQuery>,
 ) -> Result<StatusCode, ApiError> {
     let subject = Subject::from(&ItemId::parse(item)?);
-    carry_out(&console, &caller, &subject, query.unconfirmed, query.dry_run).await?;
+    carry_out(&console, &caller, &subject, query.unconfirmed, &query.said()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -52,7 +63,7 @@ pub(crate) async fn business(
     Query(query): Query<EraseQuery>,
 ) -> Result<StatusCode, ApiError> {
     let subject = Subject::from(&BusinessId::parse(business)?);
-    carry_out(&console, &caller, &subject, query.unconfirmed, query.dry_run).await?;
+    carry_out(&console, &caller, &subject, query.unconfirmed, &query.said()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -62,11 +73,19 @@ pub(crate) async fn carry_out(
     caller: &Caller,
     subject: &Subject,
     unconfirmed: bool,
-    dry_run: bool,
+    said: &ActQuery,
 ) -> Result<(), ApiError> {
+    let reason = checked_reason(said.reason.as_deref())?;
     let mut tx = console.store.begin().await?;
+    tx.lock_row(subject).await?;
+    if said.version.is_some() && said.version.as_deref() != Some(&version_of(&mut tx, subject).await?) {
+        tx.rollback().await?;
+        return Err(ApiError::conflict("it is not what it was when this was decided: look again"));
+    }
     // First, so that its subject becomes a pseudonym with the others.
-    let became = unconfirmed.then(|| json!({"unconfirmed": true}));
+    let told = [("unconfirmed", unconfirmed.then(|| json!(true))), ("reason", reason.map(|r| json!(r)))];
+    let told: serde_json::Map<_, _> = told.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect();
+    let became = (!told.is_empty()).then_some(serde_json::Value::Object(told));
     tx.audit(&Act { became, ..caller.act(&format!("{}.erase", subject.kind()), subject) }).await?;
     let erasure = match subject {
         Subject::Item(id) => tx.erase_item(id, unconfirmed).await?,
@@ -78,7 +97,7 @@ pub(crate) async fn carry_out(
         (Erasure::Unknown, Subject::Business(_)) => Some(no_business()),
         (Erasure::Refused(why), _) => Some(ApiError::conflict(why)),
     };
-    if refused.is_some() || dry_run {
+    if refused.is_some() || said.dry_run {
         tx.rollback().await?;
         return refused.map_or(Ok(()), Err);
     }

@@ -55,6 +55,10 @@ impl ApiError {
     pub(crate) fn busy(message: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
     }
+    /// It says something of the one row that was asked about.
+    pub(crate) fn is_of_the_row(&self) -> bool {
+        matches!(self.status, StatusCode::NOT_FOUND | StatusCode::CONFLICT)
+    }
     /// For a page.
     pub(crate) fn for_people(self) -> (StatusCode, String) {
         (self.status, self.body.message)

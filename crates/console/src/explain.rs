@@ -301,6 +301,12 @@ impl NextList {
         }
     }
 
+    /// Every token of these accounts is minted first, and then takes the place of the one that there is.
+    pub(crate) fn once_minted(tokens: usize, accounts: Vec<String>) -> Self {
+        let why = "once their new tokens are minted; the ones of now stay until then";
+        Self { tokens: Some(tokens), replaced: accounts, ..Self::new("put", Some(why.into())) }
+    }
+
     fn unknown() -> Self {
         let why = "no reading of the list at Layer is kept since it accepted the last one";
         Self::new("unknown", Some(why.into()))

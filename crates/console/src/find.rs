@@ -50,7 +50,7 @@ pub(crate) async fn find(
             "`q` is a token: ask for its fingerprint, and send tokens nowhere but in a push",
         ));
     }
-    if text.is_empty() || text.len() > 256 || text.contains('\0') {
+    if text.is_empty() || text.chars().count() > 256 || text.contains('\0') {
         return Err(ApiError::bad_request("`q` is an id, a mask or a fingerprint of 1 to 256 characters"));
     }
     let mut tx = console.store.begin_read().await?;

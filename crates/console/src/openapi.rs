@@ -3,7 +3,6 @@
 use crate::Console;
 use crate::acts::Order;
 use crate::error::ApiError;
-use crate::providers::ProviderOrder;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
@@ -79,10 +78,16 @@ const WRITING: &[u16] = &[403];
 /// Refusals of calls with a body.
 const WITH_BODY: &[u16] = &[408, 413];
 
+/// Lists whose cursors are ids of entries.
+const BY_ID: &[&str] = &["listAudit", "listHistory"];
+/// Acts that are shown to whoever meets what comes of them.
+const WITH_REASON: &[&str] = &["holdBusiness", "pauseProvider"];
+
 fn complete(operation: &mut Value, method: &str) {
+    let name = operation["operationId"].as_str().unwrap_or_default().to_owned();
     // Not by `operation["parameters"]`, which makes a null of what is not there.
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
-        bound(parameter);
+        bound(parameter, &name);
     }
     let has_body = operation["requestBody"].is_object();
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { return };
@@ -110,22 +115,30 @@ fn describe_response(status: &str, response: &mut Value) {
 }
 
 /// What a parameter may be, as it is checked.
-fn bound(parameter: &mut Value) {
+fn bound(parameter: &mut Value, operation: &str) {
     let limits = match parameter["name"].as_str() {
         Some("limit") => json!({"minimum": 1, "maximum": 500, "default": 100}),
-        Some("after") => json!({"minLength": 1, "pattern": "^[!-~]+$"}),
+        Some("after") if BY_ID.contains(&operation) => json!({"pattern": "^[0-9a-fA-F-]{36}$"}),
+        Some("after") => json!({"pattern": "^[!-~]*$"}),
+        Some("business") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
+        Some("by") => json!({"pattern": "^[^\\x00]*$"}),
         Some("item_id" | "business_id" | "id") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("kind") => json!({"enum": Kind::WORDS}),
         Some("verdict") => json!({"enum": VerdictState::WORDS}),
+        Some("subject") if operation == "listHistory" => json!({"pattern": "^(item|business)/[!-~]+$"}),
         Some("subject") => json!({"pattern": "^(item|business|key|provider|dead-letter)/[!-~]+$"}),
         Some("since") => json!({"format": "date-time"}),
         Some("fingerprint") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("word") => json!({"enum": ["keep", "remove", "forget"]}),
         Some("provider") => json!({"enum": Provider::WORDS}),
-        Some("order") => json!({"enum": ProviderOrder::WORDS}),
-        Some("timeout") => json!({"minimum": 0, "maximum": 3600}),
-        Some("reason") => json!({"maxLength": 500}),
-        Some("q") => json!({"minLength": 1, "maxLength": 256}),
+        Some("timeout") => json!({"minimum": 0, "maximum": u32::MAX}),
+        Some("reason") if WITH_REASON.contains(&operation) => {
+            parameter["required"] = true.into();
+            let line = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
+            json!({"type": "string", "minLength": 1, "maxLength": 500, "pattern": line})
+        }
+        Some("reason") => json!({"maxLength": 500, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}),
+        Some("q") => json!({"maxLength": 256, "pattern": "^[^\\x00]*[^\\x00\\s][^\\x00]*$"}),
         _ => return,
     };
     let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { return };

@@ -1,7 +1,7 @@
 //! What waits for a person: parked and held rows, Items nobody pushed.
 
 use crate::Console;
-use crate::acts::{ActQuery, Acted, Ask, Order, carry_out, checked_reason, subject_of};
+use crate::acts::{ActQuery, Acted, Ask, Order, carry_out, checked_reason, subject_of, version_of};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::providers::paused;
@@ -9,7 +9,7 @@ use crate::view::{PageQuery, Paged, Parked, VerdictView, Work};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
-use domain::work::Kind;
+use domain::work::{Code, Kind, Subject};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -67,6 +67,8 @@ pub(crate) struct AllQuery {
     pub(crate) dry_run: bool,
     /// The `next` of the call before.
     pub(crate) after: Option<String>,
+    /// The `version` of a dry run with the same `after`: refused with 409 if what keeps its rows is another thing by now.
+    pub(crate) version: Option<String>,
 }
 
 /// How far the release of all of one cause is.
@@ -78,6 +80,10 @@ pub(crate) struct ReleasedAll {
     pub(crate) released: u64,
     /// Rows of the cause that were left alone, because their provider is paused: what keeps them is not theirs.
     pub(crate) paused: u64,
+    /// Rows of the cause that were left alone, because an operator holds them as well.
+    pub(crate) held: u64,
+    /// What those rows are kept by, in which words: send it as `version`, and nothing is released if it is another one by then.
+    pub(crate) version: String,
     /// Send it as `after` to go on; null when all of them were seen.
     pub(crate) next: Option<String>,
 }
@@ -87,33 +93,55 @@ const SEEN_AT_ONCE: u32 = 500;
 
 /// Release every row that is kept for one cause, some hundred in each call: call it until `next` is null, or stop at any time.
 #[utoipa::path(post, operation_id = "releaseAll", path = "/v1/parked/release", params(AllQuery),
-    responses((status = 200, body = ReleasedAll)))]
+    responses((status = 200, body = ReleasedAll), (status = 409, body = ErrorBody)))]
 pub(crate) async fn release_all(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Query(query): Query<AllQuery>,
 ) -> Result<Json<ReleasedAll>, ApiError> {
-    let AllQuery { code, reason, dry_run, after } = query;
+    let AllQuery { code, reason, dry_run, after, version } = query;
     let reason = checked_reason(reason.as_deref())?;
     let pages = PageQuery { after, limit: Some(SEEN_AT_ONCE) };
     let axum::Json(page) = parked(State(console.clone()), Query(pages)).await?;
     let pauses = paused(&mut console.store.begin_read().await?).await?;
-    let mut all = ReleasedAll { code, dry_run, released: 0, paused: 0, next: page.next };
+    let mut all =
+        ReleasedAll { code, dry_run, released: 0, paused: 0, held: 0, version: String::new(), next: page.next };
+    let (mut eligible, mut seen) = (Vec::new(), String::new());
+    let mut tx = console.store.begin_read().await?;
     for row in page.data.iter().filter(|row| row.cause() == all.code) {
         let subject = subject_of(&row.kind, row.id.clone())?;
+        let is_held = match &subject {
+            Subject::Business(id) => tx.business(id).await?.is_some_and(|b| b.kept_back.is_some()),
+            Subject::Item(_) => false,
+        };
         if pauses.iter().any(|p| p.provider == subject.kind().provider().as_str()) {
             all.paused += 1;
-            continue;
+        } else if is_held && all.code != Code::OperatorHold.as_str() {
+            all.held += 1;
+        } else {
+            let of_row = version_of(&mut tx, &subject).await?;
+            seen.push_str(&format!("{subject} {of_row};"));
+            eligible.push((subject, of_row));
         }
-        if !dry_run {
-            let said = ActQuery { reason: reason.map(str::to_owned), ..ActQuery::default() };
-            let ask = Ask { order: Order::Release, subject: &subject, token: None, said };
-            // One that went on meanwhile needs no release.
-            if carry_out(&console, &caller, ask).await.is_err() {
-                continue;
-            }
+    }
+    drop(tx);
+    all.version = crate::hash_token(&seen)[..24].to_owned();
+    if version.is_some_and(|version| version != all.version) {
+        return Err(ApiError::conflict("what keeps them is not what it was when this was decided: look again"));
+    }
+    if dry_run {
+        all.released = eligible.len() as u64;
+        return Ok(Json(all));
+    }
+    for (subject, of_row) in eligible {
+        let (reason, version) = (reason.map(str::to_owned), Some(of_row));
+        let said = ActQuery { reason, version, ..ActQuery::default() };
+        match carry_out(&console, &caller, Ask { order: Order::Release, subject: &subject, token: None, said }).await {
+            Ok(_) => all.released += 1,
+            // It went on meanwhile, or is kept by another thing.
+            Err(error) if error.is_of_the_row() => {}
+            Err(error) => return Err(error),
         }
-        all.released += 1;
     }
     Ok(Json(all))
 }

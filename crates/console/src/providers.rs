@@ -86,24 +86,56 @@ pub(crate) struct ProviderQuery {
     reason: Option<String>,
 }
 
-/// Pause a provider, resume it, or have it probed now. Answers what is paused then.
-#[utoipa::path(post, operation_id = "orderProvider", path = "/v1/providers/{provider}/{order}",
-    params(("provider" = String, Path), ("order" = String, Path, description = "pause, resume or probe"), ProviderQuery),
-    responses((status = 200, body = Vec<Pause>), (status = 404, body = ErrorBody, description = "It is not paused")))]
-pub(crate) async fn order(
+/// Stop all work of a provider until it is resumed. Needs a reason. Answers what is paused then.
+#[utoipa::path(post, operation_id = "pauseProvider", path = "/v1/providers/{provider}/pause",
+    params(("provider" = String, Path), ProviderQuery),
+    responses((status = 200, body = Vec<Pause>), (status = 404, body = ErrorBody)))]
+pub(crate) async fn pause(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
-    Path((provider, order)): Path<(String, String)>,
-    Query(ProviderQuery { reason }): Query<ProviderQuery>,
+    Path(provider): Path<String>,
+    Query(query): Query<ProviderQuery>,
 ) -> Result<Json<Vec<Pause>>, ApiError> {
-    let words = || (Provider::from_word(&provider), ProviderOrder::from_word(&order));
-    let (Some(provider), Some(order)) = words() else {
-        return Err(ApiError::not_found(
-            "order",
-            "providers are `plaid` and `layer`, orders `pause`, `resume` and `probe`",
-        ));
+    order(&console, &caller, &provider, ProviderOrder::Pause, &query).await
+}
+
+/// Let the work of a provider go on, whatever it was stopped for. Answers what is paused then.
+#[utoipa::path(post, operation_id = "resumeProvider", path = "/v1/providers/{provider}/resume",
+    params(("provider" = String, Path), ProviderQuery),
+    responses((status = 200, body = Vec<Pause>), (status = 404, body = ErrorBody, description = "It is not paused")))]
+pub(crate) async fn resume(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(provider): Path<String>,
+    Query(query): Query<ProviderQuery>,
+) -> Result<Json<Vec<Pause>>, ApiError> {
+    order(&console, &caller, &provider, ProviderOrder::Resume, &query).await
+}
+
+/// Have a paused provider asked now, and not only when its next probe is due. Answers what is paused then.
+#[utoipa::path(post, operation_id = "probeProvider", path = "/v1/providers/{provider}/probe",
+    params(("provider" = String, Path), ProviderQuery),
+    responses((status = 200, body = Vec<Pause>), (status = 404, body = ErrorBody, description = "It is not paused, or by an operator")))]
+pub(crate) async fn probe(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path(provider): Path<String>,
+    Query(query): Query<ProviderQuery>,
+) -> Result<Json<Vec<Pause>>, ApiError> {
+    order(&console, &caller, &provider, ProviderOrder::Probe, &query).await
+}
+
+async fn order(
+    console: &Console,
+    caller: &Caller,
+    provider: &str,
+    order: ProviderOrder,
+    query: &ProviderQuery,
+) -> Result<Json<Vec<Pause>>, ApiError> {
+    let Some(provider) = Provider::from_word(provider) else {
+        return Err(ApiError::not_found("provider", "they are `plaid` and `layer`"));
     };
-    carry_out(&console, &caller, provider, order, reason.as_deref()).await?;
+    carry_out(console, caller, provider, order, query.reason.as_deref()).await?;
     Ok(Json(paused(&mut console.store.begin_read().await?).await?))
 }
 

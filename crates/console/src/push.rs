@@ -116,6 +116,13 @@ pub(crate) struct Waiting {
     verdict: VerdictView,
 }
 
+impl PutAnswer {
+    /// Plaid proved the token, and no newer one took its place.
+    pub(crate) fn is_current(&self) -> bool {
+        self.token == "accepted"
+    }
+}
+
 impl PutQuery {
     /// Waits so many seconds for Plaid's word on the token.
     pub(crate) fn patient(seconds: u32) -> Self {

@@ -18,6 +18,9 @@ pub(crate) struct PageQuery {
     pub(crate) limit: Option<u32>,
 }
 
+/// Entries of a page.
+const MOST_ENTRIES: u32 = 500;
+
 fn not_a_cursor() -> ApiError {
     ApiError::bad_request("`after` is not a cursor: send the `next` of the page before")
 }
@@ -28,7 +31,11 @@ impl PageQuery {
         if self.after.as_ref().is_some_and(|a| !a.chars().all(|c| c.is_ascii_graphic())) {
             return Err(not_a_cursor());
         }
-        Ok(store::Page { after: self.after.clone(), limit: self.limit() + 1 })
+        if self.limit.is_some_and(|limit| !(1..=MOST_ENTRIES).contains(&limit)) {
+            return Err(ApiError::bad_request(format!("`limit` is 1 to {MOST_ENTRIES}")));
+        }
+        let after = self.after.clone().filter(|after| !after.is_empty());
+        Ok(store::Page { after, limit: self.limit() + 1 })
     }
     /// Of entries whose cursor is the id of one. Anything else would be compared with ids all the same, and answer some page.
     pub(crate) fn of_entries(after: Option<String>, limit: Option<u32>) -> Result<Self, ApiError> {
@@ -39,7 +46,7 @@ impl PageQuery {
         Ok(Self { after, limit })
     }
     pub(crate) fn limit(&self) -> u32 {
-        self.limit.unwrap_or(100).clamp(1, 500)
+        self.limit.unwrap_or(100).clamp(1, MOST_ENTRIES)
     }
 }
 

@@ -239,6 +239,9 @@ fn read(delivery: &Delivery, notices: &str, dead_letters: &str) -> Result<Record
     }))
 }
 
+/// Of a dead letter's texts.
+const LONGEST_TEXT: usize = 2048;
+
 /// A receiver's, or one of a consumer's own.
 fn dead_letter(delivery: &Delivery) -> Result<DeadLetter, String> {
     #[derive(Deserialize)]
@@ -252,10 +255,17 @@ fn dead_letter(delivery: &Delivery) -> Result<DeadLetter, String> {
         sha256: String,
     }
     let event = delivery.event.as_ref().map_err(ToString::to_string)?;
-    let wire: Wire = serde_json::from_slice(&event.data).map_err(|_| "it is no dead letter of Rekey's".to_owned())?;
+    let no_letter = || "it is no dead letter of Rekey's".to_owned();
+    let wire: Wire = serde_json::from_slice(&event.data).map_err(|_| no_letter())?;
+    // Others may write to that topic, too: what the store would refuse, or keep for ever, is none.
+    let texts = [Some(&event.id), Some(&wire.from), wire.topic.as_ref(), Some(&wire.reason), Some(&wire.sha256)];
+    if texts.into_iter().flatten().any(|text| text.contains('\0') || text.len() > LONGEST_TEXT) {
+        return Err(no_letter());
+    }
+    let now = Millis(jiff::Timestamp::now().as_millisecond());
     Ok(DeadLetter {
         id: event.id.clone(),
-        at: Millis(event.time.as_millisecond()),
+        at: Millis(event.time.as_millisecond()).min(now),
         from: wire.from,
         place: wire.topic.zip(wire.partition).zip(wire.offset).map(|((topic, partition), offset)| Place {
             topic,
@@ -277,7 +287,14 @@ async fn keep(context: &Context, letters: &[DeadLetter]) -> Result<(), store::Er
     for letter in letters {
         tx.note_dead_letter(letter).await?;
     }
-    tx.commit().await
+    match tx.commit().await {
+        Err(error) if !error.is_passing() => {
+            // It stands in its topic all the same, and nothing may wait for it.
+            tracing::error!(error = chain(&error), "dead letters can't be kept for the admin API");
+            Ok(())
+        }
+        committed => committed,
+    }
 }
 
 fn all<'a>(asked: &'a [(&Delivery, Asked)]) -> Vec<&'a Asked> {

@@ -78,21 +78,22 @@ impl Taken {
 /// of these a day would be the whole history. Nor of a try that met what the one before it had met: an Item that waits for its token
 /// for a day would push everything else out of its own.
 pub(crate) async fn note_end(tx: &mut Tx, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
-    let (only_read, took, steps) = TAKEN
+    let (only_read, only_read_or_refused, took, steps) = TAKEN
         .try_with(|taken| {
             let taken = taken.borrow();
             let only_read = taken.steps.iter().all(|step| READS.contains(&step.name) && step.outcome == OK);
+            let only_read_or_refused = taken.steps.iter().all(|step| READS.contains(&step.name) || step.outcome != OK);
             let steps = taken.steps.iter().map(|Step { name, outcome, times, took }| {
                 json!({"step": name, "outcome": outcome, "times": times, "took_ms": millis(*took)})
             });
-            (only_read, millis(taken.began.elapsed()), steps.collect::<Vec<Value>>())
+            (only_read, only_read_or_refused, millis(taken.began.elapsed()), steps.collect::<Vec<Value>>())
         })
         .unwrap_or_default();
     if only_read && finish.blocked.is_none() && (is_unannounced(claim) || finish.unfinished.is_some()) {
         return Ok(());
     }
     let blocked = finish.blocked.as_ref();
-    if blocked.is_some_and(|b| claim.reason.strip_prefix("retry: ") == Some(&b.code)) {
+    if only_read_or_refused && blocked.is_some_and(|b| claim.reason.strip_prefix("retry: ") == Some(&b.code)) {
         return Ok(());
     }
     let detail = json!({

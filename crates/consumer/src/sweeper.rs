@@ -117,8 +117,11 @@ async fn probe_paused(context: &Context) -> Result<(), store::Error> {
             continue;
         }
         let mut tx = context.store.begin().await?;
-        tx.resume(pause.provider).await?;
+        let resumed = tx.resume_by_probe(pause.provider).await?;
         tx.commit().await?;
+        if !resumed {
+            continue;
+        }
         tracing::info!(provider = %pause.provider, "provider resumed: a probe succeeded");
     }
     Ok(())

@@ -321,6 +321,9 @@ fn any_listed() -> impl Strategy<Value = Vec<Listed>> {
                 let token = if kind == 0 { format!("x{a}-{t}") } else { format!("{a}-{t}") };
                 let mut row = row(account.as_str(), &token);
                 row.ours = (kind != 0).then_some(OurAccount { account, may_leave });
+                // Of a token there is one word.
+                let word = [None, Some(TokenWord::Keep), Some(TokenWord::Remove)][usize::from(t % 3)];
+                row.word = word.filter(|_| kind == 0);
                 row.layer_owned = kind == 1;
                 row.status = if kind == 2 { RowStatus::Archived } else { RowStatus::Active };
                 row
@@ -365,12 +368,18 @@ proptest! {
     #[test]
     fn i8_i9_a_put_keeps_what_it_must_and_one_is_enough(wanted in any_wanted(), listed in any_listed()) {
         let keep = Policy { unknown: UnknownPolicy::Keep, ..policy() };
+        let held = Policy { kept_back: Some("because".into()), ..keep.clone() };
+        let while_held = plan(&wanted, &listed, &Accepted::new(), &held, Permit { granted: true });
+        prop_assert!(!matches!(while_held, Plan::Put(_)), "{:?}", while_held);
         if let Plan::Put(put) = plan(&wanted, &listed, &Accepted::new(), &keep, Permit::default()) {
             let unique: HashSet<_> = put.tokens.iter().collect();
             prop_assert_eq!(unique.len(), put.tokens.len());
             for row in listed.iter().filter(|r| r.status == RowStatus::Active && !r.layer_owned) {
                 match &row.ours {
-                    None => prop_assert!(put.tokens.contains(row.token.as_ref().unwrap())),
+                    None => {
+                        let (token, removed) = (row.token.as_ref().unwrap(), row.word == Some(TokenWord::Remove));
+                        prop_assert_eq!((put.tokens.contains(token), put.discarded.contains(token)), (!removed, removed));
+                    }
                     Some(ours) if !ours.may_leave => {
                         let prefix = format!("fp1_{}-", &ours.account.as_str()[1..]);
                         prop_assert!(put.tokens.iter().any(|t| t.as_str().starts_with(&prefix)));

@@ -30,6 +30,7 @@ replication = 1
 listen = "127.0.0.1:0"
 [console]
 listen = "127.0.0.1:0"
+max_wait = "15s"
 [consumer]
 poll = "50ms"
 debounce = "150ms"

@@ -53,6 +53,9 @@ CREATE TABLE dead_letters (
     position BIGINT,
     reason TEXT NOT NULL,
     bytes BIGINT NOT NULL,
-    sha256 TEXT NOT NULL
+    sha256 TEXT NOT NULL,
+    -- When somebody had looked. Kept as long as the others, or the same record, read again, would be back.
+    dismissed_at BIGINT
 );
 CREATE INDEX dead_letters_at ON dead_letters (at);
+CREATE INDEX dead_letters_open ON dead_letters (id) WHERE dismissed_at IS NULL;

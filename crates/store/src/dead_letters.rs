@@ -41,14 +41,15 @@ impl Tx {
 
     /// A page of those that nobody has looked at yet, by id.
     pub async fn list_dead_letters(&mut self, page: &Page) -> Result<Vec<DeadLetter>, Error> {
-        let sql = "SELECT * FROM dead_letters WHERE id > $1 ORDER BY id LIMIT $2";
+        let sql = "SELECT * FROM dead_letters WHERE dismissed_at IS NULL AND id > $1 ORDER BY id LIMIT $2";
         let rows = self.rows(sql!(sql, page.after.clone().unwrap_or_default(), page.limit)).await?;
         rows.iter().map(letter).collect()
     }
 
     /// Somebody has looked. None: there is none of this id.
     pub async fn dismiss_dead_letter(&mut self, id: &str) -> Result<Option<DeadLetter>, Error> {
-        let row = self.row(sql!("DELETE FROM dead_letters WHERE id = $1 RETURNING *", id)).await?;
+        let sql = "UPDATE dead_letters SET dismissed_at = $2 WHERE id = $1 AND dismissed_at IS NULL RETURNING *";
+        let row = self.row(sql!(sql, id, self.now())).await?;
         row.map(|r| letter(&r)).transpose()
     }
 

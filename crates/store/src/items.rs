@@ -228,6 +228,10 @@ impl Tx {
         let sql = "UPDATE items SET state_since = CASE WHEN state = $2 THEN state_since ELSE $4 END, state = $2, state_why = $3,
             cause = $5 WHERE item_id = $1";
         self.run(sql!(sql, id, state, why.or(cause.map(Cause::sentence)), self.now(), cause)).await?;
+        if state.is_gone() {
+            // Nobody waits for its webhooks any more, nor for a new consent.
+            self.run(sql!("DELETE FROM plaid_views WHERE item_id = $1", id)).await?;
+        }
         self.touch_item(id.as_str());
         Ok(())
     }

@@ -162,7 +162,7 @@ impl Tx {
             views(MISSED),
             views(ELSEWHERE),
             views("consent_until <= $1"),
-            up_to("dead_letters")
+            up_to("dead_letters WHERE dismissed_at IS NULL")
         );
         let row = self.row(sql!(built(sql), self.now().plus(soon), most)).await?;
         let count = |name| row.as_ref().map_or(Ok(0), |row| number(row, name));

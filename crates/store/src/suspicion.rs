@@ -31,6 +31,9 @@ pub struct Suspicion {
     pub spent: bool,
 }
 
+/// A moment that does not come.
+const NEVER: Millis = Millis(i64::MAX / 4);
+
 impl Tx {
     /// Notes that this row was refused for `fault`.
     pub async fn suspect(
@@ -92,9 +95,10 @@ impl Tx {
 
     /// An operator stops the provider's work until an operator resumes it.
     pub async fn pause_by_order(&mut self, provider: Provider, why: &str, by: &str) -> Result<(), Error> {
-        let sql = "INSERT INTO pauses (provider, reason, since, probe_at, ordered_by) VALUES ($1, $2, $3, $3, $4)
-            ON CONFLICT (provider) DO UPDATE SET reason = $2, ordered_by = $4";
-        self.run(sql!(sql, provider, why, self.now(), by)).await.map(drop)
+        // Never due: the release before this one would probe it, and end it.
+        let sql = "INSERT INTO pauses (provider, reason, since, probe_at, ordered_by) VALUES ($1, $2, $3, $5, $4)
+            ON CONFLICT (provider) DO UPDATE SET reason = $2, ordered_by = $4, probe_at = $5";
+        self.run(sql!(sql, provider, why, self.now(), by, NEVER)).await.map(drop)
     }
 
     /// The provider is asked at once. False: it is not paused, or by an operator, whom a probe does not overrule.
@@ -117,7 +121,17 @@ impl Tx {
         rows.iter().map(pause_row).collect()
     }
 
-    /// The provider answers again: its rows go on by themselves.
+    /// A probe was answered. False: nothing is paused any more, or an operator paused it meanwhile, whom a probe does not overrule.
+    pub async fn resume_by_probe(&mut self, provider: Provider) -> Result<bool, Error> {
+        let lock = self.dialect.for_update();
+        let sql = format!("SELECT provider FROM pauses WHERE provider = $1 AND ordered_by IS NULL {lock}");
+        match self.row(sql!(built(sql), provider)).await? {
+            Some(_) => self.resume(provider).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Its rows go on.
     pub async fn resume(&mut self, provider: Provider) -> Result<bool, Error> {
         let ended = self.run(sql!("DELETE FROM pauses WHERE provider = $1", provider)).await? == 1;
         let kind = match provider {

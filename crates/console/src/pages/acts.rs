@@ -230,7 +230,8 @@ pub(super) async fn preview(
                 (acted.effect, acted.lists.iter().map(list_of).collect(), order.needs_reason())
             }
             (None, "erase") => {
-                erase::carry_out(&console, &caller, &subject, false, true).await?;
+                let said = ActQuery { dry_run: true, ..ActQuery::default() };
+                erase::carry_out(&console, &caller, &subject, false, &said).await?;
                 (
                     "Deletes every row about it. The audit trail keeps that it was, under a pseudonym.".into(),
                     vec![],
@@ -291,7 +292,8 @@ pub(super) async fn act(
             carry_out(&console, &caller, ask).await.map(|_| told(&back, &act))
         }
         (None, "erase") => {
-            let erased = erase::carry_out(&console, &caller, &subject, false, false).await;
+            let said = ActQuery { reason, version: Some(version), ..ActQuery::default() };
+            let erased = erase::carry_out(&console, &caller, &subject, false, &said).await;
             erased.map(|()| told("/", &act))
         }
         _ => return no_such_act(&session),
@@ -438,7 +440,11 @@ pub(super) async fn put(
     let business = Some(sent.business.trim().to_owned()).filter(|b| !b.is_empty());
     let body = PutItem::of_token(sent.access_token.trim(), business);
     match console.push(&caller, item, &PutQuery::patient(PATIENCE), body).await {
-        Ok((StatusCode::OK, _)) => told(&back, word),
+        Ok((StatusCode::OK, answer)) if answer.is_current() => told(&back, word),
+        Ok((StatusCode::OK, _)) => {
+            let why = "A newer token is the Item's already: this one is not needed.";
+            refuse(&session, StatusCode::OK, "Nothing to do", why, Some(back))
+        }
         Ok(_) => {
             let why = "It is stored, and Plaid has not said yet whose token it is: the page of the Item tells.";
             refuse(&session, StatusCode::ACCEPTED, "Not known yet", why, Some(back))
@@ -450,23 +456,41 @@ pub(super) async fn put(
 /// How many rows of a cause there are is counted for so long, and they are released for so long, at most.
 const AT_MOST: Duration = Duration::from_secs(5);
 
-/// Goes through all rows of a cause. Returns how many were or would be released, how many were left alone, and whether there may be
-/// more.
+/// All rows of a cause, as far as there was time.
+#[derive(Default)]
+struct AllOf {
+    released: u64,
+    paused: u64,
+    held: u64,
+    more: bool,
+    /// The version of each page of them.
+    versions: Vec<String>,
+}
+
+/// Goes through them. `seen`: the versions that the decision rests on; None tries it out.
 async fn each_of(
     console: &Console,
     caller: &Caller,
     code: &str,
     reason: Option<String>,
-    dry_run: bool,
-) -> Result<(u64, u64, bool), ApiError> {
+    seen: Option<&[String]>,
+) -> Result<AllOf, ApiError> {
     let began = Instant::now();
-    let (mut released, mut paused, mut after) = (0, 0, None);
+    let (mut found, mut after) = (AllOf::default(), None);
     loop {
-        let query = AllQuery { code: code.to_owned(), reason: reason.clone(), dry_run, after };
+        let version = seen.map(|seen| seen.get(found.versions.len()).cloned().unwrap_or_default());
+        let (code, reason, dry_run) = (code.to_owned(), reason.clone(), seen.is_none());
+        let query = AllQuery { code, reason, dry_run, after, version };
         let all = parked::release_all(State(console.clone()), Extension(caller.clone()), Query(query)).await?.0;
-        (released, paused, after) = (released + all.released, paused + all.paused, all.next);
-        if after.is_none() || began.elapsed() > AT_MOST {
-            return Ok((released, paused, after.is_some()));
+        found.released += all.released;
+        found.paused += all.paused;
+        found.held += all.held;
+        found.versions.push(all.version);
+        after = all.next;
+        found.more = after.is_some();
+        let is_seen = seen.is_some_and(|seen| seen.len() == found.versions.len());
+        if after.is_none() || is_seen || began.elapsed() > AT_MOST {
+            return Ok(found);
         }
     }
 }
@@ -481,18 +505,23 @@ pub(super) async fn preview_all(
         return refused;
     }
     let page = async {
-        let (released, paused, more) = each_of(&console, &caller, &about, None, true).await?;
-        let or_more = if more { " or more" } else { "" };
-        let left = match paused {
+        let found = each_of(&console, &caller, &about, None, None).await?;
+        let left = |n: u64, why: &str| match n {
             0 => String::new(),
-            n => format!(" {n} are left alone, because their provider is paused."),
+            n => format!(" {n} are left alone: {why}."),
         };
-        let effect =
-            format!("Releases {released}{or_more} rows that are kept for {about}.{left} {}", Order::Release.effect());
+        let effect = format!(
+            "Releases {} rows that are kept for {about}.{}{}{} {}",
+            found.released,
+            if found.more { " There are more, for a second time." } else { "" },
+            left(found.paused, "their provider is paused"),
+            left(found.held, "an operator holds them as well"),
+            Order::Release.effect()
+        );
         let word = PageAct::ReleaseAll.as_str();
         let form = ActForm {
             path: "/needs/release".into(),
-            token: session.form(&console, word, &about, ""),
+            token: session.form(&console, word, &about, &found.versions.join(" ")),
             name: "Release all",
             effect: "",
             needs_reason: false,
@@ -514,13 +543,15 @@ pub(super) async fn release_all(
         return refused;
     }
     let word = PageAct::ReleaseAll.as_str();
-    if session.version_of(&console, &sent.token, word, &sent.about).is_none() {
+    let Some(versions) = session.version_of(&console, &sent.token, word, &sent.about) else {
         return not_of_this_session(&session, back);
-    }
-    match each_of(&console, &caller, &sent.about, sent.reason(), false).await {
-        Ok((_, _, false)) => told(&back, word),
-        Ok((released, ..)) => {
-            let why = format!("{released} were released, and there are more: release them again to go on.");
+    };
+    let seen: Vec<String> = versions.split(' ').map(str::to_owned).collect();
+    match each_of(&console, &caller, &sent.about, sent.reason(), Some(&seen)).await {
+        Ok(AllOf { more: false, .. }) => told(&back, word),
+        Ok(AllOf { released, .. }) => {
+            let why =
+                format!("{released} were released, and there are more: look at these, and release them to go on.");
             refuse(&session, StatusCode::OK, "Not all yet", &why, Some(back))
         }
         Err(error) => not_done(&session, error, back),

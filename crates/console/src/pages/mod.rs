@@ -416,6 +416,8 @@ async fn item(
 struct FlowPage {
     frame: Frame,
     budgets: Vec<Budget>,
+    /// Commands that list more than stands here.
+    longer: Vec<&'static str>,
     missed: Vec<AtPlaid>,
     elsewhere: Vec<AtPlaid>,
     consents: Vec<AtPlaid>,
@@ -434,17 +436,30 @@ async fn flow(
         let axum::Json(budgets) = upkeep::budgets(State(console.clone())).await?;
         let axum::Json(unknown) = parked::unknown_items(State(console.clone()), first()).await?;
         let axum::Json(orphans) = upkeep::orphans(State(console.clone()), first()).await?;
-        let letters = dead_letters::list(State(console.clone()), first()).await?.0.data.into_iter();
-        let letters = letters.map(|l| {
+        let letters = dead_letters::list(State(console.clone()), first()).await?.0;
+        let missed = at_plaid::missed(State(console.clone()), first()).await?.0;
+        let elsewhere = at_plaid::elsewhere(State(console.clone()), first()).await?.0;
+        let consents = at_plaid::consents(State(console.clone()), first()).await?.0;
+        let nexts = [
+            (&missed.next, "rekey item missed"),
+            (&elsewhere.next, "rekey item elsewhere"),
+            (&consents.next, "rekey item consents"),
+            (&letters.next, "rekey dead-letters list"),
+            (&unknown.next, "rekey item unknown"),
+            (&orphans.next, "rekey item orphans"),
+        ];
+        let longer = nexts.into_iter().filter(|(next, _)| next.is_some()).map(|(_, command)| command).collect();
+        let letters = letters.data.into_iter().map(|l| {
             let form = acts::of_dead_letter(&console, &session, &l.id);
             (l, form)
         });
         Ok(render(&FlowPage {
             frame: Frame { told: told.sentence(), ..Frame::new(&session, "/flow") },
             budgets,
-            missed: at_plaid::missed(State(console.clone()), first()).await?.0.data,
-            elsewhere: at_plaid::elsewhere(State(console.clone()), first()).await?.0.data,
-            consents: at_plaid::consents(State(console.clone()), first()).await?.0.data,
+            longer,
+            missed: missed.data,
+            elsewhere: elsewhere.data,
+            consents: consents.data,
             letters: letters.collect(),
             unknown: unknown.data,
             orphans: orphans.data,

@@ -301,12 +301,14 @@ impl Reconciliation<'_> {
         if let Some(put) = would {
             let payload = json!({
                 "would_list": put.tokens.len(), "added": put.added, "replaced": put.replaced, "removed": put.removed,
+                "discarded": put.discarded.len(),
             });
             outcome::about_business(tx, &self.claim, &self.id, kind::WOULD, payload).await?;
             tracing::info!(
                 added = put.added.len(),
                 replaced = put.replaced.len(),
                 removed = put.removed.len(),
+                discarded = put.discarded.len(),
                 "observe mode: would PUT"
             );
         }
@@ -317,7 +319,10 @@ impl Reconciliation<'_> {
     async fn stopped(&self, tx: &mut Tx, finish: &Finish) -> Result<(), store::Error> {
         let Some(blocked) = &finish.blocked else { return Ok(()) };
         tx.record_outcome(&self.id, &format!("{}: {}", blocked.by, blocked.why)).await?;
-        let payload = json!({"kind": "business", "code": blocked.code, "why": blocked.why});
+        // What an operator said stays where it can be erased.
+        let ordered = blocked.code == Code::OperatorHold.as_str();
+        let why = if ordered { "an operator keeps the list from being sent" } else { &*blocked.why };
+        let payload = json!({"kind": "business", "code": blocked.code, "why": why});
         let kind = match blocked.by {
             Block::Hold => kind::BUSINESS_HELD,
             Block::Parked => kind::PARKED,
@@ -329,7 +334,10 @@ impl Reconciliation<'_> {
             return Ok(());
         }
         let stands = if blocked.by == Block::Hold { "held" } else { "parked" };
-        tracing::error!(code = blocked.code, why = blocked.why, "business {stands}, an operator must look");
+        match ordered {
+            true => tracing::info!(code = blocked.code, "business held, as an operator ordered"),
+            false => tracing::error!(code = blocked.code, why, "business {stands}, an operator must look"),
+        }
         outcome::about_business(tx, &self.claim, &self.id, kind, payload).await
     }
 

@@ -27,6 +27,16 @@ struct Facts {
     now: Millis,
 }
 
+/// A platform's URL may have a password in it, or a key behind its question mark: neither is kept or shown.
+fn without_secrets(url: &str) -> String {
+    let (url, rest) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
+    let asks = if rest.is_empty() { "" } else { "?…" };
+    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
+        Some((scheme, place)) => format!("{scheme}://…@{place}{asks}"),
+        None => format!("{url}{asks}"),
+    }
+}
+
 impl Reconciliation<'_> {
     pub(super) async fn read_accounts(&mut self, token: &AccessToken) -> Result<(), Stop> {
         let read = match self.read.take() {
@@ -67,7 +77,9 @@ impl Reconciliation<'_> {
     /// What Plaid says of the Item beside its accounts, kept when it is linked and by each sweep, which asks `/item/get` as well: it
     /// alone names the last webhook that was sent, and so one that never came.
     async fn said_beside(&mut self, info: &ItemInfo, token: &AccessToken) -> Result<Option<ItemSaid>, Stop> {
-        if !self.unannounced && self.item.read_at.is_some() {
+        // A login that was repaired, or a word about the Item: consent and URL may be others now.
+        let may_differ = self.item.state != ItemState::Active || self.claim.reason.starts_with("webhook ITEM/");
+        if !self.unannounced && !may_differ && self.item.read_at.is_some() {
             return Ok(None);
         }
         let asked = match self.unannounced && self.context.settings.watch_webhooks {
@@ -84,7 +96,7 @@ impl Reconciliation<'_> {
             elsewhere: !ours.is_empty() && webhook.as_deref() != Some(ours),
             sent: last_webhook.filter(|(at, _)| *at <= late),
             institution,
-            webhook_url: webhook,
+            webhook_url: webhook.as_deref().map(without_secrets),
             consent_until,
         }))
     }

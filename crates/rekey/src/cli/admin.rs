@@ -288,7 +288,7 @@ pub(super) struct PageArgs {
     #[arg(long)]
     after: Option<String>,
     /// Entries at most, 500 in one go.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
     limit: u32,
 }
 
@@ -395,9 +395,7 @@ impl Admin {
             true => self.telling(&format!("{of}/explain"), ordered).await?,
             false => ordered.await?,
         };
-        let ended = self.finish(&answer, acted);
-        let in_vain = ended == Ended::Well && how.wait && answer.body["served"] == false;
-        Ok(if in_vain { Ended::Pending } else { ended })
+        Ok(ended(self, &answer, how))
     }
 
     /// Tells on standard error how something stands, each time that it changes, until `work` is done.
@@ -669,14 +667,21 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
                 true => admin.telling(&format!("/v1/{explained}/{id}/explain"), released).await?,
                 false => released.await?,
             };
-            Ok(admin.finish(&answer, acted))
+            Ok(ended(admin, &answer, &how))
         }
     }
 }
 
+/// What was waited for in vain is told by the exit code.
+fn ended(admin: &Admin, answer: &Answer, how: &How) -> Ended {
+    let ended = admin.finish(answer, acted);
+    let in_vain = ended == Ended::Well && how.wait && answer.body["served"] == false;
+    if in_vain { Ended::Pending } else { ended }
+}
+
 /// A slice in each call, with what was done until then. Ctrl-C stops between two of them.
 async fn release_all(admin: &Admin, code: &str, how: &How) -> anyhow::Result<Ended> {
-    let (mut released, mut paused, mut after) = (0, 0, None::<String>);
+    let (mut released, mut left, mut after) = (0, 0, None::<String>);
     loop {
         let mut path = format!("/v1/parked/release?code={}&dry_run={}", segment(code)?, how.dry_run);
         for (name, text) in [("reason", &how.reason), ("after", &after)] {
@@ -695,15 +700,17 @@ async fn release_all(admin: &Admin, code: &str, how: &How) -> anyhow::Result<End
             return Ok(admin.finish(&answer, show));
         }
         released += answer.body["released"].as_u64().unwrap_or_default();
-        paused += answer.body["paused"].as_u64().unwrap_or_default();
+        left += ["paused", "held"].iter().filter_map(|why| answer.body[*why].as_u64()).sum::<u64>();
         after = answer.body["next"].as_str().map(str::to_owned);
         if after.is_none() {
-            let body = json!({"code": code, "dry_run": how.dry_run, "released": released, "paused": paused});
+            let body = json!({"code": code, "dry_run": how.dry_run, "released": released, "left_alone": left});
             return Ok(admin.finish(&Answer { status: 200, body }, |_| {
                 let would = if how.dry_run { "would be released" } else { "released: they are due" };
                 say(&format!("{released} {would}"));
-                if paused > 0 {
-                    say(&format!("{paused} were left alone: their provider is paused, see `rekey pauses`"));
+                if left > 0 {
+                    say(&format!(
+                        "{left} were left alone: their provider is paused (`rekey pauses`), or an operator holds them"
+                    ));
                 }
             }));
         }

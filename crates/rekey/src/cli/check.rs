@@ -200,7 +200,9 @@ async fn clock(config: &Config) -> anyhow::Result<()> {
     let ahead = jiff::Timestamp::now().as_second() - theirs.timestamp().as_second();
     anyhow::ensure!(
         ahead.abs() <= CLOCK_MAY_DIFFER,
-        "this machine's clock is {ahead} s ahead of Plaid's: set it (NTP), or webhooks are refused for their age"
+        "this machine's clock is {} s {} Plaid's: set it (NTP), or webhooks are refused for their age",
+        ahead.abs(),
+        if ahead > 0 { "ahead of" } else { "behind" }
     );
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) struct History {
     #[arg(long)]
     after: Option<String>,
     /// Entries at most.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
     limit: u32,
     /// Only what is not older: `2h`, `3d`, or a point in time.
     #[arg(long, value_name = "WHEN", value_parser = super::table::since)]
