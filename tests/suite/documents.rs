@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tests::process::{binary, free_port};
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "deploy/README.md",
     "deploy/chart/README.md",
     "deploy/runbook.md",
+    "deploy/walk/README.md",
     "crates/README.md",
     "tests/README.md",
 ];

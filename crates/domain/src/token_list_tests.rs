@@ -368,7 +368,7 @@ proptest! {
     #[test]
     fn i8_i9_a_put_keeps_what_it_must_and_one_is_enough(wanted in any_wanted(), listed in any_listed()) {
         let keep = Policy { unknown: UnknownPolicy::Keep, ..policy() };
-        let held = Policy { kept_back: Some("because".into()), ..keep.clone() };
+        let held = Policy { unknown: UnknownPolicy::Keep, kept_back: Some("because".into()), ..policy() };
         let while_held = plan(&wanted, &listed, &Accepted::new(), &held, Permit { granted: true });
         prop_assert!(!matches!(while_held, Plan::Put(_)), "{:?}", while_held);
         if let Plan::Put(put) = plan(&wanted, &listed, &Accepted::new(), &keep, Permit::default()) {

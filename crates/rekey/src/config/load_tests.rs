@@ -121,3 +121,15 @@ fn traces_are_off_until_they_have_an_endpoint_and_headers_go_in_the_clear_to_thi
         assert!(error.contains("`trace.sample` is wrong: expected a number between 0 and 1"), "{error}");
     }
 }
+
+/// "What a million Items need", in deploy/README.md.
+#[test]
+fn the_sizing_that_the_readme_gives_is_that_of_the_defaults() {
+    let config = with("").unwrap();
+    let limits = config.consumer.budget(&config.plaid.limits, &config.layer.limits);
+    let hours = |items, businesses| config.consumer.sweep_period_for(&limits, items, businesses).as_secs() / 3600;
+    assert_eq!(hours(1_000_000, 0), 33);
+    assert_eq!(hours(0, 250_000), 24, "within the period: it would take less");
+    assert_eq!(hours(0, 350_000), 29, "21 hours for 250 000");
+    assert_eq!(10_000 / limits.mint, 40, "minutes for a mass rotation");
+}
