@@ -327,6 +327,9 @@ async fn a_terminal_does_the_same(world: &World) {
     for list in [&["dead-letters", "ls"][..], &["item", "missed"], &["item", "elsewhere"], &["item", "consents"]] {
         run(list, 0);
     }
+    assert!(run(&["plan", "acme"], 0).contains("nothing would be sent"));
+    assert!(run(&["plan"], 0).contains("1 businesses: 1 are right, 0 would be sent"));
+    run(&["plan", &item], 1);
     assert!(run(&["item", "list", "--business", "acme"], 0).contains(&item));
     assert!(!run(&["item", "list", "--state", "parked"], 0).contains(&item));
     assert!(run(&["audit", "--since", "1h"], 0).contains("business.hold"));

@@ -31,8 +31,8 @@ pub struct Suspicion {
     pub spent: bool,
 }
 
-/// A moment that does not come.
-const NEVER: Millis = Millis(i64::MAX / 4);
+/// A moment that does not come: the last day that every calendar knows, 9999-12-31.
+const NEVER: Millis = Millis(253_402_214_400_000);
 
 impl Tx {
     /// Notes that this row was refused for `fault`.

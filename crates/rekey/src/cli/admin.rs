@@ -461,7 +461,7 @@ fn agreed(question: &str) -> anyhow::Result<bool> {
 }
 
 #[allow(clippy::print_stderr, reason = "what is waited for, while the result goes to standard output")]
-fn progress(line: &str) {
+pub(super) fn progress(line: &str) {
     eprintln!("{line}");
 }
 

@@ -1,4 +1,4 @@
-//! Commands that tell how something stands, and why: `status`, `explain`, `history`, `pauses`.
+//! Commands that tell how something stands, and why: `status`, `explain`, `plan`, `history`, `pauses`.
 
 use super::admin::{Admin, segment};
 use super::table::{age, aligned, plain};
@@ -8,6 +8,7 @@ use domain::time::span;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -22,6 +23,12 @@ pub(super) struct Explain {
     /// Tell again every two seconds, until Ctrl-C.
     #[arg(long)]
     watch: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Plan {
+    /// As for `rekey explain`, of a business. Without it: all businesses, those that differ by name.
+    id: Option<String>,
 }
 
 #[derive(Args)]
@@ -119,6 +126,100 @@ pub(super) async fn explain(admin: &Admin, args: &Explain) -> anyhow::Result<End
             tell(admin, &format!("/v1/businesses/{}/explain", segment(&id)?), args.watch, explain_business).await
         }
     }
+}
+
+/// Explanations that are asked for at once.
+const AT_ONCE: usize = 8;
+
+/// What would be sent next: of one business, or of all.
+pub(super) async fn plan(admin: &Admin, args: &Plan) -> anyhow::Result<Ended> {
+    let Some(id) = &args.id else { return plan_of_all(admin).await };
+    match meant(admin, id).await? {
+        Meant::Told(ended) => Ok(ended),
+        Meant::One(kind, id) if kind == "item" => {
+            complain(&format!(
+                "{id} is an Item: a list is a business's; `rekey explain {id}` names those that it is in"
+            ));
+            Ok(Ended::Failed)
+        }
+        Meant::One(_, id) => {
+            let path = format!("/v1/businesses/{}/explain", segment(&id)?);
+            tell(admin, &path, false, |body| planned(body, Timestamp::now())).await
+        }
+    }
+}
+
+fn planned(body: &Value, now: Timestamp) {
+    let read = match body["list_shown_at"].is_null() {
+        true => String::new(),
+        false => format!(" (its list was read {} ago)", age(&body["list_shown_at"], now)),
+    };
+    say(&format!("{}: {}{read}", plain(&body["business_id"]), next_list(&body["next_list"])));
+}
+
+/// Ctrl-C tells what is known until then.
+async fn plan_of_all(admin: &Admin) -> anyhow::Result<Ended> {
+    let (mut after, mut counts, mut seen) = (String::new(), BTreeMap::<String, u64>::new(), 0u64);
+    let mut stop = std::pin::pin!(crate::process::signal());
+    let mut stopped = false;
+    while !stopped {
+        let page = admin.call(Method::GET, &format!("/v1/businesses?limit=500{after}"), None).await?;
+        if page.status != 200 {
+            return Ok(admin.finish(&page, |_| {}));
+        }
+        let ids: Vec<String> = each(&page.body["data"]).map(|row| plain(&row["business_id"])).collect();
+        for some in ids.chunks(AT_ONCE) {
+            let asked = some.iter().map(|id| async move {
+                let path = format!("/v1/businesses/{}/explain", segment(id)?);
+                admin.call(Method::GET, &path, None).await
+            });
+            let answers = tokio::select! {
+                answers = futures::future::join_all(asked) => answers,
+                () = &mut stop => {
+                    stopped = true;
+                    break;
+                }
+            };
+            for answer in answers {
+                let answer = answer?;
+                // Erased meanwhile.
+                if answer.status == 404 {
+                    continue;
+                }
+                let would = plain(&answer.body["next_list"]["would"]);
+                if would != "nothing" && !admin.json {
+                    planned(&answer.body, Timestamp::now());
+                }
+                *counts.entry(would).or_default() += 1;
+                seen += 1;
+            }
+            if std::io::stderr().is_terminal() && !admin.json {
+                super::admin::progress(&format!("{seen} so far"));
+            }
+        }
+        match page.body["next"].as_str() {
+            Some(next) => after = format!("&after={}", segment(next)?),
+            None => break,
+        }
+    }
+    let told = serde_json::json!({"businesses": seen, "would": counts, "complete": !stopped});
+    let answer = super::admin::Answer { status: 200, body: told };
+    let ended = admin.finish(&answer, |_| {
+        let count = |word: &str| counts.get(word).copied().unwrap_or_default();
+        say(&format!(
+            "{seen} businesses: {} are right, {} would be sent, {} would be held, {} wait for tokens, of {} nothing is known",
+            count("nothing"),
+            count("put"),
+            count("hold"),
+            count("wait"),
+            count("unknown")
+        ));
+    });
+    if stopped {
+        complain("stopped: these are not all");
+        return Ok(Ended::Failed);
+    }
+    Ok(ended)
 }
 
 pub(super) async fn history(admin: &Admin, args: &History) -> anyhow::Result<Ended> {

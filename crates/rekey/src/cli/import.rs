@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 /// One JSON object a line: `item_id`, and whatever `PUT /v1/items/{item_id}` takes.
 #[derive(Args)]
 pub(super) struct Import {
+    /// The file. What was taken is noted beside it, in FILE.done.
     file: PathBuf,
     /// Pushes under way at once.
     #[arg(long, default_value_t = 8)]
@@ -68,12 +69,21 @@ impl Import {
         let admin = Arc::new(admin);
         let mut pushes = JoinSet::new();
         let mut queue = left.into_iter();
+        let mut stop = std::pin::pin!(crate::process::signal());
         loop {
             while pushes.len() < self.parallel.max(1) && unanswered.is_none() {
                 let Some(entry) = queue.next() else { break };
                 pushes.spawn(push(Arc::clone(&admin), entry));
             }
-            let Some(ended) = pushes.join_next().await else { break };
+            let ended = tokio::select! {
+                ended = pushes.join_next() => ended,
+                // What is under way is waited for: it may be taken, and is noted then.
+                () = &mut stop, if unanswered.is_none() => {
+                    unanswered = Some("stopped by Ctrl-C".to_owned());
+                    continue;
+                }
+            };
+            let Some(ended) = ended else { break };
             let (entry, pushed) = ended?;
             match pushed {
                 Pushed::Taken => {

@@ -113,6 +113,13 @@ enum Command {
         after_help = "Example: rekey explain acme\n         rekey explain 0000   (the last digits of an account)"
     )]
     Explain(explain::Explain),
+    /// What would be sent to Layer next, by the reconciler's own plan, from the list that Layer showed last.
+    ///
+    /// Nothing is read at Plaid or Layer for it, and nothing is sent: `rekey business sync` looks now.
+    #[command(
+        after_help = "Example: rekey plan acme\n         rekey plan   (all businesses: those that differ, and a summary)"
+    )]
+    Plan(explain::Plan),
     /// What happened to a business or an Item, and what operators did to it; the newest first.
     #[command(after_help = "Example: rekey history acme --limit 20")]
     History(explain::History),
@@ -281,6 +288,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role, cli.json),
         Command::Status(args) => explain::status(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Explain(args) => explain::explain(&admin::Admin::new(&config, cli.json)?, &args).await,
+        Command::Plan(args) => explain::plan(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::History(args) => explain::history(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Pauses => explain::pauses(&admin::Admin::new(&config, cli.json)?).await,
         Command::Provider(command) => admin::provider(&admin::Admin::new(&config, cli.json)?, command).await,
