@@ -351,7 +351,6 @@ impl World {
         let settings = IntakeSettings {
             group: format!("reader-{}", uuid::Uuid::new_v4()),
             topics: vec![topic.to_owned()],
-            may_expire: Vec::new(),
             schemas: vec![schema],
         };
         let reader = Intake::new(&self.connection(), &settings).unwrap();

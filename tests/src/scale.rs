@@ -348,6 +348,7 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.list_consents(LONG, &page("")).await.unwrap();
     tx.list_elsewhere(&page("")).await.unwrap();
     tx.list_dead_letters(&page("")).await.unwrap();
+    tx.list_kept_back(&page("")).await.unwrap();
     tx.list_businesses(&page(&business(middle / 8))).await.unwrap();
     tx.list_by_state(Kind::Item, State::Converged, &page(&item(middle))).await.unwrap();
     tx.list_by_state(Kind::Business, State::Partly, &page("")).await.unwrap();

@@ -167,7 +167,7 @@ async fn the_command_line_acts_through_the_admin_api(world: &World) {
     let output = tokio::task::block_in_place(|| run(&wrong, Some("access-sandbox-dead")));
     assert_eq!(output.status.code(), Some(4), "{}", text(&output));
     world.sandbox.offboard(&item, false).await.unwrap();
-    let output = tokio::task::block_in_place(|| run(&["item", "remove", &item], None));
+    let output = tokio::task::block_in_place(|| run(&["item", "remove", &item, "--yes"], None));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 }
 
@@ -181,11 +181,11 @@ async fn a_customer_is_erased_from_the_command_line(parts: Parts) {
             assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {}", text(&output));
         }
     };
-    steps(&[(&["item", "erase", &item], 1), (&["business", "erase", "nobody"], 3)]);
+    steps(&[(&["item", "erase", &item, "--yes"], 1), (&["business", "erase", "nobody", "--yes"], 3)]);
     world.sandbox.offboard(&item, false).await.unwrap();
-    steps(&[(&["item", "remove", &item], 0)]);
+    steps(&[(&["item", "remove", &item], 2), (&["item", "remove", &item, "--yes"], 0)]);
     world.until_exact().await;
-    steps(&[(&["item", "erase", &item], 1), (&["business", "erase", "acme"], 1)]);
+    steps(&[(&["item", "erase", &item, "--yes"], 1), (&["business", "erase", "acme", "--yes"], 1)]);
     let url = &world.local.environment["REKEY_DATABASE__URL"];
     let pool = sqlx::any::AnyPoolOptions::new().connect(url).await.unwrap();
     for time_passes in
@@ -198,9 +198,9 @@ async fn a_customer_is_erased_from_the_command_line(parts: Parts) {
     let store = world.rekeys.iter().find_map(|r| r.store.get()).unwrap();
     let known = tests::ledger(store, std::slice::from_ref(&item)).await.unwrap();
     steps(&[
-        (&["item", "erase", &item], 0),
+        (&["item", "erase", &item, "--yes"], 0),
         (&["item", "show", &item], 3),
-        (&["business", "erase", "acme"], 0),
+        (&["business", "erase", "acme", "--yes"], 0),
         (&["business", "show", "acme"], 3),
     ]);
     assert_eq!(known, [("superseded".to_owned(), 2)].into());

@@ -355,7 +355,6 @@ async fn i1_partitions_given_up_during_a_pause_are_read_again_when_they_come_bac
     let settings = bus::IntakeSettings {
         group: format!("pauses-{}", uuid::Uuid::new_v4()),
         topics: vec![topic.clone()],
-        may_expire: Vec::new(),
         schemas: vec![bus::schema::NOTICE],
     };
     let one = bus::Intake::new(&world.connection(), &settings).unwrap();

@@ -22,8 +22,6 @@ const COMMITTED: Duration = Duration::from_secs(1);
 pub struct IntakeSettings {
     pub group: String,
     pub topics: Vec<String>,
-    /// Topics of which nothing is missed that expires before it is read.
-    pub may_expire: Vec<String>,
     /// Values of `ce_dataschema` that are read.
     pub schemas: Vec<&'static str>,
 }
@@ -53,7 +51,6 @@ struct Membership {
     /// The partitions are paused, and those that come now shall be as well.
     paused: Arc<AtomicBool>,
     topics: Vec<String>,
-    may_expire: Vec<String>,
     health: IntakeHealth,
 }
 
@@ -119,7 +116,7 @@ impl Membership {
     fn step(&self, topic: &str, partition: i32, offset: i64) -> bool {
         let mut next = self.next.lock();
         let expected = next.insert((topic.to_owned(), partition), offset + 1);
-        expected.is_some_and(|e| offset > e) && !self.may_expire.iter().any(|t| t == topic)
+        expected.is_some_and(|e| offset > e)
     }
     /// The group's own memory: what was lost while nobody read is missing behind it. A group that never committed has none.
     fn remember(&self, consumer: &BaseConsumer<Self>, assigned: &TopicPartitionList) {
@@ -145,9 +142,6 @@ impl Membership {
             let known = statistics.topics.get(&place.0).and_then(|t| t.partitions.get(&place.1));
             if let Some(first) = known.map(|p| p.lo_offset).filter(|first| first > expected) {
                 *expected = first;
-                if self.may_expire.contains(&place.0) {
-                    continue;
-                }
                 self.expired.lock().insert(place.clone(), first);
                 // Kept for the next one that waits, if none does now.
                 self.noticed.notify_one();
@@ -234,8 +228,7 @@ impl std::fmt::Debug for Intake {
 impl Intake {
     /// Joins the group. Without a broker it only waits. Err: a property that librdkafka does not take.
     pub fn new(connection: &Connection, settings: &IntakeSettings) -> Result<Self, Error> {
-        let (topics, may_expire) = (settings.topics.clone(), settings.may_expire.clone());
-        let membership = Membership { topics, may_expire, ..Membership::default() };
+        let membership = Membership { topics: settings.topics.clone(), ..Membership::default() };
         let mut config = connection.config();
         let defaults = [
             stats::INTERVAL,
@@ -398,14 +391,5 @@ mod tests {
         assert!(expired(), "9 to 11 are gone");
         member.compare(&told(12));
         assert!(!expired() && !member.step("t", 0, 12), "said once");
-    }
-
-    #[test]
-    fn nothing_is_missed_of_a_topic_that_may_expire() {
-        let member = Membership { may_expire: vec!["t".into()], ..Membership::default() };
-        let told_twice = !member.step("t", 0, 4) && !member.step("t", 0, 8);
-        member.compare(&told(12));
-        assert!(told_twice && member.noticed.notified().now_or_never().is_none());
-        assert!(member.expired.lock().is_empty());
     }
 }

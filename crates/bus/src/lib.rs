@@ -6,6 +6,7 @@ mod event;
 #[cfg(feature = "faults")]
 mod faults;
 mod producer;
+mod reader;
 mod rights;
 mod settings;
 mod stats;
@@ -16,6 +17,7 @@ pub use consumer::{Delivery, Intake, IntakeHealth, IntakeSettings};
 pub use embedded::EmbeddedBroker;
 pub use event::{DecodeError, Event, schema};
 pub use producer::{Producer, PublishError};
+pub use reader::Reader;
 pub use rights::{Needs, Rights, rights};
 pub use settings::Settings;
 pub use topics::{TopicFault, Topics, apply, check, compare, watch_topics};

@@ -55,13 +55,8 @@ impl Settings {
     pub fn intake(&self) -> IntakeSettings {
         IntakeSettings {
             group: self.group.clone(),
-            topics: vec![
-                self.topics.item_events.clone(),
-                self.topics.notices.clone(),
-                self.topics.dead_letters.clone(),
-            ],
-            may_expire: vec![self.topics.dead_letters.clone()],
-            schemas: vec![schema::WEBHOOK, schema::NOTICE, schema::DEAD_LETTER],
+            topics: vec![self.topics.item_events.clone(), self.topics.notices.clone()],
+            schemas: vec![schema::WEBHOOK, schema::NOTICE],
         }
     }
 }

@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use domain::queue::{Mark, Row};
 use domain::redact::shows_any_token;
 use domain::token_list::TokenWord;
-use domain::work::{Class, Kind, Subject};
+use domain::work::{Block, Class, Kind, Subject};
 use domain::{BusinessId, Fingerprint, ItemId, Millis, words};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -140,7 +140,7 @@ pub(crate) struct Acted {
     pub(crate) effect: String,
     /// Of a dry run: the lists that it concerns, as they would be sent next; ten at most.
     pub(crate) lists: Vec<ListAhead>,
-    /// What another act on the row would rest on.
+    /// What an act on the row rests on, as it is now.
     pub(crate) version: String,
     /// Whether the reconciliation that it caused has ended. Null: nobody waited, or there is none.
     pub(crate) served: Option<bool>,
@@ -180,7 +180,7 @@ const MOST_LISTS: usize = 10;
 /// Why, as the audit trail keeps it.
 pub(crate) fn checked_reason(reason: Option<&str>) -> Result<Option<&str>, ApiError> {
     // Before it is trimmed, which would take away some of them.
-    if reason.is_some_and(|r| r.chars().count() > LONGEST_REASON || r.contains(char::is_control)) {
+    if reason.is_some_and(|r| r.chars().count() > LONGEST_REASON || r.contains(is_not_shown)) {
         return Err(ApiError::bad_request("a reason is one line of 500 characters at most"));
     }
     let reason = reason.map(str::trim).filter(|r| !r.is_empty());
@@ -188,6 +188,12 @@ pub(crate) fn checked_reason(reason: Option<&str>) -> Result<Option<&str>, ApiEr
         return Err(ApiError::bad_request("the reason has a token in it: it would stand in the audit trail"));
     }
     Ok(reason)
+}
+
+/// Controls, and what turns the direction of a line or can't be seen: it would not read as it was written.
+fn is_not_shown(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// What was done, for the audit trail, and what there is to wait for.
@@ -198,11 +204,17 @@ struct Did {
     wanted: Option<i64>,
     /// A reconciliation that has begun may still do what this forbids: it is waited for.
     forbids: bool,
+    /// Where it does another thing than such an order usually does.
+    effect: Option<&'static str>,
 }
+
+/// What a release does to a business that an operator holds.
+pub(crate) const LIFTS_A_HOLD: &str =
+    "Lifts the operator's hold, and nothing else: what a guard has to say of the list is still to be heard.";
 
 impl Did {
     fn of(action: &'static str) -> Self {
-        Self { action, was: None, became: Map::new(), wanted: None, forbids: false }
+        Self { action, was: None, became: Map::new(), wanted: None, forbids: false, effect: None }
     }
 }
 
@@ -214,6 +226,7 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         return Err(ApiError::bad_request("say why (`reason`): it is shown to whoever meets what is held"));
     }
     let mut tx = console.store.begin().await?;
+    let before = version_of(&mut tx, subject).await?;
     let did = match within(&mut tx, caller, &ask, reason).await {
         Ok(did) => did,
         Err(refused) => {
@@ -226,21 +239,24 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         id: subject.id().to_owned(),
         act: order.to_string(),
         dry_run: said.dry_run,
-        effect: order.effect().to_owned(),
+        effect: did.effect.unwrap_or(order.effect()).to_owned(),
         lists: match said.dry_run {
             true => lists_ahead(console, &mut tx, &ask).await?,
             // Not while others wait for what this has locked.
             false => Vec::new(),
         },
-        version: version_of(&mut tx, subject).await?,
+        version: if said.dry_run { before } else { version_of(&mut tx, subject).await? },
         served: None,
         verdict: None,
     };
     if said.dry_run {
+        for pause in tx.pauses().await? {
+            acted.effect.push_str(&format!(" {} is paused: its part waits until that ends.", pause.provider));
+        }
         tx.rollback().await?;
         return Ok(acted);
     }
-    let Did { action, was, mut became, wanted, forbids } = did;
+    let Did { action, was, mut became, wanted, forbids, effect: _ } = did;
     if let Some(reason) = reason {
         became.insert("reason".into(), reason.into());
     }
@@ -338,10 +354,16 @@ async fn release(tx: &mut Tx, subject: &Subject) -> Result<Did, ApiError> {
         // The hold alone: what a guard has to say of the list is still to be heard, and nobody has seen it.
         tx.keep_back(id, None).await?;
         let wanted = tx.mark(&looked_at(subject, "released by an operator")).await?;
-        return Ok(Did { was: Some(json!({"kept_back": why})), wanted: Some(wanted), ..Did::of("parked.release") });
+        let was = Some(json!({"kept_back": why}));
+        return Ok(Did { was, wanted: Some(wanted), effect: Some(LIFTS_A_HOLD), ..Did::of("parked.release") });
     }
-    let row = tx.work(subject).await?;
-    let was = row.and_then(|r| r.blocked).map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
+    let blocked = tx.work(subject).await?.and_then(|r| r.blocked);
+    if let Some(waits) = blocked.as_ref().filter(|b| !matches!(b.by, Block::Hold | Block::Parked)) {
+        // No guard has spoken, so nobody knows what a permit would permit.
+        let why = format!("it is neither held nor parked, it waits by itself ({}): a sync looks now", waits.code);
+        return Err(ApiError::conflict(why));
+    }
+    let was = blocked.map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
     if !tx.release(subject).await? {
         return Err(ApiError::not_found("blocked row", "`rekey parked list` shows those that wait for a person"));
     }
@@ -399,7 +421,7 @@ async fn lists_ahead(console: &Console, tx: &mut Tx, ask: &Ask<'_>) -> Result<Ve
     for id in businesses.into_iter().take(MOST_LISTS) {
         let Some(row) = tx.business(&id).await? else { continue };
         let next_list = match (ask.order, subject) {
-            (Order::Mint, Subject::Item(item)) => {
+            (Order::Mint, Subject::Item(item)) if row.kept_back.is_none() => {
                 let wanted = tx.wanted_accounts(&id).await?;
                 let of_item = wanted.iter().filter(|w| w.item == *item).map(|w| w.account.to_string()).collect();
                 NextList::once_minted(wanted.len(), of_item)

@@ -9,7 +9,7 @@ use domain::Millis;
 use domain::work::{Kind, Subject};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::{AuditFilter, HistoryEntry, Page, Tx};
+use store::{AuditEntry, AuditFilter, HistoryEntry, Page, Tx};
 use utoipa::{IntoParams, ToSchema};
 
 /// Something that happened.
@@ -80,7 +80,7 @@ pub(crate) async fn timeline(tx: &mut Tx, subject: &Subject, page: &Page) -> Res
     for act in tx.audit_page(&filter, page).await? {
         let json = |text: Option<String>| text.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or(Value::Null);
         told.push(Happened {
-            text: format!("{} by {}", act.action, act.by),
+            text: act_in_words(&act),
             id: act.id,
             at: act.at.rfc3339(),
             subject: act.subject,
@@ -93,6 +93,15 @@ pub(crate) async fn timeline(tx: &mut Tx, subject: &Subject, page: &Page) -> Res
     told.sort_by(|a, b| b.id.cmp(&a.id));
     told.truncate(page.limit as usize);
     Ok(told)
+}
+
+/// With what was decided, and why.
+fn act_in_words(act: &AuditEntry) -> String {
+    let became: Value = act.became.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let said = ["word", "token", "reason"].iter().filter_map(|name| became.get(name)?.as_str());
+    let said: Vec<&str> = said.collect();
+    let told = format!("{} by {}", act.action, act.by);
+    if said.is_empty() { told } else { format!("{told}: {}", said.join(", ")) }
 }
 
 impl From<HistoryEntry> for Happened {
@@ -131,9 +140,14 @@ fn sentence(what: &str, detail: &Value) -> String {
                 if detail["verified"] == true { "and showed it" } else { "and does not show enough to read it back" };
             let (listed, added, replaced) = (number("listed"), number("added"), number("replaced"));
             let (removed, left_out) = (number("removed"), number("left_out"));
+            // Before there was such a word, nothing could be.
+            let discarded = match detail["discarded"].as_u64() {
+                Some(n) if n > 0 => format!(", {n} removed by an operator's word"),
+                _ => String::new(),
+            };
             format!(
                 "Layer took a list of {listed} token(s) {read}: {added} added, {replaced} replaced, {removed} removed, {left_out} \
-                 left out"
+                 left out{discarded}"
             )
         }
         "rekey.business.verdict_changed" => {

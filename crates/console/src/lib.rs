@@ -140,6 +140,7 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(parked::parked))
         .routes(routes!(parked::release))
         .routes(routes!(parked::release_all))
+        .routes(routes!(parked::holds))
         .routes(routes!(providers::pauses))
         .routes(routes!(providers::pause))
         .routes(routes!(providers::resume))

@@ -134,10 +134,12 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("timeout") => json!({"minimum": 0, "maximum": u32::MAX}),
         Some("reason") if WITH_REASON.contains(&operation) => {
             parameter["required"] = true.into();
-            let line = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
+            let line = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]*[^\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff][^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]*$";
             json!({"type": "string", "minLength": 1, "maxLength": 500, "pattern": line})
         }
-        Some("reason") => json!({"maxLength": 500, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}),
+        Some("reason") => {
+            json!({"maxLength": 500, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]*$"})
+        }
         Some("q") => json!({"maxLength": 256, "pattern": "^[^\\x00]*[^\\x00\\s][^\\x00]*$"}),
         _ => return,
     };

@@ -146,6 +146,28 @@ pub(crate) async fn release_all(
     Ok(Json(all))
 }
 
+/// A business whose list an operator keeps from being sent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HeldByOperator {
+    pub(crate) business_id: String,
+    pub(crate) why: String,
+    pub(crate) since: String,
+}
+
+/// Businesses whose lists operators keep from being sent, whether these are right or not.
+#[utoipa::path(get, operation_id = "listHolds", path = "/v1/holds", params(PageQuery), responses((status = 200, body = Paged<HeldByOperator>)))]
+pub(crate) async fn holds(
+    State(console): State<Console>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Paged<HeldByOperator>>, ApiError> {
+    let rows = console.store.begin_read().await?.list_kept_back(&query.page()?).await?.into_iter();
+    let held = rows.filter_map(|row| {
+        let (why, since) = row.kept_back?;
+        Some(HeldByOperator { business_id: row.id.to_string(), why, since: since.rfc3339() })
+    });
+    Ok(Json(Paged::new(held.collect(), &query, |held| held.business_id.clone())))
+}
+
 impl Parked {
     /// One word for what keeps it.
     pub(crate) fn cause(&self) -> &str {

@@ -61,6 +61,8 @@ pub(crate) struct Status {
     pub(crate) consents_ending: i64,
     /// Webhooks and records that could not be read and that nobody has looked at.
     pub(crate) dead_letters: i64,
+    /// Businesses whose lists operators keep from being sent, right or not.
+    pub(crate) held_by_operators: i64,
 }
 
 /// Rows that are counted at most.
@@ -88,6 +90,7 @@ pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status
         webhooks_elsewhere: found.webhooks_elsewhere,
         consents_ending: found.consents_ending,
         dead_letters: found.dead_letters,
+        held_by_operators: found.kept_back,
     }))
 }
 

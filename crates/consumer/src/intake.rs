@@ -16,7 +16,6 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::{DeadLetter, Place};
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 
@@ -27,15 +26,6 @@ const BATCH: usize = 512;
 #[derive(Deserialize)]
 struct Notice {
     item_id: ItemId,
-}
-
-/// What a record says.
-enum Record {
-    Asks(Asked),
-    /// That another one could not be read.
-    IsDeadLetter(DeadLetter),
-    /// Nothing of an Item.
-    Nothing,
 }
 
 /// What a record asks for.
@@ -125,16 +115,15 @@ fn collect(intake: &Intake, first: Delivery) -> Vec<Delivery> {
 /// again after the restart.
 async fn settle(context: &Context, intake: &Intake, batch: &[Delivery], stop: &CancellationToken) -> bool {
     let mut outage = Retries::new(Curve { first: Duration::from_millis(100), cap: Duration::from_secs(5) });
-    let (mut asked, mut letters, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut asked, mut unreadable) = (Vec::new(), Vec::new());
     for delivery in batch {
-        match read(delivery, &context.topics.notices, &context.topics.dead_letters) {
-            Ok(Record::Asks(ask)) => asked.push((delivery, ask)),
-            Ok(Record::IsDeadLetter(letter)) => letters.push(letter),
-            Ok(Record::Nothing) => {}
+        match read(delivery, &context.topics.notices) {
+            Ok(Some(ask)) => asked.push((delivery, ask)),
+            Ok(None) => {}
             Err(reason) => unreadable.push((delivery, reason)),
         }
     }
-    while let Err(error) = take_in(context, &mut asked, &letters, &mut unreadable).await {
+    while let Err(error) = take_in(context, &mut asked, &mut unreadable).await {
         if outage.failures() == 0 {
             tracing::warn!(error, "events can't be taken in; the partitions pause until they can");
         }
@@ -160,7 +149,6 @@ async fn settle(context: &Context, intake: &Intake, batch: &[Delivery], stop: &C
 async fn take_in<'a>(
     context: &Context,
     asked: &mut Vec<(&'a Delivery, Asked)>,
-    letters: &[DeadLetter],
     unreadable: &mut Vec<(&'a Delivery, String)>,
 ) -> Result<(), String> {
     match store(context, &all(asked)).await {
@@ -180,23 +168,16 @@ async fn take_in<'a>(
             store(context, &all(asked)).await.map_err(|e| chain(&e))?;
         }
     }
-    keep(context, letters).await.map_err(|e| chain(&e))?;
     bury(context, unreadable).await
 }
 
 /// The Item that a record makes due, if any, or why the record can't be read. For tests that throw anything at it.
-pub fn judge(delivery: &Delivery, notices: &str, dead_letters: &str) -> Result<Option<ItemId>, String> {
-    read(delivery, notices, dead_letters).map(|record| match record {
-        Record::Asks(asked) => Some(asked.item),
-        Record::IsDeadLetter(_) | Record::Nothing => None,
-    })
+pub fn judge(delivery: &Delivery, notices: &str) -> Result<Option<ItemId>, String> {
+    read(delivery, notices).map(|asked| asked.map(|a| a.item))
 }
 
-/// Err: why it can't be read.
-fn read(delivery: &Delivery, notices: &str, dead_letters: &str) -> Result<Record, String> {
-    if delivery.topic == dead_letters {
-        return dead_letter(delivery).map(Record::IsDeadLetter);
-    }
+/// None: a webhook that does not concern an Item. Err: why it can't be read.
+fn read(delivery: &Delivery, notices: &str) -> Result<Option<Asked>, String> {
     if delivery.topic == notices {
         // The platform writes these, and not every platform writes CloudEvents: plain JSON will do.
         let (data, said_at, traceparent) = match &delivery.event {
@@ -210,7 +191,7 @@ fn read(delivery: &Delivery, notices: &str, dead_letters: &str) -> Result<Record
             serde_json::from_slice(data).map_err(|_| "the notice is not JSON with a usable item_id".to_owned())?;
         let signal = Signal { class: Class::Rotation, pace: Pace::Soon, unblocks: true, hint: None };
         let reason = "notice".to_owned();
-        return Ok(Record::Asks(Asked {
+        return Ok(Some(Asked {
             item: notice.item_id,
             account: None,
             signal,
@@ -226,8 +207,8 @@ fn read(delivery: &Delivery, notices: &str, dead_letters: &str) -> Result<Record
     let now = Millis(jiff::Timestamp::now().as_millisecond());
     let said_at = Millis(event.time.as_millisecond()).min(now.plus(Duration::from_mins(5)));
     let webhook = Webhook::read(&event.data).map_err(|e| e.to_string())?;
-    let Some(item) = webhook.item else { return Ok(Record::Nothing) };
-    Ok(Record::Asks(Asked {
+    let Some(item) = webhook.item else { return Ok(None) };
+    Ok(Some(Asked {
         signal: signal(&webhook.webhook_type, &webhook.webhook_code, webhook.error_code.as_deref()),
         reason: format!("webhook {}/{}", webhook.webhook_type, webhook.webhook_code),
         webhook: Some((webhook.webhook_type, webhook.webhook_code)),
@@ -237,64 +218,6 @@ fn read(delivery: &Delivery, notices: &str, dead_letters: &str) -> Result<Record
         item,
         said_at,
     }))
-}
-
-/// Of a dead letter's texts.
-const LONGEST_TEXT: usize = 2048;
-
-/// A receiver's, or one of a consumer's own.
-fn dead_letter(delivery: &Delivery) -> Result<DeadLetter, String> {
-    #[derive(Deserialize)]
-    struct Wire {
-        from: String,
-        topic: Option<String>,
-        partition: Option<i64>,
-        offset: Option<i64>,
-        reason: String,
-        bytes: i64,
-        sha256: String,
-    }
-    let event = delivery.event.as_ref().map_err(ToString::to_string)?;
-    let no_letter = || "it is no dead letter of Rekey's".to_owned();
-    let wire: Wire = serde_json::from_slice(&event.data).map_err(|_| no_letter())?;
-    // Others may write to that topic, too: what the store would refuse, or keep for ever, is none.
-    let texts = [Some(&event.id), Some(&wire.from), wire.topic.as_ref(), Some(&wire.reason), Some(&wire.sha256)];
-    if texts.into_iter().flatten().any(|text| text.contains('\0') || text.len() > LONGEST_TEXT) {
-        return Err(no_letter());
-    }
-    let now = Millis(jiff::Timestamp::now().as_millisecond());
-    Ok(DeadLetter {
-        id: event.id.clone(),
-        at: Millis(event.time.as_millisecond()).min(now),
-        from: wire.from,
-        place: wire.topic.zip(wire.partition).zip(wire.offset).map(|((topic, partition), offset)| Place {
-            topic,
-            partition,
-            offset,
-        }),
-        reason: wire.reason,
-        bytes: wire.bytes,
-        sha256: wire.sha256,
-    })
-}
-
-/// For whoever asks the admin API what became of them.
-async fn keep(context: &Context, letters: &[DeadLetter]) -> Result<(), store::Error> {
-    if letters.is_empty() {
-        return Ok(());
-    }
-    let mut tx = context.store.begin().await?;
-    for letter in letters {
-        tx.note_dead_letter(letter).await?;
-    }
-    match tx.commit().await {
-        Err(error) if !error.is_passing() => {
-            // It stands in its topic all the same, and nothing may wait for it.
-            tracing::error!(error = chain(&error), "dead letters can't be kept for the admin API");
-            Ok(())
-        }
-        committed => committed,
-    }
 }
 
 fn all<'a>(asked: &'a [(&Delivery, Asked)]) -> Vec<&'a Asked> {

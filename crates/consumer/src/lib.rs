@@ -6,6 +6,7 @@ mod context;
 mod intake;
 mod item;
 mod leases;
+mod letters;
 mod observed;
 mod outcome;
 mod reconcile;
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Runs every part until `stop`. Then reconciliations end at their next provider call, keep what they did and give
 /// their leases back: another process goes on at once, and waits for no lease to run out.
-pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken) {
+pub async fn run(context: Arc<Context>, intake: Intake, connection: bus::Connection, stop: CancellationToken) {
     let (stopping, kept) = (context.stopping.clone(), Arc::clone(&context));
     let ended = stop.clone();
     tokio::spawn(async move {
@@ -43,6 +44,7 @@ pub async fn run(context: Arc<Context>, intake: Intake, stop: CancellationToken)
     parts.spawn(workers::run(Arc::clone(&context), domain::work::Kind::Business, stop.clone()));
     parts.spawn(observed::run(Arc::clone(&context), stop.clone()));
     parts.spawn(sweeper::run(Arc::clone(&context), stop.clone()));
+    parts.spawn(letters::run(Arc::clone(&context), connection, stop.clone()));
     parts.spawn(outcome::publish_outbox(context, stop));
     parts.close();
     // Those that are in flight when this process is told to stop still need their leases.

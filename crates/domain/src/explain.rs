@@ -149,7 +149,10 @@ pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
         State::ProviderPaused => {
             found.insert(
                 0,
-                does("rekey pauses".into(), "shows why, and the next probe: work goes on by itself when one succeeds"),
+                does(
+                    "rekey pauses".into(),
+                    "shows why, and what ends it: a probe that is answered, or whoever ordered it (rekey provider resume)",
+                ),
             );
         }
         State::Converging | State::Unverified | State::Unknown if found.is_empty() => {

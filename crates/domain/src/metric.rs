@@ -293,7 +293,7 @@ registry! {
     PROVIDER_CALL = histogram("rekey_provider_call_seconds", KAFKA,
         "How long do the providers take, the rest that their rate headers ask for included?").by(&[PROVIDER, ENDPOINT]);
     PROVIDER_PAUSED = shared("rekey_provider_paused", "0 or 1",
-        "Does a provider refuse everybody, so that its work stands still?").by(&[PROVIDER]);
+        "Does a provider's work stand still, because it refuses everybody or because an operator said so?").by(&[PROVIDER]);
     CERTIFICATE_EXPIRES = gauge("rekey_certificate_expires_seconds", "seconds", KAFKA,
         "How long is the certificate that the provider showed last still good?").by(&[label("peer", Provider::WORDS)]);
     SLOW_DOWNS = counter("rekey_slow_downs_total", "answers", CONSUMER,

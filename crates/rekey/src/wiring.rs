@@ -397,7 +397,7 @@ impl ConsumerParts {
             });
         }
         watch_intake(intake.health(), readiness.clone(), fail, tasks, stop.clone());
-        tasks.spawn(consumer::run(context, intake, stop));
+        tasks.spawn(consumer::run(context, intake, self.connection, stop));
         Ok(Some(()))
     }
 

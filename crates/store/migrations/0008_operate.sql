@@ -39,6 +39,7 @@ CREATE TABLE token_words (
 -- An operator keeps its list from being sent: why, and since when.
 ALTER TABLE businesses ADD COLUMN kept_back TEXT;
 ALTER TABLE businesses ADD COLUMN kept_back_at BIGINT;
+CREATE INDEX businesses_kept_back ON businesses (business_id) WHERE kept_back IS NOT NULL;
 
 -- The operator who paused the provider: no probe ends that.
 ALTER TABLE pauses ADD COLUMN ordered_by TEXT;

@@ -2,7 +2,7 @@
 
 use crate::accounts::membership;
 use crate::sql::{built, get, list, number, opt_text, sql, text};
-use crate::{Error, Tx};
+use crate::{Error, Page, Tx};
 use domain::list_membership::ListMembership;
 use domain::token_list::{LeaveOut, Listed, OurAccount, Shown, TokenWord};
 use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
@@ -266,6 +266,14 @@ impl Tx {
             }
         }
         Ok(before)
+    }
+
+    /// A page of those that an operator keeps from being sent, by id.
+    pub async fn list_kept_back(&mut self, page: &Page) -> Result<Vec<BusinessRow>, Error> {
+        let sql =
+            "SELECT * FROM businesses WHERE kept_back IS NOT NULL AND business_id > $1 ORDER BY business_id LIMIT $2";
+        let rows = self.rows(sql!(sql, page.after.clone().unwrap_or_default(), page.limit)).await?;
+        rows.iter().map(business_row).collect()
     }
 
     /// An operator keeps the list from being sent, and says why; None lets it go on.

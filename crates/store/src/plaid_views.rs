@@ -45,6 +45,8 @@ pub struct Attention {
     pub consents_ending: i64,
     /// What nobody could read and nobody has looked at.
     pub dead_letters: i64,
+    /// Businesses whose lists an operator keeps from being sent.
+    pub kept_back: i64,
 }
 
 /// A webhook that came.
@@ -158,11 +160,12 @@ impl Tx {
         let up_to = |of: &str| format!("(SELECT COUNT(*) FROM (SELECT 1 AS one FROM {of} LIMIT $2) AS counted)");
         let views = |which: &str| up_to(&format!("plaid_views WHERE {which}"));
         let sql = format!(
-            "SELECT {} AS missed, {} AS elsewhere, {} AS consents, {} AS letters",
+            "SELECT {} AS missed, {} AS elsewhere, {} AS consents, {} AS letters, {} AS kept_back",
             views(MISSED),
             views(ELSEWHERE),
             views("consent_until <= $1"),
-            up_to("dead_letters WHERE dismissed_at IS NULL")
+            up_to("dead_letters WHERE dismissed_at IS NULL"),
+            up_to("businesses WHERE kept_back IS NOT NULL")
         );
         let row = self.row(sql!(built(sql), self.now().plus(soon), most)).await?;
         let count = |name| row.as_ref().map_or(Ok(0), |row| number(row, name));
@@ -171,6 +174,7 @@ impl Tx {
             webhooks_elsewhere: count("elsewhere")?,
             consents_ending: count("consents")?,
             dead_letters: count("letters")?,
+            kept_back: count("kept_back")?,
         })
     }
 

@@ -128,9 +128,9 @@ fn kafka_record() {
         let time = rdkafka::Timestamp::NotAvailable;
         let payload = (!value.is_empty()).then(|| value.clone());
         let message = OwnedMessage::new(payload, None, topic.clone(), time, 0, 0, Some(headers));
-        let event = Event::decode(&message, &[schema::WEBHOOK, schema::NOTICE, schema::DEAD_LETTER]);
+        let event = Event::decode(&message, &[schema::WEBHOOK, schema::NOTICE]);
         let delivery = Delivery { topic, partition: 0, offset: 0, event, raw: value, gap: false };
-        match consumer::judge(&delivery, "notices", "dead-letters") {
+        match consumer::judge(&delivery, "notices") {
             Ok(Some(item)) if item.as_str().is_empty() || item.as_str().len() > 256 => Err("an id of no size".into()),
             Ok(_) => Ok(()),
             // Reasons stand in dead letters, which never hold what was sent.

@@ -4,12 +4,12 @@
 use super::frame::{Frame, refuse, render, shown};
 use super::session::{Session, encoded};
 use super::{List, list_of, path_to};
-use crate::acts::{ActQuery, Ask, Order, carry_out, subject_of, version_of};
+use crate::acts::{ActQuery, Ask, LIFTS_A_HOLD, Order, carry_out, subject_of, version_of};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::explain::{BusinessExplained, ItemExplained};
 use crate::parked::{self, AllQuery};
-use crate::providers::{self, ProviderOrder};
+use crate::providers::{self, Pause, ProviderOrder};
 use crate::push::{PutItem, PutQuery};
 use crate::{Console, dead_letters, erase};
 use askama::Template;
@@ -114,7 +114,10 @@ pub(super) fn of_business(console: &Console, session: &Session, subject: &Subjec
     let desk = Desk { console, session, subject, version: &it.version };
     let by = it.blocked.as_ref().map(|b| b.by.as_str());
     let releases = waits_for_a_person(by) || it.kept_back.is_some();
-    let release = releases.then(|| desk.form(Order::Release, "Release"));
+    let mut release = releases.then(|| desk.form(Order::Release, "Release"));
+    if let Some(release) = release.as_mut().filter(|_| it.kept_back.is_some()) {
+        release.effect = LIFTS_A_HOLD;
+    }
     let hold = it.kept_back.is_none().then(|| desk.link(Order::Hold.as_str(), "Hold it"));
     let erase = it.accounts.is_empty().then(|| desk.link(PageAct::Erase.as_str(), "Erase it"));
     let forms = release.into_iter().chain([desk.form(Order::Sync, "Look now")]).collect();
@@ -302,30 +305,46 @@ pub(super) async fn act(
 }
 
 /// What this person can do about a provider.
-pub(super) fn of_provider(console: &Console, session: &Session, provider: Provider, paused: Option<bool>) -> Offered {
+pub(super) fn of_provider(console: &Console, session: &Session, provider: Provider, pause: Option<&Pause>) -> Offered {
     if !session.may_act {
         return Offered::default();
     }
     let path = |order: ProviderOrder| format!("/providers/{provider}/{order}");
     let form = |order: ProviderOrder, name| ActForm {
         path: path(order),
-        token: session.form(console, order.as_str(), &format!("provider/{provider}"), ""),
+        token: session.form(console, order.as_str(), &format!("provider/{provider}"), &version_of_pause(pause)),
         name,
         effect: order.effect(),
         needs_reason: false,
     };
     let probe = || form(ProviderOrder::Probe, "Probe now");
     let resume = || form(ProviderOrder::Resume, "Resume");
-    match paused {
+    match pause {
         None => {
             let pause = ActLink { path: path(ProviderOrder::Pause), name: "Pause it" };
             Offered { links: vec![pause], ..Offered::default() }
         }
-        Some(by_order) => {
-            let forms = (!by_order).then(probe).into_iter().chain([resume()]).collect();
+        Some(pause) => {
+            let forms = pause.ordered_by.is_none().then(probe).into_iter().chain([resume()]).collect();
             Offered { forms, ..Offered::default() }
         }
     }
+}
+
+/// What an act on a provider rests on: a pause that a colleague has ordered since is none that was seen.
+fn version_of_pause(pause: Option<&Pause>) -> String {
+    pause.map_or_else(
+        || "free".to_owned(),
+        |p| {
+            let by = p.ordered_by.as_deref().unwrap_or_default();
+            format!("{}.{by}.{}", p.since, if by.is_empty() { "" } else { &p.reason })
+        },
+    )
+}
+
+async fn version_of_provider(console: &Console, provider: Provider) -> Result<String, ApiError> {
+    let pauses = providers::paused(&mut console.store.begin_read().await?).await?;
+    Ok(version_of_pause(pauses.iter().find(|p| p.provider == provider.as_str())))
 }
 
 pub(super) async fn preview_provider(
@@ -339,9 +358,13 @@ pub(super) async fn preview_provider(
     let (Some(provider), Some(order)) = (Provider::from_word(&provider), ProviderOrder::from_word(&order)) else {
         return no_such_act(&session);
     };
+    let version = match version_of_provider(&console, provider).await {
+        Ok(version) => version,
+        Err(error) => return not_done(&session, error, "/".into()),
+    };
     let form = ActForm {
         path: format!("/providers/{provider}/{order}"),
-        token: session.form(&console, order.as_str(), &format!("provider/{provider}"), ""),
+        token: session.form(&console, order.as_str(), &format!("provider/{provider}"), &version),
         name: "Do it",
         effect: "",
         needs_reason: order == ProviderOrder::Pause,
@@ -371,8 +394,16 @@ pub(super) async fn act_on_provider(
         return no_such_act(&session);
     };
     let subject = format!("provider/{provider}");
-    if session.version_of(&console, &sent.token, order.as_str(), &subject).is_none() {
+    let Some(seen) = session.version_of(&console, &sent.token, order.as_str(), &subject) else {
         return not_of_this_session(&session, "/".into());
+    };
+    match version_of_provider(&console, provider).await {
+        Ok(version) if version == seen => {}
+        Ok(_) => {
+            let why = ApiError::conflict("somebody else has paused or resumed it since this page was made: look again");
+            return not_done(&session, why, "/".into());
+        }
+        Err(error) => return not_done(&session, error, "/".into()),
     }
     let done = providers::carry_out(&console, &caller, provider, order, sent.reason().as_deref()).await;
     done.map_or_else(|error| not_done(&session, error, "/".into()), |()| told("/", order.as_str()))

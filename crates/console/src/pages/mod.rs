@@ -14,7 +14,7 @@ use crate::audit::{self, AuditQuery, Entry};
 use crate::dead_letters::{self, DeadLetter};
 use crate::explain::{self, BusinessExplained, ItemExplained, NextList};
 use crate::find::{self, FindQuery};
-use crate::parked::{self, UnknownItem};
+use crate::parked::{self, HeldByOperator, UnknownItem};
 use crate::providers::Pause;
 use crate::status::{self, Alike, Status};
 use crate::upkeep::{self, Budget, Orphan};
@@ -140,8 +140,8 @@ async fn status_page(
         let providers = Provider::ALL.iter().map(|provider| {
             let at = pauses.iter().position(|p| p.provider == provider.as_str());
             let pause = at.map(|at| pauses.swap_remove(at));
-            let by_order = pause.as_ref().map(|p| p.ordered_by.is_some());
-            (provider.as_str(), pause, acts::of_provider(&console, &session, *provider, by_order))
+            let offered = acts::of_provider(&console, &session, *provider, pause.as_ref());
+            (provider.as_str(), pause, offered)
         });
         let providers = providers.collect();
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "/") };
@@ -195,6 +195,7 @@ fn more_of(status: &Status) -> Vec<(&'static str, String)> {
             ["webhook or record", "webhooks or records"],
             "that nobody could read",
         ),
+        (status.held_by_operators, "/flow#holds", ["business", "businesses"], "held by operators"),
     ];
     let counted = counted.into_iter().filter(|(n, ..)| *n > 0);
     let told = counted.map(|(n, path, [one, many], what)| (path, format!("{} {what}", frame::counted(n, one, many))));
@@ -422,6 +423,7 @@ struct FlowPage {
     elsewhere: Vec<AtPlaid>,
     consents: Vec<AtPlaid>,
     letters: Vec<(DeadLetter, Option<ActForm>)>,
+    holds: Vec<HeldByOperator>,
     unknown: Vec<UnknownItem>,
     orphans: Vec<Orphan>,
 }
@@ -440,7 +442,9 @@ async fn flow(
         let missed = at_plaid::missed(State(console.clone()), first()).await?.0;
         let elsewhere = at_plaid::elsewhere(State(console.clone()), first()).await?.0;
         let consents = at_plaid::consents(State(console.clone()), first()).await?.0;
+        let holds = parked::holds(State(console.clone()), first()).await?.0;
         let nexts = [
+            (&holds.next, "rekey business holds"),
             (&missed.next, "rekey item missed"),
             (&elsewhere.next, "rekey item elsewhere"),
             (&consents.next, "rekey item consents"),
@@ -461,6 +465,7 @@ async fn flow(
             elsewhere: elsewhere.data,
             consents: consents.data,
             letters: letters.collect(),
+            holds: holds.data,
             unknown: unknown.data,
             orphans: orphans.data,
         }))

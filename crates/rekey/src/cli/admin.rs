@@ -153,6 +153,8 @@ pub(super) enum BusinessCommand {
         #[command(flatten)]
         how: How,
     },
+    /// List businesses that operators hold.
+    Holds(PageArgs),
     /// Send nothing for the business, whatever changes, until `rekey parked release business` says so.
     #[command(after_help = "Example: rekey business hold acme --reason 'they move to another Layer'")]
     Hold {
@@ -441,14 +443,14 @@ impl Admin {
     }
 }
 
-/// Asks a person at a terminal. Who is none has said it with the command.
+/// Asks a person at a terminal. Who is none says it with `--yes`.
 #[allow(
     clippy::print_stderr,
     reason = "a question to the person at the terminal, while the result goes to standard output"
 )]
 fn agreed(question: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
-        return Ok(true);
+        return Err(Usage(format!("{question} Nobody can be asked here: say --yes")).into());
     }
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
@@ -478,6 +480,10 @@ fn acted(body: &Value) {
             plain(&body["kind"]),
             plain(&body["id"])
         )),
+        (_, Some(true), Value::Null) => say("# done"),
+        (_, Some(false), Value::Null) => {
+            say("# ordered; what was under way has not ended yet: a list that is being sent may still arrive");
+        }
         (_, Some(served), verdict) => {
             let stands = format!("{}: {}", plain(&verdict["state"]), plain(&verdict["why"]));
             say(&if served { stands } else { format!("not yet done; {stands}") });
@@ -643,6 +649,9 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
         }
         BusinessCommand::Erase { business, erase } => admin.erase(&path(&business)?, &business, &erase).await,
         BusinessCommand::Sync { business, how } => admin.order(Method::POST, &path(&business)?, "/sync", &how).await,
+        BusinessCommand::Holds(args) => {
+            admin.get(&page("/v1/holds", &args)?, |b| table(b, &["business_id", "since", "why"])).await
+        }
         BusinessCommand::Hold { business, how } => admin.order(Method::POST, &path(&business)?, "/hold", &how).await,
         BusinessCommand::Token { business, fingerprint, word, how } => {
             let act = format!("/tokens/{}/{word}", segment(&fingerprint)?);
@@ -675,7 +684,8 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
 /// What was waited for in vain is told by the exit code.
 fn ended(admin: &Admin, answer: &Answer, how: &How) -> Ended {
     let ended = admin.finish(answer, acted);
-    let in_vain = ended == Ended::Well && how.wait && answer.body["served"] == false;
+    // A hold waits unasked.
+    let in_vain = ended == Ended::Well && !how.dry_run && answer.body["served"] == false;
     if in_vain { Ended::Pending } else { ended }
 }
 

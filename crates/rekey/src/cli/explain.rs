@@ -267,6 +267,7 @@ pub(super) async fn status(admin: &Admin, args: &Status) -> anyhow::Result<Ended
             ("missed_webhooks", "Items whose last webhook never came", "rekey item missed"),
             ("webhooks_elsewhere", "Items send their webhooks elsewhere", "rekey item elsewhere"),
             ("consents_ending", "Items whose consent ends within 30 days", "rekey item consents"),
+            ("held_by_operators", "businesses are held by operators", "rekey business holds"),
             ("dead_letters", "webhooks or records that nobody could read", "rekey dead-letters list"),
         ] {
             if body[name].as_i64().is_some_and(|n| n > 0) {

@@ -101,7 +101,7 @@ impl Config {
         let told = [&topics.outcomes, &topics.dead_letters];
         let writes = received.into_iter().filter(|_| receives).chain(told.into_iter().filter(|_| consumes));
         let bus::IntakeSettings { group, topics: reads, .. } = self.kafka.intake();
-        let reads = if consumes { reads } else { Vec::new() };
+        let reads = reads.into_iter().chain([topics.dead_letters.clone()]).filter(|_| consumes).collect();
         bus::Needs { writes: writes.cloned().collect(), reads, group }
     }
 
