@@ -8,6 +8,7 @@ use tests::{World, holds, metrics};
 stories!(
     a_dry_run_says_what_would_be_sent_and_does_nothing on likely ending parked,
     i8_a_list_is_held_until_it_is_released on likely,
+    i8_a_release_is_for_the_accounts_that_the_guard_named on likely,
     i8_an_unknown_token_is_kept_or_removed_for_good on likely,
     i6_every_token_is_minted_again on likely,
     a_provider_is_paused_and_resumed_by_a_person on likely,
@@ -97,7 +98,7 @@ async fn i8_a_list_is_held_until_it_is_released(world: &World) {
     world.sync_business("acme").await;
     world.until_blocked("business", "acme", "operator_hold").await;
     assert_eq!(post(world, "/v1/parked/business/acme/release?timeout=20").await.0, 200);
-    world.until_blocked("business", "acme", "shrink_guard").await;
+    world.until_blocked("business", "acme", "empty_list_guard").await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 1, "nothing left the list");
     world.sandbox.heal();
     world.sync_item(&item).await;
@@ -116,6 +117,30 @@ async fn i8_a_list_is_held_until_it_is_released(world: &World) {
     assert_eq!(post(world, "/v1/businesses/acme/hold?reason=again").await.0, 200);
     assert_eq!(post(world, "/v1/parked/business/acme/release").await.0, 202);
     assert_eq!(get(world, "/v1/businesses/acme/explain").await["kept_back"], json!(null));
+}
+
+async fn i8_a_release_is_for_the_accounts_that_the_guard_named(world: &World) {
+    let item = world.link("acme", 4).await;
+    world.until_exact().await;
+    world.sandbox.fault(Fault { about: Some(item.clone()), ..Fault::new("/accounts/get", FaultKind::CutBefore) });
+    let accounts = world.accounts(&item);
+    world.lose_accounts(&accounts[..1]).await;
+    world.sync_business("acme").await;
+    world.until_blocked("business", "acme", "shrink_guard").await;
+    // Released, it can't be sent: Layer is away, and so is another account when Layer is back.
+    world.sandbox.fault(Fault::new("PUT /v1/businesses/{id}", FaultKind::CutBefore));
+    assert_eq!(post(world, "/v1/parked/business/acme/release?timeout=20").await.0, 200);
+    let told = get(world, "/v1/businesses/acme/explain").await;
+    assert_eq!((&told["blocked"]["by"], &told["next_list"]["would"]), (&json!("backoff"), &json!("put")), "{told}");
+    world.lose_accounts(&accounts[1..2]).await;
+    assert_eq!(get(world, "/v1/businesses/acme/explain").await["next_list"]["would"], "hold", "nobody has seen that");
+    world.sandbox.heal_call("PUT /v1/businesses/{id}");
+    world.sync_business("acme").await;
+    world.until_blocked("business", "acme", "shrink_guard").await;
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 4, "nothing left the list");
+    world.sandbox.heal();
+    world.sync_item(&item).await;
+    world.until_exact().await;
 }
 
 async fn i8_an_unknown_token_is_kept_or_removed_for_good(world: &World) {

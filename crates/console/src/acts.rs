@@ -153,7 +153,8 @@ pub(crate) struct Acted {
 pub(crate) fn version(row: Option<&Row>, beside: &str) -> String {
     let Some(blocked) = row.and_then(|r| r.blocked.as_ref()) else { return format!("free.{beside}") };
     let since = row.and_then(|r| r.blocked_at).map_or(0, |at| at.0);
-    format!("{}.{}.{since}.{}.{beside}", blocked.by, blocked.code, &crate::hash_token(&blocked.why)[..12])
+    let words = format!("{}{}", blocked.why, json!(blocked.objection));
+    format!("{}.{}.{since}.{}.{beside}", blocked.by, blocked.code, &crate::hash_token(&words)[..12])
 }
 
 /// The version of a row: with the generation of an Item, and with what operators decided of a business.
@@ -496,7 +497,7 @@ mod tests {
     fn i8_a_release_is_for_the_words_that_were_seen() {
         let free = Row::new(Subject::Item(domain::ItemId::parse("item").unwrap()), domain::Millis(0));
         let held = |why: &str| {
-            let blocked = Blocked { by: Block::Hold, code: "shrink_guard".into(), why: why.into() };
+            let blocked = Blocked::new(Block::Hold, "shrink_guard", why);
             Row { blocked: Some(blocked), blocked_at: Some(domain::Millis(1)), ..free.clone() }
         };
         let of = |row: &Row| version(Some(row), "1");

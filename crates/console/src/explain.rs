@@ -11,7 +11,6 @@ use crate::view::{Account, Blocked, Item, Token, VerdictView, Work};
 use axum::Json;
 use axum::extract::{Path, State};
 use domain::explain::{Line, Standing, remedies, side_by_side};
-use domain::permit::Permit;
 use domain::token_list::{Listed, Plan, Policy, Put, Shown, Wanted, plan};
 use domain::work::{Block, Kind, Subject};
 use domain::{AccountId, BusinessId, ItemId};
@@ -199,9 +198,9 @@ pub(crate) async fn next_list(
         wanted.map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation }).collect();
     let kept_back = row.kept_back.clone().map(|(why, _)| why);
     let policy = Policy { leave_out: row.leave_out, kept_back, ..console.policy.clone() };
-    let granted = work.as_ref().is_some_and(|work| work.permit);
-    let next = NextList::of(plan(&wanted, &listed, &row.accepted, &policy, Permit { granted }));
-    let next = next.held_by(work.as_ref().filter(|work| !work.permit).and_then(|work| work.blocked.as_ref()));
+    let permit = work.as_ref().and_then(|work| work.permit.as_ref());
+    let next = NextList::of(plan(&wanted, &listed, &row.accepted, &policy, permit));
+    let next = next.held_by(work.as_ref().filter(|work| work.permit.is_none()).and_then(|work| work.blocked.as_ref()));
     Ok((next, Some(shown), Some(listed)))
 }
 

@@ -73,13 +73,13 @@ pub(crate) fn backoff(
 ) -> Finish {
     let failures = claim.attempts.saturating_add(1);
     let wait = context.backoff(failures).max(at_least.unwrap_or_default());
-    let blocked = Blocked { by: Block::Backoff, code: code.as_ref().to_owned(), why };
+    let blocked = Blocked::new(Block::Backoff, code.as_ref(), why);
     Finish::blocked(wait, claim.class.after(failures), blocked)
 }
 
 /// Parked rows are tried again by the sweep: if the cause has gone away, no person should be needed.
 pub(crate) fn parked(context: &Context, code: impl AsRef<str>, why: String) -> Finish {
-    let blocked = Blocked { by: Block::Parked, code: code.as_ref().to_owned(), why };
+    let blocked = Blocked::new(Block::Parked, code.as_ref(), why);
     Finish::blocked(context.sweep_wait(), Class::Sweep, blocked)
 }
 
@@ -221,7 +221,7 @@ async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -
         // This kind of work is not paused with that provider, so the row waits by itself.
         return Ok(backoff(context, claim, Some(interval), &refusal.code, refusal.message.clone()));
     }
-    let blocked = Blocked { by: Block::Pause, code: refusal.code.clone(), why: refusal.message.clone() };
+    let blocked = Blocked::new(Block::Pause, refusal.code.as_str(), refusal.message.as_str());
     // Not the row's fault: when the provider is back, it still has its place.
     Ok(Finish::blocked(Duration::ZERO, claim.class.after(0), blocked))
 }

@@ -94,7 +94,7 @@ fn what_does_not_belong_there_is_told_with_its_proof() {
 fn i11_whoever_must_act_is_told_how() {
     type Change = fn(&mut BusinessFacts);
     let held = |code: Code| WorkFacts {
-        blocked: Some(Blocked { by: Block::Hold, code: code.to_string(), why: "because".into() }),
+        blocked: Some(Blocked::new(Block::Hold, code.as_str(), "because")),
         ..WorkFacts::default()
     };
     let mut shrinks = business(&["a"]);

@@ -398,10 +398,10 @@ mod tests {
         assert_eq!(blocked_code("A_CODE_OF_2031"), "other");
         let holds = [
             Hold::Shrink { without_proof: vec![] },
-            Hold::Empty,
-            Hold::UnknownTokens { count: 1 },
+            Hold::Empty { accounts: vec![], discarded: vec![] },
+            Hold::UnknownTokens { tokens: vec![] },
             Hold::Hidden { count: 1 },
-            Hold::ForeignWriter { strangers: 1 },
+            Hold::ForeignWriter { strangers: vec![] },
             Hold::Operator { why: String::new() },
         ];
         for hold in holds {

@@ -6,7 +6,7 @@
 //! statement about many rows does, such as a pause or a sweep, and what the renewal of a lease changes.
 
 use crate::budget::{Call, PROMOTION};
-use crate::permit::Permit;
+use crate::permit::{Objection, Permit};
 use crate::work::{Block, Class, Subject};
 use crate::{Millis, Provider};
 use std::time::Duration;
@@ -23,6 +23,15 @@ pub struct Blocked {
     pub code: String,
     /// What happened and what a person can do.
     pub why: String,
+    /// What a release would permit. Empty: no guard spoke that can be overruled.
+    pub objection: Objection,
+}
+
+impl Blocked {
+    /// By something that no release overrules.
+    pub fn new(by: Block, code: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { by, code: code.into(), why: why.into(), objection: Objection::default() }
+    }
 }
 
 /// One row. Times are database time.
@@ -57,7 +66,7 @@ pub struct Row {
     /// Since when something blocks it.
     pub blocked_at: Option<Millis>,
     /// An operator allows, once, what a guard held back.
-    pub permit: bool,
+    pub permit: Option<Permit>,
     /// When the oldest event came that no reconciliation has served.
     pub signal_at: Option<Millis>,
     /// When the last reconciliation began.
@@ -194,7 +203,7 @@ impl Row {
             taken_over: None,
             blocked: None,
             blocked_at: None,
-            permit: false,
+            permit: None,
             signal_at: None,
             looked_at: None,
             needs: None,
@@ -258,14 +267,12 @@ impl Row {
 
     /// An operator releases it: due at once, and one permit for what a guard held back. False: nothing kept it.
     pub fn release(&mut self, now: Millis) -> bool {
-        if self.blocked.is_none() {
-            return false;
-        }
+        let Some(blocked) = self.blocked.take() else { return false };
         self.wanted += 1;
         self.unblocked = self.wanted;
         self.attempts = 0;
         self.unblock();
-        (self.due_at, self.class, self.permit) = (Some(now), Class::Person, true);
+        (self.due_at, self.class, self.permit) = (Some(now), Class::Person, Some(Permit(blocked.objection)));
         "released by an operator".clone_into(&mut self.reason);
         self.signal_at = self.signal_at.or(Some(now));
         true
@@ -303,8 +310,8 @@ impl Row {
         self.next_look = Some(self.next_look.unwrap_or(earliest).max(earliest).plus(by.each));
     }
 
-    /// The reconciliation that began when `wanted` was `served` has ended. `permit`: it had one.
-    pub fn end(&mut self, served: i64, permit: bool, finish: &Finish, now: Millis) {
+    /// The reconciliation that began when `wanted` was `served` has ended. `permit`: what it had.
+    pub fn end(&mut self, served: i64, permit: Option<&Permit>, finish: &Finish, now: Millis) {
         let again = now.plus(finish.again_after);
         let (newer, freed) = (self.wanted > served, self.unblocked > served);
         let lease = self.lease.take();
@@ -324,8 +331,9 @@ impl Row {
             }
         }
         // One that was given meanwhile is for the next reconciliation.
-        if (Permit { granted: permit }).is_spent_by(finish) {
-            self.permit = false;
+        let spent = permit.filter(|_| Permit::is_spent_by(finish));
+        if spent.is_some() && self.permit.as_ref() == spent {
+            self.permit = None;
         }
         if finish.unfinished.is_none() {
             self.attempts = if finish.blocked.is_none() || freed { 0 } else { self.attempts.saturating_add(1) };
@@ -345,7 +353,11 @@ impl Row {
         match &finish.blocked {
             Some(blocked) if !freed => {
                 self.blocked_at = self.blocked_at.or(Some(now));
-                self.blocked = Some(blocked.clone());
+                let mut blocked = blocked.clone();
+                if let Some(spent) = spent.filter(|_| !blocked.objection.is_empty()) {
+                    blocked.objection.join(spent);
+                }
+                self.blocked = Some(blocked);
             }
             _ => self.unblock(),
         }

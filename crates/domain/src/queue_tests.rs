@@ -1,5 +1,5 @@
 use super::*;
-use crate::work::Kind;
+use crate::work::{Code, Kind};
 
 const NOW: Millis = Millis(1_000_000_000);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -9,8 +9,12 @@ fn subject() -> Subject {
     Subject::parse(Kind::Item, "x").unwrap()
 }
 
+fn objection(guard: Code) -> Objection {
+    Objection { guards: [guard].into(), ..Objection::default() }
+}
+
 fn blocked(by: Block) -> Blocked {
-    Blocked { by, code: "code".into(), why: "why".into() }
+    Blocked::new(by, "code", "why")
 }
 
 /// Nothing to do until the sweep comes, an hour from now.
@@ -48,7 +52,7 @@ fn marked(mut row: Row, mark: &Mark<'_>) -> Row {
 }
 
 fn ended(mut row: Row, finish: &Finish) -> Row {
-    row.end(3, false, finish, NOW);
+    row.end(3, None, finish, NOW);
     row
 }
 
@@ -128,7 +132,7 @@ fn only_the_first_signal_and_what_clears_a_block_change_how_a_row_stands() {
     assert!(!row.mark(&event(), NOW), "one waits already");
     assert_eq!(row.signal_at, Some(NOW.minus(MINUTE)));
     assert!(!row.mark(&clears, NOW), "nothing blocks it");
-    row.blocked = Some(Blocked { by: Block::Parked, code: "x".into(), why: String::new() });
+    row.blocked = Some(Blocked::new(Block::Parked, "x", String::new()));
     assert!(!row.mark(&event(), NOW), "it is as parked as before");
     assert!(row.mark(&clears, NOW) && row.blocked.is_none());
 }
@@ -209,8 +213,8 @@ fn i4_a_block_outlasts_the_events_of_its_look_unless_one_clears_it() {
 #[test]
 fn a_look_without_budget_goes_on_where_it_stopped() {
     let finish = Finish::unfinished(MINUTE, Class::Rotation, Call::Mint);
-    let row = ended(Row { attempts: 2, permit: true, ..leased() }, &finish);
-    assert_eq!((row.done, row.attempts, row.permit), (2, 2, true), "neither served nor failed");
+    let row = ended(Row { attempts: 2, permit: Some(Permit::default()), ..leased() }, &finish);
+    assert_eq!((row.done, row.attempts, row.permit.is_some()), (2, 2, true), "neither served nor failed");
     assert_eq!((row.needs, row.due_at, row.blocked.clone()), (Some(Call::Mint), Some(NOW.plus(MINUTE)), None));
     assert_eq!((row.reason.as_str(), row.traceparent.as_deref()), ("webhook", Some("trace")));
     assert_eq!(ended(row, &done()).needs, None);
@@ -228,10 +232,32 @@ fn i8_a_permit_is_spent_by_the_look_that_had_it_and_came_to_an_end() {
         ("ran out of budget", true, Finish::unfinished(MINUTE, Class::Retry, Call::Layer), true),
     ];
     for (claim, had, finish, left) in table {
-        let mut row = Row { permit: true, ..leased() };
-        row.end(3, had, &finish, NOW);
-        assert_eq!(row.permit, left, "{claim}");
+        let given = Permit(objection(Code::UnknownTokens));
+        let mut row = Row { permit: Some(given.clone()), ..leased() };
+        row.end(3, had.then_some(&given), &finish, NOW);
+        assert_eq!(row.permit.is_some(), left, "{claim}");
     }
+}
+
+#[test]
+fn i8_a_release_permits_what_the_guard_said_and_what_was_permitted_before() {
+    let says = |guard| {
+        let blocked = Blocked { objection: objection(guard), ..blocked(Block::Hold) };
+        Finish::blocked(MINUTE, Class::Sweep, blocked)
+    };
+    let mut row = ended(leased(), &says(Code::UnknownTokens));
+    assert!(row.release(NOW));
+    let first = row.permit.clone().unwrap();
+    assert_eq!(first, Permit(objection(Code::UnknownTokens)));
+    // The next guard speaks: whoever releases it as well has seen both.
+    row.end(row.wanted, Some(&first), &says(Code::ShrinkGuard), NOW);
+    assert_eq!(row.permit, None, "spent");
+    assert!(row.release(NOW));
+    let both = row.permit.clone().unwrap();
+    assert!(both.covers(&objection(Code::UnknownTokens)) && both.covers(&objection(Code::ShrinkGuard)));
+    // One that was given meanwhile is not the one that was spent.
+    row.end(row.wanted, Some(&first), &done(), NOW);
+    assert_eq!(row.permit, Some(both));
 }
 
 #[test]
@@ -250,7 +276,7 @@ fn a_release_frees_what_is_blocked_and_nothing_else() {
     assert_eq!(row, resting());
     let mut row = stuck(Block::Parked);
     assert!(row.release(NOW));
-    assert_eq!((row.due_at, row.class, row.permit), (Some(NOW), Class::Person, true));
+    assert_eq!((row.due_at, row.class, row.permit), (Some(NOW), Class::Person, Some(Permit::default())));
     assert_eq!((row.blocked, row.blocked_at, row.attempts), (None, None, 0));
     assert_eq!((row.wanted, row.unblocked, row.signal_at), (4, 4, Some(NOW)));
 }

@@ -5,7 +5,7 @@
 //! (Layer refuses the list for tokens of older generations).
 
 use crate::item::ItemState;
-use crate::permit::Permit;
+use crate::permit::{Objection, Permit};
 use crate::words::words;
 use crate::work::Code;
 use crate::{AccountId, Fingerprint};
@@ -168,25 +168,37 @@ pub struct Put {
 pub enum Hold {
     /// The list would lose more than the guard allows without a proof.
     Shrink { without_proof: Vec<AccountId> },
-    /// The list would become empty although nobody proved every account gone.
-    Empty,
+    /// The list would become empty although nobody proved every account gone: what it would lose.
+    Empty { accounts: Vec<AccountId>, discarded: Vec<Fingerprint> },
     /// Tokens that Rekey does not know are listed.
-    UnknownTokens { count: usize },
+    UnknownTokens { tokens: Vec<Fingerprint> },
     /// Among the tokens that Rekey does not know, and was told to adopt, are dead ones.
-    DeadTokens { count: usize },
+    DeadTokens { tokens: Vec<Fingerprint> },
     /// A token that must be kept is not shown by Layer, so it can't be sent back.
     Hidden { count: usize },
     /// Between our PUT and the list after it somebody else changed the list.
-    ForeignWriter { strangers: usize },
+    ForeignWriter { strangers: Vec<Fingerprint> },
     /// An operator told to send nothing.
     Operator { why: String },
 }
 
 /// Tokens that are listed after our PUT, that we did not send and never minted: nobody but another writer put them there.
 /// A part of our list, or an earlier list of ours that came late, is not one.
-pub fn strangers_after(sent: &[Fingerprint], after: &[Listed]) -> usize {
+pub fn strangers_after(sent: &[Fingerprint], after: &[Listed]) -> Vec<Fingerprint> {
     let active = after.iter().filter(|r| r.status.is_row() && !r.layer_owned && r.ours.is_none());
-    active.filter(|r| r.token.as_ref().is_some_and(|t| !sent.contains(t))).count()
+    active.filter_map(|r| r.token.clone().filter(|t| !sent.contains(t))).collect()
+}
+
+/// Tokens that a sentence names; of more it gives the number.
+const NAMED: usize = 5;
+
+/// The first of them, for a sentence.
+fn named(tokens: &[Fingerprint]) -> String {
+    let mut names: Vec<&str> = tokens.iter().take(NAMED).map(Fingerprint::as_str).collect();
+    if tokens.len() > NAMED {
+        names.push("…");
+    }
+    names.join(", ")
 }
 
 impl Hold {
@@ -194,12 +206,37 @@ impl Hold {
     pub fn code(&self) -> Code {
         match self {
             Self::Shrink { .. } => Code::ShrinkGuard,
-            Self::Empty => Code::EmptyListGuard,
+            Self::Empty { .. } => Code::EmptyListGuard,
             Self::UnknownTokens { .. } | Self::DeadTokens { .. } => Code::UnknownTokens,
             Self::Hidden { .. } => Code::HiddenTokens,
             Self::ForeignWriter { .. } => Code::ForeignWriter,
             Self::Operator { .. } => Code::OperatorHold,
         }
+    }
+
+    /// What a release of it permits.
+    pub fn objection(&self) -> Objection {
+        let of = |guards: &[Code], accounts: &[AccountId], tokens: &[Fingerprint]| Objection {
+            guards: guards.iter().copied().collect(),
+            accounts: accounts.iter().cloned().collect(),
+            tokens: tokens.iter().cloned().collect(),
+        };
+        match self {
+            Self::Shrink { without_proof } => of(&[Code::ShrinkGuard], without_proof, &[]),
+            // What is lost with the whole list is lost: the guard of the fewer need not be overruled as well.
+            Self::Empty { accounts, discarded } => of(&[Code::EmptyListGuard, Code::ShrinkGuard], accounts, discarded),
+            // Whoever goes on from the list as another writer left it goes on with the strangers in it.
+            Self::UnknownTokens { tokens }
+            | Self::DeadTokens { tokens }
+            | Self::ForeignWriter { strangers: tokens } => of(&[Code::UnknownTokens], &[], tokens),
+            Self::Hidden { .. } | Self::Operator { .. } => Objection::default(),
+        }
+    }
+
+    /// Whether an operator has seen this very objection, and said to go on.
+    pub fn is_permitted(&self, permit: Option<&Permit>) -> bool {
+        let objection = self.objection();
+        !objection.is_empty() && permit.is_some_and(|permit| permit.covers(&objection))
     }
 }
 
@@ -212,23 +249,31 @@ impl std::fmt::Display for Hold {
                 without_proof.len(),
                 without_proof.iter().map(AccountId::as_str).collect::<Vec<_>>().join(", ")
             ),
-            Self::Empty => f.write_str(
-                "the list would become empty although not every account is proved gone: release to empty it",
-            ),
-            Self::UnknownTokens { count } => write!(
+            Self::Empty { accounts, .. } => write!(
                 f,
-                "Layer lists {count} token(s) that Rekey does not know: link their Items here, decide on each \
-                 (`rekey business token`), or release to keep them this once"
+                "the list would become empty although not every account is proved gone ({}): release to empty it",
+                accounts.iter().map(AccountId::as_str).collect::<Vec<_>>().join(", ")
             ),
-            Self::DeadTokens { count } => write!(
+            Self::UnknownTokens { tokens } => write!(
                 f,
-                "Layer lists {count} token(s) that Rekey does not know and Plaid does not either: link their Items here, remove \
-                 them at Layer, or release to send them along this once"
+                "Layer lists {} token(s) that Rekey does not know ({}): link their Items here, decide on each \
+                 (`rekey business token`), or release to keep them this once",
+                tokens.len(),
+                named(tokens)
+            ),
+            Self::DeadTokens { tokens } => write!(
+                f,
+                "Layer lists {} token(s) that Rekey does not know and Plaid does not either ({}): link their Items here, \
+                 remove them at Layer, or release to send them along this once",
+                tokens.len(),
+                named(tokens)
             ),
             Self::ForeignWriter { strangers } => write!(
                 f,
-                "somebody else changed the list while Rekey wrote it, and {strangers} token(s) in it are not Rekey's: see \
-                 who else sends PUT /v1/businesses/{{id}}, then release to go on from the list as it is then"
+                "somebody else changed the list while Rekey wrote it, and {} token(s) in it are not Rekey's ({}): see \
+                 who else sends PUT /v1/businesses/{{id}}, then release to go on with them in the list",
+                strangers.len(),
+                named(strangers)
             ),
             Self::Operator { why } => {
                 write!(f, "an operator keeps the list from being sent ({why}): release to send it")
@@ -261,14 +306,20 @@ pub enum Plan {
 }
 
 /// Compares the truth with the list at Layer. `wanted` holds each account once.
-pub fn plan(wanted: &[Wanted], listed: &[Listed], accepted: &Accepted, policy: &Policy, permit: Permit) -> Plan {
+pub fn plan(
+    wanted: &[Wanted],
+    listed: &[Listed],
+    accepted: &Accepted,
+    policy: &Policy,
+    permit: Option<&Permit>,
+) -> Plan {
     let mut draft = Draft { verified: true, ..Draft::default() };
     for want in wanted {
         draft.want(want, listed, accepted, policy);
     }
     let rows = listed.iter().filter(|r| r.status.is_row() && !r.layer_owned);
     for row in rows {
-        draft.row(row, wanted, policy, permit);
+        draft.row(row, wanted, policy);
     }
     draft.finish(wanted, policy, permit)
 }
@@ -279,7 +330,7 @@ struct Draft {
     differs: bool,
     verified: bool,
     unproved: Vec<AccountId>,
-    unknown: usize,
+    unknown: Vec<Fingerprint>,
     hidden: usize,
     resends: bool,
 }
@@ -350,7 +401,7 @@ impl Draft {
     }
 
     /// Decides on one active row that the wanted accounts did not ask for.
-    fn row(&mut self, row: &Listed, wanted: &[Wanted], policy: &Policy, permit: Permit) {
+    fn row(&mut self, row: &Listed, wanted: &[Wanted], policy: &Policy) {
         match &row.ours {
             Some(ours) if wanted.iter().any(|w| w.account == ours.account) => {}
             Some(ours) => {
@@ -360,26 +411,33 @@ impl Draft {
                     self.unproved.push(ours.account.clone());
                 }
             }
-            None => self.stranger(row, policy, permit),
+            None => self.stranger(row, policy),
         }
     }
 
     /// A token nobody here knows is never silently removed.
-    fn stranger(&mut self, row: &Listed, policy: &Policy, permit: Permit) {
+    fn stranger(&mut self, row: &Listed, policy: &Policy) {
         match (&row.token, row.word, policy.unknown) {
             (None, ..) => self.hidden += 1,
             (Some(token), Some(TokenWord::Remove), _) => {
                 self.differs = true;
                 self.put.discarded.push(token.clone());
             }
-            (Some(_), None, UnknownPolicy::Refuse) if !permit.granted => self.unknown += 1,
-            (Some(token), ..) => self.put.tokens.push(token.clone()),
+            (Some(token), word, unknown) => {
+                if word.is_none() && unknown == UnknownPolicy::Refuse {
+                    self.unknown.push(token.clone());
+                }
+                self.put.tokens.push(token.clone());
+            }
         }
     }
 
-    fn finish(mut self, wanted: &[Wanted], policy: &Policy, permit: Permit) -> Plan {
-        if self.unknown > 0 {
-            return Plan::Hold(Hold::UnknownTokens { count: self.unknown });
+    fn finish(mut self, wanted: &[Wanted], policy: &Policy, permit: Option<&Permit>) -> Plan {
+        if !self.unknown.is_empty() {
+            let hold = Hold::UnknownTokens { tokens: std::mem::take(&mut self.unknown) };
+            if !hold.is_permitted(permit) {
+                return Plan::Hold(hold);
+            }
         }
         self.put.resent = self.resends && !self.differs;
         if !self.differs && !self.resends {
@@ -393,21 +451,30 @@ impl Draft {
         if self.hidden > 0 {
             return Plan::Hold(Hold::Hidden { count: self.hidden });
         }
-        if self.unproved.len() > policy.max_unproved_removals && !permit.granted {
-            return Plan::Hold(Hold::Shrink { without_proof: self.unproved });
-        }
-        // Empty is right only when everything that is listed may leave and nothing is wanted any more.
         let takes_nothing_off = self.put.removed.is_empty() && self.put.discarded.is_empty();
         if self.put.tokens.is_empty() && takes_nothing_off && self.put.left_out.len() == wanted.len() {
             return Plan::Wait { left_out: self.put.left_out };
         }
-        let proved_empty = wanted.is_empty() && self.unproved.is_empty();
-        if self.put.tokens.is_empty() && !proved_empty && !permit.granted {
-            return Plan::Hold(Hold::Empty);
+        let guard = self.guard(wanted, policy);
+        if let Some(hold) = guard.filter(|hold| !hold.is_permitted(permit)) {
+            return Plan::Hold(hold);
         }
         let mut seen = HashSet::new();
         self.put.tokens.retain(|t| seen.insert(t.clone()));
         Plan::Put(self.put)
+    }
+
+    /// What speaks against what the list would lose.
+    fn guard(&self, wanted: &[Wanted], policy: &Policy) -> Option<Hold> {
+        // Empty is right only when everything that is listed may leave and nothing is wanted any more.
+        let proved_empty = wanted.is_empty() && self.unproved.is_empty();
+        if self.put.tokens.is_empty() && !proved_empty {
+            let Put { removed, left_out, archived, discarded, .. } = &self.put;
+            let accounts = removed.iter().chain(left_out).chain(archived).cloned().collect();
+            return Some(Hold::Empty { accounts, discarded: discarded.clone() });
+        }
+        let shrinks = self.unproved.len() > policy.max_unproved_removals;
+        shrinks.then(|| Hold::Shrink { without_proof: self.unproved.clone() })
     }
 }
 

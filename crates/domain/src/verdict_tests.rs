@@ -42,7 +42,7 @@ fn right(accounts: usize) -> BusinessFacts {
     }
 }
 fn blocked(by: Block) -> WorkFacts {
-    let blocked = Blocked { by, code: "code".into(), why: "because".into() };
+    let blocked = Blocked::new(by, "code", "because");
     WorkFacts { blocked: Some(blocked), ..WorkFacts::default() }
 }
 fn left_out(item: &mut ItemFacts, outside: Outside) {

@@ -41,6 +41,10 @@ ALTER TABLE businesses ADD COLUMN kept_back TEXT;
 ALTER TABLE businesses ADD COLUMN kept_back_at BIGINT;
 CREATE INDEX businesses_kept_back ON businesses (business_id) WHERE kept_back IS NOT NULL;
 
+-- What the guard that holds a row objects to, and what an operator's release permits: guards, accounts, fingerprints.
+ALTER TABLE work ADD COLUMN blocked_objection TEXT;
+ALTER TABLE work ADD COLUMN permits TEXT;
+
 -- The operator who paused the provider: no probe ends that.
 ALTER TABLE pauses ADD COLUMN ordered_by TEXT;
 

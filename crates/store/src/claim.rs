@@ -4,6 +4,7 @@ use crate::sql::{Of, built, list, records, row, sql};
 use crate::work::work_row;
 use crate::{Error, Store, Tx};
 use domain::budget::{Booked, Call, Limits, horizon};
+use domain::permit::Permit;
 use domain::queue::{Claimant, Row};
 use domain::work::{Class, Kind, Subject};
 use domain::{ItemId, Millis};
@@ -29,7 +30,7 @@ pub struct Claim {
     /// that since: what it sent may still be on its way.
     pub taken_over: Option<Duration>,
     /// An operator released the row and allows, this once, what a guard held back.
-    pub permit: bool,
+    pub permit: Option<Permit>,
     /// When the oldest unserved event arrived.
     pub signal_at: Option<Millis>,
     /// The W3C trace of what made it due.
@@ -78,7 +79,7 @@ impl Claim {
             reason: row.reason.clone(),
             attempts: row.attempts,
             taken_over: row.taken_over.map(|at| now.since(at)),
-            permit: row.permit,
+            permit: row.permit.clone(),
             signal_at: row.signal_at,
             traceparent: row.traceparent.clone(),
             needs: row.needs,

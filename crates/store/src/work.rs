@@ -8,6 +8,7 @@ use crate::sql::{Of, Query, built, get, list, number, opt_text, records, row, sq
 use crate::tx::Dialect;
 use crate::{Claim, Error, Tx};
 use domain::budget::Call;
+use domain::permit::{Objection, Permit};
 use domain::queue::{Blocked, Finish, Lease, Mark, Row};
 use domain::work::{Block, Class, Code, Kind, Subject};
 use sqlx::any::AnyRow;
@@ -160,7 +161,7 @@ impl Tx {
         if finish.blocked.is_none() && finish.unfinished.is_none() && !finish.suspicious {
             self.unsuspect(&claim.subject).await?;
         }
-        row.end(claim.wanted, claim.permit, &finish, self.now());
+        row.end(claim.wanted, claim.permit.as_ref(), &finish, self.now());
         self.save([&row]).await?;
         self.touch(&claim.subject);
         if let (Subject::Item(item), true) = (&claim.subject, row.unblocked > claim.wanted) {
@@ -261,7 +262,7 @@ impl Tx {
 }
 
 /// In the order of [`columns`]; the first two name the row.
-const COLUMNS: [(&str, Of); 24] = [
+const COLUMNS: [(&str, Of); 26] = [
     ("kind", Of::Text),
     ("id", Of::Text),
     ("due_at", Of::Number),
@@ -279,8 +280,10 @@ const COLUMNS: [(&str, Of); 24] = [
     ("blocked_by", Of::Text),
     ("blocked_code", Of::Text),
     ("blocked_why", Of::Text),
+    ("blocked_objection", Of::Text),
     ("blocked_at", Of::Number),
     ("permit", Of::Number),
+    ("permits", Of::Text),
     ("signal_at", Of::Number),
     ("looked_at", Of::Number),
     ("needs", Of::Text),
@@ -288,7 +291,7 @@ const COLUMNS: [(&str, Of); 24] = [
     ("traceparent", Of::Text),
 ];
 
-fn columns(row: &Row) -> [serde_json::Value; 24] {
+fn columns(row: &Row) -> [serde_json::Value; 26] {
     let (lease, blocked) = (row.lease.as_ref(), row.blocked.as_ref());
     row![
         row.subject.kind(),
@@ -308,8 +311,10 @@ fn columns(row: &Row) -> [serde_json::Value; 24] {
         blocked.map(|b| b.by),
         blocked.map(|b| &*b.code),
         blocked.map(|b| &*b.why),
+        blocked.and_then(|b| stored(&b.objection)),
         row.blocked_at,
-        row.permit,
+        row.permit.is_some(),
+        row.permit.as_ref().and_then(|p| stored(&p.0)),
         row.signal_at,
         row.looked_at,
         row.needs,
@@ -324,15 +329,26 @@ pub(crate) fn blocked(row: &AnyRow) -> Result<Option<Blocked>, Error> {
     let Some(word) = opt_text(row, "blocked_by")? else { return Ok(None) };
     let (code, why) = (opt_text(row, "blocked_code")?, opt_text(row, "blocked_why")?);
     Ok(Some(match Block::from_word(&word) {
-        Some(by) => Blocked { by, code: code.unwrap_or_default(), why: why.unwrap_or_default() },
-        None => Blocked {
-            by: Block::Parked,
-            code: Code::UnreadableRow.to_string(),
-            why: format!(
+        Some(by) => Blocked::new(by, code.unwrap_or_default(), why.unwrap_or_default()),
+        None => Blocked::new(
+            Block::Parked,
+            Code::UnreadableRow.as_str(),
+            format!(
                 "this release does not know the word {word:?} in work.blocked_by: run the one that wrote it, or release the row"
             ),
-        },
+        ),
     }))
+}
+
+/// None: nothing that could be permitted.
+fn stored(objection: &Objection) -> Option<String> {
+    (!objection.is_empty()).then(|| serde_json::json!(objection).to_string())
+}
+
+/// What this release can't read permits nothing: the guard speaks again.
+fn objection(row: &AnyRow, column: &str) -> Result<Objection, Error> {
+    let text = opt_text(row, column)?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }
 
 /// Of the columns `kind` and `id`.
@@ -355,9 +371,15 @@ pub(crate) fn work_row(row: &AnyRow) -> Result<Row, Error> {
         epoch: number(row, "epoch")?,
         held: get::<bool>(row, "held")?,
         taken_over: get(row, "taken_over")?,
-        blocked: blocked(row)?,
+        blocked: match blocked(row)? {
+            Some(blocked) => Some(Blocked { objection: objection(row, "blocked_objection")?, ..blocked }),
+            None => None,
+        },
         blocked_at: get(row, "blocked_at")?,
-        permit: get::<bool>(row, "permit")?,
+        permit: match get::<bool>(row, "permit")? {
+            true => Some(Permit(objection(row, "permits")?)),
+            false => None,
+        },
         signal_at: get(row, "signal_at")?,
         looked_at: get(row, "looked_at")?,
         // What it was unfinished for it finds out again.

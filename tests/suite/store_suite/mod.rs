@@ -53,7 +53,7 @@ async fn claim(store: &Store, owner: &str, lease: Duration) -> Vec<Claim> {
     store.claim(Kind::Item, owner, lease, 10, &limits()).await.unwrap()
 }
 fn blocked(by: Block) -> Finish {
-    let blocked = Blocked { by, code: "test".into(), why: "because".into() };
+    let blocked = Blocked::new(by, "test", "because");
     Finish::blocked(SWEEP, Class::Retry, blocked)
 }
 /// Every row of every table as text.

@@ -5,9 +5,10 @@ use super::{
 };
 use domain::budget::Call;
 use domain::item::ItemState;
+use domain::permit::{Objection, Permit};
 use domain::queue::{Blocked, Finish, Mark};
-use domain::work::{Block, Class, Kind};
-use domain::{BusinessId, ItemId};
+use domain::work::{Block, Class, Code, Kind};
+use domain::{AccountId, BusinessId, Fingerprint, ItemId};
 use std::time::{Duration, Instant};
 use store::{BusinessMark, Declaration, Error, Page};
 use tests::Parts;
@@ -131,7 +132,7 @@ async fn a_lease_that_expires_is_taken_over(parts: Parts) {
     tokio::time::sleep(Duration::from_millis(20)).await;
     let second = claim(&store, "two", LONG).await.remove(0);
     assert!(second.taken_over.is_some(), "what the first one sent may still be on its way");
-    let blocked = Blocked { by: Block::Backoff, code: "x".into(), why: "x".into() };
+    let blocked = Blocked::new(Block::Backoff, "x", "x");
     let failed = Finish::blocked(Duration::ZERO, Class::Retry, blocked);
     finish(&store, &second, &failed).await.unwrap();
     let third = claim(&store, "one", LONG).await.remove(0);
@@ -205,13 +206,19 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
     finish(&store, &held, &blocked(Block::Hold)).await.unwrap();
     marked(&store, &mark("hold")).await;
     let again = claim(&store, "one", LONG).await.remove(0);
-    assert!(!again.permit);
-    finish(&store, &again, &blocked(Block::Hold)).await.unwrap();
+    assert!(again.permit.is_none());
+    let (account, token) = (AccountId::parse("b").unwrap(), Fingerprint::from_stored("fp1_x".into()));
+    let objection =
+        Objection { guards: [Code::ShrinkGuard].into(), accounts: [account].into(), tokens: [token].into() };
+    let mut says = blocked(Block::Hold);
+    says.blocked.as_mut().unwrap().objection = objection.clone();
+    finish(&store, &again, &says).await.unwrap();
     let mut tx = store.begin().await.unwrap();
     assert!(tx.release(&item("hold")).await.unwrap());
     assert!(!tx.release(&item("nobody")).await.unwrap());
     tx.commit().await.unwrap();
-    assert!(claim(&store, "one", LONG).await.remove(0).permit, "a release permits once");
+    let permit = claim(&store, "one", LONG).await.remove(0).permit;
+    assert_eq!(permit, Some(Permit(objection)), "a release permits once, and what the guard had said");
 }
 
 async fn items_of_a_list_that_was_begun_come_first(parts: Parts) {

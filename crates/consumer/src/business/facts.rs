@@ -6,7 +6,7 @@ use crate::budget::{self, Slot};
 use crate::reconcile::Stop;
 use crate::steps;
 use domain::budget::Call;
-use domain::token_list::{Listed, Shown, UnknownPolicy, Wanted};
+use domain::token_list::{Hold, Listed, Shown, UnknownPolicy, Wanted};
 use domain::work::Subject;
 use domain::{Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning, PagedList};
@@ -37,7 +37,7 @@ pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> R
     let rows = list(of, layer_id).await?;
     let mut tx = of.read_our_side().await?;
     // A permit that was given meanwhile is for the next reconciliation, which must come.
-    let row = tx.work(&of.id).await?.filter(|row| !row.permit || of.claim.permit);
+    let row = tx.work(&of.id).await?.filter(|row| row.permit == of.claim.permit);
     let events = row.map_or(of.claim.wanted, |row| row.wanted);
     let wanted = tx.wanted_accounts(&of.id).await?;
     let leaving = tx.leaving(&of.id).await?;
@@ -120,21 +120,22 @@ async fn refuse_dead_strangers(
 ) -> Result<(), Stop> {
     let strangers =
         listed.iter().filter(|r| r.ours.is_none() && r.word.is_none() && !r.layer_owned && r.status.is_row());
-    let strangers: Vec<&ProcessorToken> = strangers.filter_map(|r| tokens.get(r.token.as_ref()?)).collect();
-    let mut dead = 0;
-    for token in strangers {
+    let strangers = strangers.filter_map(|r| r.token.as_ref().and_then(|t| Some((t, tokens.get(t)?))));
+    let mut dead = Vec::new();
+    for (fingerprint, token) in strangers {
         of.wait_for_slot(Call::TokenProbe).await?;
         match of.context.plaid.processor_token_health(token).await {
             Ok(TokenHealth::Alive) => {}
-            Ok(TokenHealth::Dead) => dead += 1,
+            Ok(TokenHealth::Dead) => dead.push(fingerprint.clone()),
             Err(error) => {
                 let refusal = crate::refusals::Refusal::from(&error);
                 return Err(Stop::Row(crate::refusals::conclude(of.context, &of.claim, &refusal).await?));
             }
         }
     }
-    if dead > 0 && !of.claim.permit {
-        return Err(Stop::Row(of.held(&domain::token_list::Hold::DeadTokens { count: dead })));
+    let hold = Hold::DeadTokens { tokens: dead };
+    match hold.objection().tokens.is_empty() || hold.is_permitted(of.claim.permit.as_ref()) {
+        true => Ok(()),
+        false => Err(Stop::Row(of.held(&hold))),
     }
-    Ok(())
 }

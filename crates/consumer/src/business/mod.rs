@@ -18,7 +18,6 @@ use crate::{Context, Mode, budget, leases, steps};
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
-use domain::permit::Permit;
 use domain::queue::{Blocked, Finish, Mark};
 use domain::time::millis;
 use domain::token_list::{Hold, LeaveOut, Plan, Put, Shown, plan};
@@ -95,7 +94,7 @@ impl Reconcile for Reconciliation<'_> {
             let outcome = format!("observe mode: would mint for {unminted} account(s), then PUT");
             return Ok(Ending::Observed { outcome, would: None });
         }
-        match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.permit()) {
+        match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.claim.permit.as_ref()) {
             Plan::Converged { verified, left_out, archived } => {
                 metrics::counter!(metric::PUTS, "result" => "not_needed").increment(1);
                 if !left_out.is_empty() {
@@ -157,10 +156,6 @@ impl Reconcile for Reconciliation<'_> {
 }
 
 impl Reconciliation<'_> {
-    fn permit(&self) -> Permit {
-        Permit { granted: self.claim.permit }
-    }
-
     fn policy(&self) -> domain::token_list::Policy {
         domain::token_list::Policy {
             leave_out: self.row.leave_out,
@@ -181,8 +176,8 @@ impl Reconciliation<'_> {
 
     /// A hold is looked at again with every event and sweep: what it objects to may be gone by then.
     fn held(&self, hold: &Hold) -> Finish {
-        let why = hold.to_string();
-        let blocked = Blocked { by: Block::Hold, code: hold.code().to_string(), why };
+        let blocked = Blocked::new(Block::Hold, hold.code().as_str(), hold.to_string());
+        let blocked = Blocked { objection: hold.objection(), ..blocked };
         Finish::blocked(self.context.sweep_wait(), Class::Sweep, blocked)
     }
 

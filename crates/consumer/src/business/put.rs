@@ -10,13 +10,14 @@ use crate::steps;
 use domain::budget::Call;
 use domain::fault::chain;
 use domain::metric;
+use domain::permit::Objection;
 use domain::queue::{Blocked, Finish};
 use domain::token_list::{Hold, LeaveOut, Listed, Put, Verification, Wanted, strangers_after, verify};
 use domain::work::{Block, Class, Code};
 use domain::{Fingerprint, LayerId, ProcessorToken};
 use layer::Meaning;
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 use tracing::field::Empty;
 
@@ -81,7 +82,12 @@ impl Reconciliation<'_> {
     /// Removals out of the ordinary over the whole fleet hold each list that would lose an account: more likely a fault of
     /// ours or of a provider than that many closed accounts.
     async fn guard_fleet(&self, put: &Put) -> Result<(), Stop> {
-        if put.removed.is_empty() || self.claim.permit {
+        let objection = Objection {
+            guards: BTreeSet::from([Code::FleetRemovalGuard]),
+            accounts: put.removed.iter().cloned().collect(),
+            ..Objection::default()
+        };
+        if put.removed.is_empty() || self.claim.permit.as_ref().is_some_and(|permit| permit.covers(&objection)) {
             return Ok(());
         }
         let settings = self.context.layer.settings();
@@ -96,7 +102,7 @@ impl Reconciliation<'_> {
              whether they are really gone, then release",
             settings.removal_window
         );
-        let blocked = Blocked { by: Block::Hold, code: Code::FleetRemovalGuard.to_string(), why };
+        let blocked = Blocked { objection, ..Blocked::new(Block::Hold, Code::FleetRemovalGuard.as_str(), why) };
         Err(Stop::Row(Finish::blocked(settings.removal_window, Class::Sweep, blocked)))
     }
 
@@ -146,7 +152,7 @@ impl Reconciliation<'_> {
         tx.set_leave_out(&self.id, LeaveOut::Older).await?;
         tx.commit().await?;
         let why = "Layer refused the list; it is sent again without tokens of older generations".to_owned();
-        let blocked = Blocked { by: Block::Backoff, code: Code::ListRefused.to_string(), why };
+        let blocked = Blocked::new(Block::Backoff, Code::ListRefused.as_str(), why);
         Ok(Stop::Row(Finish::blocked(Duration::ZERO, self.claim.class.after(0), blocked)))
     }
 
@@ -208,15 +214,17 @@ impl Reconciliation<'_> {
     /// Neither the list before nor ours. With strangers in it another writer is at work, and to write on would be a fight:
     /// an operator looks. Without, Layer applied a part, or an earlier list of ours came late, and the next reconciliation
     /// mends it.
-    async fn third_list(&self, strangers: usize) -> Result<Stop, Stop> {
+    async fn third_list(&self, strangers: Vec<Fingerprint>) -> Result<Stop, Stop> {
+        let foreign = !strangers.is_empty();
+        let count = strangers.len();
         let hold = Hold::ForeignWriter { strangers };
         let why = "after our PUT Layer shows a third list: it applied a part, or an earlier list came late".to_owned();
-        let (stop, why) = match strangers {
-            0 => (Stop::Row(backoff(self.context, &self.claim, None, Code::ThirdList, why.clone())), why),
-            _ => (Stop::Row(self.held(&hold)), hold.to_string()),
+        let (stop, why) = match foreign {
+            false => (Stop::Row(backoff(self.context, &self.claim, None, Code::ThirdList, why.clone())), why),
+            true => (Stop::Row(self.held(&hold)), hold.to_string()),
         };
-        metrics::counter!(metric::THIRD_LISTS, "foreign" => if strangers > 0 { "yes" } else { "no" }).increment(1);
-        tracing::warn!(strangers, why, "a third list");
+        metrics::counter!(metric::THIRD_LISTS, "foreign" => if foreign { "yes" } else { "no" }).increment(1);
+        tracing::warn!(strangers = count, why, "a third list");
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
         outcome::about_business(&mut tx, &self.claim, &self.id, kind::DRIFT, json!({"why": why})).await?;

@@ -105,7 +105,7 @@ impl Scene {
             blocked: self.blocked.clone(),
             now: NOW,
         };
-        let blocked = Blocked { by: Block::Backoff, code: "awaiting_token".into(), why: "waits".into() };
+        let blocked = Blocked::new(Block::Backoff, "awaiting_token", "waits");
         End::of(
             &facts,
             &Rules {
@@ -311,7 +311,7 @@ fn fault(id: &str, code: &str) -> Fault {
     Fault { account: account(id), refused: MintRefused::Other, code: code.into(), why: "no".into() }
 }
 fn parked(code: &str) -> Finish {
-    let blocked = Blocked { by: Block::Parked, code: code.into(), why: "no".into() };
+    let blocked = Blocked::new(Block::Parked, code, "no");
     Finish::blocked(Duration::from_secs(5), Class::Sweep, blocked)
 }
 
