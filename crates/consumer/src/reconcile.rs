@@ -52,10 +52,11 @@ pub(crate) trait Reconcile: Sized {
 /// who reconciles when.
 pub async fn reconcile(context: &Context, claim: Claim) {
     let (began, kind) = (Instant::now(), claim.subject.kind());
+    // Boxed one by one: a task holds what its own kind needs, not the larger of the two.
     let ended = steps::remembered(async {
         match &claim.subject {
-            Subject::Item(id) => run(item::begin(context, &claim, id).await).await,
-            Subject::Business(id) => run(business::begin(context, &claim, id).await).await,
+            Subject::Item(id) => Box::pin(async { run(item::begin(context, &claim, id).await).await }).await,
+            Subject::Business(id) => Box::pin(async { run(business::begin(context, &claim, id).await).await }).await,
         }
     });
     match ended.await {
