@@ -272,7 +272,7 @@ async fn one_business(store: &Store, seen: &mut impl FnMut(&str)) {
     tx.keep_back(id, None).await.unwrap();
     tx.set_layer_id(id, &LayerId::parse("probe").unwrap()).await.unwrap();
     tx.book_removals(id, 1, 100, LONG).await.unwrap();
-    tx.record_accepted(id, &[]).await.unwrap();
+    tx.record_accepted(id, &[], &[]).await.unwrap();
     tx.open_live_tokens(id).await.unwrap();
     assert!(tx.leaving(id).await.unwrap().is_empty());
     tx.moves_done(id, &held).await.unwrap();

@@ -8,7 +8,8 @@ use tests::{World, holds, metrics};
 stories!(
     a_dry_run_says_what_would_be_sent_and_does_nothing on likely ending parked,
     i8_a_list_is_held_until_it_is_released on likely,
-    i8_a_release_is_for_the_accounts_that_the_guard_named on likely,
+    i8_a_release_is_for_the_accounts_that_the_guard_named on likely in
+        "[consumer]\nbackoff_first = \"1h\"\nbackoff_cap = \"1h\"\n",
     i8_an_unknown_token_is_kept_or_removed_for_good on likely,
     i6_every_token_is_minted_again on likely,
     a_provider_is_paused_and_resumed_by_a_person on likely,

@@ -3,7 +3,7 @@
 use domain::Role;
 use sandbox::{Announce, BadToken, Fault, FaultKind, NewBusiness};
 use serde_json::{Value, json};
-use tests::{Parts, World};
+use tests::{Parts, World, holds};
 
 stories!(
     i8_an_unknown_token_holds_until_an_operator_decides on likely ending parked,
@@ -346,6 +346,21 @@ async fn an_account_archived_at_layer_stays_out(world: &World) {
     world.sync_business("acme").await;
     world.until_quiet().await;
     assert_eq!(world.puts(), puts, "nobody fights the person who archived it");
+    // Nor when the list is sent for another account, or the archived one gets a new token.
+    let archived = world.accounts(&item)[0].clone();
+    let rows = || world.sandbox.listed().into_iter().map(|row| row.account).collect::<Vec<_>>();
+    world.link("acme", 1).await;
+    assert!(holds(|| async { world.puts() == puts + 1 }).await);
+    world.until_quiet().await;
+    world.sync_business("acme").await;
+    world.until_quiet().await;
+    assert!(!rows().contains(&archived) && rows().len() == 2, "{:?}", rows());
+    world.rotate(&item, sandbox::Announce::Push).await;
+    assert!(holds(|| async { world.puts() > puts + 1 }).await);
+    world.until_quiet().await;
+    world.sync_business("acme").await;
+    world.until_quiet().await;
+    assert!(!rows().contains(&archived) && rows().len() == 2, "{:?}", rows());
 }
 
 async fn observe_mode_writes_nothing(parts: Parts) {

@@ -67,6 +67,7 @@ mod layer_stories;
 mod metrics;
 mod page_stories;
 mod plaid_stories;
+mod plan_stories;
 mod process_stories;
 mod push_stories;
 mod receiver;

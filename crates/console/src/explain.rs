@@ -11,7 +11,8 @@ use crate::view::{Account, Blocked, Item, Token, VerdictView, Work};
 use axum::Json;
 use axum::extract::{Path, State};
 use domain::explain::{Line, Standing, remedies, side_by_side};
-use domain::token_list::{Listed, Plan, Policy, Put, Shown, Wanted, plan};
+use domain::foreseen::Foreseen;
+use domain::token_list::{Listed, Plan, Put, Shown, Wanted, plan};
 use domain::work::{Block, Kind, Subject};
 use domain::{AccountId, BusinessId, ItemId};
 use serde::Serialize;
@@ -77,7 +78,8 @@ pub(crate) struct KeptBack {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NextList {
     /// `nothing`: the lists are equal. `put`: the list is sent. `wait`: tokens are minted first. `hold`: a guard would stop it.
-    /// `unknown`: no reading of the list is kept since the last one was accepted.
+    /// `unknown`: no reading of the list is kept since the last one was accepted, or it could not be read. Of a plan also
+    /// `create`: Layer gets the business with its tokens; `parked`: the business needs a person; `retry`: a provider refuses for now.
     pub(crate) would: String,
     pub(crate) why: Option<String>,
     /// Tokens that the list would hold.
@@ -196,8 +198,7 @@ pub(crate) async fn next_list(
     let wanted = tx.wanted_accounts(id).await?.into_iter();
     let wanted: Vec<Wanted> =
         wanted.map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation }).collect();
-    let kept_back = row.kept_back.clone().map(|(why, _)| why);
-    let policy = Policy { leave_out: row.leave_out, kept_back, ..console.policy.clone() };
+    let policy = row.policy(console.policy.clone());
     let permit = work.as_ref().and_then(|work| work.permit.as_ref());
     let next = NextList::of(plan(&wanted, &listed, &row.accepted, &policy, permit));
     let next = next.held_by(work.as_ref().filter(|work| work.permit.is_none()).and_then(|work| work.blocked.as_ref()));
@@ -306,6 +307,28 @@ impl NextList {
         Self { tokens: Some(tokens), replaced: accounts, ..Self::new("put", Some(why.into())) }
     }
 
+    /// By a rehearsal.
+    pub(crate) fn foreseen(it: Foreseen) -> Self {
+        match it.put {
+            Some(put) => Self { why: it.why, ..Self::sent(&put) },
+            None => Self::new(it.would.as_str(), it.why),
+        }
+    }
+
+    fn sent(put: &Put) -> Self {
+        let ids = |accounts: &[AccountId]| accounts.iter().map(ToString::to_string).collect();
+        let Put { tokens, added, replaced, removed, discarded, left_out, .. } = put;
+        Self {
+            tokens: Some(tokens.len()),
+            added: ids(added),
+            replaced: ids(replaced),
+            removed: ids(removed),
+            discarded: discarded.iter().map(ToString::to_string).collect(),
+            left_out: ids(left_out),
+            ..Self::new("put", None)
+        }
+    }
+
     fn unknown() -> Self {
         let why = "no reading of the list at Layer is kept since it accepted the last one";
         Self::new("unknown", Some(why.into()))
@@ -329,15 +352,7 @@ impl NextList {
                 Self { left_out: ids(&left_out), ..Self::new("wait", Some(why.into())) }
             }
             Plan::Hold(hold) => Self::new("hold", Some(hold.to_string())),
-            Plan::Put(Put { tokens, added, replaced, removed, discarded, left_out, .. }) => Self {
-                tokens: Some(tokens.len()),
-                added: ids(&added),
-                replaced: ids(&replaced),
-                removed: ids(&removed),
-                discarded: discarded.iter().map(ToString::to_string).collect(),
-                left_out: ids(&left_out),
-                ..Self::new("put", None)
-            },
+            Plan::Put(put) => Self::sent(&put),
         }
     }
 }

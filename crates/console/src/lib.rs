@@ -17,6 +17,7 @@ mod items;
 mod openapi;
 mod pages;
 mod parked;
+mod plans;
 mod providers;
 mod push;
 mod stand;
@@ -132,6 +133,8 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(businesses::hold))
         .routes(routes!(businesses::token))
         .routes(routes!(explain::business))
+        .routes(routes!(plans::ask))
+        .routes(routes!(plans::show))
         .routes(routes!(status::status))
         .routes(routes!(find::find))
         .routes(routes!(history::list))

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::Provider;
+use domain::foreseen::Would;
 use domain::item::{ItemState, TokenStanding};
 use domain::token_list::{RowStatus, TokenWord};
 use domain::verdict::{Actor, Problem, State as VerdictState};
@@ -58,9 +59,12 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("Hit", "kind", Kind::WORDS),
     ("Item", "state", ItemState::WORDS),
     ("LayerRow", "status", RowStatus::WORDS),
-    ("NextList", "would", &["nothing", "put", "wait", "hold", "unknown"]),
+    ("ItemAhead", "state", ItemState::WORDS),
+    ("ItemAhead", "was", ItemState::WORDS),
+    ("NextList", "would", Would::WORDS),
     ("Parked", "kind", Kind::WORDS),
     ("Pause", "provider", Provider::WORDS),
+    ("PlanView", "state", &["asked", "taken", "answered"]),
     ("PutAnswer", "token", &["accepted", "superseded", "pending", "not_sent"]),
     ("Stranger", "word", TokenWord::WORDS),
     ("Token", "standing", TokenStanding::WORDS),
@@ -122,7 +126,9 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("after") => json!({"pattern": "^[!-~]*$"}),
         Some("business") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("by") => json!({"pattern": "^[^\\x00]*$"}),
-        Some("item_id" | "business_id" | "id") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
+        Some("item_id" | "business_id" | "plan_id" | "id") => {
+            json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"})
+        }
         Some("kind") => json!({"enum": Kind::WORDS}),
         Some("verdict") => json!({"enum": VerdictState::WORDS}),
         Some("subject") if operation == "listHistory" => json!({"pattern": "^(item|business)/[!-~]+$"}),

@@ -29,6 +29,9 @@ pub(crate) async fn wait_for_slot(
     slot: &Slot,
 ) -> Result<Result<(), Finish>, store::Error> {
     let Slot { call, paced, lease } = *slot;
+    if let Some(rehearsal) = &context.rehearsal {
+        return rehearsal.wait_for_slot(context, claim, call).await;
+    }
     // As long as the last slot was missed by: a slow database costs a slot and some time, and never all calls.
     let mut lead = Duration::ZERO;
     for tried in 0..MISSES {

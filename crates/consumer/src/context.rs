@@ -1,6 +1,7 @@
 //! What every part of the consumer shares.
 
 use crate::leases::AtWork;
+use crate::rehearsal::Rehearsal;
 use crate::{Settings, TokenSource};
 use bus::{Producer, Topics};
 use domain::Provider;
@@ -11,6 +12,7 @@ use domain::retry::Curve;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use store::Store;
@@ -25,11 +27,11 @@ pub struct Unreachable(String);
 #[derive(Debug)]
 pub struct Context {
     pub store: Store,
-    pub plaid: plaid::Client,
-    pub layer: layer::Client,
+    pub plaid: Arc<plaid::Client>,
+    pub layer: Arc<layer::Client>,
     pub producer: Producer,
     pub topics: Topics,
-    pub source: TokenSource,
+    pub source: Arc<TokenSource>,
     pub settings: Settings,
     /// The consumer group that this process belongs to: it names this release to others that share the database.
     pub group: String,
@@ -46,6 +48,8 @@ pub struct Context {
     /// How long the sweep takes, as counted last.
     sweep_ms: AtomicU64,
     pub(crate) at_work: AtWork,
+    /// Reconciliations on a copy: nothing is minted or sent.
+    pub(crate) rehearsal: Option<Rehearsal>,
     /// This process is asked to stop: no provider call is begun any more.
     pub stopping: CancellationToken,
 }
@@ -65,12 +69,12 @@ impl Context {
         Self {
             limits: settings.budget(&plaid.settings().limits, &layer.settings().limits),
             store,
-            plaid,
-            layer,
+            plaid: Arc::new(plaid),
+            layer: Arc::new(layer),
             producer,
             topics: kafka.topics.clone(),
             group: kafka.group.clone(),
-            source,
+            source: Arc::new(source),
             settings,
             owner: format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -78,7 +82,31 @@ impl Context {
             shared_database: Outage::default(),
             sweep_ms: AtomicU64::new(0),
             at_work: AtWork::default(),
+            rehearsal: None,
             stopping: CancellationToken::new(),
+        }
+    }
+
+    /// The same parts on a copy of the store.
+    pub(crate) fn rehearsing(&self, copy: Store, settings: Settings, limits: Limits, rehearsal: Rehearsal) -> Self {
+        Self {
+            store: copy,
+            plaid: Arc::clone(&self.plaid),
+            layer: Arc::clone(&self.layer),
+            producer: self.producer.clone(),
+            topics: self.topics.clone(),
+            source: Arc::clone(&self.source),
+            group: self.group.clone(),
+            limits,
+            owner: self.owner.clone(),
+            rng: Mutex::new(StdRng::seed_from_u64(rand::random())),
+            strangers: Outage::default(),
+            shared_database: Outage::default(),
+            sweep_ms: AtomicU64::new(self.sweep_ms.load(Ordering::Relaxed)),
+            at_work: AtWork::default(),
+            rehearsal: Some(rehearsal),
+            stopping: self.stopping.clone(),
+            settings,
         }
     }
 
@@ -89,6 +117,11 @@ impl Context {
             Provider::Layer => self.layer.probe().await.map_err(|e| chain(&e)),
         };
         answer.map_err(Unreachable)
+    }
+
+    /// Where calls are booked.
+    pub(crate) fn books(&self) -> &Store {
+        self.rehearsal.as_ref().map_or(&self.store, Rehearsal::books)
     }
 
     pub(crate) fn http(&self, provider: Provider) -> &web::Client {

@@ -130,7 +130,7 @@ pub(crate) async fn heed(context: &Context, refusal: &Refusal) -> Result<(), sto
 /// A 429 came although the budget allowed the call: the limit is lower than documented, or others use it too.
 async fn slow_down(context: &Context, refusal: &Refusal, after: Option<Duration>) -> Result<(), store::Error> {
     let Some(call) = Call::of(refusal.endpoint) else { return Ok(()) };
-    let mut tx = context.store.begin().await?;
+    let mut tx = context.books().begin().await?;
     let left = tx.slow_down(call, after, context.limits.recovery).await?;
     tx.commit().await?;
     metrics::counter!(metric::SLOW_DOWNS, "call" => call.as_str()).increment(1);

@@ -18,6 +18,8 @@ const COUNT_ROWS: Duration = Duration::from_mins(10);
 const FORGOTTEN_AT_ONCE: u32 = 5000;
 /// Dead letters that are kept for somebody to look at.
 const MOST_DEAD_LETTERS: u32 = 10_000;
+/// Whoever asked for a plan has read it by then.
+const PLANS_KEPT: Duration = Duration::from_mins(15);
 /// How long rows of an earlier release are judged in one go.
 const JUDGE_FOR: Duration = Duration::from_secs(1);
 /// Rows that are judged in one transaction.
@@ -61,6 +63,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         tx.forget_old_audit(settings.audit_kept, FORGOTTEN_AT_ONCE).await?;
         tx.forget_old_history(settings.history_kept, FORGOTTEN_AT_ONCE).await?;
         tx.forget_old_dead_letters(settings.history_kept, MOST_DEAD_LETTERS).await?;
+        tx.forget_old_plans(PLANS_KEPT).await?;
     }
     let group = &context.group;
     if tx.lease_chore(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod budget;
 pub mod explain;
 pub mod fault;
+pub mod foreseen;
 pub mod ids;
 pub mod item;
 pub mod json;

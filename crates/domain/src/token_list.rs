@@ -140,13 +140,15 @@ pub struct Policy {
     pub resend: bool,
     /// An operator keeps the list from being sent, and said why.
     pub kept_back: Option<String>,
+    /// Accounts that the last list left out because somebody had archived them at Layer.
+    pub archived_before: HashSet<AccountId>,
 }
 
 /// What the last accepted PUT said, for a Layer that does not show tokens.
 pub type Accepted = HashSet<Fingerprint>;
 
 /// A token list that differs from what Layer has.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Put {
     /// Every token of the new list, in a stable order.
     pub tokens: Vec<Fingerprint>,
@@ -356,7 +358,7 @@ impl Draft {
             return;
         }
         let first = active.next();
-        if first.is_none() && archived_by_somebody(rows(), token, accepted, policy) {
+        if first.is_none() && archived_by_somebody(rows(), want, accepted, policy) {
             self.put.archived.push(want.account.clone());
             return;
         }
@@ -484,18 +486,26 @@ impl Listed {
     }
 }
 
-/// A row that we had got accepted and that somebody archived since. Sending it again would fight that person.
+/// A row that we had got accepted and that somebody archived since. Sending it again would fight that person, and so would sending
+/// the token of a later generation.
 fn archived_by_somebody<'a>(
     mut rows: impl Iterator<Item = &'a Listed>,
-    token: &Fingerprint,
+    want: &Wanted,
     accepted: &Accepted,
     policy: &Policy,
 ) -> bool {
-    policy.archived == ArchivedPolicy::LeaveOut
-        && rows.any(|r| {
-            // An archived row of an older token is only Layer's way to keep history after a swap or a removal.
-            r.status == RowStatus::Archived && r.token.as_ref().is_none_or(|t| t == token) && accepted.contains(token)
-        })
+    let is_archived_since = |row: &Listed| match &want.token {
+        // An archived row of an older token is only Layer's way to keep history after a swap or a removal, and one of a dead token
+        // may be Layer's way to skip it.
+        Some(token) => {
+            !want.older_generation && row.token.as_ref().is_none_or(|t| t == token) && accepted.contains(token)
+        }
+        None => false,
+    };
+    // Whether its row is still shown or not: the list that left it out may have taken that away.
+    let was_before = policy.archived_before.contains(&want.account);
+    let mut is_since = || rows.any(|row| row.status == RowStatus::Archived && is_archived_since(row));
+    policy.archived == ArchivedPolicy::LeaveOut && (was_before || is_since())
 }
 
 /// What the list says after a PUT.

@@ -49,16 +49,20 @@ fn policy() -> Policy {
         leave_out: LeaveOut::Nothing,
         resend: false,
         kept_back: None,
+        archived_before: HashSet::new(),
     }
 }
 fn decide(wanted: &[Wanted], listed: &[Listed]) -> Plan {
     plan(wanted, listed, &Accepted::new(), &policy(), None)
 }
-fn put_of(plan: Plan) -> Vec<Fingerprint> {
+fn put_in(plan: Plan) -> Put {
     match plan {
-        Plan::Put(put) => put.tokens,
+        Plan::Put(put) => put,
         other => panic!("expected a PUT, got {other:?}"),
     }
+}
+fn put_of(plan: Plan) -> Vec<Fingerprint> {
+    put_in(plan).tokens
 }
 fn sent(tokens: &[&str]) -> Put {
     Put { tokens: tokens.iter().map(|t| fp(t)).collect(), ..Put::default() }
@@ -188,6 +192,32 @@ fn an_account_archived_at_layer_stays_out_until_told() {
     assert_eq!(put_of(decide(&policy(), &Accepted::new())), vec![fp("1")]);
     let again = Policy { archived: ArchivedPolicy::ReAdd, ..policy() };
     assert_eq!(put_of(decide(&again, &accepted)), vec![fp("1")]);
+}
+
+#[test]
+fn an_account_archived_at_layer_stays_out_when_the_list_is_sent_for_another_one() {
+    let accepted = Accepted::from([fp("1"), fp("2")]);
+    let listed = [archived("a", "1"), row("b", "2")];
+    let sent = put_in(plan(&[want("a", "1"), want("b", "3")], &listed, &accepted, &policy(), None));
+    assert_eq!((sent.tokens, sent.archived.clone()), (vec![fp("3")], vec![acc("a")]));
+    // What was accepted then does not hold its token any more.
+    let after = Accepted::from([fp("3")]);
+    let remembers = Policy { archived_before: sent.archived.into_iter().collect(), ..policy() };
+    let decide =
+        |token: &str, listed: &[Listed]| plan(&[want("a", token), want("b", "3")], listed, &after, &remembers, None);
+    let stays_out = Plan::Converged { verified: true, left_out: vec![], archived: vec![acc("a")] };
+    for listed in [vec![archived("a", "1"), row("b", "3")], vec![row("b", "3")]] {
+        assert_eq!(decide("1", &listed), stays_out);
+        assert_eq!(decide("4", &listed), stays_out, "nor does a rotation bring it back");
+    }
+    assert_eq!(put_of(decide("4", &[row("a", "1"), row("b", "3")])), vec![fp("4"), fp("3")], "unarchived");
+}
+
+#[test]
+fn i4_a_dead_token_that_layer_archived_itself_is_not_somebodys_word() {
+    let older = Wanted { older_generation: true, ..want("a", "1") };
+    let decided = plan(&[older], &[archived("a", "1")], &Accepted::from([fp("1")]), &policy(), None);
+    assert_eq!(put_of(decided), vec![fp("1")]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use domain::token_list::{ArchivedPolicy, LeaveOut, ListedTokens, Policy, Unknown
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// How to reach Layer, what Rekey may use of it, and how careful it is with lists. The three addresses are separate settings,
@@ -52,6 +53,7 @@ impl Settings {
             leave_out: LeaveOut::Nothing,
             resend: false,
             kept_back: None,
+            archived_before: HashSet::new(),
         }
     }
 }

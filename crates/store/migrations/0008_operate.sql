@@ -64,3 +64,17 @@ CREATE TABLE dead_letters (
 );
 CREATE INDEX dead_letters_at ON dead_letters (at);
 CREATE INDEX dead_letters_open ON dead_letters (id) WHERE dismissed_at IS NULL;
+
+-- Somebody asks what a reconciliation of a business would do now. A consumer answers: it alone asks Plaid and Layer.
+CREATE TABLE plans (
+    id TEXT PRIMARY KEY,
+    business_id TEXT NOT NULL,
+    asked_at BIGINT NOT NULL,
+    -- A consumer works on it until then.
+    taken_until BIGINT,
+    answered_at BIGINT,
+    -- JSON.
+    answer TEXT
+);
+CREATE INDEX plans_open ON plans (asked_at) WHERE answered_at IS NULL;
+CREATE INDEX plans_business ON plans (business_id);

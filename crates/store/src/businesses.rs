@@ -4,7 +4,7 @@ use crate::accounts::membership;
 use crate::sql::{built, get, list, number, opt_text, sql, text};
 use crate::{Error, Page, Tx};
 use domain::list_membership::ListMembership;
-use domain::token_list::{LeaveOut, Listed, OurAccount, Shown, TokenWord};
+use domain::token_list::{LeaveOut, Listed, OurAccount, Policy, Shown, TokenWord};
 use domain::{AccountId, BusinessId, Fingerprint, LayerId, Millis};
 use secrecy::ExposeSecret;
 use sqlx::any::AnyRow;
@@ -32,6 +32,20 @@ pub struct BusinessRow {
     pub shown_at: Option<Millis>,
     /// An operator keeps the list from being sent: why, and since when.
     pub kept_back: Option<(String, Millis)>,
+    /// Left out of the last list because somebody archived them at Layer.
+    pub archived: HashSet<AccountId>,
+}
+
+impl BusinessRow {
+    /// What its plan depends on besides the settings.
+    pub fn policy(&self, settings: Policy) -> Policy {
+        Policy {
+            leave_out: self.leave_out,
+            kept_back: self.kept_back.clone().map(|(why, _)| why),
+            archived_before: self.archived.clone(),
+            ..settings
+        }
+    }
 }
 
 /// Fingerprints of the last list that Layer accepted.
@@ -159,10 +173,18 @@ impl Tx {
 
     /// Layer accepted a list. What it holds is remembered before it is verified, because a Layer that hides tokens can
     /// be compared with nothing else.
-    pub async fn record_accepted(&mut self, id: &BusinessId, tokens: &[Fingerprint]) -> Result<(), Error> {
-        let sql = "UPDATE businesses SET accepted = $2, put_at = $3, verified = 0 WHERE business_id = $1";
+    pub async fn record_accepted(
+        &mut self,
+        id: &BusinessId,
+        tokens: &[Fingerprint],
+        archived: &[AccountId],
+    ) -> Result<(), Error> {
+        // With it, and not when the list was read back: whoever dies in between would bring back what a person had archived.
+        let sql =
+            "UPDATE businesses SET accepted = $2, put_at = $3, verified = 0, archived = $4 WHERE business_id = $1";
         let list = serde_json::to_string(tokens).map_err(|e| Error::Corrupt(e.to_string()))?;
-        self.run(sql!(sql, id, list, self.now())).await?;
+        let archived = serde_json::to_string(archived).map_err(|e| Error::Corrupt(e.to_string()))?;
+        self.run(sql!(sql, id, list, self.now(), archived)).await?;
         self.touch_business(id.as_str());
         Ok(())
     }
@@ -353,5 +375,11 @@ pub(crate) fn business_row(row: &AnyRow) -> Result<BusinessRow, Error> {
         last_outcome: get(row, "last_outcome")?,
         shown_at: get(row, "shown_at")?,
         kept_back: opt_text(row, "kept_back")?.zip(get(row, "kept_back_at")?),
+        archived: match opt_text(row, "archived")? {
+            Some(text) => {
+                serde_json::from_str(&text).map_err(|e| Error::Corrupt(format!("businesses.archived: {e}")))?
+            }
+            None => HashSet::new(),
+        },
     })
 }

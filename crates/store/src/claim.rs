@@ -47,6 +47,12 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// A claim that is nobody's, on a row that is only asked about: nothing is written under it.
+    pub fn of_nobody(subject: impl Into<Subject>) -> Self {
+        let row = Row::new(subject.into(), Millis(0));
+        Self::of(&row, Class::Person, Vec::new(), Instant::now(), Millis(0))
+    }
+
     /// Time left of the lease on this machine's monotonic clock, counted from before the claim was sent.
     pub fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())

@@ -82,7 +82,7 @@ impl Tx {
         {
             return Ok(Erasure::Refused(why));
         }
-        for table in ["removals", "token_words"] {
+        for table in ["removals", "token_words", "plans"] {
             self.delete(&format!("DELETE FROM {table} WHERE business_id = $1"), id.as_str()).await?;
         }
         self.cloak_history_of_business(id).await?;

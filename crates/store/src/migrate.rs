@@ -32,6 +32,11 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     Migrator::with_migrations(texts.map(migration).into())
 });
 
+/// The statements that make an empty database.
+pub(crate) fn schema() -> impl Iterator<Item = SqlStr> {
+    MIGRATIONS.iter().map(|m| m.sql.clone())
+}
+
 /// The newest schema this release knows.
 pub(crate) const SCHEMA: i64 = 8;
 /// Written into the database: the oldest schema a release must know to run on it. A migration that takes something

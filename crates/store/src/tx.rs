@@ -96,6 +96,8 @@ pub struct Tx {
     makes_due: BTreeSet<Kind>,
     /// It brings something that the reconciliation of a business may wait for.
     brings_news: bool,
+    /// It asks a consumer for a plan.
+    asks: bool,
     /// It puts something into the outbox.
     pub(crate) tells: bool,
     /// The trace of the reconciliation that this transaction is part of.
@@ -185,6 +187,7 @@ impl Tx {
             turn,
             makes_due: BTreeSet::new(),
             brings_news: false,
+            asks: false,
             tells: false,
             traceparent: None,
             began,
@@ -220,6 +223,9 @@ impl Tx {
         if self.brings_news {
             self.wake.news();
         }
+        if self.asks {
+            self.wake.asked();
+        }
         if self.tells {
             self.wake.told();
         }
@@ -234,6 +240,11 @@ impl Tx {
     /// Once this is committed, the reconciliation of a business finds what it may have waited for.
     pub(crate) fn brings_news(&mut self) {
         self.brings_news = true;
+    }
+
+    /// Once this is committed, a consumer finds a question.
+    pub(crate) fn asks(&mut self) {
+        self.asks = true;
     }
 
     /// Undoes all of it, and returns once its locks are free. A drop leaves them to a task of the pool: for a moment `claim`

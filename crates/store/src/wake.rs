@@ -14,9 +14,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// The channel of LISTEN and NOTIFY. A payload is a kind, or [`NEWS`], and the process that says it.
+/// The channel of LISTEN and NOTIFY. A payload is a kind, [`NEWS`] or [`PLAN`], and the process that says it.
 const CHANNEL: &str = "rekey_due";
 const NEWS: &str = "news";
+const PLAN: &str = "plan";
 /// PostgreSQL lets one NOTIFY commit at a time, so a process says so at most this often, however many rows it makes due.
 const TOLD_EVERY: Duration = Duration::from_millis(5);
 /// Wait before a lost connection is made anew.
@@ -35,10 +36,12 @@ struct Inner {
     /// For reconciliations that wait for those of Items.
     news: Notify,
     outbox: Notify,
+    /// Somebody asks for a plan.
+    plans: Notify,
     /// Workers of this process are free.
     takes_items: AtomicBool,
     takes_businesses: AtomicBool,
-    /// Of what other processes have to hear: kinds, or [`NEWS`].
+    /// Of what other processes have to hear: kinds, [`NEWS`], or [`PLAN`].
     untold: Mutex<BTreeSet<&'static str>>,
     tell: Notify,
     /// Names this process in payloads: it has heard of its own rows already.
@@ -54,6 +57,7 @@ impl Default for Wake {
                 businesses: Notify::new(),
                 news: Notify::new(),
                 outbox: Notify::new(),
+                plans: Notify::new(),
                 takes_items: AtomicBool::new(false),
                 takes_businesses: AtomicBool::new(false),
                 untold: Mutex::default(),
@@ -98,6 +102,12 @@ impl Wake {
         self.inner.tell.notify_one();
     }
 
+    /// Somebody asks for a plan, and this is committed.
+    pub(crate) fn asked(&self) {
+        self.inner.plans.notify_one();
+        self.say(PLAN);
+    }
+
     /// The outbox was filled, and this is committed.
     pub(crate) fn told(&self) {
         self.inner.outbox.notify_one();
@@ -107,6 +117,7 @@ impl Wake {
         match payload.split_once(' ') {
             Some((_, process)) if process == self.inner.process => {}
             Some((NEWS, _)) => self.inner.news.notify_waiters(),
+            Some((PLAN, _)) => self.inner.plans.notify_one(),
             Some((kind, _)) => drop(Kind::from_word(kind).map(|kind| self.of(kind).notify_one())),
             None => {}
         }
@@ -122,6 +133,16 @@ impl Store {
     /// From the moment it is called: a business that is being reconciled was marked again, as an Item does when it ends.
     pub fn news(&self) -> Notified<'_> {
         self.wake.inner.news.notified()
+    }
+
+    /// Whoever answers questions for plans asks once more.
+    pub fn ask_for_plans(&self) {
+        self.wake.inner.plans.notify_one();
+    }
+
+    /// Somebody may have asked for a plan.
+    pub async fn plan_asked(&self) {
+        self.wake.inner.plans.notified().await;
     }
 
     /// Whoever claims rows of this kind asks once more.

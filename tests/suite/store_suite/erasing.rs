@@ -38,7 +38,7 @@ impl Customer {
         save_account(&mut tx, id.as_str(), business.as_str()).await;
         let intent = tx.intend(&held, &id, &account, 1).await.unwrap();
         let Saved::Live(token) = tx.save_minted(&intent, &ProcessorToken::new("p-1")).await.unwrap() else { panic!() };
-        tx.record_accepted(&business, &[token]).await.unwrap();
+        tx.record_accepted(&business, &[token], &[]).await.unwrap();
         tx.record_converged(&business, true, &[], "changed").await.unwrap();
         tx.audit(&act("item.sync", &id)).await.unwrap();
         let became = Some(serde_json::json!({"business": business.as_str(), "replaces": id.as_str()}));
@@ -75,7 +75,7 @@ impl Customer {
 
     async fn converge(&self) {
         let mut tx = self.store.begin().await.unwrap();
-        tx.record_accepted(&self.business, &[]).await.unwrap();
+        tx.record_accepted(&self.business, &[], &[]).await.unwrap();
         tx.record_converged(&self.business, true, &[], "changed").await.unwrap();
         tx.commit().await.unwrap();
     }

@@ -93,7 +93,7 @@ async fn act(store: &Store, rng: &mut StdRng) {
                     let token = ProcessorToken::new(format!("p-{}", rng.random::<u64>()));
                     if let Saved::Live(token) = tx.save_minted(&intent, &token).await.unwrap() {
                         for business in tx.businesses_of_item(&row.id).await.unwrap() {
-                            tx.record_accepted(&business, std::slice::from_ref(&token)).await.unwrap();
+                            tx.record_accepted(&business, std::slice::from_ref(&token), &[]).await.unwrap();
                         }
                     }
                 }

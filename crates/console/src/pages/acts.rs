@@ -3,12 +3,13 @@
 
 use super::frame::{Frame, refuse, render, shown};
 use super::session::{Session, encoded};
-use super::{List, list_of, path_to};
+use super::{List, list_of, next_list, path_to};
 use crate::acts::{ActQuery, Ask, LIFTS_A_HOLD, Order, carry_out, subject_of, version_of};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::explain::{BusinessExplained, ItemExplained};
 use crate::parked::{self, AllQuery};
+use crate::plans::{self, PlanView};
 use crate::providers::{self, Pause, ProviderOrder};
 use crate::push::{PutItem, PutQuery};
 use crate::{Console, dead_letters, erase};
@@ -302,6 +303,61 @@ pub(super) async fn act(
         _ => return no_such_act(&session),
     };
     done.unwrap_or_else(|error| not_done(&session, error, back))
+}
+
+const PLAN: &str = "plan";
+/// How long a page waits for a plan: a business with many Items takes longer, and is asked for once more.
+const PLAN_WAIT: Duration = Duration::from_secs(25);
+
+/// The form that asks what a reconciliation would do now.
+pub(super) fn plan_of(console: &Console, session: &Session, subject: &Subject, version: &str) -> Option<ActForm> {
+    session.may_act.then(|| ActForm {
+        path: format!("/businesses/{}/plan", encoded(subject.id())),
+        token: session.form(console, PLAN, &subject.to_string(), version),
+        name: "Plan with live reads",
+        effect: "Asks Plaid and Layer now what a reconciliation would find, and shows what it would mint and send. Nothing is changed.",
+        needs_reason: false,
+    })
+}
+
+#[derive(Template)]
+#[template(path = "plan.html")]
+struct PlanPage {
+    frame: Frame,
+    it: PlanView,
+    list: Option<List>,
+    back: String,
+}
+
+/// What a reconciliation would do now.
+pub(super) async fn plan(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Path(id): Path<String>,
+    Form(sent): Form<Sent>,
+) -> Response {
+    let Ok(subject) = subject_of("business", id) else { return no_such_act(&session) };
+    let Subject::Business(business) = &subject else { return no_such_act(&session) };
+    let back = path_to(subject.kind().as_str(), subject.id());
+    if let Err(refused) = allowed(&session, &back) {
+        return refused;
+    }
+    if session.version_of(&console, &sent.token, PLAN, &subject.to_string()).is_none() {
+        return not_of_this_session(&session, back);
+    }
+    let made = async {
+        let id = plans::begin(&console, business).await?;
+        plans::wait(&console, &id, PLAN_WAIT).await
+    };
+    let it = match made.await {
+        Ok(it) => it,
+        Err(error) => return not_done(&session, error, back),
+    };
+    let list = it.next_list.as_ref().map(|next| {
+        let (sentence, diff) = next_list(next);
+        List { business: it.business_id.clone(), path: back.clone(), sentence, diff }
+    });
+    render(&PlanPage { frame: Frame::new(&session, ""), it, list, back })
 }
 
 /// What this person can do about a provider.

@@ -46,6 +46,7 @@ pub(crate) fn routes(console: &Console) -> Router<Console> {
         .route("/needs", get(needs))
         .route("/businesses", get(business_list))
         .route("/businesses/{id}", get(business))
+        .route("/businesses/{id}/plan", post(acts::plan))
         .route("/items", get(item_list))
         .route("/items/{id}", get(item))
         .route("/flow", get(flow))
@@ -328,6 +329,8 @@ struct BusinessPage {
     it: BusinessExplained,
     offered: Offered,
     list: List,
+    /// Asks for a plan with live reads.
+    plan: Option<ActForm>,
     may_act: bool,
     /// Where acts about its tokens begin and end.
     path: &'static str,
@@ -362,19 +365,30 @@ async fn business(
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
         let (sentence, diff) = next_list(&it.next_list);
         let list = List { business: it.business_id.clone(), path: String::new(), sentence, diff };
+        let plan = acts::plan_of(&console, &session, &subject, &it.version);
         let of = format!("/business/{}", encoded(&it.business_id));
-        Ok(render(&BusinessPage { frame, offered, list, may_act: session.may_act, path: "/acts/", of, it }))
+        Ok(render(&BusinessPage { frame, offered, list, plan, may_act: session.may_act, path: "/acts/", of, it }))
     };
     shown(&session, page.await)
 }
 
-fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
+/// What only a plan with live reads can say.
+const WOULD: [(&str, &str); 3] = [
+    ("create", "The business would be created"),
+    ("parked", "It would need a person"),
+    ("retry", "It would be tried again"),
+];
+
+pub(super) fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
     let why = next.why.clone().unwrap_or_default();
     let sentence = match next.would.as_str() {
         "nothing" => "It is the one that Layer has: nothing would be sent.".to_owned(),
         "put" => format!("{} token(s) would be sent.", next.tokens.unwrap_or_default()),
         "wait" => format!("It waits: {why}."),
         "hold" => format!("A guard would hold it: {why}."),
+        "create" | "parked" | "retry" => {
+            format!("{}: {why}.", WOULD.iter().find(|(w, _)| *w == next.would).map_or("", |w| w.1))
+        }
         _ => format!("It is not known: {why}."),
     };
     let parts = [

@@ -94,7 +94,11 @@ impl Reconcile for Reconciliation<'_> {
             let outcome = format!("observe mode: would mint for {unminted} account(s), then PUT");
             return Ok(Ending::Observed { outcome, would: None });
         }
-        match plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.claim.permit.as_ref()) {
+        let plan = plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.claim.permit.as_ref());
+        if let Some(rehearsal) = &self.context.rehearsal {
+            rehearsal.planned(&plan);
+        }
+        match plan {
             Plan::Converged { verified, left_out, archived } => {
                 metrics::counter!(metric::PUTS, "result" => "not_needed").increment(1);
                 if !left_out.is_empty() {
@@ -158,11 +162,9 @@ impl Reconcile for Reconciliation<'_> {
 impl Reconciliation<'_> {
     fn policy(&self) -> domain::token_list::Policy {
         domain::token_list::Policy {
-            leave_out: self.row.leave_out,
             // Accepted but never seen: the sweep sends it again.
             resend: !self.row.verified && self.claim.class == Class::Sweep,
-            kept_back: self.row.kept_back.clone().map(|(why, _)| why),
-            ..self.context.layer.settings().policy()
+            ..self.row.policy(self.context.layer.settings().policy())
         }
     }
 
@@ -207,7 +209,9 @@ impl Reconciliation<'_> {
                 self.report_accepted(tx, &unreported, verified).await?;
             }
             if verified {
-                let shown: Vec<_> = facts.listed.iter().filter_map(|r| r.token.clone()).collect();
+                // Archived rows are history: an account that comes back is no account that somebody archived.
+                let active = facts.listed.iter().filter(|row| row.status.is_row());
+                let shown: Vec<_> = active.filter_map(|row| row.token.clone()).collect();
                 tx.record_listed(&self.id, &shown).await?;
             }
         }

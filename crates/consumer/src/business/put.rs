@@ -25,6 +25,10 @@ impl Reconciliation<'_> {
     pub(super) async fn put(&mut self, layer_id: &LayerId, facts: Facts, put: Put) -> Result<Ending, Stop> {
         self.guard_fleet(&put).await?;
         let tokens = self.open(&facts, &put)?;
+        if let Some(rehearsal) = &self.context.rehearsal {
+            rehearsal.would_put(put);
+            return Err(Stop::Found);
+        }
         // A bearer token is fetched before, not under, the part of the lease that the PUT needs.
         if let Err(error) = self.context.layer.warm_up().await {
             return Err(self.refused(&error).await);
@@ -71,7 +75,7 @@ impl Reconciliation<'_> {
         tx.renew(&mut self.claim, context.settings.lease).await?;
         let patience = budget::patience(context, &self.claim);
         let booked = tx.book(&context.limits, Call::Layer, patience, Duration::ZERO, 1).await?;
-        tx.record_accepted(&self.id, &put.tokens).await?;
+        tx.record_accepted(&self.id, &put.tokens, &put.archived).await?;
         tx.commit().await?;
         for at in booked.unwrap_or_default() {
             self.claim.prepay(Call::Layer, at);

@@ -77,6 +77,10 @@ impl Reconciliation<'_> {
         if let Some((why, _)) = self.row.kept_back.clone() {
             return Err(Stop::Row(self.held(&Hold::Operator { why })));
         }
+        if let Some(rehearsal) = &self.context.rehearsal {
+            rehearsal.would_create(tokens.len());
+            return Ok(None);
+        }
         self.wait_under(self.context.lease_of_write(), Call::LayerCreate).await?;
         let made = match self.context.layer.create_business(&details, &external_id, &tokens).await {
             Ok(made) => made,
@@ -105,7 +109,7 @@ impl Reconciliation<'_> {
         self.note(&id).await?;
         let mut tx = self.context.store.begin().await?;
         tx.check_lease(&self.claim).await?;
-        tx.record_accepted(&self.id, &fingerprints).await?;
+        tx.record_accepted(&self.id, &fingerprints, &[]).await?;
         // What Layer has by now; the rest of this reconciliation reads it back and reports it.
         if let Some(row) = tx.business(&self.id).await? {
             self.row = row;

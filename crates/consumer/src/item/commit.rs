@@ -81,7 +81,7 @@ impl Reconciliation<'_> {
         let why = "waiting for the platform's database to name the new access token".to_owned();
         Rules {
             observes: settings.mode == Mode::Observe,
-            can_look_up: !matches!(self.context.source, TokenSource::PushOnly),
+            can_look_up: !matches!(*self.context.source, TokenSource::PushOnly),
             gone_after: settings.gone_after,
             debounce: Box::new(|class| settings.debounce_of(class)),
             awaiting_token_poll: settings.awaiting_token_poll,

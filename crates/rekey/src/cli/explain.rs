@@ -1,16 +1,17 @@
 //! Commands that tell how something stands, and why: `status`, `explain`, `plan`, `history`, `pauses`.
 
-use super::admin::{Admin, segment};
+use super::admin::{Admin, Answer, segment};
 use super::table::{age, aligned, plain};
 use super::{Ended, complain, say};
 use clap::Args;
 use domain::time::span;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often what moves is asked for again.
 const WATCH: Duration = Duration::from_secs(2);
@@ -29,6 +30,9 @@ pub(super) struct Explain {
 pub(super) struct Plan {
     /// As for `rekey explain`, of a business. Without it: all businesses, those that differ by name.
     id: Option<String>,
+    /// From what was read last, as `rekey explain` tells it: Plaid and Layer are not asked.
+    #[arg(long)]
+    stored: bool,
 }
 
 #[derive(Args)]
@@ -128,12 +132,17 @@ pub(super) async fn explain(admin: &Admin, args: &Explain) -> anyhow::Result<End
     }
 }
 
-/// Explanations that are asked for at once.
-const AT_ONCE: usize = 8;
+/// Plans that are asked for at once: a consumer makes as many.
+const AT_ONCE: usize = 4;
 
-/// What would be sent next: of one business, or of all.
+/// Longest wait for a plan: a consumer gives it up before that.
+const PLAN_WAIT: Duration = Duration::from_secs(75);
+/// One call of those that wait for it.
+const PLAN_POLL: u32 = 15;
+
+/// What a reconciliation would do now: of one business, or of all.
 pub(super) async fn plan(admin: &Admin, args: &Plan) -> anyhow::Result<Ended> {
-    let Some(id) = &args.id else { return plan_of_all(admin).await };
+    let Some(id) = &args.id else { return plan_of_all(admin, args.stored).await };
     match meant(admin, id).await? {
         Meant::Told(ended) => Ok(ended),
         Meant::One(kind, id) if kind == "item" => {
@@ -143,56 +152,97 @@ pub(super) async fn plan(admin: &Admin, args: &Plan) -> anyhow::Result<Ended> {
             Ok(Ended::Failed)
         }
         Meant::One(_, id) => {
-            let path = format!("/v1/businesses/{}/explain", segment(&id)?);
-            tell(admin, &path, false, |body| planned(body, Timestamp::now())).await
+            let answer = plan_of(admin, &id, args.stored).await?;
+            let answered = answer.status == 200;
+            let ended = admin.finish(&answer, |body| planned(body, Timestamp::now()));
+            if answer.status == 202 {
+                complain(
+                    "no plan was made in time: is a consumer running? `rekey status` tells; `--stored` asks nobody",
+                );
+            }
+            Ok(if ended == Ended::Well && !answered { Ended::Pending } else { ended })
         }
     }
 }
 
+/// The plan of one business. 202: nobody has made it in time.
+async fn plan_of(admin: &Admin, id: &str, stored: bool) -> anyhow::Result<Answer> {
+    let of = segment(id)?;
+    if stored {
+        return admin.call(Method::GET, &format!("/v1/businesses/{of}/explain"), None).await;
+    }
+    let deadline = Instant::now() + PLAN_WAIT;
+    let path = format!("/v1/businesses/{of}/plan?timeout={PLAN_POLL}");
+    let mut answer = admin.call(Method::POST, &path, None).await?;
+    while answer.status == 202 && Instant::now() < deadline {
+        let path = format!("/v1/plans/{}?timeout={PLAN_POLL}", segment(&plain(&answer.body["plan_id"]))?);
+        answer = admin.call(Method::GET, &path, None).await?;
+    }
+    Ok(answer)
+}
+
 fn planned(body: &Value, now: Timestamp) {
-    let read = match body["list_shown_at"].is_null() {
-        true => String::new(),
-        false => format!(" (its list was read {} ago)", age(&body["list_shown_at"], now)),
-    };
-    say(&format!("{}: {}{read}", plain(&body["business_id"]), next_list(&body["next_list"])));
+    let id = plain(&body["business_id"]);
+    if body["plan_id"].is_null() {
+        let read = match body["list_shown_at"].is_null() {
+            true => String::new(),
+            false => format!(" (its list was read {} ago)", age(&body["list_shown_at"], now)),
+        };
+        return say(&format!("{id}: {}{read}", next_list(&body["next_list"])));
+    }
+    if body["next_list"].is_null() {
+        return say(&format!("{id}: no plan was made in time"));
+    }
+    let observes = if body["observes"] == true { " (observe mode: nothing of it is done)" } else { "" };
+    say(&format!("{id}: {}{observes}", next_list(&body["next_list"])));
+    let mints: Vec<String> = each(&body["mints"]).map(plain).collect();
+    if !mints.is_empty() {
+        say(&format!("  minted first: {}", mints.join(", ")));
+    }
+    for item in each(&body["items"]) {
+        let [name, was, state] = ["item_id", "was", "state"].map(|f| plain(&item[f]));
+        let state = if was == state { state } else { format!("from {was} to {state}") };
+        let code = item["code"].as_str().map_or(String::new(), |_| format!(" ({})", plain(&item["code"])));
+        let why = item["why"].as_str().map_or(String::new(), |_| format!(": {}", plain(&item["why"])));
+        say(&format!("  Item {name}: {state}{code}{why}"));
+    }
 }
 
 /// Ctrl-C tells what is known until then.
-async fn plan_of_all(admin: &Admin) -> anyhow::Result<Ended> {
+async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
     let (mut after, mut counts, mut seen) = (String::new(), BTreeMap::<String, u64>::new(), 0u64);
     let mut stop = std::pin::pin!(crate::process::signal());
     let mut stopped = false;
-    while !stopped {
+    'pages: loop {
         let page = admin.call(Method::GET, &format!("/v1/businesses?limit=500{after}"), None).await?;
         if page.status != 200 {
             return Ok(admin.finish(&page, |_| {}));
         }
         let ids: Vec<String> = each(&page.body["data"]).map(|row| plain(&row["business_id"])).collect();
-        for some in ids.chunks(AT_ONCE) {
-            let asked = some.iter().map(|id| async move {
-                let path = format!("/v1/businesses/{}/explain", segment(id)?);
-                admin.call(Method::GET, &path, None).await
-            });
-            let answers = tokio::select! {
-                answers = futures::future::join_all(asked) => answers,
+        // In their order, and the next is asked for as soon as one is answered.
+        let mut answers = futures::stream::iter(&ids).map(|id| plan_of(admin, id, stored)).buffered(AT_ONCE);
+        loop {
+            let answer = tokio::select! {
+                answer = answers.next() => answer,
                 () = &mut stop => {
                     stopped = true;
-                    break;
+                    break 'pages;
                 }
             };
-            for answer in answers {
-                let answer = answer?;
+            let Some(answer) = answer.transpose()? else { break };
+            match answer.status {
+                // 202: not made in time, which is no answer about the business.
+                200 | 202 => {}
                 // Erased meanwhile.
-                if answer.status == 404 {
-                    continue;
-                }
-                let would = plain(&answer.body["next_list"]["would"]);
-                if would != "nothing" && !admin.json {
-                    planned(&answer.body, Timestamp::now());
-                }
-                *counts.entry(would).or_default() += 1;
-                seen += 1;
+                404 => continue,
+                _ => return Ok(admin.finish(&answer, |_| {})),
             }
+            let would = answer.body["next_list"]["would"].as_str().unwrap_or("unknown").to_owned();
+            if would != "nothing" && !admin.json {
+                planned(&answer.body, Timestamp::now());
+            }
+            *counts.entry(would).or_default() += 1;
+            seen += 1;
             if std::io::stderr().is_terminal() && !admin.json {
                 super::admin::progress(&format!("{seen} so far"));
             }
@@ -203,17 +253,20 @@ async fn plan_of_all(admin: &Admin) -> anyhow::Result<Ended> {
         }
     }
     let told = serde_json::json!({"businesses": seen, "would": counts, "complete": !stopped});
-    let answer = super::admin::Answer { status: 200, body: told };
+    let answer = Answer { status: 200, body: told };
     let ended = admin.finish(&answer, |_| {
-        let count = |word: &str| counts.get(word).copied().unwrap_or_default();
-        say(&format!(
-            "{seen} businesses: {} are right, {} would be sent, {} would be held, {} wait for tokens, of {} nothing is known",
-            count("nothing"),
-            count("put"),
-            count("hold"),
-            count("wait"),
-            count("unknown")
-        ));
+        let told = [
+            ("nothing", "are right"),
+            ("put", "would be sent"),
+            ("create", "would be created"),
+            ("hold", "would be held"),
+            ("parked", "need a person"),
+            ("wait", "wait for tokens"),
+            ("retry", "would be tried again"),
+            ("unknown", "could not be told"),
+        ];
+        let told = told.iter().filter_map(|(word, does)| Some(format!("{} {does}", counts.get(*word)?)));
+        say(&format!("{seen} businesses: {}", told.collect::<Vec<_>>().join(", ")));
     });
     if stopped {
         complain("stopped: these are not all");
@@ -457,6 +510,9 @@ pub(super) fn next_list(next: &Value) -> String {
         Some("put") => format!("{} token(s) would be sent{diff}", plain(&next["tokens"])),
         Some("wait") => format!("waits{diff}; {}", plain(&next["why"])),
         Some("hold") => format!("would be held: {}", plain(&next["why"])),
+        Some("create") => plain(&next["why"]),
+        Some("parked") => format!("would need a person: {}", plain(&next["why"])),
+        Some("retry") => format!("would be tried again: {}", plain(&next["why"])),
         _ => format!("not known: {}", plain(&next["why"])),
     }
 }

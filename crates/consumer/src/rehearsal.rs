@@ -1,0 +1,301 @@
+//! What a reconciliation would do now, found out by the reconcilers themselves: they run on a copy of what they read, in memory.
+//!
+//! What they ask providers to read is asked, within the fleet's budgets. What they would mint or send is noted here instead. So a plan
+//! and the reconciliation that follows can't disagree by their code; only the world may change in between, and what a provider would
+//! say to a mint or to the list is not known before.
+
+use crate::budget::{Leaves, given_back, leaves, postponed};
+use crate::{Context, Mode, Settings};
+use domain::budget::{Call, Limits, horizon};
+use domain::foreseen::{Foreseen, ItemForeseen, Would};
+use domain::item::ItemState;
+use domain::metric;
+use domain::queue::{Blocked, Finish};
+use domain::token_list::{Plan, Put};
+use domain::work::{Block, Class, Code, Subject};
+use domain::{AccountId, BusinessId, ItemId, LayerId, ProcessorToken};
+use layer::ListedAccount;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use parking_lot::Mutex;
+use std::future::poll_fn;
+use std::time::{Duration, Instant};
+use store::{Claim, Copied, Store};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
+
+/// The longest that one may take.
+pub(crate) const LONGEST: Duration = Duration::from_secs(45);
+/// A lease on the copy: nobody else is there.
+const LEASE: Duration = Duration::from_mins(10);
+/// Items that one plan reads.
+const MOST_ITEMS: usize = 200;
+
+/// What is noted of one.
+#[derive(Debug)]
+pub(crate) struct Rehearsal {
+    /// Calls are booked in the store itself, for they are made.
+    books: Store,
+    limits: Limits,
+    until: Instant,
+    /// The list at Layer, which was read for the copy.
+    list: Mutex<Option<Vec<ListedAccount>>>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    mints: Vec<AccountId>,
+    plan: Option<Plan>,
+    put: Option<Put>,
+    creates: Option<usize>,
+    /// A call was not made for want of budget.
+    starved: Option<Call>,
+}
+
+impl Rehearsal {
+    pub(crate) fn books(&self) -> &Store {
+        &self.books
+    }
+
+    /// In place of [`crate::budget::wait_for_slot`].
+    pub(crate) async fn wait_for_slot(
+        &self,
+        context: &Context,
+        claim: &Claim,
+        call: Call,
+    ) -> Result<Result<(), Finish>, store::Error> {
+        loop {
+            let mut tx = self.books.begin().await?;
+            // Plaid counts these for each Item as well. A reconciliation's first was counted with its claim, which is not of that row.
+            let counted = matches!(call, Call::AccountsGet | Call::ItemGet);
+            let paced = if counted { tx.pace(claim, call, &self.limits).await? } else { Ok(()) };
+            let booked = match paced {
+                Ok(()) => tx.book(&self.limits, call, horizon(Class::Person), Duration::ZERO, 1).await?,
+                Err(wait) => Err(wait),
+            };
+            tx.commit().await?;
+            let wait = match booked.map(|slots| slots.first().copied()) {
+                Ok(Some(at)) => match leaves(context, call, at).await {
+                    Leaves::Now => return Ok(Ok(())),
+                    Leaves::Never => return Ok(Err(given_back(claim, call))),
+                    Leaves::Late(_) => continue,
+                },
+                Ok(None) => call.late(),
+                Err(wait) => wait,
+            };
+            if Instant::now() + wait >= self.until {
+                self.noted.lock().starved = Some(call);
+                return Ok(Err(postponed(claim, call, wait)));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = context.stopping.cancelled() => return Ok(Err(given_back(claim, call))),
+            }
+        }
+    }
+
+    /// In place of a mint: a token that no provider knows, and that never leaves the copy.
+    pub(crate) fn mint(&self, account: &AccountId) -> ProcessorToken {
+        self.noted.lock().mints.push(account.clone());
+        ProcessorToken::new(format!("rehearsed-{}", uuid::Uuid::new_v4().simple()))
+    }
+
+    pub(crate) fn planned(&self, plan: &Plan) {
+        self.noted.lock().plan = Some(plan.clone());
+    }
+
+    /// In place of a PUT, once every guard has let it pass.
+    pub(crate) fn would_put(&self, put: Put) {
+        self.noted.lock().put = Some(put);
+    }
+
+    pub(crate) fn would_create(&self, tokens: usize) {
+        self.noted.lock().creates = Some(tokens);
+    }
+
+    /// The list that was read for the copy, once.
+    pub(crate) fn list(&self) -> Option<Vec<ListedAccount>> {
+        self.list.lock().take()
+    }
+}
+
+/// Finds out what a reconciliation of this business, and of each of its Items before, would do now. None: there is no such business.
+pub async fn rehearse(context: &Context, business: &BusinessId) -> Result<Option<Foreseen>, store::Error> {
+    let mut tx = context.store.begin_read().await?;
+    let (row, pauses) = (tx.business(business).await?, tx.pauses().await?);
+    drop(tx);
+    let Some(row) = row else { return Ok(None) };
+    let observes = context.settings.mode == Mode::Observe;
+    if let Some(pause) = pauses.first() {
+        let why = format!("{} is paused ({}), so nothing can be read live", pause.provider, pause.reason);
+        return Ok(Some(Foreseen { observes, ..unread(why) }));
+    }
+    let foreseen = tokio::time::timeout(LONGEST, quietly(on_copy(context, business, row.layer_id.as_ref()))).await;
+    let foreseen = foreseen.unwrap_or_else(|_| Ok(unread(format!("it took longer than {LONGEST:?}"))))?;
+    Ok(Some(Foreseen { observes, ..foreseen }))
+}
+
+fn unread(why: String) -> Foreseen {
+    let (put, mints, items) = (None, Vec::new(), Vec::new());
+    Foreseen { would: Would::Unknown, code: None, why: Some(why), put, mints, items, observes: false }
+}
+
+async fn on_copy(
+    context: &Context,
+    business: &BusinessId,
+    layer_id: Option<&LayerId>,
+) -> Result<Foreseen, store::Error> {
+    let until = Instant::now() + LONGEST.mul_f32(0.8);
+    let rehearsal = |list| Rehearsal {
+        books: context.store.clone(),
+        limits: context.limits.clone(),
+        until,
+        list: Mutex::new(list),
+        noted: Mutex::default(),
+    };
+    // First, because whose tokens it shows decides what is copied.
+    let list = match layer_id {
+        Some(id) => read_list(context, &rehearsal(None), business, id).await?,
+        None => None,
+    };
+    let fingerprints = context.store.fingerprints();
+    let shown: Vec<_> =
+        list.iter().flatten().filter_map(|row| Some(fingerprints.of_processor(row.token.as_ref()?))).collect();
+    let Copied { store, items } = context.store.copy_of(business, &shown).await?;
+    if items.len() > MOST_ITEMS {
+        return Ok(unread(format!(
+            "it has accounts of {} Items, and {MOST_ITEMS} at most are read for a plan",
+            items.len()
+        )));
+    }
+    // The copy has no limits of its own: what is called is booked in the store itself.
+    let settings = Settings { mode: Mode::Act, lease: LEASE, watch_webhooks: false, ..context.settings.clone() };
+    let context = context.rehearsing(store, settings, unlimited(&context.limits), rehearsal(list));
+    let mut told = Vec::new();
+    for item in &items {
+        told.extend(rehearse_item(&context, item).await?);
+    }
+    reconcile(&context, &Subject::from(business)).await?;
+    foresee(&context, business, told).await
+}
+
+async fn foresee(context: &Context, business: &BusinessId, items: Vec<ItemForeseen>) -> Result<Foreseen, store::Error> {
+    let mut tx = context.store.begin_read().await?;
+    let work = tx.work(business).await?;
+    let row = tx.business(business).await?;
+    drop(tx);
+    let Noted { mints, plan, put, creates, starved } =
+        context.rehearsal.as_ref().map(|r| std::mem::take(&mut *r.noted.lock())).unwrap_or_default();
+    let blocked = work.and_then(|row| row.blocked);
+    let says = |b: Blocked| (Some(b.code), Some(b.why));
+    let (would, (code, why)) = match (&put, creates, plan, blocked) {
+        (Some(_), ..) => (Would::Put, (None, None)),
+        (None, Some(tokens), ..) => {
+            (Would::Create, (None, Some(format!("Layer does not have it yet: it is created with {tokens} tokens"))))
+        }
+        (.., Some(blocked)) => match blocked.by {
+            Block::Hold => (Would::Hold, says(blocked)),
+            Block::Parked => (Would::Parked, says(blocked)),
+            Block::Backoff if blocked.code == Code::WaitsForTokens.as_str() => (Would::Wait, says(blocked)),
+            Block::Backoff | Block::Pause => (Would::Retry, says(blocked)),
+        },
+        (.., Some(Plan::Converged { .. }), None) => (Would::Nothing, (None, None)),
+        (..) if starved.is_some() => {
+            let call = starved.map_or("", Call::as_str);
+            (Would::Unknown, (None, Some(format!("the budget of {call} is spent for the moment: ask again later"))))
+        }
+        (..) if row.is_some_and(|row| row.layer_id.is_none()) => {
+            let why = "Layer does not have it, and there is no token yet that it could be created with";
+            (Would::Wait, (None, Some(why.into())))
+        }
+        _ => (Would::Unknown, (None, Some("its reconciliation was cut short".into()))),
+    };
+    Ok(Foreseen { would, code, why, put, mints, items, observes: false })
+}
+
+/// Some: it does not come to its end, or is in another state by then.
+async fn rehearse_item(context: &Context, id: &ItemId) -> Result<Option<ItemForeseen>, store::Error> {
+    let Some(was) = context.store.begin_read().await?.item(id).await?.map(|row| row.state) else { return Ok(None) };
+    reconcile(context, &Subject::from(id)).await?;
+    let mut tx = context.store.begin_read().await?;
+    let state = tx.item(id).await?.map_or(ItemState::Removed, |row| row.state);
+    let blocked = tx.work(id).await?.and_then(|row| row.blocked);
+    if blocked.is_none() && state == was {
+        return Ok(None);
+    }
+    let (code, why) = blocked.map(|b| (b.code, b.why)).unzip();
+    Ok(Some(ItemForeseen { item: id.clone(), was, state, code, why }))
+}
+
+async fn reconcile(context: &Context, subject: &Subject) -> Result<(), store::Error> {
+    let claim = context.store.claim_of_copy(subject, &context.owner, LEASE, &context.limits).await?;
+    if let Some(claim) = claim {
+        Box::pin(crate::reconcile(context, claim)).await;
+    }
+    Ok(())
+}
+
+/// None: Layer refuses, and the reconciler, which asks again, says what that means.
+async fn read_list(
+    context: &Context,
+    rehearsal: &Rehearsal,
+    business: &BusinessId,
+    layer_id: &LayerId,
+) -> Result<Option<Vec<ListedAccount>>, store::Error> {
+    let mut list = layer::PagedList::default();
+    let claim = Claim::of_nobody(business);
+    while list.has_more() {
+        if rehearsal.wait_for_slot(context, &claim, Call::Layer).await?.is_err() {
+            return Ok(None);
+        }
+        if context.layer.next_page(layer_id, &mut list).await.is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(list.into_rows()))
+}
+
+/// As many calls as anybody can make.
+fn unlimited(limits: &Limits) -> Limits {
+    let most = u32::MAX / 1000;
+    Limits {
+        item_get: most,
+        accounts_get: most,
+        mint: most,
+        token_probe: most,
+        layer: most,
+        layer_create: most,
+        per_item: most,
+        recovery: limits.recovery,
+    }
+}
+
+/// Metrics that tell of calls, which are made.
+const OF_CALLS: [&str; 3] = [metric::PROVIDER_CALLS, metric::PROVIDER_CALL, metric::CERTIFICATE_EXPIRES];
+
+/// Nothing of what is rehearsed happens, so nothing of it is logged or counted; but for the calls.
+async fn quietly<T>(rehearsed: impl Future<Output = T>) -> T {
+    let mut rehearsed = Box::pin(rehearsed.with_subscriber(NoSubscriber::default()));
+    poll_fn(|task| {
+        metrics::with_recorder(|all| metrics::with_local_recorder(&CallsOnly(all), || rehearsed.as_mut().poll(task)))
+    })
+    .await
+}
+
+struct CallsOnly<'a>(&'a dyn Recorder);
+
+impl Recorder for CallsOnly<'_> {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        if OF_CALLS.contains(&key.name()) { self.0.register_counter(key, metadata) } else { Counter::noop() }
+    }
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+        if OF_CALLS.contains(&key.name()) { self.0.register_gauge(key, metadata) } else { Gauge::noop() }
+    }
+    fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
+        if OF_CALLS.contains(&key.name()) { self.0.register_histogram(key, metadata) } else { Histogram::noop() }
+    }
+}
