@@ -1,7 +1,7 @@
 //! Commands that call the admin API.
 
 use super::explain::next_list;
-use super::table::{age, aligned, plain};
+use super::table::{Column, Fit, age, plain, print};
 use super::{Ended, Usage, complain, say};
 use crate::config::{BadSetting, Config, provider_url};
 use clap::{Args, Subcommand};
@@ -528,13 +528,23 @@ fn table(body: &Value, columns: &[&str]) {
         let is_time = ["since", "_at", "_seen", "_until"].iter().any(|end| column.ends_with(end)) || *column == "at";
         if is_time { age(value, now) } else { plain(value) }
     };
-    let titles: Vec<String> = columns.iter().map(|c| c.rsplit('/').next().unwrap_or(c).to_uppercase()).collect();
-    let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+    let titles = columns.iter().map(|c| c.rsplit('/').next().unwrap_or(c));
+    let titles: Vec<Column> = titles.map(|title| Column::new(title.to_uppercase(), fit(title))).collect();
     let rows = body["data"].as_array().into_iter().flatten();
     let rows: Vec<Vec<String>> = rows.map(|row| columns.iter().map(|c| cell(row, c)).collect()).collect();
-    aligned(&titles, &rows).iter().for_each(|line| say(line));
+    print(&titles, &rows, "");
     if let Some(next) = body["next"].as_str() {
         say(&format!("# more: --after {next}"));
+    }
+}
+
+/// What may be done to a column of this name in a narrow terminal.
+fn fit(name: &str) -> Fit {
+    match name {
+        "why" | "reason" | "was" | "became" | "webhook_url" => Fit::Text,
+        "id" | "subject" | "business" | "fingerprint" | "institution" | "by" | "from" | "action" => Fit::Short,
+        name if name.ends_with("_id") => Fit::Short,
+        _ => Fit::Whole,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Commands that tell how something stands, and why: `status`, `explain`, `plan`, `history`, `pauses`.
 
 use super::admin::{Admin, segment};
-use super::table::{age, aligned, plain};
+use super::table::{Column, Fit, age, plain, print};
 use super::{Ended, complain, say};
 use clap::Args;
 use domain::time::span;
@@ -85,7 +85,8 @@ async fn meant(admin: &Admin, text: &str) -> anyhow::Result<Meant> {
             let told = admin.finish(&answer, |body| {
                 let meant = |hit: &Value| format!("{}/{}", plain(&hit["kind"]), plain(&hit["id"]));
                 let rows: Vec<_> = several.iter().map(|hit| vec![meant(hit), plain(&hit["by"])]).collect();
-                aligned(&["MEANT", "BY"], &rows).iter().for_each(|line| say(line));
+                // Whole: one of them is to be asked for.
+                print(&[Column::new("MEANT", Fit::Whole), Column::new("BY", Fit::Whole)], &rows, "");
                 say(if body["more"] == true {
                     "# there are more; ask for one of them"
                 } else {
@@ -364,12 +365,26 @@ fn explain_item(body: &Value) {
         let cells = ["account_id", "mask", "state", "business"].map(|f| plain(&a[f]));
         cells.into_iter().chain([format!("{moving}{standing}")]).collect()
     });
-    print(&["ACCOUNT", "MASK", "STATE", "BUSINESS", "NOTE"], &rows.collect::<Vec<Vec<String>>>());
+    let columns = [
+        Column::new("ACCOUNT", Fit::Short),
+        Column::new("MASK", Fit::Whole),
+        Column::new("STATE", Fit::Whole),
+        Column::new("BUSINESS", Fit::Short),
+        Column::new("NOTE", Fit::Text),
+    ];
+    part(&columns, &rows.collect::<Vec<Vec<String>>>());
     let rows = each(&body["access_tokens"]).map(|t| {
         let [fingerprint, standing, source, why] = ["fingerprint", "standing", "source", "why"].map(|f| plain(&t[f]));
         vec![fingerprint, standing, age(&t["seen_at"], now), source, why]
     });
-    print(&["ACCESS TOKEN", "STANDING", "SEEN", "SOURCE", "WHY"], &rows.collect::<Vec<_>>());
+    let columns = [
+        Column::new("ACCESS TOKEN", Fit::Short),
+        Column::new("STANDING", Fit::Whole),
+        Column::new("SEEN", Fit::Whole),
+        Column::new("SOURCE", Fit::Whole),
+        Column::new("WHY", Fit::Text),
+    ];
+    part(&columns, &rows.collect::<Vec<_>>());
     for (business, state) in body["businesses"].as_object().into_iter().flatten() {
         say(&format!("  business {business} is {}", plain(state)));
     }
@@ -440,7 +455,15 @@ fn accounts_of_list(accounts: &Value, now: Timestamp) {
         };
         vec![plain(&a["account_id"]), plain(&a["mask"]), plain(&a["item_id"]), wanted, shown, standing]
     });
-    print(&["ACCOUNT", "MASK", "ITEM", "WANTED", "AT LAYER", "STANDING"], &rows.collect::<Vec<_>>());
+    let columns = [
+        Column::new("ACCOUNT", Fit::Short),
+        Column::new("MASK", Fit::Whole),
+        Column::new("ITEM", Fit::Short),
+        Column::new("WANTED", Fit::Text),
+        Column::new("AT LAYER", Fit::Text),
+        Column::new("STANDING", Fit::Text),
+    ];
+    part(&columns, &rows.collect::<Vec<_>>());
 }
 
 /// The list as it would be sent next, in one line.
@@ -489,11 +512,14 @@ fn happened(history: &Value, indent: &str) {
     let rows: Vec<Vec<String>> = each(history)
         .map(|entry| vec![format!("{} ago", age(&entry["at"], now)), plain(&entry["subject"]), plain(&entry["text"])])
         .collect();
-    aligned(&["WHEN", "TO", "WHAT"], &rows).iter().for_each(|line| say(&format!("{indent}{line}")));
+    let columns =
+        [Column::new("WHEN", Fit::Whole), Column::new("TO", Fit::Short), Column::new("WHAT", Fit::Text)];
+    print(&columns, &rows, indent);
 }
 
-fn print(titles: &[&str], rows: &[Vec<String>]) {
+/// A table within an explanation.
+fn part(columns: &[Column], rows: &[Vec<String>]) {
     if !rows.is_empty() {
-        aligned(titles, rows).iter().for_each(|line| say(&format!("  {line}")));
+        print(columns, rows, "  ");
     }
 }
