@@ -54,11 +54,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Paged<Happened>>, ApiError> {
     let HistoryQuery { after, limit, subject, since } = query;
     let since = since.as_deref().map(point_in_time).transpose()?;
-    let named = subject.split_once('/').and_then(|(kind, id)| Some((Kind::from_word(kind)?, id)));
-    let Some((kind, id)) = named else {
-        return Err(ApiError::bad_request("`subject` is `item/ID` or `business/ID`"));
-    };
-    let subject = Subject::parse(kind, id)?;
+    let subject = named(&subject)?;
     let pages = PageQuery::of_entries(after, limit)?;
     let mut tx = console.store.begin_read().await?;
     let happened = timeline(&mut tx, &subject, &pages.page()?).await?;
@@ -66,8 +62,15 @@ pub(crate) async fn list(
     Ok(Json(Paged::new(happened, &pages, |h| h.id.clone()).since(since, at)))
 }
 
+/// A subject as a caller names it.
+pub(crate) fn named(subject: &str) -> Result<Subject, ApiError> {
+    let named = subject.split_once('/').and_then(|(kind, id)| Some((Kind::from_word(kind)?, id)));
+    let (kind, id) = named.ok_or_else(|| ApiError::bad_request("`subject` is `item/ID` or `business/ID`"))?;
+    Ok(Subject::parse(kind, id)?)
+}
+
 /// Items of a business whose history is told with its own.
-const ITEMS: usize = 50;
+pub(crate) const ITEMS: usize = 50;
 
 /// The newest first. Ids of both kinds of entries begin with their time, so they are one order.
 pub(crate) async fn timeline(tx: &mut Tx, subject: &Subject, page: &Page) -> Result<Vec<Happened>, store::Error> {
@@ -112,7 +115,7 @@ impl From<HistoryEntry> for Happened {
 }
 
 /// One line for a person.
-fn sentence(what: &str, detail: &Value) -> String {
+pub(crate) fn sentence(what: &str, detail: &Value) -> String {
     let text = |name: &str| detail[name].as_str().unwrap_or_default();
     let number = |name: &str| detail[name].as_u64().unwrap_or_default();
     let because = |told: String| match text("why") {

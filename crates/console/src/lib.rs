@@ -15,6 +15,7 @@ mod find;
 mod history;
 mod items;
 mod openapi;
+mod outcomes;
 mod pages;
 mod parked;
 mod providers;
@@ -135,6 +136,7 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(status::status))
         .routes(routes!(find::find))
         .routes(routes!(history::list))
+        .routes(routes!(outcomes::list))
         .routes(routes!(erase::item))
         .routes(routes!(erase::business))
         .routes(routes!(parked::parked))

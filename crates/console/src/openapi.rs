@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::Provider;
 use domain::item::{ItemState, TokenStanding};
+use domain::outcome::Outcome;
 use domain::token_list::{RowStatus, TokenWord};
 use domain::verdict::{Actor, Problem, State as VerdictState};
 use domain::work::{Block, Class, Kind};
@@ -59,6 +60,7 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("Item", "state", ItemState::WORDS),
     ("LayerRow", "status", RowStatus::WORDS),
     ("NextList", "would", &["nothing", "put", "wait", "hold", "unknown"]),
+    ("OutcomeView", "type", Outcome::WORDS),
     ("Parked", "kind", Kind::WORDS),
     ("Pause", "provider", Provider::WORDS),
     ("PutAnswer", "token", &["accepted", "superseded", "pending", "not_sent"]),
@@ -79,7 +81,7 @@ const WRITING: &[u16] = &[403];
 const WITH_BODY: &[u16] = &[408, 413];
 
 /// Lists whose cursors are ids of entries.
-const BY_ID: &[&str] = &["listAudit", "listHistory"];
+const BY_ID: &[&str] = &["listAudit", "listHistory", "listOutcomes"];
 /// Acts that are shown to whoever meets what comes of them.
 const WITH_REASON: &[&str] = &["holdBusiness", "pauseProvider"];
 
@@ -125,7 +127,9 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("item_id" | "business_id" | "id") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("kind") => json!({"enum": Kind::WORDS}),
         Some("verdict") => json!({"enum": VerdictState::WORDS}),
-        Some("subject") if operation == "listHistory" => json!({"pattern": "^(item|business)/[!-~]+$"}),
+        Some("type") => json!({"enum": Outcome::WORDS}),
+        Some("order") => json!({"enum": ["newest", "oldest"], "default": "newest"}),
+        Some("subject") if ["listHistory", "listOutcomes"].contains(&operation) => json!({"pattern": "^(item|business)/[!-~]+$"}),
         Some("subject") => json!({"pattern": "^(item|business|key|provider|dead-letter)/[!-~]+$"}),
         Some("since") => json!({"format": "date-time"}),
         Some("fingerprint") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),

@@ -13,6 +13,7 @@ pub mod json;
 pub mod list_membership;
 pub mod metric;
 pub mod outage;
+pub mod outcome;
 pub mod permit;
 pub mod queue;
 pub mod redact;

@@ -64,3 +64,7 @@ CREATE TABLE dead_letters (
 );
 CREATE INDEX dead_letters_at ON dead_letters (at);
 CREATE INDEX dead_letters_open ON dead_letters (id) WHERE dismissed_at IS NULL;
+
+-- Outcomes stand among what else happened: all of them in their order, and those of one type. Queries say it in the same words.
+CREATE INDEX history_outcomes ON history (id) WHERE what <> 'rekey.reconciled';
+CREATE INDEX history_what ON history (what, id) WHERE what <> 'rekey.reconciled';

@@ -506,7 +506,7 @@ fn escaped(text: &str) -> String {
     text.bytes().map(escaped).collect()
 }
 
-fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
+pub(super) fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
     let after = args.after.as_deref().map(segment).transpose()?;
     Ok(format!("{path}?limit={}{}", args.limit, after.map_or(String::new(), |a| format!("&after={a}"))))
 }

@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod import;
 pub(crate) mod keys;
+mod outcomes;
 mod table;
 
 pub use import::check_import;
@@ -123,6 +124,14 @@ enum Command {
     /// What happened to a business or an Item, and what operators did to it; the newest first.
     #[command(after_help = "Example: rekey history acme --limit 20")]
     History(explain::History),
+    /// What changed, as the platform reads it from the topic of outcomes; the newest first, or as it comes.
+    ///
+    /// It is read from what is kept of every business and Item (`consumer.history_kept`), not from Kafka. An outcome about an Item is
+    /// told once, and not once for each of its businesses; where the topic lists accounts of a business, this has their number.
+    #[command(
+        after_help = "Example: rekey outcomes --business acme --since 2h\n         rekey outcomes --follow --json   (an object a line)"
+    )]
+    Outcomes(outcomes::Outcomes),
     /// Providers whose work is stopped: because they refuse everybody, or because somebody ordered it.
     Pauses,
     /// Stop a provider's work, let it go on, or have it asked now.
@@ -290,6 +299,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Explain(args) => explain::explain(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Plan(args) => explain::plan(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::History(args) => explain::history(&admin::Admin::new(&config, cli.json)?, &args).await,
+        Command::Outcomes(args) => outcomes::outcomes(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Pauses => explain::pauses(&admin::Admin::new(&config, cli.json)?).await,
         Command::Provider(command) => admin::provider(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::DeadLetters(command) => admin::dead_letters(&admin::Admin::new(&config, cli.json)?, command).await,
