@@ -5,7 +5,7 @@ use crate::error::{ApiError, ErrorBody};
 use crate::view::{PageQuery, Paged, point_in_time};
 use axum::Json;
 use axum::extract::{Query, State};
-use domain::Millis;
+use domain::{Millis, counted};
 use domain::work::{Kind, Subject};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -141,7 +141,8 @@ pub(crate) fn sentence(what: &str, detail: &Value) -> String {
         "rekey.business.list_accepted" => {
             let read =
                 if detail["verified"] == true { "and showed it" } else { "and does not show enough to read it back" };
-            let (listed, added, replaced) = (number("listed"), number("added"), number("replaced"));
+            let listed = counted(number("listed"), "token", "tokens");
+            let (added, replaced) = (number("added"), number("replaced"));
             let (removed, left_out) = (number("removed"), number("left_out"));
             // Before there was such a word, nothing could be.
             let discarded = match detail["discarded"].as_u64() {
@@ -149,8 +150,8 @@ pub(crate) fn sentence(what: &str, detail: &Value) -> String {
                 _ => String::new(),
             };
             format!(
-                "Layer took a list of {listed} token(s) {read}: {added} added, {replaced} replaced, {removed} removed, {left_out} \
-                 left out{discarded}"
+                "Layer took a list of {listed} {read}: {added} added, {replaced} replaced, {removed} removed, {left_out} left \
+                 out{discarded}"
             )
         }
         "rekey.business.verdict_changed" => {

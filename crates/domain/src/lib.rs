@@ -35,3 +35,4 @@ pub use ids::{AccountId, BusinessId, ItemId, LayerId};
 pub use role::Role;
 pub use secret::{AccessToken, Fingerprint, Fingerprinter, ProcessorToken};
 pub use time::Millis;
+pub use words::counted;

@@ -4,6 +4,7 @@ use super::admin::{Admin, segment};
 use super::table::{Column, Fit, age, plain, print};
 use super::{Ended, complain, say};
 use clap::Args;
+use domain::counted;
 use domain::time::span;
 use jiff::Timestamp;
 use reqwest::Method;
@@ -337,7 +338,8 @@ fn explain_business(body: &Value) {
         say(&format!("  at Layer, and unknown here: account {account}, mask {mask}, {name}, token {token}{word}"));
     }
     if let Some(n) = body["layer_owned"].as_u64().filter(|n| *n > 0) {
-        say(&format!("  {n} account(s) were connected by Layer itself: Rekey never touches them"));
+        let counted = counted(n, "account was", "accounts were");
+        say(&format!("  {counted} connected by Layer itself: Rekey never touches what Layer connected"));
     }
     say(&format!("Next list: {}", next_list(&body["next_list"])));
     if body["kept_back"].is_object() {
@@ -477,7 +479,7 @@ pub(super) fn next_list(next: &Value) -> String {
     let diff = if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) };
     match next["would"].as_str() {
         Some("nothing") => format!("the one that Layer has, nothing would be sent{diff}"),
-        Some("put") => format!("{} token(s) would be sent{diff}", plain(&next["tokens"])),
+        Some("put") => format!("{} would be sent{diff}", counted(plain(&next["tokens"]), "token", "tokens")),
         Some("wait") => format!("waits{diff}; {}", plain(&next["why"])),
         Some("hold") => format!("would be held: {}", plain(&next["why"])),
         _ => format!("not known: {}", plain(&next["why"])),
