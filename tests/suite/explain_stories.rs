@@ -90,6 +90,9 @@ async fn i11_a_list_that_is_held_names_the_strangers_and_what_helps(world: &Worl
     assert_eq!((&told["blocked"]["by"], &told["blocked"]["code"]), (&json!("hold"), &json!("unknown_tokens")));
     assert_eq!(told["accounts"][0]["right"], false, "it is not listed: {told}");
     assert_eq!(told["remedies"][0]["command"], "rekey parked release business acme");
+    if let Some(token) = strangers[0]["token"].as_str() {
+        assert_eq!(told["remedies"][1]["command"], format!("rekey business token acme {token} remove"), "to be pasted");
+    }
     let (status, _) = world.admin("POST", "/v1/parked/business/acme/release", None).await;
     assert_eq!(status, 202);
     world.until("both are listed", || world.sandbox.listed_tokens("acme").len() == 2).await;
