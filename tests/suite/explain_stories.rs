@@ -69,6 +69,8 @@ async fn i11_both_sides_of_a_list_are_told_account_by_account(world: &World) {
     let of_item = get(world, &format!("/v1/items/{item}/explain")).await;
     assert_eq!(of_item["businesses"], json!({"acme": "partly"}), "{of_item}");
     assert_eq!(of_item["remedies"][0]["command"], format!("rekey item sync {item}"));
+    let listed = tokio::task::block_in_place(|| text(&cli(world, &["parked", "list"], None)));
+    assert!(listed.contains("REFUSED") && listed.contains("PRODUCTS_NOT_SUPPORTED"), "{listed}");
     // What it says helps, does.
     world.sandbox.heal();
     let (status, _) = world.admin("POST", &format!("/v1/items/{item}/sync"), None).await;
@@ -352,6 +354,10 @@ async fn a_terminal_tells_the_same(world: &World) {
     world.until_state("/v1/businesses/acme", "waiting_for_user").await;
     let (_, status) = told(&["status"]);
     assert!(status.contains("1 business is not right: 1 waiting_for_user"), "{status}");
+    // What no waiting brings is told at once, by the exit code as well.
+    let (code, waited) = told(&["item", "sync", &item, "--wait"]);
+    assert_eq!(code, Some(5), "{waited}");
+    assert!(waited.contains("it waits for the customer: `rekey explain"), "{waited}");
     let (_, explained) = told(&["explain", "acme"]);
     assert!(explained.contains("waits for the customer") && explained.contains("What helps:"), "{explained}");
     assert_eq!(told(&["pauses"]), (Some(0), "no provider is paused\n".to_owned()));

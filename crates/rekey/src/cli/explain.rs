@@ -287,7 +287,14 @@ pub(super) async fn status(admin: &Admin, args: &Status) -> anyhow::Result<Ended
             }
         }
         if body["right"] == false {
-            say("why: `rekey business list --verdict STATE`, then `rekey explain ID`");
+            let (rows, list) = match each(&body["businesses"]).next() {
+                None => (&body["items"], "item"),
+                Some(_) => (&body["businesses"], "business"),
+            };
+            if let Some(first) = each(rows).next() {
+                let state = plain(&first["state"]);
+                say(&format!("why: `rekey {list} list --verdict {state}`, then `rekey explain` with an id of these"));
+            }
         }
     })
     .await

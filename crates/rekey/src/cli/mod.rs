@@ -32,7 +32,7 @@ pub(crate) enum Ended {
     NotFound,
     /// 4: a push was refused: it can't be stored as it is, or its access token is not the Item's.
     Rejected,
-    /// 5: stored, but Plaid or Layer have not answered yet.
+    /// 5: stored or ordered, but Plaid or Layer have not answered yet, or a person must act first.
     Pending,
 }
 
@@ -55,7 +55,8 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Keeps Layer's view of bank accounts alive when Plaid access tokens change.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 push refused, 5 not answered yet.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 push refused, 5 not answered yet, or it
+/// waits for a person.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
