@@ -82,6 +82,8 @@ struct Layout<'a> {
     bands: Vec<Vec<usize>>,
     /// Columns that go under them, if they have something to say.
     under: Vec<usize>,
+    /// Columns that say nothing in any row.
+    silent: Vec<bool>,
     limit: usize,
 }
 
@@ -90,7 +92,16 @@ impl<'a> Layout<'a> {
     fn natural(columns: &'a [Column], rows: &[Vec<String>]) -> Self {
         let widest = |n: usize| rows.iter().filter_map(|row: &Vec<String>| row.get(n)).map(|cell| width_of(cell)).max();
         let widths = (0..columns.len()).map(|n| widest(n).unwrap_or_default()).collect();
-        Self { columns, widths, bands: vec![(0..columns.len()).collect()], under: Vec::new(), limit: usize::MAX }
+        let is_silent = |n: usize| rows.iter().skip(1).filter_map(|row| row.get(n)).all(|cell| says_nothing(cell));
+        let silent = (0..columns.len()).map(is_silent).collect();
+        Self {
+            columns,
+            widths,
+            bands: vec![(0..columns.len()).collect()],
+            under: Vec::new(),
+            silent,
+            limit: usize::MAX,
+        }
     }
 
     /// Within `limit`. Returns whether an id is shortened for it.
@@ -127,7 +138,8 @@ impl<'a> Layout<'a> {
         let mut is_cut = false;
         while self.width(line) > self.limit {
             let least = |n: usize| LEAST.max(width_of(&self.columns[n].title));
-            let may = line.iter().copied().filter(|n| self.columns[*n].fit == Fit::Short && self.widths[*n] > least(*n));
+            let may =
+                line.iter().copied().filter(|n| self.columns[*n].fit == Fit::Short && self.widths[*n] > least(*n));
             let Some(widest) = may.max_by_key(|n| self.widths[*n]) else { break };
             self.widths[widest] -= 1;
             is_cut = true;
@@ -170,7 +182,7 @@ impl<'a> Layout<'a> {
                 continue;
             }
             let several = self.under.len() > 1;
-            if matches!(text, "" | "-") || is_title && several {
+            if says_nothing(text) || is_title && (several || self.silent[*n]) {
                 continue;
             }
             let named = if several { format!("{}: {text}", self.columns[*n].title) } else { text.to_owned() };
@@ -179,6 +191,10 @@ impl<'a> Layout<'a> {
         }
         lines.iter().map(|line| line.trim_end().to_owned()).collect()
     }
+}
+
+fn says_nothing(text: &str) -> bool {
+    matches!(text, "" | "-")
 }
 
 /// The columns that a terminal gives a text: by character, as it counts them, not by what a reader sees as one.
@@ -195,7 +211,10 @@ fn padded(text: &str, width: usize) -> String {
     let mut shown = text.to_owned();
     if width_of(text) > width {
         let mut left = width.saturating_sub(1);
-        shown = text.chars().take_while(|c| left.checked_sub(width_of_char(*c)).map(|less| left = less).is_some()).collect();
+        shown = text
+            .chars()
+            .take_while(|c| left.checked_sub(width_of_char(*c)).map(|less| left = less).is_some())
+            .collect();
         shown.push('…');
     }
     shown.push_str(&" ".repeat(width.saturating_sub(width_of(&shown))));
@@ -290,24 +309,30 @@ mod tests {
     fn a_sentence_goes_under_its_row_before_an_id_is_cut() {
         let rows = [row(["item-1", "partly", "acme", WHY]), row(["item-2", "converged", "acme", "right"])];
         let (lines, is_cut) = aligned(&columns(), &rows, Some(200));
-        assert_eq!(lines, [
-            "ITEM    STATE      BUSINESS  WHY",
-            &format!("item-1  partly     acme      {WHY}"),
-            "item-2  converged  acme      right",
-        ]);
-        assert!(!is_cut);
-        assert_eq!(aligned(&columns(), &rows, Some(80)), (
+        assert_eq!(
+            lines,
             [
                 "ITEM    STATE      BUSINESS  WHY",
-                "item-1  partly     acme",
-                "    Plaid refuses this account: enable the processor in its dashboard, then",
-                "    `rekey item sync ITEM`",
+                &format!("item-1  partly     acme      {WHY}"),
                 "item-2  converged  acme      right",
             ]
-            .map(str::to_owned)
-            .to_vec(),
-            false
-        ));
+        );
+        assert!(!is_cut);
+        assert_eq!(
+            aligned(&columns(), &rows, Some(80)),
+            (
+                [
+                    "ITEM    STATE      BUSINESS  WHY",
+                    "item-1  partly     acme",
+                    "    Plaid refuses this account: enable the processor in its dashboard, then",
+                    "    `rekey item sync ITEM`",
+                    "item-2  converged  acme      right",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
+                false
+            )
+        );
     }
 
     #[test]
@@ -357,15 +382,18 @@ mod tests {
         let columns = [("AT", Fit::Whole), ("WAS", Fit::Text), ("BECAME", Fit::Text)].map(|(t, f)| Column::new(t, f));
         let rows = [["1h", WHY, WHY], ["2h", "-", "x"]].map(|cells| cells.map(str::to_owned).to_vec());
         let (lines, _) = aligned(&columns, &rows, Some(60));
-        assert_eq!(lines, [
-            "AT  BECAME",
-            "1h",
-            "    WAS: Plaid refuses this account: enable the processor in",
-            "    its dashboard, then `rekey item sync ITEM`",
-            "    BECAME: Plaid refuses this account: enable the processor",
-            "    in its dashboard, then `rekey item sync ITEM`",
-            "2h  x",
-        ]);
+        assert_eq!(
+            lines,
+            [
+                "AT  BECAME",
+                "1h",
+                "    WAS: Plaid refuses this account: enable the processor in",
+                "    its dashboard, then `rekey item sync ITEM`",
+                "    BECAME: Plaid refuses this account: enable the processor",
+                "    in its dashboard, then `rekey item sync ITEM`",
+                "2h  x",
+            ]
+        );
     }
 
     #[test]
