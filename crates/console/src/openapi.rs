@@ -129,7 +129,9 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("verdict") => json!({"enum": VerdictState::WORDS}),
         Some("type") => json!({"enum": Outcome::WORDS}),
         Some("order") => json!({"enum": ["newest", "oldest"], "default": "newest"}),
-        Some("subject") if ["listHistory", "listOutcomes"].contains(&operation) => json!({"pattern": "^(item|business)/[!-~]+$"}),
+        Some("subject") if ["listHistory", "listOutcomes"].contains(&operation) => {
+            json!({"pattern": "^(item|business)/[!-~]+$"})
+        }
         Some("subject") => json!({"pattern": "^(item|business|key|provider|dead-letter)/[!-~]+$"}),
         Some("since") => json!({"format": "date-time"}),
         Some("fingerprint") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),

@@ -60,7 +60,8 @@ pub(super) async fn outcomes(admin: &Admin, args: &Outcomes) -> anyhow::Result<E
             () = stop => Ok(Ended::Well),
         };
     }
-    let since = args.since.as_deref().map(segment).transpose()?.map_or(String::new(), |since| format!("&since={since}"));
+    let since =
+        args.since.as_deref().map(segment).transpose()?.map_or(String::new(), |since| format!("&since={since}"));
     let order = if args.oldest_first { "&order=oldest" } else { "" };
     let path = format!("{}{}{since}{order}", page("/v1/outcomes", &args.page)?, args.narrowed()?);
     let answer = admin.call(Method::GET, &path, None).await?;
@@ -70,7 +71,8 @@ pub(super) async fn outcomes(admin: &Admin, args: &Outcomes) -> anyhow::Result<E
     }
     Ok(admin.finish(&answer, |body| {
         let now = Timestamp::now();
-        let cells = |o: &Value| [age(&o["at"], now), plain(&o["subject"]), plain(&o["type"]), plain(&o["text"])].to_vec();
+        let cells =
+            |o: &Value| [age(&o["at"], now), plain(&o["subject"]), plain(&o["type"]), plain(&o["text"])].to_vec();
         let columns = [
             Column::new("AT", Fit::Whole),
             Column::new("SUBJECT", Fit::Short),
@@ -152,7 +154,8 @@ async fn follow(admin: &Admin, args: &Outcomes) -> anyhow::Result<Ended> {
                             Ok(answer) => format!("{}: {}", answer.status, plain(&answer.body["message"])),
                             Err(error) => format!("{error:#}"),
                         };
-                        complain(&format!("{why}; asking again until it answers: nothing is left out"));
+                        complain(&why);
+                        complain("asking again until it answers: nothing is left out");
                     }
                     is_away = true;
                     tokio::time::sleep(POLL).await;
