@@ -355,7 +355,9 @@ async fn a_terminal_does_the_same(world: &World) {
     assert!(run(&["pauses"], 0).contains("rekey provider resume plaid"));
     run(&["provider", "resume", "plaid"], 0);
     assert!(run(&["provider", "resume", "plaid"], 3).contains("plaid is not paused"));
-    assert!(run(&["provider", "pause", "--help"], 0).contains("Usage: rekey provider pause [OPTIONS] --reason <REASON>"));
+    assert!(
+        run(&["provider", "pause", "--help"], 0).contains("Usage: rekey provider pause [OPTIONS] --reason <REASON>")
+    );
     for list in [&["dead-letters", "ls"][..], &["item", "missed"], &["item", "elsewhere"], &["item", "consents"]] {
         run(list, 0);
     }

@@ -230,7 +230,8 @@ async fn outcomes_are_listed_as_they_are_published(world: &World) {
     assert!(types(accepted["data"].as_array().unwrap()).iter().all(|t| t == "rekey.business.list_accepted"));
     assert_eq!(get(world, "/v1/outcomes?since=2100-01-01T00:00:00Z").await["data"], json!([]));
     assert_eq!(all_of(world, "/v1/outcomes?since=2020-01-01T00:00:00Z&order=oldest").await.len(), listed.len());
-    for wrong in ["subject=acme", "type=x", "since=x", "order=x", "after=x", "limit=0", "verdict=held", "business=acme"] {
+    for wrong in ["subject=acme", "type=x", "since=x", "order=x", "after=x", "limit=0", "verdict=held", "business=acme"]
+    {
         let (status, body) = world.admin("GET", &format!("/v1/outcomes?{wrong}"), None).await;
         assert_eq!(status, 400, "{wrong}: {body}");
     }
@@ -267,7 +268,10 @@ async fn outcomes_are_followed_while_the_api_comes_and_goes(world: &World) {
     let (mut all, [told, said]) = follow(&["outcomes", "--follow", "--json", "--since", "1h"]);
     let (mut new, [of_now, began]) = follow(&["outcomes", "--follow", "--business", "acme"]);
     assert!(holds(|| async { told.lock().unwrap().len() == before }).await, "{told:?} {said:?}");
-    assert!(holds(|| async { began.lock().unwrap().iter().any(|line| line.contains("from now on")) }).await, "{began:?}");
+    assert!(
+        holds(|| async { began.lock().unwrap().iter().any(|line| line.contains("from now on")) }).await,
+        "{began:?}"
+    );
     proxy.cut();
     assert!(holds(|| async { said.lock().unwrap().iter().any(|line| line.contains("asking again")) }).await);
     world.rotate(&item, Announce::Push).await;

@@ -680,7 +680,8 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
 pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Result<Ended> {
     match command {
         ParkedCommand::List(args) => {
-            let columns = &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "refused", "verdict/why"];
+            let columns =
+                &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "refused", "verdict/why"];
             admin.get(&page("/v1/parked", &args)?, |b| table(&with_refusals(b.clone()), columns)).await
         }
         ParkedCommand::Release { all: Some(code), how, .. } => release_all(admin, &code, &how).await,
@@ -718,13 +719,17 @@ fn ended(admin: &Admin, answer: &Answer, how: &How) -> Ended {
     if ended != Ended::Well || how.dry_run {
         return ended;
     }
-    let waits_for = answer.body["verdict"]["next"].as_str().filter(|who| ["operator", "customer", "platform"].contains(who));
+    let waits_for =
+        answer.body["verdict"]["next"].as_str().filter(|who| ["operator", "customer", "platform"].contains(who));
     match (answer.body["served"].as_bool(), waits_for) {
         // A hold waits unasked.
         (Some(false), _) => Ended::Pending,
         (Some(true), Some(who)) => {
             let [kind, id] = ["kind", "id"].map(|name| plain(&answer.body[name]));
-            complain(&format!("it waits for the {who}: `rekey explain {}` tells what helps", pasted(&format!("{kind}/{id}"))));
+            complain(&format!(
+                "it waits for the {who}: `rekey explain {}` tells what helps",
+                pasted(&format!("{kind}/{id}"))
+            ));
             Ended::Pending
         }
         _ => ended,

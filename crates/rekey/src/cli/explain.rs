@@ -521,8 +521,7 @@ fn happened(history: &Value, indent: &str) {
     let rows: Vec<Vec<String>> = each(history)
         .map(|entry| vec![format!("{} ago", age(&entry["at"], now)), plain(&entry["subject"]), plain(&entry["text"])])
         .collect();
-    let columns =
-        [Column::new("WHEN", Fit::Whole), Column::new("TO", Fit::Short), Column::new("WHAT", Fit::Text)];
+    let columns = [Column::new("WHEN", Fit::Whole), Column::new("TO", Fit::Short), Column::new("WHAT", Fit::Text)];
     print(&columns, &rows, indent);
 }
 
