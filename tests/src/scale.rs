@@ -4,6 +4,7 @@
 use crate::bare_store::{KEY, LONG, acme, done, finish, item as item_id, limits, open_with, push, save_account};
 use crate::explain::{Notices, Ran, explain};
 use domain::accounts::MintRefused;
+use domain::outcome::Outcome;
 use domain::queue::Mark;
 use domain::token_list::{RowStatus, Shown, TokenWord};
 use domain::verdict::State;
@@ -13,7 +14,7 @@ use domain::{AccessToken, AccountId, BusinessId, Fingerprint, LayerId, Millis, P
 use sqlx::AnyConnection;
 use sqlx::Connection as _;
 use std::time::Duration;
-use store::{Act, AuditFilter, BusinessMark, Claim, Intake, ItemSaid, MintFault, Page, Patience, Store};
+use store::{Act, AuditFilter, BusinessMark, Claim, Intake, ItemSaid, MintFault, OutcomeFilter, Page, Patience, Store};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Businesses have this many Items, and Items this many accounts.
@@ -102,6 +103,12 @@ pub async fn fill(url: &str, items: u64, due: u64) {
         format!(
             "INSERT INTO history (id, subject, at, what, detail)
              {with} SELECT 'a' || (10000000 + n.i), 'item/' || {item}, {now}, 'rekey.reconciled', '{{}}' FROM n"
+        ),
+        // Of one type there are few, and they are old.
+        format!(
+            "INSERT INTO history (id, subject, at, what, detail)
+             {with} SELECT 'b' || (10000000 + b.i), 'business/' || {business}, {now},
+                 CASE WHEN b.i <= 3 THEN 'rekey.parked' ELSE 'rekey.business.verdict_changed' END, '{{}}' FROM b"
         ),
         format!(
             "INSERT INTO plaid_views (item_id, webhook_url, elsewhere, consent_until, sent_at, sent_code, heard_at, heard_type, heard_code,
@@ -339,6 +346,16 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     let subjects: Vec<Subject> = items.iter().map(Subject::from).chain([Subject::from(&fifth)]).collect();
     tx.history(&subjects, &page("")).await.unwrap();
     seen("explain a business");
+    let of = |kind, subjects, oldest_first| OutcomeFilter { subjects, kind, since: None, oldest_first };
+    for oldest_first in [false, true] {
+        tx.list_outcomes(&of(None, None, oldest_first), &page("")).await.unwrap();
+        tx.list_outcomes(&of(None, None, oldest_first), &page("b1")).await.unwrap();
+        tx.list_outcomes(&of(Some(Outcome::Parked), None, oldest_first), &page("")).await.unwrap();
+        tx.list_outcomes(&of(None, Some(subjects.clone()), oldest_first), &page("")).await.unwrap();
+        let of_them = of(Some(Outcome::VerdictChanged), Some(subjects.clone()), oldest_first);
+        tx.list_outcomes(&of_them, &page("")).await.unwrap();
+    }
+    seen("a page of outcomes");
     tx.find("1007", 50).await.unwrap();
     tx.find(id.as_str(), 50).await.unwrap();
     seen("find");

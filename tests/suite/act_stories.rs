@@ -342,7 +342,7 @@ async fn a_terminal_does_the_same(world: &World) {
     assert!(run(&["explain", "acme"], 0).contains("Held by an operator"));
     assert!(run(&["business", "holds"], 0).contains("audit"));
     assert!(run(&["status"], 0).contains("rekey business holds"), "although its list is right");
-    run(&["business", "hold", "acme"], 1);
+    assert!(run(&["business", "hold", "acme"], 2).contains("--reason <REASON>"), "it is required");
     let told = run(&["parked", "release", "business", "acme", "--wait"], 0);
     assert!(told.contains("converged"), "{told}");
     run(&["parked", "release"], 2);
@@ -355,7 +355,10 @@ async fn a_terminal_does_the_same(world: &World) {
     run(&["provider", "pause", "plaid", "--reason", "test"], 0);
     assert!(run(&["pauses"], 0).contains("rekey provider resume plaid"));
     run(&["provider", "resume", "plaid"], 0);
-    run(&["provider", "resume", "plaid"], 3);
+    assert!(run(&["provider", "resume", "plaid"], 3).contains("plaid is not paused"));
+    assert!(
+        run(&["provider", "pause", "--help"], 0).contains("Usage: rekey provider pause [OPTIONS] --reason <REASON>")
+    );
     for list in [&["dead-letters", "ls"][..], &["item", "missed"], &["item", "elsewhere"], &["item", "consents"]] {
         run(list, 0);
     }

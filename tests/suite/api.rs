@@ -2,6 +2,7 @@
 
 use domain::Role;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 use tests::{Parts, World, process};
 
@@ -115,8 +116,8 @@ async fn a_person_waits_until_layer_accepted_it(world: &World) {
     assert!(world.sandbox.business_verdict("acme").exact, "it is true at the moment of the answer");
 }
 
-pub(crate) fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Output {
-    let console = world.rekeys.iter().find_map(|r| r.console).unwrap();
+/// A command that calls the admin API at this address.
+pub(crate) fn command(world: &World, console: SocketAddr, arguments: &[&str]) -> Command {
     let mut command = Command::new(process::binary());
     command
         .args(arguments)
@@ -125,7 +126,12 @@ pub(crate) fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Out
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    command
+}
+
+pub(crate) fn cli(world: &World, arguments: &[&str], input: Option<&str>) -> Output {
+    let console = world.rekeys.iter().find_map(|r| r.console).unwrap();
+    let mut child = command(world, console, arguments).spawn().unwrap();
     if let Some(input) = input {
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), input.as_bytes()).unwrap();
     }

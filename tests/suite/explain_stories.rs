@@ -1,16 +1,21 @@
 //! Why something stands as it does, in the API and in a terminal: both sides of a list, what comes next, what helps, what
 //! happened.
 
-use crate::api::{cli, text};
+use crate::api::{cli, command, text};
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::{Value, json};
-use tests::{World, holds};
+use std::io::{BufRead, BufReader};
+use std::sync::{Arc, Mutex};
+use tests::proxy::Proxy;
+use tests::{World, holds, process};
 
 stories!(
     i11_both_sides_of_a_list_are_told_account_by_account in "[consumer]\nrefused_cap = \"1h\"\nbackoff_first = \"20min\"\n",
     i11_a_list_that_is_held_names_the_strangers_and_what_helps on likely ending parked,
     whatever_a_person_has_at_hand_is_found,
     what_happened_is_told_once_and_outlives_acts,
+    outcomes_are_listed_as_they_are_published,
+    outcomes_are_followed_while_the_api_comes_and_goes,
     a_sweep_is_told_where_it_had_to_act on likely,
     a_terminal_tells_the_same,
 );
@@ -64,6 +69,8 @@ async fn i11_both_sides_of_a_list_are_told_account_by_account(world: &World) {
     let of_item = get(world, &format!("/v1/items/{item}/explain")).await;
     assert_eq!(of_item["businesses"], json!({"acme": "partly"}), "{of_item}");
     assert_eq!(of_item["remedies"][0]["command"], format!("rekey item sync {item}"));
+    let listed = tokio::task::block_in_place(|| text(&cli(world, &["parked", "list"], None)));
+    assert!(listed.contains("REFUSED") && listed.contains("PRODUCTS_NOT_SUPPORTED"), "{listed}");
     // What it says helps, does.
     world.sandbox.heal();
     let (status, _) = world.admin("POST", &format!("/v1/items/{item}/sync"), None).await;
@@ -85,6 +92,9 @@ async fn i11_a_list_that_is_held_names_the_strangers_and_what_helps(world: &Worl
     assert_eq!((&told["blocked"]["by"], &told["blocked"]["code"]), (&json!("hold"), &json!("unknown_tokens")));
     assert_eq!(told["accounts"][0]["right"], false, "it is not listed: {told}");
     assert_eq!(told["remedies"][0]["command"], "rekey parked release business acme");
+    if let Some(token) = strangers[0]["token"].as_str() {
+        assert_eq!(told["remedies"][1]["command"], format!("rekey business token acme {token} remove"), "to be pasted");
+    }
     let (status, _) = world.admin("POST", "/v1/parked/business/acme/release", None).await;
     assert_eq!(status, 202);
     world.until("both are listed", || world.sandbox.listed_tokens("acme").len() == 2).await;
@@ -167,6 +177,124 @@ async fn what_happened_is_told_once_and_outlives_acts(world: &World) {
     }
 }
 
+/// Page by page, all of them.
+async fn all_of(world: &World, path: &str) -> Vec<Value> {
+    let (mut all, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = get(world, &format!("{path}{after}")).await;
+        all.extend(page["data"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_str() else { return all };
+        after = format!("&after={next}");
+    }
+}
+
+fn types(outcomes: &[Value]) -> Vec<String> {
+    outcomes.iter().map(|o| o["type"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn outcomes_are_listed_as_they_are_published(world: &World) {
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    let other = world.link("globex", 1).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/globex", "converged").await;
+    world.until_quiet().await;
+    // One business each, so that what is told of an Item is published once: until its accounts are known under its own id.
+    let listed = all_of(world, "/v1/outcomes?order=oldest&limit=2").await;
+    let topics = world.local.config("").unwrap().kafka.topics;
+    let all = |seen: &[bus::Delivery]| seen.len() >= listed.len();
+    let published = world.read_topic(&topics.outcomes, bus::schema::OUTCOME, all).await;
+    for (business, item) in [("acme", &item), ("globex", &other)] {
+        let of = |path: String| async move { types(&all_of(world, &path).await) };
+        let ours = of(format!("/v1/outcomes?order=oldest&subject=business/{business}")).await;
+        let under = |key: &str| {
+            let events = published.iter().map(|d| d.event.as_ref().unwrap());
+            let of_key = events.filter(|e| e.subject.as_deref() == Some(key)).map(|e| e.kind.clone());
+            of_key.collect::<Vec<_>>()
+        };
+        assert_eq!(ours, [under(item), under(business)].concat(), "{business}");
+        let mut newest_first = of(format!("/v1/outcomes?subject=business/{business}&limit=3")).await;
+        newest_first.reverse();
+        assert_eq!(newest_first, ours);
+    }
+    assert!(listed.is_sorted_by_key(|o| o["id"].as_str().unwrap().to_owned()));
+    let token = listed.iter().find(|o| o["type"] == "rekey.item.token_changed").unwrap();
+    assert_eq!((&token["item_id"], &token["business_id"]), (&json!(item), &Value::Null), "{token}");
+    assert!(token["data"]["fingerprint"].is_string() && token["text"].is_string(), "{token}");
+    let accepted = get(world, "/v1/outcomes?type=rekey.business.list_accepted&subject=business/acme").await;
+    assert_eq!(accepted["data"][0]["data"]["replaced"], 2, "their number, for ids go with their Item: {accepted}");
+    assert!(types(accepted["data"].as_array().unwrap()).iter().all(|t| t == "rekey.business.list_accepted"));
+    assert_eq!(get(world, "/v1/outcomes?since=2100-01-01T00:00:00Z").await["data"], json!([]));
+    assert_eq!(all_of(world, "/v1/outcomes?since=2020-01-01T00:00:00Z&order=oldest").await.len(), listed.len());
+    for wrong in ["subject=acme", "type=x", "since=x", "order=x", "after=x", "limit=0", "verdict=held", "business=acme"]
+    {
+        let (status, body) = world.admin("GET", &format!("/v1/outcomes?{wrong}"), None).await;
+        assert_eq!(status, 400, "{wrong}: {body}");
+    }
+    let (_, named) = world.admin("GET", "/v1/outcomes?business=acme", None).await;
+    assert!(named["message"].as_str().unwrap().contains("subject"), "{named}");
+    let told = tokio::task::block_in_place(|| {
+        let run = |arguments: &[&str]| text(&cli(world, &[&["outcomes"][..], arguments].concat(), None));
+        (run(&["--business", "acme", "--since", "1h"]), run(&["--json", "--oldest-first"]), run(&["--limit", "1"]))
+    });
+    assert!(told.0.contains("TYPE") && told.0.contains("business/acme") && !told.0.contains("globex"), "{}", told.0);
+    let lines: Vec<Value> = told.1.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, listed);
+    assert!(told.2.contains("# more: --after "), "{}", told.2);
+}
+
+async fn outcomes_are_followed_while_the_api_comes_and_goes(world: &World) {
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    world.until_quiet().await;
+    let before = all_of(world, "/v1/outcomes?order=oldest").await.len();
+    let console = world.rekeys.iter().find_map(|r| r.console).unwrap();
+    let proxy = Proxy::to(vec![console.to_string()]).await;
+    let follow = |arguments: &[&str]| {
+        let mut child = command(world, proxy.address(), arguments).spawn().unwrap();
+        let told = [Arc::<Mutex<Vec<String>>>::default(), Arc::default()];
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        let [first, second] = told.clone();
+        std::thread::spawn(move || out.lines().for_each(|line| first.lock().unwrap().push(line.unwrap())));
+        std::thread::spawn(move || errors.lines().for_each(|line| second.lock().unwrap().push(line.unwrap())));
+        (child, told)
+    };
+    let (mut all, [told, said]) = follow(&["outcomes", "--follow", "--json", "--since", "1h"]);
+    let (mut new, [of_now, began]) = follow(&["outcomes", "--follow", "--business", "acme"]);
+    assert!(holds(|| async { told.lock().unwrap().len() == before }).await, "{told:?} {said:?}");
+    assert!(
+        holds(|| async { began.lock().unwrap().iter().any(|line| line.contains("from now on")) }).await,
+        "{began:?}"
+    );
+    proxy.cut();
+    assert!(holds(|| async { said.lock().unwrap().iter().any(|line| line.contains("asking again")) }).await);
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+    world.until_state("/v1/businesses/acme", "converged").await;
+    world.until_quiet().await;
+    proxy.heal();
+    let listed = all_of(world, "/v1/outcomes?order=oldest").await;
+    assert!(holds(|| async { told.lock().unwrap().len() >= listed.len() }).await, "{told:?} {said:?}");
+    let lines: Vec<Value> = told.lock().unwrap().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, listed, "each once, in order, and none of those that came meanwhile is left out");
+    let said = said.lock().unwrap().clone();
+    assert_eq!(said.iter().filter(|line| line.contains("asking again")).count(), 1, "said once: {said:?}");
+    assert!(said.iter().any(|line| line.contains("answers again")), "{said:?}");
+    assert!(holds(|| async { of_now.lock().unwrap().len() >= listed.len() - before }).await, "{of_now:?}");
+    assert_eq!(of_now.lock().unwrap().len(), listed.len() - before, "from now on: {of_now:?}");
+    for child in [&mut all, &mut new] {
+        assert!(process::signal(child.id(), "INT"));
+        let ended = tokio::task::block_in_place(|| child.wait().unwrap());
+        assert_eq!(ended.code(), Some(0), "Ctrl-C ends it well");
+    }
+}
+
 /// A sweep that finds everything as it was is no story: a million of them a day would be the whole history.
 async fn a_sweep_is_told_where_it_had_to_act(world: &World) {
     let item = world.link("acme", 1).await;
@@ -230,6 +358,10 @@ async fn a_terminal_tells_the_same(world: &World) {
     world.until_state("/v1/businesses/acme", "waiting_for_user").await;
     let (_, status) = told(&["status"]);
     assert!(status.contains("1 business is not right: 1 waiting_for_user"), "{status}");
+    // What no waiting brings is told at once, by the exit code as well.
+    let (code, waited) = told(&["item", "sync", &item, "--wait"]);
+    assert_eq!(code, Some(5), "{waited}");
+    assert!(waited.contains("it waits for the customer: `rekey explain"), "{waited}");
     let (_, explained) = told(&["explain", "acme"]);
     assert!(explained.contains("waits for the customer") && explained.contains("What helps:"), "{explained}");
     assert_eq!(told(&["pauses"]), (Some(0), "no provider is paused\n".to_owned()));

@@ -10,6 +10,7 @@ use crate::items::no_item;
 use crate::view::VerdictView;
 use axum::Json;
 use axum::http::StatusCode;
+use domain::explain::pasted;
 use domain::queue::{Mark, Row};
 use domain::redact::shows_any_token;
 use domain::token_list::TokenWord;
@@ -393,8 +394,10 @@ async fn decide(
     token: Option<&Fingerprint>,
     word: Option<TokenWord>,
 ) -> Result<Did, ApiError> {
-    let unknown =
-        || ApiError::not_found("unknown token in the list", "`rekey explain BUSINESS` names those that there are");
+    let unknown = || {
+        let hint = format!("`rekey explain {}` names those that there are", pasted(id.as_str()));
+        ApiError::not_found("unknown token in the list", &hint)
+    };
     let token = token.ok_or_else(unknown)?;
     let shown = tx.shown(id).await?.unwrap_or_default();
     let listed = tx.recognise(id, &shown).await?;

@@ -46,6 +46,10 @@ impl ApiError {
     pub(crate) fn not_found(what: &str, hint: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what} here: {hint}"))
     }
+    /// There is such a thing, and nothing of it that could be acted on.
+    pub(crate) fn nothing_to_do(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }

@@ -5,8 +5,8 @@ use crate::error::{ApiError, ErrorBody};
 use crate::view::{PageQuery, Paged, point_in_time};
 use axum::Json;
 use axum::extract::{Query, State};
-use domain::Millis;
 use domain::work::{Kind, Subject};
+use domain::{Millis, counted};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::{AuditEntry, AuditFilter, HistoryEntry, Page, Tx};
@@ -54,11 +54,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Paged<Happened>>, ApiError> {
     let HistoryQuery { after, limit, subject, since } = query;
     let since = since.as_deref().map(point_in_time).transpose()?;
-    let named = subject.split_once('/').and_then(|(kind, id)| Some((Kind::from_word(kind)?, id)));
-    let Some((kind, id)) = named else {
-        return Err(ApiError::bad_request("`subject` is `item/ID` or `business/ID`"));
-    };
-    let subject = Subject::parse(kind, id)?;
+    let subject = named(&subject)?;
     let pages = PageQuery::of_entries(after, limit)?;
     let mut tx = console.store.begin_read().await?;
     let happened = timeline(&mut tx, &subject, &pages.page()?).await?;
@@ -66,8 +62,15 @@ pub(crate) async fn list(
     Ok(Json(Paged::new(happened, &pages, |h| h.id.clone()).since(since, at)))
 }
 
+/// A subject as a caller names it.
+pub(crate) fn named(subject: &str) -> Result<Subject, ApiError> {
+    let named = subject.split_once('/').and_then(|(kind, id)| Some((Kind::from_word(kind)?, id)));
+    let (kind, id) = named.ok_or_else(|| ApiError::bad_request("`subject` is `item/ID` or `business/ID`"))?;
+    Ok(Subject::parse(kind, id)?)
+}
+
 /// Items of a business whose history is told with its own.
-const ITEMS: usize = 50;
+pub(crate) const ITEMS: usize = 50;
 
 /// The newest first. Ids of both kinds of entries begin with their time, so they are one order.
 pub(crate) async fn timeline(tx: &mut Tx, subject: &Subject, page: &Page) -> Result<Vec<Happened>, store::Error> {
@@ -112,7 +115,7 @@ impl From<HistoryEntry> for Happened {
 }
 
 /// One line for a person.
-fn sentence(what: &str, detail: &Value) -> String {
+pub(crate) fn sentence(what: &str, detail: &Value) -> String {
     let text = |name: &str| detail[name].as_str().unwrap_or_default();
     let number = |name: &str| detail[name].as_u64().unwrap_or_default();
     let because = |told: String| match text("why") {
@@ -138,7 +141,8 @@ fn sentence(what: &str, detail: &Value) -> String {
         "rekey.business.list_accepted" => {
             let read =
                 if detail["verified"] == true { "and showed it" } else { "and does not show enough to read it back" };
-            let (listed, added, replaced) = (number("listed"), number("added"), number("replaced"));
+            let listed = counted(number("listed"), "token", "tokens");
+            let (added, replaced) = (number("added"), number("replaced"));
             let (removed, left_out) = (number("removed"), number("left_out"));
             // Before there was such a word, nothing could be.
             let discarded = match detail["discarded"].as_u64() {
@@ -146,8 +150,8 @@ fn sentence(what: &str, detail: &Value) -> String {
                 _ => String::new(),
             };
             format!(
-                "Layer took a list of {listed} token(s) {read}: {added} added, {replaced} replaced, {removed} removed, {left_out} \
-                 left out{discarded}"
+                "Layer took a list of {listed} {read}: {added} added, {replaced} replaced, {removed} removed, {left_out} left \
+                 out{discarded}"
             )
         }
         "rekey.business.verdict_changed" => {

@@ -15,6 +15,7 @@ mod find;
 mod history;
 mod items;
 mod openapi;
+mod outcomes;
 mod pages;
 mod parked;
 mod plans;
@@ -138,6 +139,7 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(status::status))
         .routes(routes!(find::find))
         .routes(routes!(history::list))
+        .routes(routes!(outcomes::list))
         .routes(routes!(erase::item))
         .routes(routes!(erase::business))
         .routes(routes!(parked::parked))

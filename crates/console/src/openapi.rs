@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use domain::Provider;
 use domain::foreseen::Would;
 use domain::item::{ItemState, TokenStanding};
+use domain::outcome::Outcome;
 use domain::token_list::{RowStatus, TokenWord};
 use domain::verdict::{Actor, Problem, State as VerdictState};
 use domain::work::{Block, Class, Kind};
@@ -62,6 +63,7 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("ItemAhead", "state", ItemState::WORDS),
     ("ItemAhead", "was", ItemState::WORDS),
     ("NextList", "would", Would::WORDS),
+    ("OutcomeView", "type", Outcome::WORDS),
     ("Parked", "kind", Kind::WORDS),
     ("Pause", "provider", Provider::WORDS),
     ("PlanView", "state", &["asked", "taken", "answered"]),
@@ -83,7 +85,7 @@ const WRITING: &[u16] = &[403];
 const WITH_BODY: &[u16] = &[408, 413];
 
 /// Lists whose cursors are ids of entries.
-const BY_ID: &[&str] = &["listAudit", "listHistory"];
+const BY_ID: &[&str] = &["listAudit", "listHistory", "listOutcomes"];
 /// Acts that are shown to whoever meets what comes of them.
 const WITH_REASON: &[&str] = &["holdBusiness", "pauseProvider"];
 
@@ -131,7 +133,11 @@ fn bound(parameter: &mut Value, operation: &str) {
         }
         Some("kind") => json!({"enum": Kind::WORDS}),
         Some("verdict") => json!({"enum": VerdictState::WORDS}),
-        Some("subject") if operation == "listHistory" => json!({"pattern": "^(item|business)/[!-~]+$"}),
+        Some("type") => json!({"enum": Outcome::WORDS}),
+        Some("order") => json!({"enum": ["newest", "oldest"], "default": "newest"}),
+        Some("subject") if ["listHistory", "listOutcomes"].contains(&operation) => {
+            json!({"pattern": "^(item|business)/[!-~]+$"})
+        }
         Some("subject") => json!({"pattern": "^(item|business|key|provider|dead-letter)/[!-~]+$"}),
         Some("since") => json!({"format": "date-time"}),
         Some("fingerprint") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),

@@ -163,11 +163,12 @@ pub(crate) async fn carry_out(
     };
     if !is_so {
         tx.rollback().await?;
-        let hint = match before {
-            Some(_) => "an operator paused it, and no probe ends that: `rekey provider resume` does",
-            None => "`rekey pauses` shows what is paused",
-        };
-        return Err(ApiError::not_found("pause", hint));
+        return Err(ApiError::nothing_to_do(match before {
+            Some(_) => format!(
+                "an operator paused {provider}, and no probe ends that: `rekey provider resume {provider}` does"
+            ),
+            None => format!("{provider} is not paused: its work goes on, and nothing waits for this"),
+        }));
     }
     let (was, became) = (before.map(|p| json!({"paused": p.reason})), reason.map(|r| json!({"reason": r})));
     let action = format!("provider.{order}");

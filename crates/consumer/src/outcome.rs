@@ -12,19 +12,21 @@ use std::time::Duration;
 use store::{Claim, OutboxRow, Record, Tx};
 use tokio_util::sync::CancellationToken;
 
-/// The kinds of outcomes, in one place.
+/// The kinds of outcomes that reconcilers tell of.
 pub(crate) mod kind {
-    pub(crate) const ITEM_STATE: &str = "rekey.item.state_changed";
-    pub(crate) const ITEM_TOKEN: &str = "rekey.item.token_changed";
-    pub(crate) const ITEM_TOKEN_REJECTED: &str = "rekey.item.token_rejected";
-    pub(crate) const PUSH_REFUSED: &str = "rekey.item.push_refused";
-    pub(crate) const ITEM_ENDS: &str = "rekey.item.access_ends";
-    pub(crate) const ACCOUNT: &str = "rekey.account.changed";
-    pub(crate) const LIST_ACCEPTED: &str = "rekey.business.list_accepted";
-    pub(crate) const BUSINESS_HELD: &str = "rekey.business.held";
-    pub(crate) const PARKED: &str = "rekey.parked";
-    pub(crate) const DRIFT: &str = "rekey.business.drift";
-    pub(crate) const WOULD: &str = "rekey.business.plan";
+    use domain::outcome::Outcome;
+
+    pub(crate) const ITEM_STATE: &str = Outcome::ItemState.as_str();
+    pub(crate) const ITEM_TOKEN: &str = Outcome::ItemToken.as_str();
+    pub(crate) const ITEM_TOKEN_REJECTED: &str = Outcome::ItemTokenRejected.as_str();
+    pub(crate) const PUSH_REFUSED: &str = Outcome::PushRefused.as_str();
+    pub(crate) const ITEM_ENDS: &str = Outcome::ItemEnds.as_str();
+    pub(crate) const ACCOUNT: &str = Outcome::Account.as_str();
+    pub(crate) const LIST_ACCEPTED: &str = Outcome::ListAccepted.as_str();
+    pub(crate) const BUSINESS_HELD: &str = Outcome::BusinessHeld.as_str();
+    pub(crate) const PARKED: &str = Outcome::Parked.as_str();
+    pub(crate) const DRIFT: &str = Outcome::Drift.as_str();
+    pub(crate) const WOULD: &str = Outcome::Would.as_str();
 }
 
 /// Records an outcome about a business.

@@ -124,6 +124,8 @@ pub struct Remedy {
 
 /// Remedies that are told at most: a business may have thousands of accounts.
 const MOST: usize = 8;
+/// Unknown tokens that are told at most: a list may be full of them.
+const MOST_TOKENS: usize = 4;
 
 /// What helps, the most useful first. Nothing where all is well.
 pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
@@ -134,8 +136,13 @@ pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
         let code = Code::from_word(&blocked.code);
         found.push(does(release, effect_of_release(code)));
         if let (Some(Code::UnknownTokens | Code::ForeignWriter), Kind::Business) = (code, subject.kind()) {
-            let decide = format!("rekey business token {} FINGERPRINT remove", pasted(subject.id()));
-            found.push(does(decide, "decides on a token that nobody here knows, for good: remove it, or keep it"));
+            let named = blocked.objection.tokens.iter().map(Fingerprint::as_str).take(MOST_TOKENS);
+            let named: Vec<&str> = named.collect();
+            // An earlier release held it without saying which.
+            for token in if named.is_empty() { &["FINGERPRINT"][..] } else { &named } {
+                let decide = format!("rekey business token {} {token} remove", pasted(subject.id()));
+                found.push(does(decide, "decides on a token that nobody here knows, for good: remove it, or keep it"));
+            }
         }
     }
     for wrong in &verdict.wrong {
@@ -164,7 +171,7 @@ pub fn remedies(subject: &Subject, verdict: &Verdict) -> Vec<Remedy> {
 }
 
 /// For a shell: ids of a platform may hold anything that can be printed.
-fn pasted(id: &str) -> String {
+pub fn pasted(id: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
     if id.chars().all(is_plain) { id.to_owned() } else { format!("'{}'", id.replace('\'', r"'\''")) }
 }

@@ -125,6 +125,24 @@ fn i11_whoever_must_act_is_told_how() {
 }
 
 #[test]
+fn unknown_tokens_are_named_where_they_are_known() {
+    let told = |tokens: &[&str]| {
+        let mut facts = business(&["a"]);
+        let mut blocked = Blocked::new(Block::Hold, Code::UnknownTokens.as_str(), "strangers");
+        blocked.objection.tokens = tokens.iter().map(|t| Fingerprint::from_stored((*t).into())).collect();
+        facts.work.blocked = Some(blocked);
+        let told = remedies(&Subject::from(&acme()), &of_business(&facts)).into_iter().map(|r| r.command);
+        told.filter(|command| command.contains("token")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&["fp1_b", "fp1_a"]),
+        ["rekey business token acme fp1_a remove", "rekey business token acme fp1_b remove"]
+    );
+    assert_eq!(told(&[]), ["rekey business token acme FINGERPRINT remove"]);
+    assert_eq!(told(&["1", "2", "3", "4", "5", "6"]).len(), MOST_TOKENS);
+}
+
+#[test]
 fn a_command_can_be_pasted_whatever_the_ids_are() {
     for (id, told) in [("acme", "acme"), ("org/42", "org/42"), ("a;rm$(x)", "'a;rm$(x)'"), ("o'neill", r"'o'\''neill'")]
     {

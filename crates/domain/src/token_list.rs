@@ -6,7 +6,7 @@
 
 use crate::item::ItemState;
 use crate::permit::{Objection, Permit};
-use crate::words::words;
+use crate::words::{counted, words};
 use crate::work::Code;
 use crate::{AccountId, Fingerprint};
 use serde::{Deserialize, Serialize};
@@ -244,11 +244,13 @@ impl Hold {
 
 impl std::fmt::Display for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let accounts = |n: usize| counted(n, "account", "accounts");
+        let unknown = |n: usize| counted(n, "token", "tokens");
         match self {
             Self::Shrink { without_proof } => write!(
                 f,
-                "the list would lose {} account(s) that nobody proved gone ({}): release to send it all the same",
-                without_proof.len(),
+                "the list would lose {} that nobody proved gone ({}): release to send it all the same",
+                accounts(without_proof.len()),
                 without_proof.iter().map(AccountId::as_str).collect::<Vec<_>>().join(", ")
             ),
             Self::Empty { accounts, .. } => write!(
@@ -258,23 +260,23 @@ impl std::fmt::Display for Hold {
             ),
             Self::UnknownTokens { tokens } => write!(
                 f,
-                "Layer lists {} token(s) that Rekey does not know ({}): link their Items here, decide on each \
+                "Layer lists {} that Rekey does not know ({}): link their Items here, decide on each \
                  (`rekey business token`), or release to keep them this once",
-                tokens.len(),
+                unknown(tokens.len()),
                 named(tokens)
             ),
             Self::DeadTokens { tokens } => write!(
                 f,
-                "Layer lists {} token(s) that Rekey does not know and Plaid does not either ({}): link their Items here, \
+                "Layer lists {} that Rekey does not know and Plaid does not either ({}): link their Items here, \
                  remove them at Layer, or release to send them along this once",
-                tokens.len(),
+                unknown(tokens.len()),
                 named(tokens)
             ),
             Self::ForeignWriter { strangers } => write!(
                 f,
-                "somebody else changed the list while Rekey wrote it, and {} token(s) in it are not Rekey's ({}): see \
+                "somebody else changed the list while Rekey wrote it, and {} of it did not come from Rekey ({}): see \
                  who else sends PUT /v1/businesses/{{id}}, then release to go on with them in the list",
-                strangers.len(),
+                unknown(strangers.len()),
                 named(strangers)
             ),
             Self::Operator { why } => {
@@ -282,8 +284,8 @@ impl std::fmt::Display for Hold {
             }
             Self::Hidden { count } => write!(
                 f,
-                "Layer does not show {count} token(s) that the list must keep: link their Items here so that Rekey can \
-                 mint its own"
+                "Layer does not show {} that the list must keep: link their Items here so that Rekey can mint its own",
+                unknown(*count)
             ),
         }
     }

@@ -336,13 +336,14 @@ fn archived_rows_say_nothing_about_whether_a_put_was_applied() {
 #[test]
 fn each_hold_has_a_word_and_says_how_much_is_at_stake() {
     let table = [
-        (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "lose 2 account(s)"),
+        (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "lose 2 accounts"),
+        (Hold::Shrink { without_proof: vec![acc("a")] }, "shrink_guard", "lose 1 account that"),
         (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "(a, b)"),
         (Hold::Empty { accounts: vec![], discarded: vec![] }, "empty_list_guard", "become empty"),
-        (Hold::UnknownTokens { tokens: fps(3) }, "unknown_tokens", "lists 3 token(s)"),
-        (Hold::DeadTokens { tokens: fps(2) }, "unknown_tokens", "lists 2 token(s)"),
-        (Hold::Hidden { count: 4 }, "hidden_tokens", "show 4 token(s)"),
-        (Hold::ForeignWriter { strangers: fps(5) }, "foreign_writer", "5 token(s) in it"),
+        (Hold::UnknownTokens { tokens: fps(3) }, "unknown_tokens", "lists 3 tokens"),
+        (Hold::DeadTokens { tokens: fps(2) }, "unknown_tokens", "lists 2 tokens"),
+        (Hold::Hidden { count: 4 }, "hidden_tokens", "show 4 tokens"),
+        (Hold::ForeignWriter { strangers: fps(5) }, "foreign_writer", "5 tokens of it"),
     ];
     for (hold, word, says) in table {
         assert_eq!(hold.code().as_str(), word);

@@ -146,7 +146,7 @@ impl Verdict {
             return blocked.why.clone();
         }
         let (right, all) = (self.right, self.accounts);
-        let counted = format!("{right} of {all} account(s) right");
+        let counted = format!("{right} of {} right", crate::counted(all, "account", "accounts"));
         let mut reasons: BTreeMap<Problem, usize> = BTreeMap::new();
         for wrong in &self.wrong {
             *reasons.entry(wrong.problem).or_default() += 1;

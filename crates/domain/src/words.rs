@@ -1,4 +1,11 @@
-//! Enums whose variants are words of the design: one spelling in the database, in logs, in configuration and in JSON.
+//! Enums whose variants are words of the design: one spelling in the database, in logs, in configuration and in JSON. And how things are
+//! counted in sentences.
+
+/// `1 account` or `2 accounts`.
+pub fn counted(n: impl std::fmt::Display, one: &str, many: &str) -> String {
+    let n = n.to_string();
+    format!("{n} {}", if n == "1" { one } else { many })
+}
 
 /// For settings of other crates as well; a crate that uses it needs `serde` and `schemars`.
 #[macro_export]
@@ -59,3 +66,14 @@ macro_rules! words {
     };
 }
 pub(crate) use words;
+
+#[cfg(test)]
+mod tests {
+    use super::counted;
+
+    #[test]
+    fn one_is_not_many() {
+        let told = [0, 1, 2, 21].map(|n| counted(n, "account", "accounts"));
+        assert_eq!(told, ["0 accounts", "1 account", "2 accounts", "21 accounts"]);
+    }
+}

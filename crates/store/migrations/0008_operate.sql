@@ -78,3 +78,7 @@ CREATE TABLE plans (
 );
 CREATE INDEX plans_open ON plans (asked_at) WHERE answered_at IS NULL;
 CREATE INDEX plans_business ON plans (business_id);
+
+-- Outcomes stand among what else happened: all of them in their order, and those of one type. Queries say it in the same words.
+CREATE INDEX history_outcomes ON history (id) WHERE what <> 'rekey.reconciled';
+CREATE INDEX history_what ON history (what, id) WHERE what <> 'rekey.reconciled';

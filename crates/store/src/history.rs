@@ -1,8 +1,9 @@
 //! What happened to a business or an Item, for people: noted in the transaction that does it, the newest first, bounded by time
 //! and by count. What operators did stands in the audit trail.
 
-use crate::sql::{Of, built, get, list, opt_text, records, row, sql, text};
+use crate::sql::{Of, built, get, list, opt_text, records, row, sql, text, with_each};
 use crate::{Error, Page, Tx};
+use domain::outcome::Outcome;
 use domain::trace::TraceParent;
 use domain::work::Subject;
 use domain::{AccountId, BusinessId, ItemId, Millis};
@@ -31,6 +32,17 @@ pub struct HistoryEntry {
     pub detail: Value,
     /// The trace that it is part of, as log lines name it.
     pub trace: Option<String>,
+}
+
+/// Which outcomes; what is not given does not narrow.
+#[derive(Debug, Clone, Default)]
+pub struct OutcomeFilter {
+    /// What happened to one of these.
+    pub subjects: Option<Vec<Subject>>,
+    pub kind: Option<Outcome>,
+    pub since: Option<Millis>,
+    /// The newest first otherwise.
+    pub oldest_first: bool,
 }
 
 const COLUMNS: [(&str, Of); 6] = [
@@ -81,6 +93,39 @@ impl Tx {
         rows.iter().map(entry).collect()
     }
 
+    /// What became of reconciliations, without the reconciliations themselves; the cursor is an entry's id.
+    ///
+    /// Ids are in the order of the clocks of those who wrote them, just before they committed. So an entry may appear behind one
+    /// that was read already: whoever follows reads the last seconds again.
+    pub async fn list_outcomes(&mut self, of: &OutcomeFilter, page: &Page) -> Result<Vec<HistoryEntry>, Error> {
+        let (since, after) = (of.since.map(first_id_at).unwrap_or_default(), page.after.clone());
+        // Ids are hexadecimal.
+        let (from, until, direction) = match of.oldest_first {
+            true => (after.map_or(since.clone(), |after| after.max(since)), "g".to_owned(), "ASC"),
+            false => (since, after.unwrap_or_else(|| "g".to_owned()), "DESC"),
+        };
+        let (mut narrowed, mut by, mut next) = (String::new(), "id", 4);
+        if of.kind.is_some() {
+            narrowed.push_str(&format!(" AND what = ${next}"));
+            next += 1;
+        }
+        if of.subjects.is_some() {
+            narrowed.push_str(&format!(" AND {}", self.dialect.among("subject", next)));
+            // As for the history of one.
+            by = "id || ''";
+        }
+        let sql = format!(
+            "SELECT * FROM history WHERE what <> 'rekey.reconciled' AND id > $1 AND id < $2{narrowed}
+            ORDER BY {by} {direction} LIMIT $3"
+        );
+        let query = with_each(sql!(built(sql), from, until, page.limit), of.kind.map(Outcome::as_str));
+        let named = of.subjects.as_ref().map(|subjects| {
+            let pseudonyms = subjects.iter().map(|s| self.pseudonym_of(s.kind().as_str(), s.id()));
+            list(subjects.iter().map(Subject::to_string).chain(pseudonyms))
+        });
+        self.rows(with_each(query, named)).await?.iter().map(entry).collect()
+    }
+
     /// Items with an account in a business or leaving it, or that belong to it; `limit` at most.
     pub async fn items_in(&mut self, business: &BusinessId, limit: usize) -> Result<Vec<ItemId>, Error> {
         let items = self.items_of(&[business.to_string()]).await?;
@@ -96,9 +141,8 @@ impl Tx {
 
     /// Some of the entries that are older than `kept`; returns how many went.
     pub async fn forget_old_history(&mut self, kept: Duration, limit: u32) -> Result<u64, Error> {
-        // Ids begin with the milliseconds of their time, so the oldest are the first of the primary key.
-        let until = self.now().minus(kept).0.max(0);
-        let before = format!("{:08x}-{:04x}", until >> 16, until & 0xffff);
+        // The oldest are the first of the primary key.
+        let before = first_id_at(self.now().minus(kept));
         let sql = "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE id < $1 ORDER BY id LIMIT $2)";
         self.run(sql!(sql, before, limit)).await
     }
@@ -152,6 +196,12 @@ impl Tx {
         }
         Ok(())
     }
+}
+
+/// No id of this time or a later one is before it: ids begin with the milliseconds of their time.
+fn first_id_at(at: Millis) -> String {
+    let at = at.0.clamp(0, 0xffff_ffff_ffff);
+    format!("{:08x}-{:04x}", at >> 16, at & 0xffff)
 }
 
 fn entry(row: &AnyRow) -> Result<HistoryEntry, Error> {

@@ -56,7 +56,7 @@ pub use dead_letters::{DeadLetter, Place};
 pub use erase::Erasure;
 pub use error::Error;
 pub use find::Found;
-pub use history::HistoryEntry;
+pub use history::{HistoryEntry, OutcomeFilter};
 pub use items::{Accounts, Assignment, Declaration, ItemRow, Push};
 pub use minting::{Intent, Saved, WantedAccount};
 pub use open::{Settings, Store};

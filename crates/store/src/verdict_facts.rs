@@ -1,7 +1,7 @@
 //! What verdicts are made from, read for many rows in a few statements.
 
 use crate::sql::{built, get, is_set, list, number, opt_text, sql, text};
-use crate::work::blocked;
+use crate::work::blocked_with_objection;
 use crate::{Error, Tx};
 use domain::accounts::Outside;
 use domain::verdict::{AccountFacts, BusinessFacts, ItemFacts, MintRefusal, WorkFacts};
@@ -59,7 +59,7 @@ impl Tx {
         let ids = list(ids);
         let sql = format!(
             "SELECT i.item_id, i.state, i.generation, i.business_id, i.doubted_at, i.read_at, w.signal_at, w.due_at,
-                 w.blocked_by, w.blocked_code, w.blocked_why
+                 w.blocked_by, w.blocked_code, w.blocked_why, w.blocked_objection
              FROM items i LEFT JOIN work w ON w.kind = 'item' AND w.id = i.item_id WHERE {}",
             self.dialect.among("i.item_id", 1)
         );
@@ -94,7 +94,7 @@ impl Tx {
         }
         let sql = format!(
             "SELECT b.business_id, b.accepted, b.archived, b.verified, b.converged_at, b.put_at, w.signal_at, w.due_at,
-                 w.blocked_by, w.blocked_code, w.blocked_why
+                 w.blocked_by, w.blocked_code, w.blocked_why, w.blocked_objection
              FROM businesses b LEFT JOIN work w ON w.kind = 'business' AND w.id = b.business_id
              WHERE {}",
             self.dialect.among("b.business_id", 1)
@@ -128,7 +128,8 @@ fn json<T: serde::de::DeserializeOwned + Default>(row: &AnyRow, column: &str) ->
 }
 
 fn work_of(row: &AnyRow) -> Result<WorkFacts, Error> {
-    Ok(WorkFacts { signalled: is_set(row, "signal_at")?, blocked: blocked(row)?, due_at: get(row, "due_at")? })
+    let blocked = blocked_with_objection(row)?;
+    Ok(WorkFacts { signalled: is_set(row, "signal_at")?, blocked, due_at: get(row, "due_at")? })
 }
 
 fn item_of(row: &AnyRow) -> Result<ItemFacts, Error> {

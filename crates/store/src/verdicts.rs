@@ -9,6 +9,7 @@
 use crate::sql::{Of, built, get, list, number, opt_text, records, row, sql, text};
 use crate::work::subject_of;
 use crate::{Error, Page, Record, Tx};
+use domain::outcome::Outcome;
 use domain::verdict::{State, Verdict, WaitsOn, of_business, of_item};
 use domain::work::{Kind, Subject};
 use domain::{BusinessId, ItemId, Millis, Provider};
@@ -189,7 +190,7 @@ impl Tx {
             "accounts": verdict.accounts, "right": verdict.right, "wrong": wrong,
         });
         let traceparent = self.traceparent.clone();
-        let (kind, traceparent) = ("rekey.business.verdict_changed", traceparent.as_deref());
+        let (kind, traceparent) = (Outcome::VerdictChanged.as_str(), traceparent.as_deref());
         let detail = json!({
             "was": was, "state": verdict.state, "why": verdict.sentence(), "accounts": verdict.accounts, "right": verdict.right,
         });

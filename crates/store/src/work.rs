@@ -351,6 +351,13 @@ fn objection(row: &AnyRow, column: &str) -> Result<Objection, Error> {
     Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }
 
+pub(crate) fn blocked_with_objection(row: &AnyRow) -> Result<Option<Blocked>, Error> {
+    Ok(match blocked(row)? {
+        Some(blocked) => Some(Blocked { objection: objection(row, "blocked_objection")?, ..blocked }),
+        None => None,
+    })
+}
+
 /// Of the columns `kind` and `id`.
 pub(crate) fn subject_of(row: &AnyRow) -> Result<Subject, Error> {
     Ok(Subject::from_stored(get(row, "kind")?, text(row, "id")?))
@@ -371,10 +378,7 @@ pub(crate) fn work_row(row: &AnyRow) -> Result<Row, Error> {
         epoch: number(row, "epoch")?,
         held: get::<bool>(row, "held")?,
         taken_over: get(row, "taken_over")?,
-        blocked: match blocked(row)? {
-            Some(blocked) => Some(Blocked { objection: objection(row, "blocked_objection")?, ..blocked }),
-            None => None,
-        },
+        blocked: blocked_with_objection(row)?,
         blocked_at: get(row, "blocked_at")?,
         permit: match get::<bool>(row, "permit")? {
             true => Some(Permit(objection(row, "permits")?)),

@@ -5,7 +5,7 @@ use domain::queue::{Finish, Mark};
 use domain::work::{Block, Class, Kind, Subject};
 use domain::{AccountId, BusinessId, ItemId, ProcessorToken};
 use std::time::Duration;
-use store::{Act, AuditFilter, Claim, Declaration, Erasure, Error, Page, Saved, Store};
+use store::{Act, AuditFilter, Claim, Declaration, Erasure, Error, OutcomeFilter, Page, Saved, Store};
 use tests::Parts;
 
 on_both_parts!(
@@ -171,6 +171,10 @@ async fn what_is_erased_leaves_only_the_audit_under_a_pseudonym(parts: Parts) {
         let ours = noted.iter().find(|entry| entry.what == "test").unwrap();
         let account = customer.store.fingerprints().of("acc-item-gone");
         assert_eq!(ours.detail["account_id"], account.as_str(), "{subject}: {noted:?}");
+        let of =
+            OutcomeFilter { subjects: Some(vec![subject.clone()]), oldest_first: true, ..OutcomeFilter::default() };
+        let outcomes = tx.list_outcomes(&of, &page).await.unwrap();
+        assert!(outcomes.contains(ours) && outcomes.iter().all(|o| o.what != "rekey.reconciled"), "{outcomes:?}");
     }
     let filter = AuditFilter { subject: Some("item/another".to_owned()), by: None };
     let mention = tx.audit_page(&filter, &Page { after: None, limit: 9 }).await.unwrap().remove(0).became.unwrap();

@@ -95,17 +95,13 @@ impl Frame {
         if told.starts_with("in ") { told } else { "now".to_owned() }
     }
 
-    pub(super) fn counted(&self, n: &i64, one: &str, many: &str) -> String {
-        counted(*n, one, many)
+    pub(super) fn counted(&self, n: &impl std::fmt::Display, one: &str, many: &str) -> String {
+        domain::counted(n, one, many)
     }
 
     pub(super) fn span(&self, seconds: &u64) -> String {
         domain::time::span(*seconds)
     }
-}
-
-pub(super) fn counted(n: i64, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 pub(super) fn render(page: &impl Template) -> Response {

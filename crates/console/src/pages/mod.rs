@@ -199,7 +199,7 @@ fn more_of(status: &Status) -> Vec<(&'static str, String)> {
         (status.held_by_operators, "/flow#holds", ["business", "businesses"], "held by operators"),
     ];
     let counted = counted.into_iter().filter(|(n, ..)| *n > 0);
-    let told = counted.map(|(n, path, [one, many], what)| (path, format!("{} {what}", frame::counted(n, one, many))));
+    let told = counted.map(|(n, path, [one, many], what)| (path, format!("{} {what}", domain::counted(n, one, many))));
     paused.chain(told).collect()
 }
 
@@ -383,7 +383,7 @@ pub(super) fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<Stri
     let why = next.why.clone().unwrap_or_default();
     let sentence = match next.would.as_str() {
         "nothing" => "It is the one that Layer has: nothing would be sent.".to_owned(),
-        "put" => format!("{} token(s) would be sent.", next.tokens.unwrap_or_default()),
+        "put" => format!("{} would be sent.", domain::counted(next.tokens.unwrap_or_default(), "token", "tokens")),
         "wait" => format!("It waits: {why}."),
         "hold" => format!("A guard would hold it: {why}."),
         "create" | "parked" | "retry" => {

@@ -16,6 +16,7 @@ use crate::reconcile::{Reconcile, Stop, is_unannounced};
 use crate::refusals::{Refusal, backoff, conclude, done, parked};
 use crate::{Context, Mode, budget, leases, steps};
 use domain::budget::Call;
+use domain::counted;
 use domain::fault::chain;
 use domain::metric;
 use domain::queue::{Blocked, Finish, Mark};
@@ -91,7 +92,8 @@ impl Reconcile for Reconciliation<'_> {
         let unminted = facts.wanted.iter().filter(|w| w.token.is_none()).count();
         let observes = self.context.settings.mode == Mode::Observe;
         if observes && unminted > 0 {
-            let outcome = format!("observe mode: would mint for {unminted} account(s), then PUT");
+            let outcome =
+                format!("observe mode: would mint for {}, then PUT", counted(unminted, "account", "accounts"));
             return Ok(Ending::Observed { outcome, would: None });
         }
         let plan = plan(&facts.wanted, &facts.listed, &self.row.accepted, &policy, self.claim.permit.as_ref());

@@ -1,14 +1,16 @@
 //! Commands that call the admin API.
 
 use super::explain::next_list;
-use super::table::{age, aligned, plain};
+use super::table::{Column, Fit, age, plain, print};
 use super::{Ended, Usage, complain, say};
 use crate::config::{BadSetting, Config, provider_url};
 use clap::{Args, Subcommand};
-use domain::verdict::State;
+use domain::explain::pasted;
+use domain::verdict::{Problem, State};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -156,7 +158,10 @@ pub(super) enum BusinessCommand {
     /// List businesses that operators hold.
     Holds(PageArgs),
     /// Send nothing for the business, whatever changes, until `rekey parked release business` says so.
-    #[command(after_help = "Example: rekey business hold acme --reason 'they move to another Layer'")]
+    #[command(
+        after_help = "Example: rekey business hold acme --reason 'they move to another Layer'",
+        mut_arg("reason", |reason| reason.required(true).help("Why: shown to whoever meets what is held, and kept in the audit trail"))
+    )]
     Hold {
         /// Its name on the platform, or `layer:` and Layer's id.
         business: String,
@@ -204,7 +209,10 @@ pub(super) enum ParkedCommand {
 #[derive(Subcommand)]
 pub(super) enum ProviderCommand {
     /// Stop all work of a provider until it is resumed.
-    #[command(after_help = "Example: rekey provider pause layer --reason 'their maintenance'")]
+    #[command(
+        after_help = "Example: rekey provider pause layer --reason 'their maintenance'",
+        mut_arg("reason", |reason| reason.required(true).help("Why: shown to whoever meets the pause, and kept in the audit trail"))
+    )]
     Pause(OfProvider),
     /// Let a provider's work go on.
     Resume(OfProvider),
@@ -217,7 +225,7 @@ pub(super) struct OfProvider {
     /// Which one.
     #[arg(value_parser = ["plaid", "layer"])]
     provider: String,
-    /// Why, for the audit trail; a pause shows it to everybody.
+    /// Why, for the audit trail.
     #[arg(long)]
     reason: Option<String>,
 }
@@ -263,7 +271,7 @@ pub(super) struct How {
     /// Only say what would be sent.
     #[arg(long)]
     dry_run: bool,
-    /// Wait for what comes of it, a minute at most.
+    /// Wait for what comes of it, a minute at most. Ends with 5 if that has not come by then, or if it waits for a person.
     #[arg(long)]
     wait: bool,
 }
@@ -476,9 +484,8 @@ fn acted(body: &Value) {
     match (body["dry_run"] == true, body["served"].as_bool(), &body["verdict"]) {
         (true, ..) => say("# nothing was done"),
         (_, None, _) => say(&format!(
-            "# done; `rekey explain {}/{}` tells what comes of it",
-            plain(&body["kind"]),
-            plain(&body["id"])
+            "# done; `rekey explain {}` tells what comes of it",
+            pasted(&format!("{}/{}", plain(&body["kind"]), plain(&body["id"])))
         )),
         (_, Some(true), Value::Null) => say("# done"),
         (_, Some(false), Value::Null) => {
@@ -506,7 +513,7 @@ fn escaped(text: &str) -> String {
     text.bytes().map(escaped).collect()
 }
 
-fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
+pub(super) fn page(path: &str, args: &PageArgs) -> anyhow::Result<String> {
     let after = args.after.as_deref().map(segment).transpose()?;
     Ok(format!("{path}?limit={}{}", args.limit, after.map_or(String::new(), |a| format!("&after={a}"))))
 }
@@ -528,13 +535,23 @@ fn table(body: &Value, columns: &[&str]) {
         let is_time = ["since", "_at", "_seen", "_until"].iter().any(|end| column.ends_with(end)) || *column == "at";
         if is_time { age(value, now) } else { plain(value) }
     };
-    let titles: Vec<String> = columns.iter().map(|c| c.rsplit('/').next().unwrap_or(c).to_uppercase()).collect();
-    let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+    let titles = columns.iter().map(|c| c.rsplit('/').next().unwrap_or(c));
+    let titles: Vec<Column> = titles.map(|title| Column::new(title.to_uppercase(), fit(title))).collect();
     let rows = body["data"].as_array().into_iter().flatten();
     let rows: Vec<Vec<String>> = rows.map(|row| columns.iter().map(|c| cell(row, c)).collect()).collect();
-    aligned(&titles, &rows).iter().for_each(|line| say(line));
+    print(&titles, &rows, "");
     if let Some(next) = body["next"].as_str() {
         say(&format!("# more: --after {next}"));
+    }
+}
+
+/// What may be done to a column of this name in a narrow terminal.
+fn fit(name: &str) -> Fit {
+    match name {
+        "why" | "reason" | "was" | "became" | "webhook_url" => Fit::Text,
+        "id" | "subject" | "business" | "fingerprint" | "institution" | "by" | "from" | "action" => Fit::Short,
+        name if name.ends_with("_id") => Fit::Short,
+        _ => Fit::Whole,
     }
 }
 
@@ -663,8 +680,9 @@ pub(super) async fn business(admin: &Admin, command: BusinessCommand) -> anyhow:
 pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Result<Ended> {
     match command {
         ParkedCommand::List(args) => {
-            let columns = &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "verdict/why"];
-            admin.get(&page("/v1/parked", &args)?, |b| table(b, columns)).await
+            let columns =
+                &["kind", "id", "verdict/state", "verdict/since", "work/blocked/code", "refused", "verdict/why"];
+            admin.get(&page("/v1/parked", &args)?, |b| table(&with_refusals(b.clone()), columns)).await
         }
         ParkedCommand::Release { all: Some(code), how, .. } => release_all(admin, &code, &how).await,
         ParkedCommand::Release { kind, id, how, .. } => {
@@ -681,12 +699,41 @@ pub(super) async fn parked(admin: &Admin, command: ParkedCommand) -> anyhow::Res
     }
 }
 
-/// What was waited for in vain is told by the exit code.
+/// With the provider's codes for the mints that it refuses: the row itself need not be kept by anything.
+fn with_refusals(mut body: Value) -> Value {
+    for row in body["data"].as_array_mut().into_iter().flatten() {
+        let wrong = row["verdict"]["wrong"].as_array().into_iter().flatten();
+        let refused = wrong.filter(|w| w["problem"] == Problem::MintRefused.as_str());
+        let codes: BTreeSet<&str> = refused.filter_map(|w| w["code"].as_str()).collect();
+        row["refused"] = match codes.is_empty() {
+            true => Value::Null,
+            false => codes.into_iter().collect::<Vec<_>>().join(", ").into(),
+        };
+    }
+    body
+}
+
+/// What was waited for in vain is told by the exit code: it has not come, or will not come by itself.
 fn ended(admin: &Admin, answer: &Answer, how: &How) -> Ended {
     let ended = admin.finish(answer, acted);
-    // A hold waits unasked.
-    let in_vain = ended == Ended::Well && !how.dry_run && answer.body["served"] == false;
-    if in_vain { Ended::Pending } else { ended }
+    if ended != Ended::Well || how.dry_run {
+        return ended;
+    }
+    let waits_for =
+        answer.body["verdict"]["next"].as_str().filter(|who| ["operator", "customer", "platform"].contains(who));
+    match (answer.body["served"].as_bool(), waits_for) {
+        // A hold waits unasked.
+        (Some(false), _) => Ended::Pending,
+        (Some(true), Some(who)) => {
+            let [kind, id] = ["kind", "id"].map(|name| plain(&answer.body[name]));
+            complain(&format!(
+                "it waits for the {who}: `rekey explain {}` tells what helps",
+                pasted(&format!("{kind}/{id}"))
+            ));
+            Ended::Pending
+        }
+        _ => ended,
+    }
 }
 
 /// A slice in each call, with what was done until then. Ctrl-C stops between two of them.
@@ -732,12 +779,15 @@ async fn release_all(admin: &Admin, code: &str, how: &How) -> anyhow::Result<End
 
 pub(super) async fn provider(admin: &Admin, command: ProviderCommand) -> anyhow::Result<Ended> {
     let (order, of, done) = match command {
-        ProviderCommand::Pause(of) => ("pause", of, "paused: its work waits until `rekey provider resume`"),
-        ProviderCommand::Resume(of) => ("resume", of, "resumed: what was waiting is due now"),
-        ProviderCommand::Probe(of) => ("probe", of, "it is asked within seconds: see `rekey pauses`"),
+        ProviderCommand::Pause(of) => {
+            let until = format!("paused: its work waits until `rekey provider resume {}`", of.provider);
+            ("pause", of, until)
+        }
+        ProviderCommand::Resume(of) => ("resume", of, "resumed: what was waiting is due now".to_owned()),
+        ProviderCommand::Probe(of) => ("probe", of, "it is asked within seconds: see `rekey pauses`".to_owned()),
     };
     let reason = of.reason.as_deref().map_or(String::new(), |r| format!("?reason={}", escaped(r)));
-    admin.simple(Method::POST, &format!("/v1/providers/{}/{order}{reason}", of.provider), done).await
+    admin.simple(Method::POST, &format!("/v1/providers/{}/{order}{reason}", of.provider), &done).await
 }
 
 pub(super) async fn dead_letters(admin: &Admin, command: DeadLettersCommand) -> anyhow::Result<Ended> {

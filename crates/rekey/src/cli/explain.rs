@@ -1,9 +1,10 @@
 //! Commands that tell how something stands, and why: `status`, `explain`, `plan`, `history`, `pauses`.
 
 use super::admin::{Admin, Answer, segment};
-use super::table::{age, aligned, plain};
+use super::table::{Column, Fit, age, plain, print};
 use super::{Ended, complain, say};
 use clap::Args;
+use domain::counted;
 use domain::time::span;
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -89,7 +90,8 @@ async fn meant(admin: &Admin, text: &str) -> anyhow::Result<Meant> {
             let told = admin.finish(&answer, |body| {
                 let meant = |hit: &Value| format!("{}/{}", plain(&hit["kind"]), plain(&hit["id"]));
                 let rows: Vec<_> = several.iter().map(|hit| vec![meant(hit), plain(&hit["by"])]).collect();
-                aligned(&["MEANT", "BY"], &rows).iter().for_each(|line| say(line));
+                // Whole: one of them is to be asked for.
+                print(&[Column::new("MEANT", Fit::Whole), Column::new("BY", Fit::Whole)], &rows, "");
                 say(if body["more"] == true {
                     "# there are more; ask for one of them"
                 } else {
@@ -338,7 +340,14 @@ pub(super) async fn status(admin: &Admin, args: &Status) -> anyhow::Result<Ended
             }
         }
         if body["right"] == false {
-            say("why: `rekey business list --verdict STATE`, then `rekey explain ID`");
+            let (rows, list) = match each(&body["businesses"]).next() {
+                None => (&body["items"], "item"),
+                Some(_) => (&body["businesses"], "business"),
+            };
+            if let Some(first) = each(rows).next() {
+                let state = plain(&first["state"]);
+                say(&format!("why: `rekey {list} list --verdict {state}`, then `rekey explain` with an id of these"));
+            }
         }
     })
     .await
@@ -389,7 +398,8 @@ fn explain_business(body: &Value) {
         say(&format!("  at Layer, and unknown here: account {account}, mask {mask}, {name}, token {token}{word}"));
     }
     if let Some(n) = body["layer_owned"].as_u64().filter(|n| *n > 0) {
-        say(&format!("  {n} account(s) were connected by Layer itself: Rekey never touches them"));
+        let counted = counted(n, "account was", "accounts were");
+        say(&format!("  {counted} connected by Layer itself: Rekey never touches what Layer connected"));
     }
     say(&format!("Next list: {}", next_list(&body["next_list"])));
     if body["kept_back"].is_object() {
@@ -417,12 +427,26 @@ fn explain_item(body: &Value) {
         let cells = ["account_id", "mask", "state", "business"].map(|f| plain(&a[f]));
         cells.into_iter().chain([format!("{moving}{standing}")]).collect()
     });
-    print(&["ACCOUNT", "MASK", "STATE", "BUSINESS", "NOTE"], &rows.collect::<Vec<Vec<String>>>());
+    let columns = [
+        Column::new("ACCOUNT", Fit::Short),
+        Column::new("MASK", Fit::Whole),
+        Column::new("STATE", Fit::Whole),
+        Column::new("BUSINESS", Fit::Short),
+        Column::new("NOTE", Fit::Text),
+    ];
+    part(&columns, &rows.collect::<Vec<Vec<String>>>());
     let rows = each(&body["access_tokens"]).map(|t| {
         let [fingerprint, standing, source, why] = ["fingerprint", "standing", "source", "why"].map(|f| plain(&t[f]));
         vec![fingerprint, standing, age(&t["seen_at"], now), source, why]
     });
-    print(&["ACCESS TOKEN", "STANDING", "SEEN", "SOURCE", "WHY"], &rows.collect::<Vec<_>>());
+    let columns = [
+        Column::new("ACCESS TOKEN", Fit::Short),
+        Column::new("STANDING", Fit::Whole),
+        Column::new("SEEN", Fit::Whole),
+        Column::new("SOURCE", Fit::Whole),
+        Column::new("WHY", Fit::Text),
+    ];
+    part(&columns, &rows.collect::<Vec<_>>());
     for (business, state) in body["businesses"].as_object().into_iter().flatten() {
         say(&format!("  business {business} is {}", plain(state)));
     }
@@ -493,7 +517,15 @@ fn accounts_of_list(accounts: &Value, now: Timestamp) {
         };
         vec![plain(&a["account_id"]), plain(&a["mask"]), plain(&a["item_id"]), wanted, shown, standing]
     });
-    print(&["ACCOUNT", "MASK", "ITEM", "WANTED", "AT LAYER", "STANDING"], &rows.collect::<Vec<_>>());
+    let columns = [
+        Column::new("ACCOUNT", Fit::Short),
+        Column::new("MASK", Fit::Whole),
+        Column::new("ITEM", Fit::Short),
+        Column::new("WANTED", Fit::Text),
+        Column::new("AT LAYER", Fit::Text),
+        Column::new("STANDING", Fit::Text),
+    ];
+    part(&columns, &rows.collect::<Vec<_>>());
 }
 
 /// The list as it would be sent next, in one line.
@@ -507,7 +539,7 @@ pub(super) fn next_list(next: &Value) -> String {
     let diff = if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) };
     match next["would"].as_str() {
         Some("nothing") => format!("the one that Layer has, nothing would be sent{diff}"),
-        Some("put") => format!("{} token(s) would be sent{diff}", plain(&next["tokens"])),
+        Some("put") => format!("{} would be sent{diff}", counted(plain(&next["tokens"]), "token", "tokens")),
         Some("wait") => format!("waits{diff}; {}", plain(&next["why"])),
         Some("hold") => format!("would be held: {}", plain(&next["why"])),
         Some("create") => plain(&next["why"]),
@@ -545,11 +577,13 @@ fn happened(history: &Value, indent: &str) {
     let rows: Vec<Vec<String>> = each(history)
         .map(|entry| vec![format!("{} ago", age(&entry["at"], now)), plain(&entry["subject"]), plain(&entry["text"])])
         .collect();
-    aligned(&["WHEN", "TO", "WHAT"], &rows).iter().for_each(|line| say(&format!("{indent}{line}")));
+    let columns = [Column::new("WHEN", Fit::Whole), Column::new("TO", Fit::Short), Column::new("WHAT", Fit::Text)];
+    print(&columns, &rows, indent);
 }
 
-fn print(titles: &[&str], rows: &[Vec<String>]) {
+/// A table within an explanation.
+fn part(columns: &[Column], rows: &[Vec<String>]) {
     if !rows.is_empty() {
-        aligned(titles, rows).iter().for_each(|line| say(&format!("  {line}")));
+        print(columns, rows, "  ");
     }
 }

@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod import;
 pub(crate) mod keys;
+mod outcomes;
 mod table;
 
 pub use import::check_import;
@@ -31,7 +32,7 @@ pub(crate) enum Ended {
     NotFound,
     /// 4: a push was refused: it can't be stored as it is, or its access token is not the Item's.
     Rejected,
-    /// 5: stored, but Plaid or Layer have not answered yet.
+    /// 5: stored or ordered, but Plaid or Layer have not answered yet, or a person must act first.
     Pending,
 }
 
@@ -54,7 +55,8 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Keeps Layer's view of bank accounts alive when Plaid access tokens change.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 push refused, 5 not answered yet.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such thing, 4 push refused, 5 not answered yet, or it
+/// waits for a person.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -123,6 +125,14 @@ enum Command {
     /// What happened to a business or an Item, and what operators did to it; the newest first.
     #[command(after_help = "Example: rekey history acme --limit 20")]
     History(explain::History),
+    /// What changed, as the platform reads it from the topic of outcomes; the newest first, or as it comes.
+    ///
+    /// It is read from what is kept of every business and Item (`consumer.history_kept`), not from Kafka. An outcome about an Item is
+    /// told once, and not once for each of its businesses; where the topic lists accounts of a business, this has their number.
+    #[command(
+        after_help = "Example: rekey outcomes --business acme --since 2h\n         rekey outcomes --follow --json   (an object a line)"
+    )]
+    Outcomes(outcomes::Outcomes),
     /// Providers whose work is stopped: because they refuse everybody, or because somebody ordered it.
     Pauses,
     /// Stop a provider's work, let it go on, or have it asked now.
@@ -290,6 +300,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Explain(args) => explain::explain(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Plan(args) => explain::plan(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::History(args) => explain::history(&admin::Admin::new(&config, cli.json)?, &args).await,
+        Command::Outcomes(args) => outcomes::outcomes(&admin::Admin::new(&config, cli.json)?, &args).await,
         Command::Pauses => explain::pauses(&admin::Admin::new(&config, cli.json)?).await,
         Command::Provider(command) => admin::provider(&admin::Admin::new(&config, cli.json)?, command).await,
         Command::DeadLetters(command) => admin::dead_letters(&admin::Admin::new(&config, cli.json)?, command).await,
