@@ -10,6 +10,9 @@ TOOLS := $(TARGET)/tools
 DENY_VERSION := 0.20.2
 MUTANTS_VERSION := 27.1.0
 HELM_VERSION := 3.22.0
+CRANE_VERSION := 0.22.1
+COSIGN_VERSION := 3.1.3
+CYCLONEDX_VERSION := 11.12.0
 KUBERNETES_VALIDATE_VERSION := 1.37.0
 HADOLINT_VERSION := 2.15.1
 OPENAPI_VALIDATOR_VERSION := 0.9.0
@@ -20,7 +23,7 @@ SHM := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help run test long answers storm storm-real explore fuzz bench bench-smoke mutants ci fmt lint docs deny sbom test-chart chart-golden chart-docs \
-  test-alerts test-openapi test-pages test-kube prerequisites
+  test-alerts test-openapi test-pages test-kube publish test-publish prerequisites
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -149,6 +152,16 @@ $(TOOLS)/bin/helm:
 	@echo "make: building helm $(HELM_VERSION), some minutes"
 	@GOBIN=$(TOOLS)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
 
+$(TOOLS)/bin/crane:
+	@command -v go >/dev/null || { echo "make: crane is built with Go, which is missing: install it from https://go.dev/dl, or put crane at $@" >&2; exit 1; }
+	@echo "make: building crane $(CRANE_VERSION)"
+	@GOBIN=$(TOOLS)/bin go install github.com/google/go-containerregistry/cmd/crane@v$(CRANE_VERSION)
+
+$(TOOLS)/bin/cosign:
+	@command -v go >/dev/null || { echo "make: cosign is built with Go, which is missing: install it from https://go.dev/dl, or put cosign 3 at $@" >&2; exit 1; }
+	@echo "make: building cosign $(COSIGN_VERSION), ten minutes"
+	@GOBIN=$(TOOLS)/bin go install github.com/sigstore/cosign/v3/cmd/cosign@v$(COSIGN_VERSION)
+
 $(TOOLS)/venv/bin/hadolint:
 	@python3 -c 'import tomllib' || { echo "make: the chart's tests need Python 3.11 or newer" >&2; exit 1; }
 	@mkdir -p $(TOOLS) && python3 -m venv $(TOOLS)/venv
@@ -192,6 +205,25 @@ sbom: prerequisites ## what an image built on this machine would hold, as Cyclon
 	deploy/rootfs $(TARGET)/debug/rekey $(TARGET)/sbom/root
 	@mv $(TARGET)/sbom/root/usr/share/sbom/rekey.cdx.json $(TARGET)/sbom/ && rm -rf $(TARGET)/sbom/root
 	@echo "make: $(TARGET)/sbom/rekey.cdx.json"
+
+PUBLISH_TOOLS := $(TOOLS)/bin/crane $(TOOLS)/bin/cosign $(TOOLS)/bin/helm
+# Passed on by name, so that they may also stand in the environment. A password may only stand there.
+export REGISTRY COSIGN_KEY COSIGN_SIGNING_CONFIG BINARY_AMD64 BINARY_ARM64
+
+publish: $(PUBLISH_TOOLS) ## a release: the image for amd64 and arm64 and the chart to a registry, signed, with SBOMs. REGISTRY=host/path, COSIGN_KEY=file or KMS, BINARY_ARM64=file, BINARY_AMD64=file; see deploy/README.md, Release
+	@python3 -c 'import tomllib' || { echo "make: a publish needs Python 3.11 or newer" >&2; exit 1; }
+	@TOOLS=$(TOOLS) python3 deploy/publish
+
+# A venv of its own, for what says whether an SBOM is valid.
+$(TOOLS)/publish/bin/python:
+	@python3 -c 'import tomllib' || { echo "make: the test of a publish needs Python 3.11 or newer" >&2; exit 1; }
+	@mkdir -p $(TOOLS) && python3 -m venv $(TOOLS)/publish.new
+	@$(TOOLS)/publish.new/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-python-lib[json-validation]==$(CYCLONEDX_VERSION)'
+	@mv $(TOOLS)/publish.new $(TOOLS)/publish
+
+test-publish: prerequisites $(PUBLISH_TOOLS) $(TOOLS)/publish/bin/python ## a release to a registry on loopback, broken off, repeated, and verified as its user would. Not in `make ci`: building cosign alone takes ten minutes
+	$(CARGO) build --package rekey
+	TOOLS=$(TOOLS) $(TOOLS)/publish/bin/python tests/publish/check $(TARGET)/debug/rekey
 
 # What the build needs beside Rust: a C and C++ compiler, make, cmake, and the headers of OpenSSL, zlib and curl for librdkafka.
 prerequisites:
