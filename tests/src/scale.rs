@@ -346,6 +346,9 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     let subjects: Vec<Subject> = items.iter().map(Subject::from).chain([Subject::from(&fifth)]).collect();
     tx.history(&subjects, &page("")).await.unwrap();
     seen("explain a business");
+    let listed = Fingerprint::from_stored("fp1_7-1-2".into());
+    store.copy_of(&fifth, &[listed]).await.unwrap().store.close().await;
+    seen("copy of what a plan needs");
     let of = |kind, subjects, oldest_first| OutcomeFilter { subjects, kind, since: None, oldest_first };
     for oldest_first in [false, true] {
         tx.list_outcomes(&of(None, None, oldest_first), &page("")).await.unwrap();
@@ -385,6 +388,15 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.audit_page(&AuditFilter { subject: None, by: Some("nobody".into()) }, &page("")).await.unwrap();
     seen("audit");
     drop(tx);
+    let mut tx = store.begin().await.unwrap();
+    let plan = tx.ask_plan(&fifth).await.unwrap().unwrap();
+    assert!(tx.is_plan_asked().await.unwrap());
+    tx.take_plans(4, LONG).await.unwrap();
+    tx.answer_plan(&plan, "{}").await.unwrap();
+    tx.plan(&plan).await.unwrap();
+    tx.forget_old_plans(LONG).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("a plan");
     let mut tx = store.begin().await.unwrap();
     tx.release(&item_id(&item(5))).await.unwrap();
     let subject = Subject::from(&id).to_string();

@@ -12,6 +12,8 @@ stories!(
         "[consumer]\nbackoff_first = \"1h\"\nbackoff_cap = \"1h\"\n",
     i8_an_unknown_token_is_kept_or_removed_for_good on likely,
     i6_every_token_is_minted_again on likely,
+    an_account_is_moved_by_an_operator on likely,
+    a_relinked_item_is_put_in_place_of_the_old_one_by_an_operator on likely,
     a_provider_is_paused_and_resumed_by_a_person on likely,
     all_of_one_cause_are_released_together on likely ending parked,
     i1_a_webhook_that_never_came_is_told in
@@ -363,7 +365,7 @@ async fn a_terminal_does_the_same(world: &World) {
         run(list, 0);
     }
     assert!(run(&["plan", "acme"], 0).contains("nothing would be sent"));
-    assert!(run(&["plan"], 0).contains("1 businesses: 1 are right, 0 would be sent"));
+    assert!(run(&["plan"], 0).contains("1 business: 1 is right"));
     run(&["plan", &item], 1);
     assert!(run(&["item", "list", "--business", "acme"], 0).contains(&item));
     assert!(!run(&["item", "list", "--state", "parked"], 0).contains(&item));
@@ -384,4 +386,78 @@ async fn a_terminal_does_the_same(world: &World) {
     });
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(said["message"].as_str().unwrap().contains("does not answer"), "{said}");
+}
+
+/// Where the sandbox says that an account belongs, as the platform's own books do once its operator has moved it.
+async fn an_account_is_moved_by_an_operator(world: &World) {
+    let item = world.link("acme", 2).await;
+    world.link("globex", 1).await;
+    world.until_exact().await;
+    for business in ["acme", "globex"] {
+        world.until_state(&format!("/v1/businesses/{business}"), "converged").await;
+    }
+    let account = world.accounts(&item)[0].clone();
+    let path = |account: &str, to: &str| format!("/v1/items/{item}/accounts/{account}/move/{to}");
+    let (status, would) = post(world, &format!("{}?dry_run=true", path(&account, "globex"))).await;
+    assert_eq!(status, 200, "{would}");
+    let of = |n: usize| (&would["lists"][n]["business_id"], &would["lists"][n]["next_list"]);
+    let ((from, left), (to, entered)) = (of(0), of(1));
+    assert_eq!((from, to), (&json!("acme"), &json!("globex")));
+    assert_eq!((&left["removed"], &left["tokens"]), (&json!([account]), &json!(1)), "{would}");
+    assert_eq!((&entered["added"], &entered["tokens"]), (&json!([account]), &json!(2)), "{would}");
+    assert_eq!(world.puts(), 2, "nothing was sent");
+    // A name that is mistyped takes nothing off a list.
+    for (account, to, refused) in [(&*account, "glbex", 409), (&*account, "acme", 409), ("nobody", "globex", 404)] {
+        let (status, why) = post(world, &path(account, to)).await;
+        assert_eq!(status, refused, "{to}: {why}");
+    }
+    world.sandbox.assign_account(&account, Some("globex")).unwrap();
+    let moved = tokio::task::block_in_place(|| {
+        cli(world, &["item", "move", &item, &account, "--to", "globex", "--reason", "sold", "--wait"], None)
+    });
+    assert!(moved.status.success(), "{}", text(&moved));
+    world.until_exact().await;
+    assert_eq!(world.sandbox.listed_tokens("globex").len(), 2);
+    assert_eq!(actions(world, &format!("item/{item}")).await[0], "item.move");
+    // Not until the next token, but for good.
+    world.rotate(&item, Announce::Push).await;
+    world.until_exact().await;
+}
+
+async fn a_relinked_item_is_put_in_place_of_the_old_one_by_an_operator(world: &World) {
+    let old = world.link("acme", 2).await;
+    world.until_exact().await;
+    // The user links the same bank again, and the platform pushes it as if it were another one: each account is listed twice.
+    let new = world.link("acme", 3).await;
+    let stray = world.link("attic", 2).await;
+    world.until_exact().await;
+    for business in ["acme", "attic"] {
+        world.until_state(&format!("/v1/businesses/{business}"), "converged").await;
+    }
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 5);
+    let path = format!("/v1/items/{old}/replace/{new}");
+    let (status, would) = post(world, &format!("{path}?dry_run=true")).await;
+    assert_eq!(status, 200, "{would}");
+    assert_eq!((would["matched"].as_array().unwrap().len(), &would["unmatched"]), (2, &json!([])), "{would}");
+    assert_eq!(would["matched"][0]["by"], "institution_mask_type", "{would}");
+    let list = &would["lists"][0];
+    assert_eq!((&list["business_id"], &list["next_list"]["tokens"]), (&json!("acme"), &json!(3)), "{would}");
+    assert_eq!(list["next_list"]["removed"].as_array().unwrap().len(), 2, "{would}");
+    for (heir, refused) in [(&*old, 400), ("nobody", 404), (&*stray, 409)] {
+        let (status, why) = post(world, &format!("/v1/items/{old}/replace/{heir}")).await;
+        assert_eq!(status, refused, "{why}");
+    }
+    let puts = world.puts();
+    world.sandbox.offboard(&old, false).await.unwrap();
+    let done = tokio::task::block_in_place(|| {
+        cli(world, &["item", "replace", &old, "--by", &new, "--reason", "linked again", "--wait"], None)
+    });
+    assert!(done.status.success(), "{}", text(&done));
+    let replaced = || async { world.item(&old).await["state"] == "removed" };
+    assert!(holds(replaced).await, "{}", world.item(&new).await);
+    world.until_exact().await;
+    assert_eq!((world.sandbox.listed_tokens("acme").len(), world.puts() - puts), (3, 1), "in one list");
+    assert_eq!(actions(world, &format!("item/{old}")).await[..2], ["item.replaced", "item.replace"]);
+    let (status, refused) = post(world, &path).await;
+    assert_eq!(status, 409, "{refused}");
 }

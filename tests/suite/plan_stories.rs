@@ -279,6 +279,8 @@ async fn a_terminal_plans_one_list_and_all(world: &World) {
     let value: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(value["next_list"]["would"], "put");
     world.sync_item(&item).await;
+    world.until_state("/v1/businesses/acme", "converged").await;
     world.sync_business("globex").await;
     world.until_blocked("business", "globex", "unknown_tokens").await;
+    world.until_quiet().await;
 }

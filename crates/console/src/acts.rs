@@ -10,12 +10,13 @@ use crate::items::no_item;
 use crate::view::VerdictView;
 use axum::Json;
 use axum::http::StatusCode;
+use domain::accounts::{AccountState, same_accounts};
 use domain::explain::pasted;
 use domain::queue::{Mark, Row};
 use domain::redact::shows_any_token;
 use domain::token_list::TokenWord;
 use domain::work::{Block, Class, Kind, Subject};
-use domain::{BusinessId, Fingerprint, ItemId, Millis, words};
+use domain::{AccountId, BusinessId, Fingerprint, ItemId, Millis, words};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -34,6 +35,10 @@ words!(
         Hold => "hold",
         /// Mint every token of an Item anew.
         Mint => "mint",
+        /// One account of an Item goes to another business.
+        Move => "move",
+        /// Another Item, linked anew, takes the place of one.
+        Replace => "replace",
         /// The webhook that never came was looked into.
         Acknowledge => "acknowledge",
         /// The platform removed the Item.
@@ -60,6 +65,14 @@ impl Order {
             Self::Mint => {
                 "Mints every token of the Item anew and sends them; the ones of now stay in the lists until then."
             }
+            Self::Move => {
+                "Takes the account off its list, and puts it into the other one once the first was read back without it. A later push \
+                 that names accounts overrules it."
+            }
+            Self::Replace => {
+                "Gives its accounts' places to those of the other Item. Once each of these has its token, both happen in one list, \
+                 and this Item is removed."
+            }
             Self::Acknowledge => "Takes the Item off the list of missed webhooks: somebody has looked into it.",
             Self::Remove => {
                 "Takes its accounts off every list and erases its tokens here. Only a new push brings it back."
@@ -77,6 +90,8 @@ impl Order {
             Self::Release => "Released: it is due now, and this page shows what comes of it.",
             Self::Hold => "Held: nothing is sent for it until somebody releases it.",
             Self::Mint => "Its tokens are being minted again: this page shows what comes of it.",
+            Self::Move => "The account is on its way: this page shows what comes of it.",
+            Self::Replace => "The other Item takes its place once it has its tokens.",
             Self::Acknowledge => "Acknowledged: it is off the list of missed webhooks.",
             Self::Remove => "Removed: its accounts are leaving every list.",
             Self::KeepToken | Self::RemoveToken | Self::ForgetToken => "Decided: the list is compared anew now.",
@@ -113,13 +128,46 @@ pub(crate) struct ActQuery {
     pub(crate) timeout: Option<u32>,
 }
 
+/// What an order names besides its subject.
+pub(crate) enum With {
+    Nothing,
+    /// A token of the list.
+    Token(Fingerprint),
+    /// An account of the Item, and where it goes.
+    Move(AccountId, BusinessId),
+    /// The Item that takes its place.
+    Heir(ItemId),
+}
+
+impl With {
+    /// As a page's form says it: a fingerprint, an account and a business, an Item.
+    pub(crate) fn of_page(order: Order, about: &str) -> Result<Self, ApiError> {
+        Ok(match (order, about.split_once(' ')) {
+            (Order::Move, Some((account, to))) => Self::Move(AccountId::parse(account)?, BusinessId::parse(to.trim())?),
+            (Order::Move, None) => return Err(ApiError::bad_request("say which business the account goes to")),
+            (Order::Replace, _) => Self::Heir(ItemId::parse(about.trim())?),
+            _ if about.is_empty() => Self::Nothing,
+            _ => Self::Token(Fingerprint::from_stored(about.to_owned())),
+        })
+    }
+}
+
 /// An order, and about what.
 pub(crate) struct Ask<'a> {
     pub(crate) order: Order,
     pub(crate) subject: &'a Subject,
-    /// Of a token of the list, where the order is about one.
-    pub(crate) token: Option<Fingerprint>,
+    pub(crate) with: With,
     pub(crate) said: ActQuery,
+}
+
+/// An account of an Item, and the one of the other Item that takes its place.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Matched {
+    pub(crate) account_id: String,
+    pub(crate) heir_id: String,
+    pub(crate) business_id: String,
+    /// What tells that they are one bank account: `persistent_id`, or `institution_mask_type`.
+    pub(crate) by: String,
 }
 
 /// The list of a business, as it would be sent next.
@@ -141,6 +189,10 @@ pub(crate) struct Acted {
     pub(crate) effect: String,
     /// Of a dry run: the lists that it concerns, as they would be sent next; ten at most.
     pub(crate) lists: Vec<ListAhead>,
+    /// Of a replacement: accounts that are the same bank accounts.
+    pub(crate) matched: Vec<Matched>,
+    /// Of a replacement: accounts that leave their lists without an heir.
+    pub(crate) unmatched: Vec<String>,
     /// What an act on the row rests on, as it is now.
     pub(crate) version: String,
     /// Whether the reconciliation that it caused has ended. Null: nobody waited, or there is none.
@@ -208,6 +260,10 @@ struct Did {
     forbids: bool,
     /// Where it does another thing than such an order usually does.
     effect: Option<&'static str>,
+    matched: Vec<Matched>,
+    unmatched: Vec<String>,
+    /// The row whose reconciliation does it, where that is not the one that the order is about.
+    waits_for: Option<Subject>,
 }
 
 /// What a release does to a business that an operator holds.
@@ -216,7 +272,18 @@ pub(crate) const LIFTS_A_HOLD: &str =
 
 impl Did {
     fn of(action: &'static str) -> Self {
-        Self { action, was: None, became: Map::new(), wanted: None, forbids: false, effect: None }
+        let (matched, unmatched) = (Vec::new(), Vec::new());
+        Self {
+            action,
+            was: None,
+            became: Map::new(),
+            wanted: None,
+            forbids: false,
+            effect: None,
+            matched,
+            unmatched,
+            waits_for: None,
+        }
     }
 }
 
@@ -243,10 +310,12 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         dry_run: said.dry_run,
         effect: did.effect.unwrap_or(order.effect()).to_owned(),
         lists: match said.dry_run {
-            true => lists_ahead(console, &mut tx, &ask).await?,
+            true => lists_ahead(console, &mut tx, &ask, &did).await?,
             // Not while others wait for what this has locked.
             false => Vec::new(),
         },
+        matched: did.matched.clone(),
+        unmatched: did.unmatched.clone(),
         version: if said.dry_run { before } else { version_of(&mut tx, subject).await? },
         served: None,
         verdict: None,
@@ -258,7 +327,7 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         tx.rollback().await?;
         return Ok(acted);
     }
-    let Did { action, was, mut became, wanted, forbids, effect: _ } = did;
+    let Did { action, was, mut became, wanted, forbids, waits_for, .. } = did;
     if let Some(reason) = reason {
         became.insert("reason".into(), reason.into());
     }
@@ -271,7 +340,11 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         acted.served = Some(console.has_let_go(subject).await?);
     }
     if let (Some(timeout), Some(wanted)) = (said.timeout, wanted) {
-        acted.served = Some(console.is_served(subject, at, wanted, Duration::from_secs(timeout.into())).await?);
+        acted.served = Some(
+            console
+                .is_served(waits_for.as_ref().unwrap_or(subject), at, wanted, Duration::from_secs(timeout.into()))
+                .await?,
+        );
         let mut tx = console.store.begin_read().await?;
         let verdict = match subject {
             Subject::Item(id) => tx.verdict(id).await?,
@@ -291,10 +364,12 @@ impl Acted {
 }
 
 async fn within(tx: &mut Tx, caller: &Caller, ask: &Ask<'_>, reason: Option<&str>) -> Result<Did, ApiError> {
-    let Ask { order, subject, token, said } = ask;
+    let Ask { order, subject, with, said } = ask;
     // A sync of a business locks its Items first.
-    if *order != Order::Sync {
-        tx.lock_row(*subject).await?;
+    match (order, with) {
+        (Order::Sync, _) => {}
+        (_, With::Heir(heir)) => tx.lock_rows(&[(*subject).clone(), heir.into()]).await?,
+        _ => tx.lock_row(*subject).await?,
     }
     match subject {
         Subject::Item(id) => tx.item(id).await?.map(drop).ok_or_else(no_item)?,
@@ -334,9 +409,21 @@ async fn within(tx: &mut Tx, caller: &Caller, ask: &Ask<'_>, reason: Option<&str
         }
         (Order::KeepToken | Order::RemoveToken | Order::ForgetToken, Subject::Business(id)) => {
             let word = order.of_token().flatten();
-            decide(tx, caller, id, token.as_ref(), word).await
+            let token = match with {
+                With::Token(token) => Some(token),
+                _ => None,
+            };
+            decide(tx, caller, id, token, word).await
         }
-        (Order::Mint | Order::Acknowledge | Order::Remove, Subject::Business(_)) => {
+        (Order::Move, Subject::Item(id)) => match with {
+            With::Move(account, to) => move_account(tx, id, account, to).await,
+            _ => Err(ApiError::bad_request("say which account moves, and where")),
+        },
+        (Order::Replace, Subject::Item(id)) => match with {
+            With::Heir(heir) => replace(tx, id, heir).await,
+            _ => Err(ApiError::bad_request("say which Item takes its place")),
+        },
+        (Order::Mint | Order::Acknowledge | Order::Remove | Order::Move | Order::Replace, Subject::Business(_)) => {
             Err(ApiError::bad_request(format!("{order} is for an Item")))
         }
         (Order::Hold | Order::KeepToken | Order::RemoveToken | Order::ForgetToken, Subject::Item(_)) => {
@@ -386,6 +473,111 @@ async fn mint(tx: &mut Tx, id: &ItemId, subject: &Subject) -> Result<Did, ApiErr
     Ok(Did { was, became, wanted: Some(wanted), ..Did::of("item.mint") })
 }
 
+async fn move_account(tx: &mut Tx, id: &ItemId, account: &AccountId, to: &BusinessId) -> Result<Did, ApiError> {
+    let item = tx.item(id).await?.ok_or_else(no_item)?;
+    if item.state.is_gone() {
+        return Err(ApiError::conflict(format!("nothing of it is in a list any more: the Item is {}", item.state)));
+    }
+    let known = tx.accounts(id).await?.into_iter().find(|known| known.id == *account);
+    let no_account =
+        || ApiError::not_found("account of this Item", "`rekey explain ITEM` lists those that Plaid has shown");
+    let Some(from) = known.ok_or_else(no_account)?.business else {
+        return Err(ApiError::conflict("the account is in no list: push the Item with a business for it"));
+    };
+    if from == *to {
+        return Err(ApiError::conflict(format!("it belongs to {to} already")));
+    }
+    // Out of one list and into none: a name that is mistyped must not do that.
+    if tx.business(to).await?.is_none_or(|row| row.layer_id.is_none()) {
+        let why = format!("nobody has found {to} at Layer yet: push an Item of it first, or correct the name");
+        return Err(ApiError::conflict(why));
+    }
+    tx.assign(id, account, to).await?;
+    let wanted = tx.mark(&looked_at(&id.into(), "an operator moves an account")).await?;
+    let became = Map::from_iter([("account".to_owned(), json!(account)), ("business".to_owned(), json!(to))]);
+    Ok(Did { was: Some(json!({"business": from})), became, wanted: Some(wanted), ..Did::of("item.move") })
+}
+
+/// The Item's accounts give their places to those of `heir`: matched by their persistent ids, else by bank, mask and type. Never by
+/// name.
+async fn replace(tx: &mut Tx, id: &ItemId, heir: &ItemId) -> Result<Did, ApiError> {
+    if id == heir {
+        return Err(ApiError::bad_request("an Item can't replace itself"));
+    }
+    let (old, new) = (tx.item(id).await?.ok_or_else(no_item)?, tx.item(heir).await?.ok_or_else(no_item)?);
+    if old.is_offboarded() {
+        return Err(ApiError::conflict("it is removed already: nothing of it is in a list"));
+    }
+    if new.state.is_gone() || new.read_at.is_none() {
+        let why = format!("the accounts of {heir} are not known ({}): it can't take a place", new.state);
+        return Err(ApiError::conflict(why));
+    }
+    if new.replaces.as_ref().is_some_and(|other| other != id) {
+        return Err(ApiError::conflict(format!("{heir} is about to replace another Item")));
+    }
+    let bank = |view: Option<store::PlaidView>| view.and_then(|view| view.said.institution);
+    let (was_at, is_at) = (bank(tx.plaid_view(id).await?), bank(tx.plaid_view(heir).await?));
+    if was_at.is_some() && is_at.is_some() && was_at != is_at {
+        return Err(ApiError::conflict(format!("{heir} is at another bank than {id}")));
+    }
+    let leaving: Vec<_> = tx.accounts(id).await?.into_iter().filter(|a| a.business.is_some()).collect();
+    let present = |a: &store::AccountRow| a.state == AccountState::Active && a.missing_since.is_none();
+    let entering: Vec<_> = tx.accounts(heir).await?.into_iter().filter(present).collect();
+    let of = |accounts: &[store::AccountRow]| accounts.iter().map(|a| a.traits.clone()).collect::<Vec<_>>();
+    let (before, after) = (of(&leaving), of(&entering));
+    let same = same_accounts(
+        &before.iter().collect::<Vec<_>>(),
+        &after.iter().collect::<Vec<_>>(),
+        was_at.is_some() && was_at == is_at,
+    );
+    let (mut matched, mut has_heir) = (Vec::new(), vec![false; leaving.len()]);
+    for (from, to, by) in same {
+        let (from_row, to_row) = (&leaving[from], &entering[to]);
+        let Some(business) = &from_row.business else { continue };
+        if let Some(other) = to_row.business.as_ref().filter(|other| *other != business) {
+            // It would leave that list first, and the account be in none for a while.
+            let account = &to_row.id;
+            return Err(ApiError::conflict(format!(
+                "account {account} of {heir} is in the list of {other}, and its place is in that of {business}: move it first \
+                 (`rekey item move`)"
+            )));
+        }
+        tx.assign(heir, &to_row.id, business).await?;
+        has_heir[from] = true;
+        matched.push(Matched {
+            account_id: from_row.id.to_string(),
+            heir_id: to_row.id.to_string(),
+            business_id: business.to_string(),
+            by: by.to_string(),
+        });
+    }
+    let unmatched =
+        leaving.iter().zip(&has_heir).filter(|(_, has)| !**has).map(|(row, _)| row.id.to_string()).collect();
+    if matched.is_empty() {
+        return Err(ApiError::conflict(format!(
+            "no account of {heir} is surely one of {id}: they are matched by persistent id, else by bank, mask and type; if it is right \
+             all the same, push {heir} with `replaces`"
+        )));
+    }
+    tx.replace_by(id, heir).await?;
+    let wanted = tx.mark(&looked_at(&heir.into(), "an operator lets it replace another Item")).await?;
+    let pairs: Vec<_> = matched.iter().map(|m| json!([m.account_id, m.heir_id])).collect();
+    let became = Map::from_iter([
+        ("replaced_by".to_owned(), json!(heir)),
+        ("matched".to_owned(), json!(pairs)),
+        ("unmatched".to_owned(), json!(unmatched)),
+    ]);
+    // The heir's row is waited for: its reconciliation is the one that does it.
+    Ok(Did {
+        became,
+        wanted: Some(wanted),
+        waits_for: Some(heir.into()),
+        matched,
+        unmatched,
+        ..Did::of("item.replace")
+    })
+}
+
 /// About a token that the list showed when it was read last, and that nobody here knows.
 async fn decide(
     tx: &mut Tx,
@@ -415,12 +607,38 @@ async fn decide(
     Ok(Did { was, became, wanted: Some(wanted), ..Did::of("business.token") })
 }
 
-async fn lists_ahead(console: &Console, tx: &mut Tx, ask: &Ask<'_>) -> Result<Vec<ListAhead>, store::Error> {
+async fn lists_ahead(console: &Console, tx: &mut Tx, ask: &Ask<'_>, did: &Did) -> Result<Vec<ListAhead>, store::Error> {
     let subject = ask.subject;
-    let businesses = match subject {
+    let mut businesses = match subject {
         Subject::Business(id) => vec![id.clone()],
         Subject::Item(id) => tx.businesses_of_item(id).await?,
     };
+    match (&ask.with, subject) {
+        (With::Move(account, to), Subject::Item(item)) => {
+            let row = tx.accounts(item).await?.into_iter().find(|row| row.id == *account);
+            let from = row.and_then(|row| row.business);
+            tx.place_account(item, account, to, from.as_ref()).await?;
+            let mut lists = Vec::new();
+            if let Some(from) = &from {
+                lists.extend(list_ahead(console, tx, from).await?);
+            }
+            tx.place_account(item, account, to, None).await?;
+            lists.extend(list_ahead(console, tx, to).await?);
+            return Ok(lists);
+        }
+        (With::Heir(heir), Subject::Item(item)) => {
+            for Matched { heir_id, business_id, .. } in &did.matched {
+                let (account, to) =
+                    (AccountId::from_stored(heir_id.clone()), BusinessId::from_stored(business_id.clone()));
+                tx.place_account(heir, &account, &to, None).await?;
+            }
+            tx.remove_item(item).await?;
+            businesses.extend(tx.businesses_of_item(heir).await?);
+            businesses.sort();
+            businesses.dedup();
+        }
+        _ => {}
+    }
     let mut lists = Vec::new();
     for id in businesses.into_iter().take(MOST_LISTS) {
         let Some(row) = tx.business(&id).await? else { continue };
@@ -435,6 +653,12 @@ async fn lists_ahead(console: &Console, tx: &mut Tx, ask: &Ask<'_>) -> Result<Ve
         lists.push(ListAhead { business_id: id.to_string(), next_list });
     }
     Ok(lists)
+}
+
+async fn list_ahead(console: &Console, tx: &mut Tx, id: &BusinessId) -> Result<Option<ListAhead>, store::Error> {
+    let Some(row) = tx.business(id).await? else { return Ok(None) };
+    let next_list = next_list(console, tx, &row).await?.0;
+    Ok(Some(ListAhead { business_id: id.to_string(), next_list }))
 }
 
 /// No reconciliation goes on for longer in front of a caller who waits.

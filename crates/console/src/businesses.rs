@@ -1,7 +1,7 @@
 //! Businesses: what belongs into each list and what Layer accepted.
 
 use crate::Console;
-use crate::acts::{ActQuery, Acted, Ask, Order, carry_out};
+use crate::acts::{ActQuery, Acted, Ask, Order, With, carry_out};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::view::{Business, BusinessDetail, Paged, StateQuery, WantedAccount, Work};
@@ -125,6 +125,6 @@ async fn order(
     said: ActQuery,
 ) -> Result<(StatusCode, Json<Acted>), ApiError> {
     let subject = Subject::from(&BusinessId::parse(business)?);
-    let ask = Ask { order, subject: &subject, token, said };
+    let ask = Ask { order, subject: &subject, with: token.map_or(With::Nothing, With::Token), said };
     Ok(carry_out(console, caller, ask).await?.answer())
 }

@@ -1,7 +1,7 @@
 //! Items: list, show, and what can be ordered of them.
 
 use crate::Console;
-use crate::acts::{ActQuery, Acted, Ask, Order, carry_out};
+use crate::acts::{ActQuery, Acted, Ask, Order, With, carry_out};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::view::{Account, Item, ItemDetail, ItemsQuery, Paged, StateQuery, Token, Work};
@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::work::{Kind, Subject};
-use domain::{BusinessId, ItemId};
+use domain::{AccountId, BusinessId, ItemId};
 
 pub(crate) fn no_item() -> ApiError {
     ApiError::not_found("Item", "push it with PUT /v1/items/{item_id}; webhooks for it are listed at /v1/unknown-items")
@@ -124,6 +124,38 @@ pub(crate) async fn acknowledge(
     order(&console, &caller, Order::Acknowledge, item, said).await
 }
 
+/// Move one account of the Item to another business: out of its list first, and into the other one once the first was read back
+/// without it.
+#[utoipa::path(post, operation_id = "moveAccount", path = "/v1/items/{item_id}/accounts/{account_id}/move/{business_id}",
+    params(("item_id" = String, Path), ("account_id" = String, Path),
+        ("business_id" = String, Path, description = "where it goes; Layer must have it"), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "It is on its way", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn move_account(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path((item, account, business)): Path<(String, String, String)>,
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    let with = With::Move(AccountId::parse(account)?, BusinessId::parse(business)?);
+    order_with(&console, &caller, Order::Move, item, with, said).await
+}
+
+/// Let another Item, which the user has linked anew, take the place of this one. Its accounts are matched by their persistent ids,
+/// else by bank, mask and type. Once each account of the other Item has its token, both happen in one list, and this one is removed.
+#[utoipa::path(post, operation_id = "replaceItem", path = "/v1/items/{item_id}/replace/{heir_id}",
+    params(("item_id" = String, Path), ("heir_id" = String, Path, description = "the Item that takes its place"), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "It takes its place once it has its tokens", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn replace(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path((item, heir)): Path<(String, String)>,
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order_with(&console, &caller, Order::Replace, item, With::Heir(ItemId::parse(heir)?), said).await
+}
+
 async fn order(
     console: &Console,
     caller: &Caller,
@@ -131,7 +163,18 @@ async fn order(
     item: String,
     said: ActQuery,
 ) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order_with(console, caller, order, item, With::Nothing, said).await
+}
+
+async fn order_with(
+    console: &Console,
+    caller: &Caller,
+    order: Order,
+    item: String,
+    with: With,
+    said: ActQuery,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
     let subject = Subject::from(&ItemId::parse(item)?);
-    let ask = Ask { order, subject: &subject, token: None, said };
+    let ask = Ask { order, subject: &subject, with, said };
     Ok(carry_out(console, caller, ask).await?.answer())
 }

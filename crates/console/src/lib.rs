@@ -126,6 +126,8 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(items::show, push::put, items::remove))
         .routes(routes!(items::sync))
         .routes(routes!(items::mint))
+        .routes(routes!(items::move_account))
+        .routes(routes!(items::replace))
         .routes(routes!(items::acknowledge))
         .routes(routes!(explain::item))
         .routes(routes!(businesses::list))

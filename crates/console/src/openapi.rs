@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::Provider;
+use domain::accounts::SameBy;
 use domain::foreseen::Would;
 use domain::item::{ItemState, TokenStanding};
 use domain::outcome::Outcome;
@@ -62,6 +63,7 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("LayerRow", "status", RowStatus::WORDS),
     ("ItemAhead", "state", ItemState::WORDS),
     ("ItemAhead", "was", ItemState::WORDS),
+    ("Matched", "by", SameBy::WORDS),
     ("NextList", "would", Would::WORDS),
     ("OutcomeView", "type", Outcome::WORDS),
     ("Parked", "kind", Kind::WORDS),
@@ -128,7 +130,7 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("after") => json!({"pattern": "^[!-~]*$"}),
         Some("business") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("by") => json!({"pattern": "^[^\\x00]*$"}),
-        Some("item_id" | "business_id" | "plan_id" | "id") => {
+        Some("item_id" | "business_id" | "account_id" | "heir_id" | "plan_id" | "id") => {
             json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"})
         }
         Some("kind") => json!({"enum": Kind::WORDS}),

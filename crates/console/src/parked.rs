@@ -1,7 +1,7 @@
 //! What waits for a person: parked and held rows, Items nobody pushed.
 
 use crate::Console;
-use crate::acts::{ActQuery, Acted, Ask, Order, carry_out, checked_reason, subject_of, version_of};
+use crate::acts::{ActQuery, Acted, Ask, Order, With, carry_out, checked_reason, subject_of, version_of};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::providers::paused;
@@ -50,7 +50,7 @@ pub(crate) async fn release(
     Query(said): Query<ActQuery>,
 ) -> Result<(StatusCode, Json<Acted>), ApiError> {
     let subject = subject_of(&kind, id)?;
-    let ask = Ask { order: Order::Release, subject: &subject, token: None, said };
+    let ask = Ask { order: Order::Release, subject: &subject, with: With::Nothing, said };
     Ok(carry_out(&console, &caller, ask).await?.answer())
 }
 
@@ -136,7 +136,9 @@ pub(crate) async fn release_all(
     for (subject, of_row) in eligible {
         let (reason, version) = (reason.map(str::to_owned), Some(of_row));
         let said = ActQuery { reason, version, ..ActQuery::default() };
-        match carry_out(&console, &caller, Ask { order: Order::Release, subject: &subject, token: None, said }).await {
+        match carry_out(&console, &caller, Ask { order: Order::Release, subject: &subject, with: With::Nothing, said })
+            .await
+        {
             Ok(_) => all.released += 1,
             // It went on meanwhile, or is kept by another thing.
             Err(error) if error.is_of_the_row() => {}

@@ -36,6 +36,34 @@ impl Traits {
     }
 }
 
+words!(
+    /// What tells that two accounts of different Items are one bank account. Names are for people, and tell nothing.
+    SameBy { PersistentId => "persistent_id", BankMaskAndType => "institution_mask_type" }
+);
+
+/// Which accounts of one Item are the same bank accounts as those of another: their places in both, and what tells. None where
+/// two could be meant.
+pub fn same_accounts(old: &[&Traits], new: &[&Traits], same_bank: bool) -> Vec<(usize, usize, SameBy)> {
+    let same = |a: &Traits, b: &Traits| {
+        let by = match (&a.persistent_id, &b.persistent_id) {
+            (Some(_), Some(_)) => SameBy::PersistentId,
+            _ => SameBy::BankMaskAndType,
+        };
+        // At another bank an account may have the same last digits.
+        (a.same_bank_account(b) && (by == SameBy::PersistentId || same_bank)).then_some(by)
+    };
+    let mut found = Vec::new();
+    for (o, before) in old.iter().enumerate() {
+        let mut heirs = new.iter().enumerate().filter_map(|(n, after)| Some((n, same(before, after)?)));
+        let (Some((n, by)), None) = (heirs.next(), heirs.next()) else { continue };
+        let rivals = old.iter().filter(|other| same(other, new[n]).is_some()).count();
+        if rivals == 1 {
+            found.push((o, n, by));
+        }
+    }
+    found
+}
+
 /// An account that Rekey knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {

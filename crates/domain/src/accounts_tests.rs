@@ -196,3 +196,30 @@ fn each_proof_has_a_word_of_its_own_in_the_history() {
     let proofs = [Proof::RevokedAndUnlisted, Proof::RefusedAndUnlisted, Proof::TwoReads, Proof::Renumbered];
     assert_eq!(proofs.map(Proof::as_str), ["revoked", "refused", "two_reads", "renumbered"]);
 }
+
+#[test]
+fn an_account_of_a_linked_again_item_is_told_by_its_id_else_by_bank_mask_and_type() {
+    let of = |mask: &str, persistent: Option<&str>, name: &str| Traits {
+        kind: "depository".into(),
+        subtype: Some("checking".into()),
+        mask: Some(mask.into()),
+        name: Some(name.into()),
+        persistent_id: persistent.map(Into::into),
+    };
+    let same = |old: &[Traits], new: &[Traits], same_bank| {
+        same_accounts(&old.iter().collect::<Vec<_>>(), &new.iter().collect::<Vec<_>>(), same_bank)
+    };
+    let (plain, named) = (of("0001", None, "A"), of("0001", None, "B"));
+    let by_mask = vec![(0, 0, SameBy::BankMaskAndType)];
+    assert_eq!(same(std::slice::from_ref(&plain), std::slice::from_ref(&named), true), by_mask, "names tell nothing");
+    assert_eq!(same(std::slice::from_ref(&plain), &[named.clone()], false), vec![], "another bank, or an unknown one");
+    let (old, new) = (of("0001", Some("x"), "A"), of("0002", Some("x"), "A"));
+    assert_eq!(same(&[old], &[new], false), vec![(0, 0, SameBy::PersistentId)]);
+    let (old, new) = (of("0001", Some("x"), "A"), of("0001", Some("y"), "A"));
+    assert_eq!(same(&[old], &[new], true), vec![], "the ids say that they are two");
+    // Two that could be meant, on either side.
+    assert_eq!(same(std::slice::from_ref(&plain), &[named.clone(), named.clone()], true), vec![]);
+    assert_eq!(same(&[plain.clone(), plain.clone()], std::slice::from_ref(&named), true), vec![]);
+    let card = Traits { kind: "credit".into(), ..plain.clone() };
+    assert_eq!(same(&[plain, of("0009", None, "C")], &[card, named], true), vec![(0, 1, SameBy::BankMaskAndType)]);
+}

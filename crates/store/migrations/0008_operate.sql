@@ -76,7 +76,7 @@ CREATE TABLE plans (
     -- JSON.
     answer TEXT
 );
-CREATE INDEX plans_open ON plans (asked_at) WHERE answered_at IS NULL;
+CREATE INDEX plans_asked ON plans (asked_at);
 CREATE INDEX plans_business ON plans (business_id);
 
 -- Outcomes stand among what else happened: all of them in their order, and those of one type. Queries say it in the same words.

@@ -314,6 +314,35 @@ impl Tx {
         Ok(())
     }
 
+    /// From the next reconciliation of its Item on, the account belongs into this business.
+    pub async fn assign(&mut self, id: &ItemId, account: &AccountId, business: &BusinessId) -> Result<(), Error> {
+        let sql = "INSERT INTO assignments (item_id, account_id, business_id) VALUES ($1, $2, $3)
+            ON CONFLICT (item_id, account_id) DO UPDATE SET business_id = $3";
+        self.run(sql!(sql, id, account, business)).await?;
+        self.touch_item(id.as_str());
+        Ok(())
+    }
+
+    /// As if a reconciliation had moved the account already: to see what would come of it, and be undone.
+    pub async fn place_account(
+        &mut self,
+        id: &ItemId,
+        account: &AccountId,
+        business: &BusinessId,
+        moving_from: Option<&BusinessId>,
+    ) -> Result<(), Error> {
+        let sql = "UPDATE accounts SET business_id = $3, moving_from = $4, outside = NULL
+            WHERE item_id = $1 AND account_id = $2";
+        self.run(sql!(sql, id, account, business, moving_from)).await.map(drop)
+    }
+
+    /// This one leaves once every account of `heir` has its token.
+    pub async fn replace_by(&mut self, id: &ItemId, heir: &ItemId) -> Result<(), Error> {
+        self.run(sql!("UPDATE items SET replaces = $2 WHERE item_id = $1", heir, id)).await?;
+        self.touch_item(heir.as_str());
+        Ok(())
+    }
+
     /// The Item that this one replaces has left.
     pub async fn replaced(&mut self, id: &ItemId) -> Result<(), Error> {
         self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", id)).await.map(drop)

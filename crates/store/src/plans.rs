@@ -5,6 +5,8 @@ use crate::{Error, Tx};
 use domain::{BusinessId, Millis};
 use std::time::Duration;
 
+/// Nobody waits for an answer longer than this.
+const WAITED_FOR: Duration = Duration::from_secs(75);
 /// Questions that may wait for an answer at once, of the whole fleet.
 const MOST_OPEN: i64 = 200;
 
@@ -30,7 +32,9 @@ pub struct PlanRow {
 impl Tx {
     /// Asks what a reconciliation of this business would do. None: too many wait for an answer already.
     pub async fn ask_plan(&mut self, business: &BusinessId) -> Result<Option<String>, Error> {
-        let open = self.count(sql!("SELECT COUNT(*) AS n FROM plans WHERE answered_at IS NULL")).await?;
+        let recent = self.now().minus(WAITED_FOR);
+        let sql = "SELECT COUNT(*) AS n FROM plans WHERE answered_at IS NULL AND asked_at > $1";
+        let open = self.count(sql!(sql, recent)).await?;
         if open >= MOST_OPEN {
             return Ok(None);
         }
@@ -59,12 +63,12 @@ impl Tx {
 
     /// Whether a question waits for a consumer, or for another one.
     pub async fn is_plan_asked(&mut self) -> Result<bool, Error> {
-        let sql = "SELECT 1 AS n FROM plans WHERE answered_at IS NULL LIMIT 1";
-        Ok(self.row(sql!(sql)).await?.is_some())
+        let sql = "SELECT 1 AS n FROM plans WHERE answered_at IS NULL AND asked_at > $1
+            AND (taken_until IS NULL OR taken_until < $2) LIMIT 1";
+        Ok(self.row(sql!(sql, self.now().minus(WAITED_FOR), self.now())).await?.is_some())
     }
 
-    /// Takes up to `limit` questions, the oldest first, for `lease`: after that another consumer may. Those that were asked longer
-    /// than `lease` ago are left: nobody waits for them any more.
+    /// Takes up to `limit` questions that somebody still waits for, the oldest first, for `lease`: after that another consumer may.
     pub async fn take_plans(&mut self, limit: u32, lease: Duration) -> Result<Vec<AskedPlan>, Error> {
         let (now, lock) = (self.now(), self.dialect.skip_locked());
         let sql = format!(
@@ -72,7 +76,7 @@ impl Tx {
                 AND (taken_until IS NULL OR taken_until < $3) ORDER BY asked_at LIMIT $4 {lock})
             RETURNING id, business_id"
         );
-        let rows = self.rows(sql!(crate::sql::built(sql), now.plus(lease), now.minus(lease), now, limit)).await?;
+        let rows = self.rows(sql!(crate::sql::built(sql), now.plus(lease), now.minus(WAITED_FOR), now, limit)).await?;
         rows.iter().map(|row| Ok(AskedPlan { id: text(row, "id")?, business: get(row, "business_id")? })).collect()
     }
 
@@ -86,7 +90,6 @@ impl Tx {
 
     /// Deletes what was asked longer ago, answered or not.
     pub async fn forget_old_plans(&mut self, kept: Duration) -> Result<u64, Error> {
-        // By the id, which begins with its time: the answered ones stand in no index by theirs.
         let before = self.now().minus(kept);
         self.run(sql!("DELETE FROM plans WHERE asked_at < $1", before)).await
     }

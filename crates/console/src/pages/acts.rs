@@ -4,7 +4,7 @@
 use super::frame::{Frame, refuse, render, shown};
 use super::session::{Session, encoded};
 use super::{List, list_of, next_list, path_to};
-use crate::acts::{ActQuery, Ask, LIFTS_A_HOLD, Order, carry_out, subject_of, version_of};
+use crate::acts::{ActQuery, Ask, LIFTS_A_HOLD, Order, With, carry_out, subject_of, version_of};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::explain::{BusinessExplained, ItemExplained};
@@ -20,7 +20,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::item::ItemState;
 use domain::work::{Block, Subject};
-use domain::{Fingerprint, ItemId, Provider, words};
+use domain::{ItemId, Provider, words};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 
@@ -166,6 +166,8 @@ struct ActPage {
     frame: Frame,
     title: String,
     effect: String,
+    /// What is known beside the lists.
+    facts: Vec<String>,
     lists: Vec<List>,
     form: ActForm,
     /// Of a token, a code or the like, which the form sends along.
@@ -177,15 +179,14 @@ struct ActPage {
 pub(super) struct About {
     #[serde(default)]
     about: String,
+    /// Where an account goes.
+    #[serde(default)]
+    to: String,
 }
 
 /// What a form is bound to, besides its act.
 fn bound(subject: &Subject, about: &str) -> String {
     if about.is_empty() { subject.to_string() } else { format!("{subject} {about}") }
-}
-
-fn token_in(about: &str) -> Option<Fingerprint> {
-    (!about.is_empty()).then(|| Fingerprint::from_stored(about.to_owned()))
 }
 
 /// Nobody who may only read, or comes with a form of another session, gets past this.
@@ -217,8 +218,9 @@ pub(super) async fn preview(
     Extension(session): Extension<Session>,
     Extension(caller): Extension<Caller>,
     Path((act, kind, id)): Path<(String, String, String)>,
-    Query(About { about }): Query<About>,
+    Query(About { about, to }): Query<About>,
 ) -> Response {
+    let about = if to.is_empty() { about } else { format!("{about} {}", to.trim()) };
     let Ok(subject) = subject_of(&kind, id) else { return no_such_act(&session) };
     let back = path_to(subject.kind().as_str(), subject.id());
     if let Err(refused) = allowed(&session, &back) {
@@ -226,11 +228,23 @@ pub(super) async fn preview(
     }
     let page = async {
         let version = version_of(&mut console.store.begin_read().await?, &subject).await?;
+        let mut facts = Vec::new();
         let (effect, lists, needs_reason) = match (Order::from_word(&act), &*act) {
             (Some(order), _) => {
                 let said = ActQuery { dry_run: true, ..ActQuery::default() };
-                let ask = Ask { order, subject: &subject, token: token_in(&about), said };
+                let ask = Ask { order, subject: &subject, with: With::of_page(order, &about)?, said };
                 let acted = carry_out(&console, &caller, ask).await?;
+                let heirs = acted.matched.iter().map(|m| {
+                    format!(
+                        "{} takes the place of {} in {} (by {})",
+                        m.heir_id,
+                        m.account_id,
+                        m.business_id,
+                        m.by.replace('_', " ")
+                    )
+                });
+                let alone = acted.unmatched.iter().map(|id| format!("{id} leaves its list without an heir"));
+                facts.extend(heirs.chain(alone));
                 (acted.effect, acted.lists.iter().map(list_of).collect(), order.needs_reason())
             }
             (None, "erase") => {
@@ -253,7 +267,7 @@ pub(super) async fn preview(
         };
         let title = format!("{}: {}", act.replace('_', " "), subject.id());
         let frame = Frame::new(&session, "");
-        Ok(render(&ActPage { frame, title, effect, lists, form, about, back }))
+        Ok(render(&ActPage { frame, title, effect, facts, lists, form, about, back }))
     };
     shown(&session, page.await)
 }
@@ -292,8 +306,13 @@ pub(super) async fn act(
     let done = match (Order::from_word(&act), &*act) {
         (Some(order), _) => {
             let said = ActQuery { reason, version: Some(version), ..ActQuery::default() };
-            let ask = Ask { order, subject: &subject, token: token_in(&sent.about), said };
-            carry_out(&console, &caller, ask).await.map(|_| told(&back, &act))
+            match With::of_page(order, &sent.about) {
+                Ok(with) => {
+                    let ask = Ask { order, subject: &subject, with, said };
+                    carry_out(&console, &caller, ask).await.map(|_| told(&back, &act))
+                }
+                Err(error) => Err(error),
+            }
         }
         (None, "erase") => {
             let said = ActQuery { reason, version: Some(version), ..ActQuery::default() };
@@ -429,6 +448,7 @@ pub(super) async fn preview_provider(
         frame: Frame::new(&session, ""),
         title: format!("{order}: {provider}"),
         effect: order.effect().to_owned(),
+        facts: Vec::new(),
         lists: Vec::new(),
         form,
         about: String::new(),
@@ -586,7 +606,7 @@ pub(super) async fn preview_all(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Extension(caller): Extension<Caller>,
-    Query(About { about }): Query<About>,
+    Query(About { about, .. }): Query<About>,
 ) -> Response {
     if let Err(refused) = allowed(&session, "/needs") {
         return refused;
@@ -614,7 +634,16 @@ pub(super) async fn preview_all(
             needs_reason: false,
         };
         let (title, frame) = (format!("release all of {about}"), Frame::new(&session, "/needs"));
-        Ok(render(&ActPage { frame, title, effect, lists: Vec::new(), form, about, back: "/needs".into() }))
+        Ok(render(&ActPage {
+            frame,
+            title,
+            effect,
+            facts: Vec::new(),
+            lists: Vec::new(),
+            form,
+            about,
+            back: "/needs".into(),
+        }))
     };
     shown(&session, page.await)
 }

@@ -407,6 +407,10 @@ struct ItemPage {
     frame: Frame,
     it: ItemExplained,
     offered: Offered,
+    may_act: bool,
+    /// Where acts about it begin and end.
+    path: &'static str,
+    of: String,
 }
 
 async fn item(
@@ -421,7 +425,8 @@ async fn item(
         let axum::Json(it) = explain::item(State(console.clone()), Path(id)).await?;
         let offered = acts::of_item(&console, &session, &subject, &it);
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
-        Ok(render(&ItemPage { frame, it, offered }))
+        let of = format!("/item/{}", encoded(&it.item.item_id));
+        Ok(render(&ItemPage { frame, it, offered, may_act: session.may_act, path: "/acts/", of }))
     };
     shown(&session, page.await)
 }

@@ -82,6 +82,32 @@ pub(super) enum ItemCommand {
         #[command(flatten)]
         how: How,
     },
+    /// Move one account of the Item to another business: out of its list first, then into the other one.
+    #[command(after_help = "Example: rekey item move ITEM ACCOUNT --to BUSINESS --dry-run")]
+    Move {
+        /// The Item's id at Plaid.
+        item: String,
+        /// The account's id at Plaid.
+        account: String,
+        /// The business that it goes to. Layer must have it.
+        #[arg(long)]
+        to: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Let another Item, which the user has linked anew, take the place of this one, in one list.
+    ///
+    /// Its accounts are matched by their persistent ids, else by bank, mask and type; never by name. `--dry-run` shows them.
+    #[command(after_help = "Example: rekey item replace OLD --by NEW --dry-run")]
+    Replace {
+        /// The Item that leaves.
+        item: String,
+        /// The Item that takes its place.
+        #[arg(long)]
+        by: String,
+        #[command(flatten)]
+        how: How,
+    },
     /// Take the Item off the list of missed webhooks: somebody has looked into it.
     Acknowledge {
         /// The Item's id at Plaid.
@@ -478,6 +504,13 @@ pub(super) fn progress(line: &str) {
 /// What came of an act, or would come of it.
 fn acted(body: &Value) {
     say(&plain(&body["effect"]));
+    for pair in body["matched"].as_array().into_iter().flatten() {
+        let [account, heir, business, by] = ["account_id", "heir_id", "business_id", "by"].map(|f| plain(&pair[f]));
+        say(&format!("  {heir} takes the place of {account} in {business} (by {})", by.replace('_', " ")));
+    }
+    for alone in body["unmatched"].as_array().into_iter().flatten() {
+        say(&format!("  {} leaves its list without an heir", plain(alone)));
+    }
     for list in body["lists"].as_array().into_iter().flatten() {
         say(&format!("{}: {}", plain(&list["business_id"]), next_list(&list["next_list"])));
     }
@@ -579,6 +612,13 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
         ItemCommand::Erase { item, erase } => admin.erase(&path(&item)?, &item, &erase).await,
         ItemCommand::Sync { item, how } => admin.order(Method::POST, &path(&item)?, "/sync", &how).await,
         ItemCommand::Mint { item, how } => admin.order(Method::POST, &path(&item)?, "/mint", &how).await,
+        ItemCommand::Move { item, account, to, how } => {
+            let act = format!("/accounts/{}/move/{}", segment(&account)?, segment(&to)?);
+            admin.order(Method::POST, &path(&item)?, &act, &how).await
+        }
+        ItemCommand::Replace { item, by, how } => {
+            admin.order(Method::POST, &path(&item)?, &format!("/replace/{}", segment(&by)?), &how).await
+        }
         ItemCommand::Acknowledge { item, how } => admin.order(Method::POST, &path(&item)?, "/acknowledge", &how).await,
         ItemCommand::Missed(args) => {
             let columns = &["item_id", "last_sent", "last_sent_at", "last_heard", "last_heard_at", "webhook_url"];

@@ -258,17 +258,18 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
     let answer = Answer { status: 200, body: told };
     let ended = admin.finish(&answer, |_| {
         let told = [
-            ("nothing", "are right"),
-            ("put", "would be sent"),
-            ("create", "would be created"),
-            ("hold", "would be held"),
-            ("parked", "need a person"),
-            ("wait", "wait for tokens"),
-            ("retry", "would be tried again"),
-            ("unknown", "could not be told"),
+            ("nothing", "is right", "are right"),
+            ("put", "would be sent", "would be sent"),
+            ("create", "would be created", "would be created"),
+            ("hold", "would be held", "would be held"),
+            ("parked", "needs a person", "need a person"),
+            ("wait", "waits for tokens", "wait for tokens"),
+            ("retry", "would be tried again", "would be tried again"),
+            ("unknown", "could not be told", "could not be told"),
         ];
-        let told = told.iter().filter_map(|(word, does)| Some(format!("{} {does}", counts.get(*word)?)));
-        say(&format!("{seen} businesses: {}", told.collect::<Vec<_>>().join(", ")));
+        let told = told.iter().filter_map(|(word, one, many)| Some(counted(counts.get(*word)?, one, many)));
+        let told: Vec<String> = told.collect();
+        say(&format!("{}: {}", counted(seen, "business", "businesses"), told.join(", ")));
     });
     if stopped {
         complain("stopped: these are not all");

@@ -115,11 +115,12 @@ enum Command {
         after_help = "Example: rekey explain acme\n         rekey explain 0000   (the last digits of an account)"
     )]
     Explain(explain::Explain),
-    /// What would be sent to Layer next, by the reconciler's own plan, from the list that Layer showed last.
+    /// What a reconciliation would do now: mint, send, hold. By live reads, and without a write.
     ///
-    /// Nothing is read at Plaid or Layer for it, and nothing is sent: `rekey business sync` looks now.
+    /// A consumer runs the reconcilers on a copy of what is stored: it reads the accounts at Plaid and the list at Layer, within the
+    /// budgets, and notes what would be minted and sent. What Plaid would say to a mint, or Layer to the list, is not known before.
     #[command(
-        after_help = "Example: rekey plan acme\n         rekey plan   (all businesses: those that differ, and a summary)"
+        after_help = "Example: rekey plan acme\n         rekey plan acme --stored   (from what was read last: nobody is asked)\n         rekey plan   (all businesses: those that differ, and a summary)"
     )]
     Plan(explain::Plan),
     /// What happened to a business or an Item, and what operators did to it; the newest first.
