@@ -60,7 +60,6 @@ fn ids(of: &Value) -> BTreeSet<String> {
 /// The property: whatever happened, a plan says what the reconciliations of the Items and of the business then do.
 async fn a_plan_is_what_then_happens(world: &World) {
     let seed = std::env::var("PLAN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    println!("PLAN_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     // What Layer says to tokens of before a rotation is not known before it is asked.
     world.sandbox.switch(|s| s.layer_checks_tokens = false);

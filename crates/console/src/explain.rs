@@ -198,7 +198,7 @@ pub(crate) async fn next_list(
     let wanted = tx.wanted_accounts(id).await?.into_iter();
     let wanted: Vec<Wanted> =
         wanted.map(|w| Wanted { account: w.account, token: w.token, older_generation: w.older_generation }).collect();
-    let policy = row.policy(console.policy.clone());
+    let policy = row.policy(&console.policy);
     let permit = work.as_ref().and_then(|work| work.permit.as_ref());
     let next = NextList::of(plan(&wanted, &listed, &row.accepted, &policy, permit));
     let next = next.held_by(work.as_ref().filter(|work| work.permit.is_none()).and_then(|work| work.blocked.as_ref()));

@@ -212,7 +212,11 @@ fn an_account_of_a_linked_again_item_is_told_by_its_id_else_by_bank_mask_and_typ
     let (plain, named) = (of("0001", None, "A"), of("0001", None, "B"));
     let by_mask = vec![(0, 0, SameBy::BankMaskAndType)];
     assert_eq!(same(std::slice::from_ref(&plain), std::slice::from_ref(&named), true), by_mask, "names tell nothing");
-    assert_eq!(same(std::slice::from_ref(&plain), &[named.clone()], false), vec![], "another bank, or an unknown one");
+    assert_eq!(
+        same(std::slice::from_ref(&plain), std::slice::from_ref(&named), false),
+        vec![],
+        "another bank, or an unknown one"
+    );
     let (old, new) = (of("0001", Some("x"), "A"), of("0002", Some("x"), "A"));
     assert_eq!(same(&[old], &[new], false), vec![(0, 0, SameBy::PersistentId)]);
     let (old, new) = (of("0001", Some("x"), "A"), of("0001", Some("y"), "A"));

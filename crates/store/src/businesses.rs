@@ -38,12 +38,12 @@ pub struct BusinessRow {
 
 impl BusinessRow {
     /// What its plan depends on besides the settings.
-    pub fn policy(&self, settings: Policy) -> Policy {
+    pub fn policy(&self, settings: &Policy) -> Policy {
         Policy {
             leave_out: self.leave_out,
             kept_back: self.kept_back.clone().map(|(why, _)| why),
             archived_before: self.archived.clone(),
-            ..settings
+            ..settings.clone()
         }
     }
 }

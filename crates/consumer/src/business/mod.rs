@@ -166,7 +166,7 @@ impl Reconciliation<'_> {
         domain::token_list::Policy {
             // Accepted but never seen: the sweep sends it again.
             resend: !self.row.verified && self.claim.class == Class::Sweep,
-            ..self.row.policy(self.context.layer.settings().policy())
+            ..self.row.policy(&self.context.layer.settings().policy())
         }
     }
 
