@@ -56,6 +56,23 @@ async function itWorksWithoutAScript() {
   await context.close();
 }
 
+/** By live reads, and for whoever has no script as well. */
+async function aPlanIsMadeFromThePage() {
+  for (const [look, options] of [["light", {}], ["narrow", { viewport: { width: 390, height: 800 } }]]) {
+    const { context, page } = await world.signedIn({ ...options, bypassCSP: true });
+    await page.goto(`${world.base}/businesses/acme`);
+    await page.getByRole("button", { name: "Plan with live reads" }).click();
+    expect(await page.getByRole("heading", { name: "Plan of acme" }).isVisible(), "the plan has a page");
+    expect(await page.getByText("Nothing was changed").isVisible(), "and says what it did not do");
+    expect(await page.getByText("It is the one that Layer has").isVisible(), "and what would be sent");
+    await page.evaluate(axe);
+    const violations = await page.evaluate(async () => (await axe.run()).violations.map((v) => `${v.id}: ${v.help}`));
+    expect(violations.length === 0, `the plan (${look}): ${violations.join("; ")}`);
+    await page.screenshot({ path: `${screenshots}/plan-${look}.png`, fullPage: true });
+    await context.close();
+  }
+}
+
 async function theKeyboardIsEnough() {
   const { context, page } = await world.signedIn();
   await page.keyboard.press("Tab");

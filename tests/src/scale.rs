@@ -347,7 +347,13 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.history(&subjects, &page("")).await.unwrap();
     seen("explain a business");
     let listed = Fingerprint::from_stored("fp1_7-1-2".into());
-    store.copy_of(&fifth, &[listed]).await.unwrap().store.close().await;
+    store
+        .copy_of(&fifth, &[listed], &[AccountId::parse("account-10000007-1").unwrap()])
+        .await
+        .unwrap()
+        .store
+        .close()
+        .await;
     seen("copy of what a plan needs");
     let of = |kind, subjects, oldest_first| OutcomeFilter { subjects, kind, since: None, oldest_first };
     for oldest_first in [false, true] {
@@ -389,7 +395,7 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     seen("audit");
     drop(tx);
     let mut tx = store.begin().await.unwrap();
-    let plan = tx.ask_plan(&fifth).await.unwrap().unwrap();
+    let plan = tx.ask_plan(&fifth, Class::Person).await.unwrap().unwrap();
     assert!(tx.is_plan_asked().await.unwrap());
     tx.take_plans(4, LONG).await.unwrap();
     tx.answer_plan(&plan, "{}").await.unwrap();

@@ -85,8 +85,8 @@ async fn a_plan_is_what_then_happens(world: &World) {
                 happened.push(*what);
             }
         }
-        // Last, or the bank would speak under a token that is no more. Not with an archived row: whether its account is known to be
-        // archived when its new token comes depends on which Item is looked at first.
+        // Last, or the bank would speak under a token that is no more. Not with an archived row: whether it counts as archived by
+        // somebody depends on whether the list is read before its Item's token is known to be dead.
         if rng.random_bool(0.5) && !happened.contains(&"somebody archives a row") {
             let announce = if rng.random_bool(0.8) { Announce::Database } else { Announce::Silent };
             world.rotate(items.choose(&mut rng).unwrap(), announce).await;
@@ -241,6 +241,17 @@ async fn a_plan_says_why_it_can_not_tell(world: &World) {
     assert!(planned["next_list"]["why"].as_str().unwrap().contains("layer is paused"), "{planned}");
     assert_eq!(world.sandbox.calls("/accounts/get"), reads);
     assert_eq!(world.admin("POST", "/v1/providers/layer/resume", None).await.0, 200);
+    // What was not read is not taken for as it was: Plaid asks for a rest, which is for the whole fleet.
+    let (error_type, error_code) = ("RATE_LIMIT_EXCEEDED".to_owned(), "ACCOUNTS_LIMIT".to_owned());
+    let rest = FaultKind::Answer { status: 429, error_type, error_code, retry_after: Some(3600) };
+    world.sandbox.fault(Fault::times("/accounts/get", 1, rest));
+    plan(world, "acme").await;
+    let planned = plan(world, "acme").await;
+    assert_eq!(planned["next_list"]["would"], "unknown", "{planned}");
+    let why = planned["next_list"]["why"].as_str().unwrap();
+    assert!(why.contains(&item) && why.contains("were not read"), "{planned}");
+    world.sandbox.heal();
+    world.sql("DELETE FROM budgets").await;
     // An order of an operator is a guard like any other.
     assert_eq!(world.admin("POST", "/v1/businesses/acme/hold?reason=migration", None).await.0, 200);
     world.rotate(&item, Announce::Database).await;

@@ -92,6 +92,8 @@ pub(crate) struct NextList {
     pub(crate) discarded: Vec<String>,
     /// Wanted, and left out until their new tokens are minted.
     pub(crate) left_out: Vec<String>,
+    /// Wanted, and left out because somebody archived them at Layer.
+    pub(crate) archived: Vec<String>,
 }
 
 /// Something that a person can do.
@@ -298,6 +300,7 @@ impl NextList {
             removed: Vec::new(),
             discarded: Vec::new(),
             left_out: Vec::new(),
+            archived: Vec::new(),
         }
     }
 
@@ -317,7 +320,7 @@ impl NextList {
 
     fn sent(put: &Put) -> Self {
         let ids = |accounts: &[AccountId]| accounts.iter().map(ToString::to_string).collect();
-        let Put { tokens, added, replaced, removed, discarded, left_out, .. } = put;
+        let Put { tokens, added, replaced, removed, discarded, left_out, archived, resent: _ } = put;
         Self {
             tokens: Some(tokens.len()),
             added: ids(added),
@@ -325,6 +328,7 @@ impl NextList {
             removed: ids(removed),
             discarded: discarded.iter().map(ToString::to_string).collect(),
             left_out: ids(left_out),
+            archived: ids(archived),
             ..Self::new("put", None)
         }
     }
@@ -346,7 +350,9 @@ impl NextList {
     fn of(plan: Plan) -> Self {
         let ids = |accounts: &[AccountId]| accounts.iter().map(ToString::to_string).collect();
         match plan {
-            Plan::Converged { left_out, .. } => Self { left_out: ids(&left_out), ..Self::new("nothing", None) },
+            Plan::Converged { left_out, archived, verified: _ } => {
+                Self { left_out: ids(&left_out), archived: ids(&archived), ..Self::new("nothing", None) }
+            }
             Plan::Wait { left_out } => {
                 let why = "Layer refuses the tokens that these accounts have: new ones are minted first";
                 Self { left_out: ids(&left_out), ..Self::new("wait", Some(why.into())) }

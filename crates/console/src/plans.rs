@@ -9,6 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use domain::BusinessId;
 use domain::foreseen::Foreseen;
+use domain::work::Class;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use store::PlanRow;
@@ -55,6 +56,17 @@ pub(crate) struct PlanView {
 pub(crate) struct PlanQuery {
     /// Wait for the answer, so many seconds at most; 20 by default.
     timeout: Option<u32>,
+    /// One of many: what is due goes first.
+    #[serde(default)]
+    background: bool,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WaitQuery {
+    /// Wait for the answer, so many seconds at most; 20 by default.
+    timeout: Option<u32>,
 }
 
 /// What would a reconciliation of this business, and of each of its Items before, do now? A consumer reads the accounts at Plaid and
@@ -67,30 +79,31 @@ pub(crate) async fn ask(
     Path(business): Path<String>,
     Query(query): Query<PlanQuery>,
 ) -> Result<(StatusCode, Json<PlanView>), ApiError> {
-    let id = begin(&console, &BusinessId::parse(business)?).await?;
-    answer(&console, &id, &query).await
+    let class = if query.background { Class::Retry } else { Class::Person };
+    let id = begin(&console, &BusinessId::parse(business)?, class).await?;
+    answer(&console, &id, query.timeout).await
 }
 
 /// A plan that was asked for, for a quarter of an hour.
-#[utoipa::path(get, operation_id = "getPlan", path = "/v1/plans/{plan_id}", params(("plan_id" = String, Path), PlanQuery),
+#[utoipa::path(get, operation_id = "getPlan", path = "/v1/plans/{plan_id}", params(("plan_id" = String, Path), WaitQuery),
     responses((status = 200, description = "The plan", body = PlanView),
         (status = 202, description = "Not answered yet", body = PlanView), (status = 404, body = ErrorBody)))]
 pub(crate) async fn show(
     State(console): State<Console>,
     Path(id): Path<String>,
-    Query(query): Query<PlanQuery>,
+    Query(query): Query<WaitQuery>,
 ) -> Result<(StatusCode, Json<PlanView>), ApiError> {
-    answer(&console, &id, &query).await
+    answer(&console, &id, query.timeout).await
 }
 
 /// Asks for it: its id.
-pub(crate) async fn begin(console: &Console, business: &BusinessId) -> Result<String, ApiError> {
+pub(crate) async fn begin(console: &Console, business: &BusinessId, class: Class) -> Result<String, ApiError> {
     let mut tx = console.store.begin().await?;
     if tx.business(business).await?.is_none() {
         tx.rollback().await?;
         return Err(no_business());
     }
-    let Some(id) = tx.ask_plan(business).await? else {
+    let Some(id) = tx.ask_plan(business, class).await? else {
         tx.rollback().await?;
         return Err(ApiError::busy("too many plans wait to be made already: ask again in a moment"));
     };
@@ -98,8 +111,8 @@ pub(crate) async fn begin(console: &Console, business: &BusinessId) -> Result<St
     Ok(id)
 }
 
-async fn answer(console: &Console, id: &str, query: &PlanQuery) -> Result<(StatusCode, Json<PlanView>), ApiError> {
-    let patience = query.timeout.map_or(WAIT, |seconds| Duration::from_secs(seconds.into()));
+async fn answer(console: &Console, id: &str, timeout: Option<u32>) -> Result<(StatusCode, Json<PlanView>), ApiError> {
+    let patience = timeout.map_or(WAIT, |seconds| Duration::from_secs(seconds.into()));
     let view = wait(console, id, patience).await?;
     let status = if view.answered_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(view)))

@@ -20,46 +20,52 @@ const POLL: Duration = Duration::from_secs(1);
 pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let (slots, running) = (Arc::new(Semaphore::new(AT_ONCE)), TaskTracker::new());
     while !stop.is_cancelled() {
-        let free = slots.available_permits() as u32;
-        let taken = if free == 0 { Ok(Vec::new()) } else { take(&context, free).await };
-        for asked in taken.unwrap_or_else(|error| {
+        // First, so that nothing is taken that would have to wait under its lease.
+        let slot = tokio::select! {
+            () = stop.cancelled() => break,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+        };
+        let (Ok(slot), taken) = (slot, take(&context).await) else { break };
+        let asked = taken.unwrap_or_else(|error| {
             tracing::debug!(error = chain(&error), "questions for plans wait for the database");
-            Vec::new()
-        }) {
-            let (context, slots, stop) = (Arc::clone(&context), Arc::clone(&slots), stop.clone());
-            running.spawn(async move {
-                let Ok(_slot) = slots.acquire_owned().await else { return };
-                // Nobody is lost: another consumer answers once the lease has run out.
-                let answered = stop.run_until_cancelled(answer(&context, &asked)).await;
-                if let Some(Err(error)) = answered {
-                    tracing::warn!(error = chain(&error), business = %asked.business, "a plan could not be made");
-                }
-                context.store.ask_for_plans();
-            });
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(POLL) => {}
-            () = context.store.plan_asked() => {}
-        }
+            None
+        });
+        let Some(asked) = asked else {
+            drop(slot);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(POLL) => {}
+                () = context.store.plan_asked() => {}
+            }
+            continue;
+        };
+        let (context, stop) = (Arc::clone(&context), stop.clone());
+        running.spawn(async move {
+            // Nobody is lost: another consumer answers once the lease has run out.
+            let answered = stop.run_until_cancelled(answer(&context, &asked)).await;
+            if let Some(Err(error)) = answered {
+                tracing::warn!(error = chain(&error), business = %asked.business, "a plan could not be made");
+            }
+            drop(slot);
+        });
     }
     running.close();
     running.wait().await;
 }
 
-async fn take(context: &Context, limit: u32) -> Result<Vec<AskedPlan>, store::Error> {
+async fn take(context: &Context) -> Result<Option<AskedPlan>, store::Error> {
     if !context.store.begin_read().await?.is_plan_asked().await? {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let mut tx = context.store.begin().await?;
-    let taken = tx.take_plans(limit, LEASE).await?;
+    let taken = tx.take_plans(1, LEASE).await?;
     tx.commit().await?;
-    Ok(taken)
+    Ok(taken.into_iter().next())
 }
 
 async fn answer(context: &Context, asked: &AskedPlan) -> Result<(), store::Error> {
     // Erased meanwhile: the question went with it.
-    let Some(foreseen) = rehearse(context, &asked.business).await? else { return Ok(()) };
+    let Some(foreseen) = rehearse(context, &asked.business, asked.class).await? else { return Ok(()) };
     let answer = serde_json::to_string(&foreseen).unwrap_or_default();
     let mut tx = context.store.begin().await?;
     tx.answer_plan(&asked.id, &answer).await?;

@@ -90,7 +90,7 @@ pub(crate) fn done(context: &Context) -> Finish {
 /// Decides what a refusal means for the row. May probe the provider and pause it.
 pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<Finish, store::Error> {
     match refusal.next {
-        Next::Retry { .. } if refusal.outage && context.http(refusal.provider).is_dark(context.settings.dark_after) => {
+        Next::Retry { .. } if refusal.outage && is_dark(context, refusal.provider) => {
             went_dark(context, claim, refusal).await
         }
         Next::Retry { after } => Ok(backoff(context, claim, after, &refusal.code, refusal.message.clone())),
@@ -109,6 +109,11 @@ pub(crate) async fn conclude(context: &Context, claim: &Claim, refusal: &Refusal
         }
         Next::Suspect => suspect(context, claim, refusal).await,
     }
+}
+
+/// Asked, it counts from the beginning: a rehearsal, whose pause nobody heeds, would take that from those who need it.
+fn is_dark(context: &Context, provider: Provider) -> bool {
+    context.rehearsal.is_none() && context.http(provider).is_dark(context.settings.dark_after)
 }
 
 /// Everybody waits for a probe instead of each for itself, unless the probe is answered at once.
@@ -206,7 +211,9 @@ pub(crate) async fn refused_by_all(
 
 /// No row is parked: work goes on when a probe succeeds (I4).
 async fn pause(context: &Context, claim: &Claim, refusal: &Refusal, how: &str) -> Result<Finish, store::Error> {
-    context.http(refusal.provider).forget_successes();
+    if context.rehearsal.is_none() {
+        context.http(refusal.provider).forget_successes();
+    }
     let interval = context.settings.probe_interval;
     let mut tx = context.store.begin().await?;
     let new = tx.pause(refusal.provider, &refusal.message, &refusal.code, interval).await?;

@@ -27,8 +27,8 @@ use tracing::subscriber::NoSubscriber;
 pub(crate) const LONGEST: Duration = Duration::from_secs(45);
 /// A lease on the copy: nobody else is there.
 const LEASE: Duration = Duration::from_mins(10);
-/// Items that one plan reads.
-const MOST_ITEMS: usize = 200;
+/// Items that one plan reads, one after the other: more would not be read in time.
+const MOST_ITEMS: usize = 100;
 
 /// What is noted of one.
 #[derive(Debug)]
@@ -37,8 +37,10 @@ pub(crate) struct Rehearsal {
     books: Store,
     limits: Limits,
     until: Instant,
+    /// How far ahead calls are booked: as a person's, or behind what is due.
+    class: Class,
     /// The list at Layer, which was read for the copy.
-    list: Mutex<Option<Vec<ListedAccount>>>,
+    list: Option<(LayerId, Vec<ListedAccount>)>,
     noted: Mutex<Noted>,
 }
 
@@ -48,8 +50,10 @@ struct Noted {
     plan: Option<Plan>,
     put: Option<Put>,
     creates: Option<usize>,
-    /// A call was not made for want of budget.
+    /// Calls that were not made for want of budget.
     starved: Option<Call>,
+    /// Items whose accounts were not read to the end.
+    unread: Vec<ItemId>,
 }
 
 impl Rehearsal {
@@ -64,13 +68,14 @@ impl Rehearsal {
         claim: &Claim,
         call: Call,
     ) -> Result<Result<(), Finish>, store::Error> {
+        // Plaid counts these for each Item as well. A reconciliation's first was counted with its claim, which is not of that row.
+        let mut is_paced = !matches!(call, Call::AccountsGet | Call::ItemGet);
         loop {
             let mut tx = self.books.begin().await?;
-            // Plaid counts these for each Item as well. A reconciliation's first was counted with its claim, which is not of that row.
-            let counted = matches!(call, Call::AccountsGet | Call::ItemGet);
-            let paced = if counted { tx.pace(claim, call, &self.limits).await? } else { Ok(()) };
+            let paced = if is_paced { Ok(()) } else { tx.pace(claim, call, &self.limits).await? };
+            is_paced = paced.is_ok();
             let booked = match paced {
-                Ok(()) => tx.book(&self.limits, call, horizon(Class::Person), Duration::ZERO, 1).await?,
+                Ok(()) => tx.book(&self.limits, call, horizon(self.class), Duration::ZERO, 1).await?,
                 Err(wait) => Err(wait),
             };
             tx.commit().await?;
@@ -113,16 +118,22 @@ impl Rehearsal {
         self.noted.lock().creates = Some(tokens);
     }
 
-    /// The list that was read for the copy, once.
-    pub(crate) fn list(&self) -> Option<Vec<ListedAccount>> {
-        self.list.lock().take()
+    /// The list that was read for the copy, if it is this business's.
+    pub(crate) fn list(&self, of: &LayerId) -> Option<Vec<ListedAccount>> {
+        self.list.as_ref().filter(|(id, _)| id == of).map(|(_, rows)| rows.clone())
     }
 }
 
-/// Finds out what a reconciliation of this business, and of each of its Items before, would do now. None: there is no such business.
-pub async fn rehearse(context: &Context, business: &BusinessId) -> Result<Option<Foreseen>, store::Error> {
+/// Finds out what a reconciliation of this business, and of each of its Items before, would do now. `class`: as which its calls are
+/// booked. None: there is no such business.
+pub async fn rehearse(
+    context: &Context,
+    business: &BusinessId,
+    class: Class,
+) -> Result<Option<Foreseen>, store::Error> {
     let mut tx = context.store.begin_read().await?;
     let (row, pauses) = (tx.business(business).await?, tx.pauses().await?);
+    let items = tx.items_in(business, MOST_ITEMS + 1).await?;
     drop(tx);
     let Some(row) = row else { return Ok(None) };
     let observes = context.settings.mode == Mode::Observe;
@@ -130,7 +141,12 @@ pub async fn rehearse(context: &Context, business: &BusinessId) -> Result<Option
         let why = format!("{} is paused ({}), so nothing can be read live", pause.provider, pause.reason);
         return Ok(Some(Foreseen { observes, ..unread(why) }));
     }
-    let foreseen = tokio::time::timeout(LONGEST, quietly(on_copy(context, business, row.layer_id.as_ref()))).await;
+    if items.len() > MOST_ITEMS {
+        let why = format!("it has accounts of more than {MOST_ITEMS} Items, and no more are read for a plan");
+        return Ok(Some(Foreseen { observes, ..unread(why) }));
+    }
+    let rehearsed = quietly(on_copy(context, business, row.layer_id.as_ref(), class));
+    let foreseen = tokio::time::timeout(LONGEST, rehearsed).await;
     let foreseen = foreseen.unwrap_or_else(|_| Ok(unread(format!("it took longer than {LONGEST:?}"))))?;
     Ok(Some(Foreseen { observes, ..foreseen }))
 }
@@ -144,30 +160,27 @@ async fn on_copy(
     context: &Context,
     business: &BusinessId,
     layer_id: Option<&LayerId>,
+    class: Class,
 ) -> Result<Foreseen, store::Error> {
     let until = Instant::now() + LONGEST.mul_f32(0.8);
     let rehearsal = |list| Rehearsal {
         books: context.store.clone(),
         limits: context.limits.clone(),
         until,
-        list: Mutex::new(list),
+        class,
+        list,
         noted: Mutex::default(),
     };
     // First, because whose tokens it shows decides what is copied.
     let list = match layer_id {
-        Some(id) => read_list(context, &rehearsal(None), business, id).await?,
+        Some(id) => read_list(context, &rehearsal(None), business, id).await?.map(|rows| (id.clone(), rows)),
         None => None,
     };
     let fingerprints = context.store.fingerprints();
-    let shown: Vec<_> =
-        list.iter().flatten().filter_map(|row| Some(fingerprints.of_processor(row.token.as_ref()?))).collect();
-    let Copied { store, items } = context.store.copy_of(business, &shown).await?;
-    if items.len() > MOST_ITEMS {
-        return Ok(unread(format!(
-            "it has accounts of {} Items, and {MOST_ITEMS} at most are read for a plan",
-            items.len()
-        )));
-    }
+    let rows = || list.iter().flat_map(|(_, rows)| rows);
+    let tokens: Vec<_> = rows().filter_map(|row| Some(fingerprints.of_processor(row.token.as_ref()?))).collect();
+    let accounts: Vec<_> = rows().filter_map(|row| row.account.clone()).collect();
+    let Copied { store, items } = context.store.copy_of(business, &tokens, &accounts).await?;
     // The copy has no limits of its own: what is called is booked in the store itself.
     let settings = Settings { mode: Mode::Act, lease: LEASE, watch_webhooks: false, ..context.settings.clone() };
     let context = context.rehearsing(store, settings, unlimited(&context.limits), rehearsal(list));
@@ -184,11 +197,21 @@ async fn foresee(context: &Context, business: &BusinessId, items: Vec<ItemForese
     let work = tx.work(business).await?;
     let row = tx.business(business).await?;
     drop(tx);
-    let Noted { mints, plan, put, creates, starved } =
+    let Noted { mints, plan, put, creates, starved, unread } =
         context.rehearsal.as_ref().map(|r| std::mem::take(&mut *r.noted.lock())).unwrap_or_default();
     let blocked = work.and_then(|row| row.blocked);
     let says = |b: Blocked| (Some(b.code), Some(b.why));
     let (would, (code, why)) = match (&put, creates, plan, blocked) {
+        // Compared with what was known before, it says nothing of now.
+        _ if !unread.is_empty() => {
+            let ids: Vec<&str> = unread.iter().map(ItemId::as_str).collect();
+            let of =
+                starved.map_or(String::new(), |call| format!(", for the budget of {call} is spent for the moment"));
+            (
+                Would::Unknown,
+                (None, Some(format!("the accounts of {} were not read{of}: ask again later", ids.join(", ")))),
+            )
+        }
         (Some(_), ..) => (Would::Put, (None, None)),
         (None, Some(tokens), ..) => {
             (Would::Create, (None, Some(format!("Layer does not have it yet: it is created with {tokens} tokens"))))
@@ -210,16 +233,23 @@ async fn foresee(context: &Context, business: &BusinessId, items: Vec<ItemForese
         }
         _ => (Would::Unknown, (None, Some("its reconciliation was cut short".into()))),
     };
+    let put = put.filter(|_| would == Would::Put);
     Ok(Foreseen { would, code, why, put, mints, items, observes: false })
 }
 
 /// Some: it does not come to its end, or is in another state by then.
 async fn rehearse_item(context: &Context, id: &ItemId) -> Result<Option<ItemForeseen>, store::Error> {
     let Some(was) = context.store.begin_read().await?.item(id).await?.map(|row| row.state) else { return Ok(None) };
-    reconcile(context, &Subject::from(id)).await?;
+    let was_claimed = reconcile(context, &Subject::from(id)).await?;
     let mut tx = context.store.begin_read().await?;
     let state = tx.item(id).await?.map_or(ItemState::Removed, |row| row.state);
-    let blocked = tx.work(id).await?.and_then(|row| row.blocked);
+    let row = tx.work(id).await?;
+    // Cut short, or not begun: its provider was paused on the way.
+    let is_unread = !was_claimed || row.as_ref().is_some_and(|row| row.needs.is_some());
+    if is_unread && let Some(rehearsal) = &context.rehearsal {
+        rehearsal.noted.lock().unread.push(id.clone());
+    }
+    let blocked = row.and_then(|row| row.blocked);
     if blocked.is_none() && state == was {
         return Ok(None);
     }
@@ -227,12 +257,12 @@ async fn rehearse_item(context: &Context, id: &ItemId) -> Result<Option<ItemFore
     Ok(Some(ItemForeseen { item: id.clone(), was, state, code, why }))
 }
 
-async fn reconcile(context: &Context, subject: &Subject) -> Result<(), store::Error> {
+/// False: there was nothing to claim.
+async fn reconcile(context: &Context, subject: &Subject) -> Result<bool, store::Error> {
     let claim = context.store.claim_of_copy(subject, &context.owner, LEASE, &context.limits).await?;
-    if let Some(claim) = claim {
-        Box::pin(crate::reconcile(context, claim)).await;
-    }
-    Ok(())
+    let Some(claim) = claim else { return Ok(false) };
+    Box::pin(crate::reconcile(context, claim)).await;
+    Ok(true)
 }
 
 /// None: Layer refuses, and the reconciler, which asks again, says what that means.
@@ -271,7 +301,8 @@ fn unlimited(limits: &Limits) -> Limits {
 }
 
 /// Metrics that tell of calls, which are made.
-const OF_CALLS: [&str; 3] = [metric::PROVIDER_CALLS, metric::PROVIDER_CALL, metric::CERTIFICATE_EXPIRES];
+const OF_CALLS: [&str; 4] =
+    [metric::PROVIDER_CALLS, metric::PROVIDER_CALL, metric::SLOW_DOWNS, metric::CERTIFICATE_EXPIRES];
 
 /// Nothing of what is rehearsed happens, so nothing of it is logged or counted; but for the calls.
 async fn quietly<T>(rehearsed: impl Future<Output = T>) -> T {

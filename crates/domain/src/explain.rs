@@ -211,8 +211,8 @@ fn remedy_of(wrong: &Wrong, subject: &Subject) -> Remedy {
             does(format!("rekey explain {item}"), "tells what stopped its Item, and what helps")
         }
         Problem::Archived => does(
-            format!("rekey {} sync {}", subject.kind(), pasted(subject.id())),
-            "compares the lists once more, after the account was unarchived at Layer",
+            format!("rekey item mint {item}"),
+            "lists it again, with a new token; an account that is unarchived at Layer is listed by itself",
         ),
         Problem::Unreadable => does(
             format!("rekey item put {item} --account ACCOUNT --token-file -"),

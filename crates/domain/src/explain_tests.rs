@@ -109,7 +109,7 @@ fn i11_whoever_must_act_is_told_how() {
             Some("rekey item put item --business BUSINESS --token-file -"),
         ),
         ("a mint is refused", |b| b.items[0].accounts[0].token = None, Some("rekey business sync acme")),
-        ("archived at Layer", |b| b.archived.extend([id("a")]), Some("rekey business sync acme")),
+        ("archived at Layer", |b| b.archived.extend([id("a")]), Some("rekey item mint item")),
         ("an event waits", |b| b.work.signalled = true, Some("rekey business sync acme")),
     ];
     let subject = Subject::from(&acme());

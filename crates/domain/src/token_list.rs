@@ -140,8 +140,11 @@ pub struct Policy {
     pub resend: bool,
     /// An operator keeps the list from being sent, and said why.
     pub kept_back: Option<String>,
-    /// Accounts that the last list left out because somebody had archived them at Layer.
+    /// Accounts that the last list left out because somebody had archived them at Layer. With their tokens, which stand in what was
+    /// accepted: a new token is asked about anew, or an account that Layer archived itself, for a dead token, would never be back.
     pub archived_before: HashSet<AccountId>,
+    /// The last accepted list was read back: what is archived now was not then.
+    pub read_back: bool,
 }
 
 /// What the last accepted PUT said, for a Layer that does not show tokens.
@@ -488,26 +491,22 @@ impl Listed {
     }
 }
 
-/// A row that we had got accepted and that somebody archived since. Sending it again would fight that person, and so would sending
-/// the token of a later generation.
+/// A row that we had got accepted and that somebody archived since. Sending its token again would fight that person.
 fn archived_by_somebody<'a>(
     mut rows: impl Iterator<Item = &'a Listed>,
     want: &Wanted,
     accepted: &Accepted,
     policy: &Policy,
 ) -> bool {
-    let is_archived_since = |row: &Listed| match &want.token {
-        // An archived row of an older token is only Layer's way to keep history after a swap or a removal, and one of a dead token
-        // may be Layer's way to skip it.
-        Some(token) => {
-            !want.older_generation && row.token.as_ref().is_none_or(|t| t == token) && accepted.contains(token)
-        }
-        None => false,
+    let Some(token) = want.token.as_ref().filter(|token| accepted.contains(*token)) else { return false };
+    // An archived row of an older token is only Layer's way to keep history after a swap or a removal, and one of a dead token may be
+    // Layer's way to skip it.
+    let is_archived = |row: &Listed| {
+        row.status == RowStatus::Archived && row.token.as_ref().is_none_or(|t| t == token) && !want.older_generation
     };
     // Whether its row is still shown or not: the list that left it out may have taken that away.
     let was_before = policy.archived_before.contains(&want.account);
-    let mut is_since = || rows.any(|row| row.status == RowStatus::Archived && is_archived_since(row));
-    policy.archived == ArchivedPolicy::LeaveOut && (was_before || is_since())
+    policy.archived == ArchivedPolicy::LeaveOut && (was_before || policy.read_back && rows.any(is_archived))
 }
 
 /// What the list says after a PUT.

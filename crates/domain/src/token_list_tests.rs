@@ -50,6 +50,7 @@ fn policy() -> Policy {
         resend: false,
         kept_back: None,
         archived_before: HashSet::new(),
+        read_back: true,
     }
 }
 fn decide(wanted: &[Wanted], listed: &[Listed]) -> Plan {
@@ -200,17 +201,25 @@ fn an_account_archived_at_layer_stays_out_when_the_list_is_sent_for_another_one(
     let listed = [archived("a", "1"), row("b", "2")];
     let sent = put_in(plan(&[want("a", "1"), want("b", "3")], &listed, &accepted, &policy(), None));
     assert_eq!((sent.tokens, sent.archived.clone()), (vec![fp("3")], vec![acc("a")]));
-    // What was accepted then does not hold its token any more.
-    let after = Accepted::from([fp("3")]);
+    let after = Accepted::from([fp("1"), fp("3")]);
     let remembers = Policy { archived_before: sent.archived.into_iter().collect(), ..policy() };
     let decide =
         |token: &str, listed: &[Listed]| plan(&[want("a", token), want("b", "3")], listed, &after, &remembers, None);
     let stays_out = Plan::Converged { verified: true, left_out: vec![], archived: vec![acc("a")] };
     for listed in [vec![archived("a", "1"), row("b", "3")], vec![row("b", "3")]] {
         assert_eq!(decide("1", &listed), stays_out);
-        assert_eq!(decide("4", &listed), stays_out, "nor does a rotation bring it back");
+        assert_eq!(put_of(decide("4", &listed)), vec![fp("4"), fp("3")], "a new token is asked about anew");
     }
     assert_eq!(put_of(decide("4", &[row("a", "1"), row("b", "3")])), vec![fp("4"), fp("3")], "unarchived");
+    assert_eq!(decide("1", &[row("a", "1"), row("b", "3")]), converged());
+}
+
+#[test]
+fn i4_a_list_that_was_not_read_back_says_nothing_of_who_archived_what() {
+    // It came back and was sent again; Layer answered well and did not apply it: what it shows is the history.
+    let policy = Policy { read_back: false, ..policy() };
+    let decided = plan(&[want("a", "1")], &[archived("a", "1")], &Accepted::from([fp("1")]), &policy, None);
+    assert_eq!(put_of(decided), vec![fp("1")]);
 }
 
 #[test]

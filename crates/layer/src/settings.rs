@@ -54,6 +54,7 @@ impl Settings {
             resend: false,
             kept_back: None,
             archived_before: HashSet::new(),
+            read_back: true,
         }
     }
 }

@@ -70,6 +70,7 @@ CREATE TABLE plans (
     id TEXT PRIMARY KEY,
     business_id TEXT NOT NULL,
     asked_at BIGINT NOT NULL,
+    class BIGINT NOT NULL,
     -- A consumer works on it until then.
     taken_until BIGINT,
     answered_at BIGINT,

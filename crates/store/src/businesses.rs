@@ -43,6 +43,7 @@ impl BusinessRow {
             leave_out: self.leave_out,
             kept_back: self.kept_back.clone().map(|(why, _)| why),
             archived_before: self.archived.clone(),
+            read_back: self.converged_at >= self.put_at,
             ..settings.clone()
         }
     }
@@ -167,11 +168,12 @@ impl Tx {
 
     /// Layer answered that its id does not exist any more: it is looked up again.
     pub async fn forget_layer_id(&mut self, id: &BusinessId) -> Result<(), Error> {
-        let sql = "UPDATE businesses SET layer_id = NULL WHERE business_id = $1";
+        // Another one may be found by its name: nobody has archived anything there.
+        let sql = "UPDATE businesses SET layer_id = NULL, archived = NULL WHERE business_id = $1";
         self.run(sql!(sql, id)).await.map(drop)
     }
 
-    /// Layer accepted a list. What it holds is remembered before it is verified, because a Layer that hides tokens can
+    /// Layer accepted a list: `tokens` with those that were left out because they are `archived`. What it holds is remembered before it is verified, because a Layer that hides tokens can
     /// be compared with nothing else.
     pub async fn record_accepted(
         &mut self,

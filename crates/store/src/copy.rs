@@ -10,7 +10,7 @@ use crate::{Claim, Error, Store, Tx};
 use domain::budget::Limits;
 use domain::queue::Mark;
 use domain::work::{Class, Kind, Subject};
-use domain::{BusinessId, Fingerprint, ItemId};
+use domain::{AccountId, BusinessId, Fingerprint, ItemId};
 use sqlx::Row as _;
 use sqlx::any::AnyPoolOptions;
 use std::collections::BTreeSet;
@@ -30,14 +30,26 @@ pub struct Copied {
 }
 
 impl Store {
-    /// Copies what is known about a business as of one moment. `shown`: tokens that Layer lists for it, which may be those of
-    /// other Items.
-    pub async fn copy_of(&self, business: &BusinessId, shown: &[Fingerprint]) -> Result<Copied, Error> {
+    /// Copies what is known about a business as of one moment. `tokens` and `accounts`: those that Layer lists for it, which may be
+    /// of other Items.
+    pub async fn copy_of(
+        &self,
+        business: &BusinessId,
+        tokens: &[Fingerprint],
+        accounts: &[AccountId],
+    ) -> Result<Copied, Error> {
         let store = self.empty_copy().await?;
         let mut from = self.begin_read().await?;
         let mut to = store.begin().await?;
         let items = from.items_in(business, usize::MAX).await?;
-        copy(&mut from, &mut to, business, &items, shown).await?;
+        let mut with: BTreeSet<String> = items.iter().map(ToString::to_string).collect();
+        for (table, column, ids) in
+            [("processor_tokens", "fingerprint", list(tokens)), ("accounts", "account_id", list(accounts))]
+        {
+            let sql = format!("SELECT item_id FROM {table} WHERE {}", from.dialect.among(column, 1));
+            with.extend(from.texts(sql!(built(sql), ids), "item_id").await?);
+        }
+        copy(&mut from, &mut to, business, with).await?;
         drop(from);
         // Nothing but what is rehearsed is due there, and nobody is at work on it.
         let idle = "UPDATE work SET due_at = NULL, lease_owner = NULL, lease_until = NULL, held = 0, taken_over = NULL,
@@ -84,16 +96,7 @@ impl Tx {
     }
 }
 
-async fn copy(
-    from: &mut Tx,
-    to: &mut Tx,
-    business: &BusinessId,
-    items: &[ItemId],
-    shown: &[Fingerprint],
-) -> Result<(), Error> {
-    let mut items: BTreeSet<String> = items.iter().map(ToString::to_string).collect();
-    let of_shown = format!("SELECT item_id FROM processor_tokens WHERE {}", from.dialect.among("fingerprint", 1));
-    items.extend(from.texts(sql!(built(of_shown), list(shown)), "item_id").await?);
+async fn copy(from: &mut Tx, to: &mut Tx, business: &BusinessId, mut items: BTreeSet<String>) -> Result<(), Error> {
     let replaced =
         format!("SELECT replaces FROM items WHERE replaces IS NOT NULL AND {}", from.dialect.among("item_id", 1));
     items.extend(from.texts(sql!(built(replaced), list(&items)), "replaces").await?);

@@ -52,6 +52,9 @@ impl Tx {
         let accounts: Vec<_> = self.accounts(id).await?.into_iter().map(|a| a.id).collect();
         let businesses = self.businesses_of_item(id).await?;
         self.cloak_history_of_item(id, &accounts, &businesses).await?;
+        for business in &businesses {
+            self.delete("DELETE FROM plans WHERE business_id = $1", business.as_str()).await?;
+        }
         for table in ["accounts", "assignments", "access_tokens", "processor_tokens", "hints", "plaid_views", "items"] {
             self.delete(&format!("DELETE FROM {table} WHERE item_id = $1"), id.as_str()).await?;
         }

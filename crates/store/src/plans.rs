@@ -1,7 +1,8 @@
 //! What a reconciliation would do now: asked by whoever asks the admin API, answered by a consumer.
 
-use crate::sql::{get, is_set, sql, text};
+use crate::sql::{get, is_set, number, sql, text};
 use crate::{Error, Tx};
+use domain::work::Class;
 use domain::{BusinessId, Millis};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ const MOST_OPEN: i64 = 200;
 pub struct AskedPlan {
     pub id: String,
     pub business: BusinessId,
+    /// As which its calls are booked.
+    pub class: Class,
 }
 
 /// A question, and its answer once there is one.
@@ -31,7 +34,7 @@ pub struct PlanRow {
 
 impl Tx {
     /// Asks what a reconciliation of this business would do. None: too many wait for an answer already.
-    pub async fn ask_plan(&mut self, business: &BusinessId) -> Result<Option<String>, Error> {
+    pub async fn ask_plan(&mut self, business: &BusinessId, class: Class) -> Result<Option<String>, Error> {
         let recent = self.now().minus(WAITED_FOR);
         let sql = "SELECT COUNT(*) AS n FROM plans WHERE answered_at IS NULL AND asked_at > $1";
         let open = self.count(sql!(sql, recent)).await?;
@@ -39,8 +42,8 @@ impl Tx {
             return Ok(None);
         }
         let id = uuid::Uuid::now_v7().to_string();
-        let sql = "INSERT INTO plans (id, business_id, asked_at) VALUES ($1, $2, $3)";
-        self.run(sql!(sql, id, business, self.now())).await?;
+        let sql = "INSERT INTO plans (id, business_id, asked_at, class) VALUES ($1, $2, $3, $4)";
+        self.run(sql!(sql, id, business, self.now(), class)).await?;
         self.asks();
         Ok(Some(id))
     }
@@ -74,10 +77,17 @@ impl Tx {
         let sql = format!(
             "UPDATE plans SET taken_until = $1 WHERE id IN (SELECT id FROM plans WHERE answered_at IS NULL AND asked_at > $2
                 AND (taken_until IS NULL OR taken_until < $3) ORDER BY asked_at LIMIT $4 {lock})
-            RETURNING id, business_id"
+            RETURNING id, business_id, class"
         );
         let rows = self.rows(sql!(crate::sql::built(sql), now.plus(lease), now.minus(WAITED_FOR), now, limit)).await?;
-        rows.iter().map(|row| Ok(AskedPlan { id: text(row, "id")?, business: get(row, "business_id")? })).collect()
+        let asked = rows.iter().map(|row| {
+            Ok(AskedPlan {
+                id: text(row, "id")?,
+                business: get(row, "business_id")?,
+                class: Class::from_rank(number(row, "class")?),
+            })
+        });
+        asked.collect()
     }
 
     /// Answers one; what was erased meanwhile is not kept.

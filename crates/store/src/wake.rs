@@ -135,11 +135,6 @@ impl Store {
         self.wake.inner.news.notified()
     }
 
-    /// Whoever answers questions for plans asks once more.
-    pub fn ask_for_plans(&self) {
-        self.wake.inner.plans.notify_one();
-    }
-
     /// Somebody may have asked for a plan.
     pub async fn plan_asked(&self) {
         self.wake.inner.plans.notified().await;

@@ -19,7 +19,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::item::ItemState;
-use domain::work::{Block, Subject};
+use domain::work::{Block, Class, Subject};
 use domain::{ItemId, Provider, words};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
@@ -365,7 +365,7 @@ pub(super) async fn plan(
         return not_of_this_session(&session, back);
     }
     let made = async {
-        let id = plans::begin(&console, business).await?;
+        let id = plans::begin(&console, business, Class::Person).await?;
         plans::wait(&console, &id, PLAN_WAIT).await
     };
     let it = match made.await {

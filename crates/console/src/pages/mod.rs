@@ -397,6 +397,7 @@ pub(super) fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<Stri
         ("removed", &next.removed),
         ("removed by an operator's word", &next.discarded),
         ("left out until new tokens are minted", &next.left_out),
+        ("left out because somebody archived them at Layer", &next.archived),
     ];
     (sentence, parts.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(word, ids)| (word, ids.clone())).collect())
 }

@@ -4,12 +4,11 @@ use super::Reconciliation;
 use crate::Context;
 use crate::budget::{self, Slot};
 use crate::reconcile::Stop;
-use crate::rehearsal::Rehearsal;
 use crate::steps;
 use domain::budget::Call;
 use domain::token_list::{Hold, Listed, Shown, UnknownPolicy, Wanted};
 use domain::work::Subject;
-use domain::{Fingerprint, ItemId, LayerId, ProcessorToken};
+use domain::{AccountId, Fingerprint, ItemId, LayerId, ProcessorToken};
 use layer::{ListedAccount, Meaning, PagedList};
 use plaid::TokenHealth;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,6 +27,13 @@ pub(super) struct Facts {
     /// Whose rows are written once the list is read back without the accounts that are leaving it, this business's own among
     /// them; none while no account leaves.
     pub(super) leaving: Vec<Subject>,
+}
+
+impl Facts {
+    /// The tokens of these accounts.
+    pub(super) fn tokens_of(&self, accounts: &[AccountId]) -> impl Iterator<Item = Fingerprint> {
+        self.wanted.iter().filter(|w| accounts.contains(&w.account)).filter_map(|w| w.token.clone())
+    }
 }
 
 pub(super) async fn gather(of: &mut Reconciliation<'_>, layer_id: &LayerId) -> Result<Facts, Stop> {
@@ -78,7 +84,7 @@ pub(crate) async fn pages(
     claim: &mut Claim,
     layer_id: &LayerId,
 ) -> Result<Result<Vec<ListedAccount>, layer::Error>, Stop> {
-    if let Some(list) = context.rehearsal.as_ref().and_then(Rehearsal::list) {
+    if let Some(list) = context.rehearsal.as_ref().and_then(|rehearsal| rehearsal.list(layer_id)) {
         return Ok(Ok(list));
     }
     let mut list = PagedList::default();

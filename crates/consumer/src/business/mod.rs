@@ -213,7 +213,8 @@ impl Reconciliation<'_> {
             if verified {
                 // Archived rows are history: an account that comes back is no account that somebody archived.
                 let active = facts.listed.iter().filter(|row| row.status.is_row());
-                let shown: Vec<_> = active.filter_map(|row| row.token.clone()).collect();
+                let shown = active.filter_map(|row| row.token.clone()).chain(facts.tokens_of(archived));
+                let shown: Vec<_> = shown.collect();
                 tx.record_listed(&self.id, &shown).await?;
             }
         }
@@ -279,7 +280,7 @@ impl Reconciliation<'_> {
     async fn report_accepted(&self, tx: &mut Tx, put: &Put, verified: bool) -> Result<(), store::Error> {
         let payload = json!({
             "verified": verified, "listed": put.tokens.len(), "added": put.added, "replaced": put.replaced,
-            "removed": put.removed, "left_out": put.left_out, "discarded": put.discarded.len(),
+            "removed": put.removed, "left_out": put.left_out, "archived": put.archived, "discarded": put.discarded.len(),
         });
         let took_ms = self.claim.signal_at.map(|signal| millis(tx.now().since(signal)));
         outcome::about_business(tx, &self.claim, &self.id, kind::LIST_ACCEPTED, payload).await?;

@@ -58,7 +58,7 @@ impl Reconciliation<'_> {
         // A list that could not be read back is sent again by each sweep, by design; that is told apart (I9).
         let result = if put.resent { "resent" } else { "accepted" };
         metrics::counter!(metric::PUTS, "result" => result).increment(1);
-        self.record_accepted(&put).await?;
+        self.record_accepted(&facts, &put).await?;
         // What was read before it says nothing about the list of now.
         self.shown = None;
         // It said what these events ask for, and the list is read again after it. Only now: a PUT that fails serves nobody who came
@@ -69,13 +69,14 @@ impl Reconciliation<'_> {
     }
 
     /// Books the list that follows at the same time.
-    async fn record_accepted(&mut self, put: &Put) -> Result<(), Stop> {
+    async fn record_accepted(&mut self, facts: &Facts, put: &Put) -> Result<(), Stop> {
         let context = self.context;
         let mut tx = context.store.begin().await?;
         tx.renew(&mut self.claim, context.settings.lease).await?;
         let patience = budget::patience(context, &self.claim);
         let booked = tx.book(&context.limits, Call::Layer, patience, Duration::ZERO, 1).await?;
-        tx.record_accepted(&self.id, &put.tokens, &put.archived).await?;
+        let accepted: Vec<Fingerprint> = put.tokens.iter().cloned().chain(facts.tokens_of(&put.archived)).collect();
+        tx.record_accepted(&self.id, &accepted, &put.archived).await?;
         tx.commit().await?;
         for at in booked.unwrap_or_default() {
             self.claim.prepay(Call::Layer, at);

@@ -154,7 +154,7 @@ pub(super) async fn plan(admin: &Admin, args: &Plan) -> anyhow::Result<Ended> {
             Ok(Ended::Failed)
         }
         Meant::One(_, id) => {
-            let answer = plan_of(admin, &id, args.stored).await?;
+            let answer = plan_of(admin, &id, args.stored, false).await?;
             let answered = answer.status == 200;
             let ended = admin.finish(&answer, |body| planned(body, Timestamp::now()));
             if answer.status == 202 {
@@ -168,14 +168,23 @@ pub(super) async fn plan(admin: &Admin, args: &Plan) -> anyhow::Result<Ended> {
 }
 
 /// The plan of one business. 202: nobody has made it in time.
-async fn plan_of(admin: &Admin, id: &str, stored: bool) -> anyhow::Result<Answer> {
+async fn plan_of(admin: &Admin, id: &str, stored: bool, background: bool) -> anyhow::Result<Answer> {
     let of = segment(id)?;
     if stored {
         return admin.call(Method::GET, &format!("/v1/businesses/{of}/explain"), None).await;
     }
     let deadline = Instant::now() + PLAN_WAIT;
-    let path = format!("/v1/businesses/{of}/plan?timeout={PLAN_POLL}");
+    let one_of_many = if background { "&background=true" } else { "" };
+    let path = format!("/v1/businesses/{of}/plan?timeout={PLAN_POLL}{one_of_many}");
     let mut answer = admin.call(Method::POST, &path, None).await?;
+    // Too many wait already, of others too.
+    while answer.status == 503 && Instant::now() < deadline {
+        tokio::time::sleep(WATCH).await;
+        answer = admin.call(Method::POST, &path, None).await?;
+    }
+    if answer.status == 403 {
+        complain("a plan spends calls of the providers' limits: `--stored` tells from what was read last");
+    }
     while answer.status == 202 && Instant::now() < deadline {
         let path = format!("/v1/plans/{}?timeout={PLAN_POLL}", segment(&plain(&answer.body["plan_id"]))?);
         answer = admin.call(Method::GET, &path, None).await?;
@@ -222,7 +231,7 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
         }
         let ids: Vec<String> = each(&page.body["data"]).map(|row| plain(&row["business_id"])).collect();
         // In their order, and the next is asked for as soon as one is answered.
-        let mut answers = futures::stream::iter(&ids).map(|id| plan_of(admin, id, stored)).buffered(AT_ONCE);
+        let mut answers = futures::stream::iter(&ids).map(|id| plan_of(admin, id, stored, true)).buffered(AT_ONCE);
         loop {
             let answer = tokio::select! {
                 answer = answers.next() => answer,
@@ -233,13 +242,22 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
             };
             let Some(answer) = answer.transpose()? else { break };
             match answer.status {
-                // 202: not made in time, which is no answer about the business.
-                200 | 202 => {}
+                200 => {}
+                // Nobody makes plans at this moment, and the others would wait for as long.
+                202 => {
+                    complain(
+                        "a plan was not made in time: is a consumer running? `rekey status` tells; `--stored` asks nobody",
+                    );
+                    return Ok(Ended::Pending);
+                }
                 // Erased meanwhile.
                 404 => continue,
                 _ => return Ok(admin.finish(&answer, |_| {})),
             }
-            let would = answer.body["next_list"]["would"].as_str().unwrap_or("unknown").to_owned();
+            let would = answer.body["next_list"]["would"].as_str().unwrap_or("unknown");
+            // The list is as it should be, as far as is known: an Item of it is not.
+            let has_trouble = would == "nothing" && each(&answer.body["items"]).next().is_some();
+            let would = if has_trouble { "item" } else { would }.to_owned();
             if would != "nothing" && !admin.json {
                 planned(&answer.body, Timestamp::now());
             }
@@ -259,6 +277,7 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
     let ended = admin.finish(&answer, |_| {
         let told = [
             ("nothing", "is right", "are right"),
+            ("item", "is right but for its Items", "are right but for their Items"),
             ("put", "would be sent", "would be sent"),
             ("create", "would be created", "would be created"),
             ("hold", "would be held", "would be held"),
@@ -532,7 +551,7 @@ fn accounts_of_list(accounts: &Value, now: Timestamp) {
 /// The list as it would be sent next, in one line.
 pub(super) fn next_list(next: &Value) -> String {
     let ids = |name: &str| each(&next[name]).map(plain).collect::<Vec<_>>().join(", ");
-    let parts: Vec<String> = ["added", "replaced", "removed", "discarded", "left_out"]
+    let parts: Vec<String> = ["added", "replaced", "removed", "discarded", "left_out", "archived"]
         .iter()
         .filter(|name| each(&next[**name]).next().is_some())
         .map(|name| format!("{} {}", name.replace('_', " "), ids(name)))

@@ -25,7 +25,7 @@ pub(super) struct Outcomes {
     /// Tell each as it comes, the oldest first, until Ctrl-C; without --since from now on.
     #[arg(long, short, conflicts_with_all = ["after", "limit", "oldest_first"])]
     follow: bool,
-    /// Only those of this business and its Items.
+    /// Only those of this business and its Items; of more than 50 Items, the first 50.
     #[arg(long, conflicts_with = "item")]
     business: Option<String>,
     /// Only those of this Item.
