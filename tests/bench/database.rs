@@ -22,6 +22,11 @@ pub(crate) struct Work {
     pub(crate) statements: f64,
     pub(crate) transactions: f64,
     pub(crate) cpu: Duration,
+    /// Bytes that were written ahead, and how often the disk was waited for: what a volume must be able to take.
+    pub(crate) wal: f64,
+    pub(crate) syncs: f64,
+    /// Bytes that the tables and their indexes take.
+    pub(crate) size: f64,
 }
 
 impl Sub for Work {
@@ -31,6 +36,9 @@ impl Sub for Work {
             statements: self.statements - before.statements,
             transactions: self.transactions - before.transactions,
             cpu: self.cpu.saturating_sub(before.cpu),
+            wal: self.wal - before.wal,
+            syncs: self.syncs - before.syncs,
+            size: self.size - before.size,
         }
     }
 }
@@ -76,7 +84,11 @@ impl Database {
                     AND userid = 'rekey'::regrole) s";
         let row = sqlx::query(sql).fetch_one(&self.counts).await.unwrap();
         let cpu = super::usage::cpu_of(&self.server.pids());
-        Work { statements: row.get("statements"), transactions: row.get("transactions"), cpu }
+        let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8 AS wal, pg_database_size('rekey')::float8 AS size,
+                (SELECT wal_sync FROM pg_stat_wal)::float8 AS syncs";
+        let disk = sqlx::query(sql).fetch_one(&self.counts).await.unwrap();
+        let (wal, syncs, size) = (disk.get("wal"), disk.get("syncs"), disk.get("size"));
+        Work { statements: row.get("statements"), transactions: row.get("transactions"), cpu, wal, syncs, size }
     }
 
     /// Forgets what was counted until now.

@@ -101,6 +101,9 @@ pub(crate) struct Used {
 pub(crate) struct Cost {
     pub(crate) statements: f64,
     pub(crate) transactions: f64,
+    /// Bytes that PostgreSQL wrote ahead, and how often it waited for the disk.
+    pub(crate) wal: f64,
+    pub(crate) syncs: f64,
     /// Milliseconds of Rekey's and of PostgreSQL's processor time.
     pub(crate) rekey: f64,
     pub(crate) postgres: f64,
@@ -205,6 +208,8 @@ impl Rig {
         Cost {
             statements: of(done.statements, rest.statements),
             transactions: of(done.transactions, rest.transactions),
+            wal: of(done.wal, rest.wal),
+            syncs: of(done.syncs, rest.syncs),
             rekey: of(millis(cpu), millis(cpu_rest)),
             postgres: of(millis(done.cpu), millis(rest.cpu)),
         }

@@ -97,12 +97,14 @@ async fn measure(
 }
 
 fn costs(what: &str, cost: Cost, report: &mut Report) {
-    let Cost { statements, transactions, rekey, postgres } = cost;
+    let Cost { statements, transactions, wal, syncs, rekey, postgres } = cost;
     let mut add = |name: &str, unit, value| {
         report.add(Figure::one("rotation", format!("  {name}: {what}"), unit, value));
     };
     add("statements", "", statements);
     add("transactions", "", transactions);
+    add("written ahead by PostgreSQL", "bytes", wal);
+    add("waits of PostgreSQL for the disk", "", syncs);
     add("CPU of Rekey", "ms", rekey);
     add("CPU of PostgreSQL", "ms", postgres);
 }

@@ -44,15 +44,19 @@ struct Storm {
 
 pub(crate) async fn run(size: Size, report: &mut Report) {
     let mut rig = Rig::start("", 1).await;
+    let stored = async |rig: &Rig| rig.used().await.database.size;
+    let empty = stored(&rig).await;
     let items = link(&rig, size.items).await;
     until_exact(&rig.world, PATIENCE).await;
+    let linked = stored(&rig).await;
     rig.slow_providers();
-    let mut one = None;
+    let (mut one, mut rotations) = (None, 0);
     for (processes, workers) in FLEETS {
         let mut storms = Vec::new();
         for _ in 0..size.times {
             rig.stop_consumers().await;
             storms.push(rage(&mut rig, &items, processes, workers).await);
+            rotations += items.len();
         }
         let rates: Vec<f64> = storms.iter().map(|s| s.rate).collect();
         let named = format!("{processes} x {workers} workers");
@@ -76,11 +80,17 @@ pub(crate) async fn run(size: Size, report: &mut Report) {
         };
         add("statements a rotation", "", Some("<= 45"), |s| s.cost.statements);
         add("transactions a rotation", "", Some("<= 10"), |s| s.cost.transactions);
+        add("written ahead by PostgreSQL a rotation", "bytes", None, |s| s.cost.wal);
+        add("waits of PostgreSQL for the disk a rotation", "", None, |s| s.cost.syncs);
         add("CPU a rotation", "ms", Some("<= 8"), |s| s.cost.rekey + s.cost.postgres);
         add("  of PostgreSQL", "ms", None, |s| s.cost.postgres);
         add("PUTs for a business of 10 Items that all rotated", "", Some("<= 2"), |s| s.puts);
     }
     rig.stop_consumers().await;
+    let grown = (stored(&rig).await - linked) / rotations as f64;
+    let mut add = |what: &str, value| report.add(Figure::one("storm", what.to_owned(), "bytes", value));
+    add("PostgreSQL on disk: an Item of one account, linked", (linked - empty) / items.len() as f64);
+    add("PostgreSQL on disk: a rotation, with its history", grown);
 }
 
 /// Everything is announced while no consumer runs, and then they start.
