@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
 use store::{Claim, Copied, Store};
+use tracing::Dispatch;
 use tracing::instrument::WithSubscriber as _;
-use tracing::subscriber::NoSubscriber;
 
 /// The longest that one may take.
 pub(crate) const LONGEST: Duration = Duration::from_secs(45);
@@ -306,7 +306,7 @@ const OF_CALLS: [&str; 4] =
 
 /// Nothing of what is rehearsed happens, so nothing of it is logged or counted; but for the calls.
 async fn quietly<T>(rehearsed: impl Future<Output = T>) -> T {
-    let mut rehearsed = Box::pin(rehearsed.with_subscriber(NoSubscriber::default()));
+    let mut rehearsed = Box::pin(rehearsed.with_subscriber(Dispatch::none()));
     poll_fn(|task| {
         metrics::with_recorder(|all| metrics::with_local_recorder(&CallsOnly(all), || rehearsed.as_mut().poll(task)))
     })
