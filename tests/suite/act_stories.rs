@@ -14,6 +14,7 @@ stories!(
     i6_every_token_is_minted_again on likely,
     an_account_is_moved_by_an_operator on likely,
     a_relinked_item_is_put_in_place_of_the_old_one_by_an_operator on likely,
+    i4_a_replacement_ends_with_either_item on likely,
     a_provider_is_paused_and_resumed_by_a_person on likely,
     all_of_one_cause_are_released_together on likely ending parked,
     i1_a_webhook_that_never_came_is_told in
@@ -365,7 +366,7 @@ async fn a_terminal_does_the_same(world: &World) {
         run(list, 0);
     }
     assert!(run(&["plan", "acme"], 0).contains("nothing would be sent"));
-    assert!(run(&["plan"], 0).contains("1 business: 1 is right"));
+    assert!(run(&["plan"], 0).contains("1 business: 1 needs nothing"));
     run(&["plan", &item], 1);
     assert!(run(&["item", "list", "--business", "acme"], 0).contains(&item));
     assert!(!run(&["item", "list", "--state", "parked"], 0).contains(&item));
@@ -388,6 +389,12 @@ async fn a_terminal_does_the_same(world: &World) {
     assert!(said["message"].as_str().unwrap().contains("does not answer"), "{said}");
 }
 
+fn refused_mints() -> Fault {
+    let (error_type, error_code) = ("ITEM_ERROR".into(), "PRODUCTS_NOT_SUPPORTED".into());
+    let answer = FaultKind::Answer { status: 400, error_type, error_code, retry_after: None };
+    Fault::new("/processor/token/create", answer)
+}
+
 /// Where the sandbox says that an account belongs, as the platform's own books do once its operator has moved it.
 async fn an_account_is_moved_by_an_operator(world: &World) {
     let item = world.link("acme", 2).await;
@@ -406,6 +413,12 @@ async fn an_account_is_moved_by_an_operator(world: &World) {
     assert_eq!((&left["removed"], &left["tokens"]), (&json!([account]), &json!(1)), "{would}");
     assert_eq!((&entered["added"], &entered["tokens"]), (&json!([account]), &json!(2)), "{would}");
     assert_eq!(world.puts(), 2, "nothing was sent");
+    // Nor does a list that can't be sent: the account would be in none.
+    assert_eq!(post(world, "/v1/businesses/globex/hold?reason=audit").await.0, 200);
+    let (status, refused) = post(world, &path(&account, "globex")).await;
+    assert!(status == 409 && refused["message"].as_str().unwrap().contains("audit"), "{refused}");
+    assert_eq!(post(world, "/v1/parked/business/globex/release").await.0, 202);
+    world.until_quiet().await;
     // A name that is mistyped takes nothing off a list.
     for (account, to, refused) in [(&*account, "glbex", 409), (&*account, "acme", 409), ("nobody", "globex", 404)] {
         let (status, why) = post(world, &path(account, to)).await;
@@ -447,6 +460,29 @@ async fn a_relinked_item_is_put_in_place_of_the_old_one_by_an_operator(world: &W
         let (status, why) = post(world, &format!("/v1/items/{old}/replace/{heir}")).await;
         assert_eq!(status, refused, "{why}");
     }
+    // While the heir can't mint, the order is pending: it is told, refuses others about either, and can be taken back.
+    world.sandbox.fault(refused_mints());
+    assert_eq!(post(world, &format!("/v1/items/{new}/mint")).await.0, 202);
+    world.until_state(&format!("/v1/items/{new}"), "refused").await;
+    let (status, pending) = post(world, &format!("{path}?timeout=1")).await;
+    assert_eq!((status, &pending["served"]), (202, &json!(false)), "nothing was replaced: {pending}");
+    let told = get(world, &format!("/v1/items/{old}/explain")).await;
+    assert_eq!((&told["heirs"], &told["state"]), (&json!([new]), &json!("active")), "{told}");
+    assert_eq!(get(world, &format!("/v1/items/{new}")).await["replaces"], json!(old));
+    let third = world.link("acme", 2).await;
+    for (one, other) in [(&new, &old), (&old, &third), (&third, &old), (&third, &new)] {
+        let (status, why) = post(world, &format!("/v1/items/{one}/replace/{other}")).await;
+        assert_eq!(status, 409, "{why}");
+    }
+    assert_eq!(world.admin("DELETE", &path, None).await.0, 202);
+    assert_eq!(world.admin("DELETE", &path, None).await.0, 404);
+    assert_eq!(get(world, &format!("/v1/items/{old}/explain")).await["heirs"], json!([]));
+    world.sandbox.heal();
+    world.sandbox.order_mints(&new).unwrap();
+    world.sync_item(&new).await;
+    world.until_exact().await;
+    // Removed, it takes no order along: a push long after is an ordinary one.
+    assert_eq!(post(world, &format!("/v1/items/{old}/replace/{third}?dry_run=true")).await.0, 200);
     let puts = world.puts();
     world.sandbox.offboard(&old, false).await.unwrap();
     let done = tokio::task::block_in_place(|| {
@@ -456,8 +492,33 @@ async fn a_relinked_item_is_put_in_place_of_the_old_one_by_an_operator(world: &W
     let replaced = || async { world.item(&old).await["state"] == "removed" };
     assert!(holds(replaced).await, "{}", world.item(&new).await);
     world.until_exact().await;
-    assert_eq!((world.sandbox.listed_tokens("acme").len(), world.puts() - puts), (3, 1), "in one list");
+    assert_eq!((world.sandbox.listed_tokens("acme").len(), world.puts() - puts), (5, 1), "in one list");
     assert_eq!(actions(world, &format!("item/{old}")).await[..2], ["item.replaced", "item.replace"]);
+    assert!(actions(world, &format!("item/{new}")).await.contains(&"item.replace".to_owned()));
     let (status, refused) = post(world, &path).await;
     assert_eq!(status, 409, "{refused}");
+}
+
+async fn i4_a_replacement_ends_with_either_item(world: &World) {
+    let old = world.link("acme", 2).await;
+    let new = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.sandbox.fault(refused_mints());
+    assert_eq!(post(world, &format!("/v1/items/{new}/mint")).await.0, 202);
+    world.until_state(&format!("/v1/items/{new}"), "refused").await;
+    assert_eq!(post(world, &format!("/v1/items/{old}/replace/{new}")).await.0, 202);
+    // Given up: the platform removes the new one, and links it again much later, as an Item like any other.
+    world.sandbox.heal();
+    let token = world.sandbox.push_body(&new, &json!({"business": "acme"})).unwrap();
+    let (status, _) = world.admin("DELETE", &format!("/v1/items/{new}"), None).await;
+    assert_eq!(status, 202);
+    world.until_quiet().await;
+    // The sandbox's platform still holds it: it was removed here alone.
+    world.sandbox.forgive(0);
+    world.sandbox.order_mints(&new).unwrap();
+    let (status, body) = world.admin("PUT", &format!("/v1/items/{new}?wait=converged&timeout=20"), Some(&token)).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(world.item(&old).await["state"], "active", "nobody ordered that any more");
+    world.until_exact().await;
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 3);
 }

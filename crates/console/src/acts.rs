@@ -12,6 +12,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use domain::accounts::{AccountState, same_accounts};
 use domain::explain::pasted;
+use domain::item::ItemState;
 use domain::queue::{Mark, Row};
 use domain::redact::shows_any_token;
 use domain::token_list::TokenWord;
@@ -39,6 +40,8 @@ words!(
         Move => "move",
         /// Another Item, linked anew, takes the place of one.
         Replace => "replace",
+        /// It does not, after all.
+        Withdraw => "withdraw",
         /// The webhook that never came was looked into.
         Acknowledge => "acknowledge",
         /// The platform removed the Item.
@@ -73,6 +76,7 @@ impl Order {
                 "Gives its accounts' places to those of the other Item. Once each of these has its token, both happen in one list, \
                  and this Item is removed."
             }
+            Self::Withdraw => "Takes back that the other Item is to take its place. Both stay as they are.",
             Self::Acknowledge => "Takes the Item off the list of missed webhooks: somebody has looked into it.",
             Self::Remove => {
                 "Takes its accounts off every list and erases its tokens here. Only a new push brings it back."
@@ -92,6 +96,7 @@ impl Order {
             Self::Mint => "Its tokens are being minted again: this page shows what comes of it.",
             Self::Move => "The account is on its way: this page shows what comes of it.",
             Self::Replace => "The other Item takes its place once it has its tokens.",
+            Self::Withdraw => "Withdrawn: both Items stay as they are.",
             Self::Acknowledge => "Acknowledged: it is off the list of missed webhooks.",
             Self::Remove => "Removed: its accounts are leaving every list.",
             Self::KeepToken | Self::RemoveToken | Self::ForgetToken => "Decided: the list is compared anew now.",
@@ -145,7 +150,7 @@ impl With {
         Ok(match (order, about.split_once(' ')) {
             (Order::Move, Some((account, to))) => Self::Move(AccountId::parse(account)?, BusinessId::parse(to.trim())?),
             (Order::Move, None) => return Err(ApiError::bad_request("say which business the account goes to")),
-            (Order::Replace, _) => Self::Heir(ItemId::parse(about.trim())?),
+            (Order::Replace | Order::Withdraw, _) => Self::Heir(ItemId::parse(about.trim())?),
             _ if about.is_empty() => Self::Nothing,
             _ => Self::Token(Fingerprint::from_stored(about.to_owned())),
         })
@@ -264,6 +269,8 @@ struct Did {
     unmatched: Vec<String>,
     /// The row whose reconciliation does it, where that is not the one that the order is about.
     waits_for: Option<Subject>,
+    /// What has to happen first.
+    beside: Option<String>,
 }
 
 /// What a release does to a business that an operator holds.
@@ -283,6 +290,7 @@ impl Did {
             matched,
             unmatched,
             waits_for: None,
+            beside: None,
         }
     }
 }
@@ -308,7 +316,7 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         id: subject.id().to_owned(),
         act: order.to_string(),
         dry_run: said.dry_run,
-        effect: did.effect.unwrap_or(order.effect()).to_owned(),
+        effect: did.effect.unwrap_or(order.effect()).to_owned() + did.beside.as_deref().unwrap_or_default(),
         lists: match said.dry_run {
             true => lists_ahead(console, &mut tx, &ask, &did).await?,
             // Not while others wait for what this has locked.
@@ -340,13 +348,19 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         acted.served = Some(console.has_let_go(subject).await?);
     }
     if let (Some(timeout), Some(wanted)) = (said.timeout, wanted) {
-        acted.served = Some(
-            console
-                .is_served(waits_for.as_ref().unwrap_or(subject), at, wanted, Duration::from_secs(timeout.into()))
-                .await?,
-        );
+        let patience = Duration::from_secs(timeout.into()).min(console.settings.max_wait);
+        let deadline = Instant::now() + patience;
+        let row = waits_for.as_ref().unwrap_or(subject);
+        let served = console.is_served(row, at, wanted, patience).await?;
+        acted.served = Some(served && console.has_arrived(subject, &ask.with, deadline).await?);
+        // Where it goes, not where it comes from: that one is right long before.
+        let told = match &ask.with {
+            With::Move(_, to) => Subject::from(to),
+            With::Heir(heir) => Subject::from(heir),
+            With::Nothing | With::Token(_) => (*subject).clone(),
+        };
         let mut tx = console.store.begin_read().await?;
-        let verdict = match subject {
+        let verdict = match &told {
             Subject::Item(id) => tx.verdict(id).await?,
             Subject::Business(id) => tx.verdict(id).await?,
         };
@@ -420,12 +434,24 @@ async fn within(tx: &mut Tx, caller: &Caller, ask: &Ask<'_>, reason: Option<&str
             _ => Err(ApiError::bad_request("say which account moves, and where")),
         },
         (Order::Replace, Subject::Item(id)) => match with {
-            With::Heir(heir) => replace(tx, id, heir).await,
+            With::Heir(heir) => replace(tx, caller, id, heir).await,
             _ => Err(ApiError::bad_request("say which Item takes its place")),
         },
-        (Order::Mint | Order::Acknowledge | Order::Remove | Order::Move | Order::Replace, Subject::Business(_)) => {
-            Err(ApiError::bad_request(format!("{order} is for an Item")))
-        }
+        (Order::Withdraw, Subject::Item(id)) => match with {
+            With::Heir(heir) if tx.heirs_of(id).await?.contains(heir) => {
+                tx.withdraw_heir(heir).await?;
+                let was = Some(json!({"replaced_by": heir}));
+                Ok(Did { was, ..Did::of("item.withdraw") })
+            }
+            _ => Err(ApiError::not_found(
+                "replacement",
+                "`rekey explain ITEM` names the Item that is about to take its place",
+            )),
+        },
+        (
+            Order::Mint | Order::Acknowledge | Order::Remove | Order::Move | Order::Replace | Order::Withdraw,
+            Subject::Business(_),
+        ) => Err(ApiError::bad_request(format!("{order} is for an Item"))),
         (Order::Hold | Order::KeepToken | Order::RemoveToken | Order::ForgetToken, Subject::Item(_)) => {
             Err(ApiError::bad_request(format!("{order} is for a business")))
         }
@@ -462,7 +488,7 @@ async fn release(tx: &mut Tx, subject: &Subject) -> Result<Did, ApiError> {
 
 async fn mint(tx: &mut Tx, id: &ItemId, subject: &Subject) -> Result<Did, ApiError> {
     let item = tx.item(id).await?.ok_or_else(no_item)?;
-    if item.generation == 0 || !matches!(item.state, domain::item::ItemState::Active) {
+    if item.generation == 0 || !matches!(item.state, ItemState::Active) {
         let why = format!("nothing can be minted for it: the Item is {}", item.state);
         return Err(ApiError::conflict(why));
     }
@@ -481,26 +507,48 @@ async fn move_account(tx: &mut Tx, id: &ItemId, account: &AccountId, to: &Busine
     let known = tx.accounts(id).await?.into_iter().find(|known| known.id == *account);
     let no_account =
         || ApiError::not_found("account of this Item", "`rekey explain ITEM` lists those that Plaid has shown");
-    let Some(from) = known.ok_or_else(no_account)?.business else {
+    let known = known.ok_or_else(no_account)?;
+    let Some(from) = known.business else {
         return Err(ApiError::conflict("the account is in no list: push the Item with a business for it"));
     };
+    if let Some(leaving) = known.moving_from {
+        return Err(ApiError::conflict(format!("it is on its way from {leaving} to {from}: wait until it is there")));
+    }
     if from == *to {
         return Err(ApiError::conflict(format!("it belongs to {to} already")));
     }
-    // Out of one list and into none: a name that is mistyped must not do that.
+    // Out of one list and into none: neither a name that is mistyped nor a list that can't be sent may do that.
     if tx.business(to).await?.is_none_or(|row| row.layer_id.is_none()) {
-        let why = format!("nobody has found {to} at Layer yet: push an Item of it first, or correct the name");
+        let why = format!(
+            "Layer does not have {to}, as far as is known here: correct the name, or push an Item of it first; `rekey explain {to}` \
+             tells more"
+        );
         return Err(ApiError::conflict(why));
+    }
+    let kept = tx.business(to).await?.and_then(|row| row.kept_back).map(|(why, _)| why);
+    let blocked = tx.work(to).await?.and_then(|row| row.blocked);
+    let blocked = blocked.filter(|b| matches!(b.by, Block::Hold | Block::Parked)).map(|b| b.why);
+    if let Some(why) = kept.or(blocked) {
+        return Err(ApiError::conflict(format!(
+            "the list of {to} can't be sent ({why}), and the account would be in none: see to that first"
+        )));
     }
     tx.assign(id, account, to).await?;
     let wanted = tx.mark(&looked_at(&id.into(), "an operator moves an account")).await?;
     let became = Map::from_iter([("account".to_owned(), json!(account)), ("business".to_owned(), json!(to))]);
-    Ok(Did { was: Some(json!({"business": from})), became, wanted: Some(wanted), ..Did::of("item.move") })
+    let beside = waits_for_token(&item);
+    Ok(Did { was: Some(json!({"business": from})), became, wanted: Some(wanted), beside, ..Did::of("item.move") })
+}
+
+/// Nothing happens to an Item's accounts while they can't be read.
+fn waits_for_token(item: &store::ItemRow) -> Option<String> {
+    (item.state != ItemState::Active)
+        .then(|| format!(" Not yet: {} is {}, and nothing happens before that is over.", item.id, item.state))
 }
 
 /// The Item's accounts give their places to those of `heir`: matched by their persistent ids, else by bank, mask and type. Never by
 /// name.
-async fn replace(tx: &mut Tx, id: &ItemId, heir: &ItemId) -> Result<Did, ApiError> {
+async fn replace(tx: &mut Tx, caller: &Caller, id: &ItemId, heir: &ItemId) -> Result<Did, ApiError> {
     if id == heir {
         return Err(ApiError::bad_request("an Item can't replace itself"));
     }
@@ -512,8 +560,24 @@ async fn replace(tx: &mut Tx, id: &ItemId, heir: &ItemId) -> Result<Did, ApiErro
         let why = format!("the accounts of {heir} are not known ({}): it can't take a place", new.state);
         return Err(ApiError::conflict(why));
     }
-    if new.replaces.as_ref().is_some_and(|other| other != id) {
-        return Err(ApiError::conflict(format!("{heir} is about to replace another Item")));
+    // One order at a time about either of them: of two, the second would undo or outlive the first.
+    let pending = |one: &ItemId, other: &ItemId| {
+        ApiError::conflict(format!(
+            "{one} is about to take the place of {other}: wait for that, or take it back (`rekey item replace {other} --by {one} \
+             --withdraw`)"
+        ))
+    };
+    if let Some(other) = new.replaces.as_ref().filter(|other| *other != id) {
+        return Err(pending(heir, other));
+    }
+    if let Some(other) = &old.replaces {
+        return Err(pending(id, other));
+    }
+    if let Some(other) = tx.heirs_of(id).await?.iter().find(|other| *other != heir) {
+        return Err(pending(other, id));
+    }
+    if let Some(other) = tx.heirs_of(heir).await?.first() {
+        return Err(pending(other, heir));
     }
     let bank = |view: Option<store::PlaidView>| view.and_then(|view| view.said.institution);
     let (was_at, is_at) = (bank(tx.plaid_view(id).await?), bank(tx.plaid_view(heir).await?));
@@ -521,6 +585,9 @@ async fn replace(tx: &mut Tx, id: &ItemId, heir: &ItemId) -> Result<Did, ApiErro
         return Err(ApiError::conflict(format!("{heir} is at another bank than {id}")));
     }
     let leaving: Vec<_> = tx.accounts(id).await?.into_iter().filter(|a| a.business.is_some()).collect();
+    if leaving.is_empty() {
+        return Err(ApiError::conflict(format!("nothing of it is in a list any more: the Item is {}", old.state)));
+    }
     let present = |a: &store::AccountRow| a.state == AccountState::Active && a.missing_since.is_none();
     let entering: Vec<_> = tx.accounts(heir).await?.into_iter().filter(present).collect();
     let of = |accounts: &[store::AccountRow]| accounts.iter().map(|a| a.traits.clone()).collect::<Vec<_>>();
@@ -567,8 +634,12 @@ async fn replace(tx: &mut Tx, id: &ItemId, heir: &ItemId) -> Result<Did, ApiErro
         ("matched".to_owned(), json!(pairs)),
         ("unmatched".to_owned(), json!(unmatched)),
     ]);
+    let of_heir = Some(json!({"replaces": id}));
+    tx.audit(&Act { became: of_heir, ..caller.act("item.replace", &Subject::from(heir)) }).await?;
+    let beside = waits_for_token(&new);
     // The heir's row is waited for: its reconciliation is the one that does it.
     Ok(Did {
+        beside,
         became,
         wanted: Some(wanted),
         waits_for: Some(heir.into()),
@@ -679,6 +750,39 @@ impl Console {
                 return Ok(false);
             }
             tokio::time::sleep(self.settings.wait_poll.max(Duration::from_millis(5))).await;
+        }
+    }
+
+    /// Whether a moved account stands in its new list, or an Item has left for its heir, by then. Other orders are done with their
+    /// reconciliation.
+    async fn has_arrived(&self, subject: &Subject, with: &With, deadline: Instant) -> Result<bool, ApiError> {
+        let (Subject::Item(item), With::Move(..) | With::Heir(_)) = (subject, with) else { return Ok(true) };
+        loop {
+            let mut tx = self.store.begin_read().await?;
+            let arrived = match with {
+                With::Move(account, to) => {
+                    let row = tx.accounts(item).await?.into_iter().find(|row| row.id == *account);
+                    let is_there =
+                        row.is_some_and(|row| row.moving_from.is_none() && row.business.as_ref() == Some(to));
+                    let wanted = tx.wanted_accounts(to).await?.into_iter().find(|wanted| wanted.account == *account);
+                    let accepted = tx.business(to).await?.map(|row| row.accepted).unwrap_or_default();
+                    is_there && wanted.is_some_and(|w| w.token.is_some_and(|token| accepted.contains(&token)))
+                }
+                _ => {
+                    let has_left = tx.item(item).await?.is_none_or(|row| row.state == ItemState::Removed);
+                    let mut settled = true;
+                    for business in tx.businesses_of_item(item).await? {
+                        settled &=
+                            tx.work(&business).await?.is_none_or(|row| row.done >= row.wanted && row.blocked.is_none());
+                    }
+                    has_left && settled
+                }
+            };
+            drop(tx);
+            if arrived || Instant::now() >= deadline || self.stop.is_cancelled() {
+                return Ok(arrived);
+            }
+            tokio::time::sleep(self.settings.wait_poll.max(Duration::from_millis(5)) * 5).await;
         }
     }
 

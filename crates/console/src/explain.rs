@@ -140,6 +140,8 @@ pub(crate) struct ItemExplained {
     pub(crate) at_plaid: Option<AtPlaid>,
     /// What an act on it rests on: send it as `version`, and the act is refused if the row is another one by then.
     pub(crate) version: String,
+    /// Items that are about to take its place.
+    pub(crate) heirs: Vec<String>,
     /// The businesses that its accounts are in or leave, with their verdicts' states.
     pub(crate) businesses: BTreeMap<String, String>,
     pub(crate) remedies: Vec<Remedy>,
@@ -224,6 +226,7 @@ pub(crate) async fn item(
     let (subject, work) = (Subject::from(&id), tx.work(&id).await?);
     Ok(Json(ItemExplained {
         item: Item::new(&row, judged.as_ref()),
+        heirs: tx.heirs_of(&id).await?.iter().map(ToString::to_string).collect(),
         access_tokens: tx.token_views(&id).await?.iter().map(Token::from).collect(),
         accounts: tx.accounts(&id).await?.iter().map(Account::from).collect(),
         version: version_of(&mut tx, &subject).await?,

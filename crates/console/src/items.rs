@@ -156,6 +156,20 @@ pub(crate) async fn replace(
     order_with(&console, &caller, Order::Replace, item, With::Heir(ItemId::parse(heir)?), said).await
 }
 
+/// Take back that the other Item is to take this one's place, as long as that has not happened.
+#[utoipa::path(delete, operation_id = "withdrawReplacement", path = "/v1/items/{item_id}/replace/{heir_id}",
+    params(("item_id" = String, Path), ("heir_id" = String, Path), ActQuery),
+    responses((status = 200, body = Acted), (status = 202, description = "It is taken back", body = Acted),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn withdraw(
+    State(console): State<Console>,
+    Extension(caller): Extension<Caller>,
+    Path((item, heir)): Path<(String, String)>,
+    Query(said): Query<ActQuery>,
+) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    order_with(&console, &caller, Order::Withdraw, item, With::Heir(ItemId::parse(heir)?), said).await
+}
+
 async fn order(
     console: &Console,
     caller: &Caller,

@@ -127,7 +127,7 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(items::sync))
         .routes(routes!(items::mint))
         .routes(routes!(items::move_account))
-        .routes(routes!(items::replace))
+        .routes(routes!(items::replace, items::withdraw))
         .routes(routes!(items::acknowledge))
         .routes(routes!(explain::item))
         .routes(routes!(businesses::list))

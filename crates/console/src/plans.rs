@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 /// How long a caller waits who does not say so.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// An Item that does not come to its end, or is in another state by then.
+/// An Item that does not come to its end, or is not active, or was not.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ItemAhead {
     pub(crate) item_id: String,

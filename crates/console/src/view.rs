@@ -225,6 +225,8 @@ pub(crate) struct Item {
     pub(crate) business: Option<String>,
     /// Grows with every new access token.
     pub(crate) generation: i64,
+    /// The Item whose place it takes once each of its accounts has a token.
+    pub(crate) replaces: Option<String>,
     pub(crate) verdict: Option<VerdictView>,
 }
 
@@ -350,6 +352,7 @@ impl Item {
             since: row.state_since.rfc3339(),
             business: row.business.as_ref().map(ToString::to_string),
             generation: row.generation,
+            replaces: row.replaces.as_ref().map(ToString::to_string),
         }
     }
 }

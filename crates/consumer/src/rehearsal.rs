@@ -12,6 +12,7 @@ use domain::item::ItemState;
 use domain::metric;
 use domain::queue::{Blocked, Finish};
 use domain::token_list::{Plan, Put};
+use domain::verdict::State;
 use domain::work::{Block, Class, Code, Subject};
 use domain::{AccountId, BusinessId, ItemId, LayerId, ProcessorToken};
 use layer::ListedAccount;
@@ -196,6 +197,11 @@ async fn foresee(context: &Context, business: &BusinessId, items: Vec<ItemForese
     let mut tx = context.store.begin_read().await?;
     let work = tx.work(business).await?;
     let row = tx.business(business).await?;
+    // As the copy has it afterwards: a list that nothing has to be sent for may be wrong all the same.
+    let judged = tx.verdict(business).await?.map(|judged| judged.verdict);
+    let well = [State::Converged, State::Empty, State::Unverified, State::Gone];
+    let wrong =
+        judged.filter(|verdict| !well.contains(&verdict.state)).map(|v| format!("{}: {}", v.state, v.sentence()));
     drop(tx);
     let Noted { mints, plan, put, creates, starved, unread } =
         context.rehearsal.as_ref().map(|r| std::mem::take(&mut *r.noted.lock())).unwrap_or_default();
@@ -222,7 +228,7 @@ async fn foresee(context: &Context, business: &BusinessId, items: Vec<ItemForese
             Block::Backoff if blocked.code == Code::WaitsForTokens.as_str() => (Would::Wait, says(blocked)),
             Block::Backoff | Block::Pause => (Would::Retry, says(blocked)),
         },
-        (.., Some(Plan::Converged { .. }), None) => (Would::Nothing, (None, None)),
+        (.., Some(Plan::Converged { .. }), None) => (Would::Nothing, (None, wrong)),
         (..) if starved.is_some() => {
             let call = starved.map_or("", Call::as_str);
             (Would::Unknown, (None, Some(format!("the budget of {call} is spent for the moment: ask again later"))))
@@ -237,7 +243,7 @@ async fn foresee(context: &Context, business: &BusinessId, items: Vec<ItemForese
     Ok(Foreseen { would, code, why, put, mints, items, observes: false })
 }
 
-/// Some: it does not come to its end, or is in another state by then.
+/// Some: it does not come to its end, or is not active, or was not.
 async fn rehearse_item(context: &Context, id: &ItemId) -> Result<Option<ItemForeseen>, store::Error> {
     let Some(was) = context.store.begin_read().await?.item(id).await?.map(|row| row.state) else { return Ok(None) };
     let was_claimed = reconcile(context, &Subject::from(id)).await?;
@@ -250,7 +256,7 @@ async fn rehearse_item(context: &Context, id: &ItemId) -> Result<Option<ItemFore
         rehearsal.noted.lock().unread.push(id.clone());
     }
     let blocked = row.and_then(|row| row.blocked);
-    if blocked.is_none() && state == was {
+    if blocked.is_none() && state == was && state == ItemState::Active {
         return Ok(None);
     }
     let (code, why) = blocked.map(|b| (b.code, b.why)).unzip();

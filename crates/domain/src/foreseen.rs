@@ -49,7 +49,7 @@ pub struct Foreseen {
     pub put: Option<Put>,
     /// Accounts that would get a new token first.
     pub mints: Vec<AccountId>,
-    /// Items that do not come to their end, or are in another state by then.
+    /// Items that do not come to their end, or are not active, or were not.
     pub items: Vec<ItemForeseen>,
     /// `consumer.mode` is `observe`: nothing of this would be done.
     pub observes: bool,

@@ -83,3 +83,6 @@ CREATE INDEX plans_business ON plans (business_id);
 -- Outcomes stand among what else happened: all of them in their order, and those of one type. Queries say it in the same words.
 CREATE INDEX history_outcomes ON history (id) WHERE what <> 'rekey.reconciled';
 CREATE INDEX history_what ON history (what, id) WHERE what <> 'rekey.reconciled';
+
+-- Who is about to take an Item's place.
+CREATE INDEX items_replaces ON items (replaces) WHERE replaces IS NOT NULL;

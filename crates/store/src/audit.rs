@@ -143,7 +143,10 @@ impl Tx {
     /// What is in force about an Item, as a push would say it.
     pub async fn in_force(&mut self, id: &ItemId) -> Result<Option<Value>, Error> {
         let Some(item) = self.item(id).await? else { return Ok(None) };
-        let only = if item.only_listed { Some(self.assignments(id).await?) } else { None };
+        let named = self.assignments(id).await?;
+        // Where there is no filter, an operator has moved some.
+        let (only, moved) = if item.only_listed { (Some(named), None) } else { (None, Some(named)) };
+        let moved = moved.filter(|named| !named.is_empty());
         // Not opened: a token that can't be read must not keep a push from replacing it.
         let sql = "SELECT fingerprint FROM access_tokens WHERE item_id = $1 AND standing = 'current'";
         let token = self.row(sql!(sql, id)).await?;
@@ -153,6 +156,7 @@ impl Tx {
             "token": token,
             "business": item.business.as_ref().map(|b| b.as_str()),
             "accounts": filter_of(only.as_ref()),
+            "moved": moved.as_ref().map(|moved| filter_of(Some(moved))),
             "replaces": item.replaces.as_ref().map(|r| r.as_str()),
         })))
     }

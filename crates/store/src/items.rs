@@ -287,6 +287,9 @@ impl Tx {
             WHERE kind = 'item' AND id = $1";
         self.run(sql!(sql, item)).await?;
         self.set_item_state(id, ItemState::Removed, Some(Cause::RemovedByPlatform), None).await?;
+        // Whichever of the two leaves, nothing is left of the order: a push long after must not carry it out.
+        self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", item)).await?;
+        self.run(sql!("UPDATE items SET replaces = NULL WHERE replaces = $1", item)).await?;
         // Nothing of it may come back by itself; a push starts from nothing, as for an Item nobody knows.
         let sql = "DELETE FROM access_tokens WHERE item_id = $1";
         self.run(sql!(sql, item)).await?;
@@ -336,16 +339,24 @@ impl Tx {
         self.run(sql!(sql, id, account, business, moving_from)).await.map(drop)
     }
 
+    /// Items that are about to take this one's place.
+    pub async fn heirs_of(&mut self, id: &ItemId) -> Result<Vec<ItemId>, Error> {
+        let rows = self.rows(sql!("SELECT item_id FROM items WHERE replaces = $1 ORDER BY item_id", id)).await?;
+        rows.iter().map(|row| get(row, "item_id")).collect()
+    }
+
+    /// It takes nobody's place, after all.
+    pub async fn withdraw_heir(&mut self, heir: &ItemId) -> Result<(), Error> {
+        self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", heir)).await?;
+        self.touch_item(heir.as_str());
+        Ok(())
+    }
+
     /// This one leaves once every account of `heir` has its token.
     pub async fn replace_by(&mut self, id: &ItemId, heir: &ItemId) -> Result<(), Error> {
         self.run(sql!("UPDATE items SET replaces = $2 WHERE item_id = $1", heir, id)).await?;
         self.touch_item(heir.as_str());
         Ok(())
-    }
-
-    /// The Item that this one replaces has left.
-    pub async fn replaced(&mut self, id: &ItemId) -> Result<(), Error> {
-        self.run(sql!("UPDATE items SET replaces = NULL WHERE item_id = $1", id)).await.map(drop)
     }
 
     /// How many there are.

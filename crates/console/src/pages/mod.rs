@@ -382,6 +382,7 @@ const WOULD: [(&str, &str); 3] = [
 pub(super) fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
     let why = next.why.clone().unwrap_or_default();
     let sentence = match next.would.as_str() {
+        "nothing" if next.why.is_some() => format!("It is the one that Layer has: nothing would be sent. {why}."),
         "nothing" => "It is the one that Layer has: nothing would be sent.".to_owned(),
         "put" => format!("{} would be sent.", domain::counted(next.tokens.unwrap_or_default(), "token", "tokens")),
         "wait" => format!("It waits: {why}."),

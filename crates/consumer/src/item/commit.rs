@@ -3,10 +3,10 @@
 use super::Reconciliation;
 use super::conclusion::{End, Facts, List, Rules};
 use super::report::Report;
-use crate::outcome;
+use crate::outcome::{self, kind};
 use crate::refusals::{backoff, done};
 use crate::{Mode, TokenSource, steps};
-use domain::item::CONSENT_ENDS_SOON;
+use domain::item::{CONSENT_ENDS_SOON, ItemState};
 use domain::metric;
 use domain::token_list::LeaveOut;
 use domain::work::{Code, HintKind, Subject};
@@ -118,8 +118,11 @@ impl Reconciliation<'_> {
             tx.set_mint_fault(item, account, fault.as_ref()).await?;
         }
         if let Some(old) = &end.retires {
-            tx.remove_item(old).await?;
-            tx.replaced(item).await?;
+            let was = tx.item(old).await?.map(|row| row.state);
+            let businesses = tx.remove_item(old).await?;
+            let why = format!("replaced by {item}");
+            let payload = json!({"from": was, "to": ItemState::Removed, "why": why});
+            outcome::about_item(tx, &self.claim, old, &businesses, kind::ITEM_STATE, payload).await?;
             tx.audit(&Act {
                 by: "rekey",
                 from: None,

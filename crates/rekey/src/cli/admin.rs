@@ -105,6 +105,9 @@ pub(super) enum ItemCommand {
         /// The Item that takes its place.
         #[arg(long)]
         by: String,
+        /// Take it back, as long as it has not happened.
+        #[arg(long)]
+        withdraw: bool,
         #[command(flatten)]
         how: How,
     },
@@ -616,8 +619,9 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
             let act = format!("/accounts/{}/move/{}", segment(&account)?, segment(&to)?);
             admin.order(Method::POST, &path(&item)?, &act, &how).await
         }
-        ItemCommand::Replace { item, by, how } => {
-            admin.order(Method::POST, &path(&item)?, &format!("/replace/{}", segment(&by)?), &how).await
+        ItemCommand::Replace { item, by, withdraw, how } => {
+            let method = if withdraw { Method::DELETE } else { Method::POST };
+            admin.order(method, &path(&item)?, &format!("/replace/{}", segment(&by)?), &how).await
         }
         ItemCommand::Acknowledge { item, how } => admin.order(Method::POST, &path(&item)?, "/acknowledge", &how).await,
         ItemCommand::Missed(args) => {

@@ -139,6 +139,8 @@ const AT_ONCE: usize = 4;
 
 /// Longest wait for a plan: a consumer gives it up before that.
 const PLAN_WAIT: Duration = Duration::from_secs(75);
+/// Between two lines about how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
 /// One call of those that wait for it.
 const PLAN_POLL: u32 = 15;
 
@@ -158,9 +160,7 @@ pub(super) async fn plan(admin: &Admin, args: &Plan) -> anyhow::Result<Ended> {
             let answered = answer.status == 200;
             let ended = admin.finish(&answer, |body| planned(body, Timestamp::now()));
             if answer.status == 202 {
-                complain(
-                    "no plan was made in time: is a consumer running? `rekey status` tells; `--stored` asks nobody",
-                );
+                complain("no plan was made in time: is a consumer running? `--stored` tells from what was read last");
             }
             Ok(if ended == Ended::Well && !answered { Ended::Pending } else { ended })
         }
@@ -223,7 +223,7 @@ fn planned(body: &Value, now: Timestamp) {
 async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
     let (mut after, mut counts, mut seen) = (String::new(), BTreeMap::<String, u64>::new(), 0u64);
     let mut stop = std::pin::pin!(crate::process::signal());
-    let mut stopped = false;
+    let (mut stopped, mut told_at) = (false, Instant::now());
     'pages: loop {
         let page = admin.call(Method::GET, &format!("/v1/businesses?limit=500{after}"), None).await?;
         if page.status != 200 {
@@ -246,7 +246,7 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
                 // Nobody makes plans at this moment, and the others would wait for as long.
                 202 => {
                     complain(
-                        "a plan was not made in time: is a consumer running? `rekey status` tells; `--stored` asks nobody",
+                        "a plan was not made in time: is a consumer running? `--stored` tells from what was read last",
                     );
                     return Ok(Ended::Pending);
                 }
@@ -255,16 +255,17 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
                 _ => return Ok(admin.finish(&answer, |_| {})),
             }
             let would = answer.body["next_list"]["would"].as_str().unwrap_or("unknown");
-            // The list is as it should be, as far as is known: an Item of it is not.
-            let has_trouble = would == "nothing" && each(&answer.body["items"]).next().is_some();
-            let would = if has_trouble { "item" } else { would }.to_owned();
+            // Nothing would be sent, and not because all is well.
+            let is_wrong = !answer.body["next_list"]["why"].is_null() || each(&answer.body["items"]).next().is_some();
+            let would = if would == "nothing" && is_wrong { "wrong" } else { would }.to_owned();
             if would != "nothing" && !admin.json {
                 planned(&answer.body, Timestamp::now());
             }
             *counts.entry(would).or_default() += 1;
             seen += 1;
-            if std::io::stderr().is_terminal() && !admin.json {
+            if std::io::stderr().is_terminal() && !admin.json && told_at.elapsed() >= PROGRESS {
                 super::admin::progress(&format!("{seen} so far"));
+                told_at = Instant::now();
             }
         }
         match page.body["next"].as_str() {
@@ -276,8 +277,8 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
     let answer = Answer { status: 200, body: told };
     let ended = admin.finish(&answer, |_| {
         let told = [
-            ("nothing", "is right", "are right"),
-            ("item", "is right but for its Items", "are right but for their Items"),
+            ("nothing", "needs nothing", "need nothing"),
+            ("wrong", "is not right, and nothing would be sent", "are not right, and nothing would be sent"),
             ("put", "would be sent", "would be sent"),
             ("create", "would be created", "would be created"),
             ("hold", "would be held", "would be held"),
@@ -288,7 +289,8 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
         ];
         let told = told.iter().filter_map(|(word, one, many)| Some(counted(counts.get(*word)?, one, many)));
         let told: Vec<String> = told.collect();
-        say(&format!("{}: {}", counted(seen, "business", "businesses"), told.join(", ")));
+        let told = if told.is_empty() { "nothing is known yet".to_owned() } else { told.join(", ") };
+        say(&format!("{}: {told}", counted(seen, "business", "businesses")));
     });
     if stopped {
         complain("stopped: these are not all");
@@ -441,6 +443,16 @@ fn explain_item(body: &Value) {
         age(&body["since"], now),
         body["generation"]
     ));
+    if body["replaces"].is_string() {
+        say(&format!("  It takes the place of {} once each of its accounts has a token", plain(&body["replaces"])));
+    }
+    for heir in each(&body["heirs"]) {
+        let (heir, item) = (plain(heir), plain(&body["item_id"]));
+        say(&format!(
+            "  {heir} takes its place once each account of that has a token; `rekey item replace {item} --by {heir} --withdraw` takes \
+             that back"
+        ));
+    }
     let rows = each(&body["accounts"]).map(|a| {
         let standing = ["not_minted", "outside", "proof"].iter().find_map(|f| a[*f].as_str()).unwrap_or("").to_owned();
         let moving = a["moving_from"].as_str().map_or(String::new(), |from| format!("leaves {from} first; "));
@@ -558,6 +570,9 @@ pub(super) fn next_list(next: &Value) -> String {
         .collect();
     let diff = if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) };
     match next["would"].as_str() {
+        Some("nothing") if next["why"].is_string() => {
+            format!("the one that Layer has, nothing would be sent{diff}; {}", plain(&next["why"]))
+        }
         Some("nothing") => format!("the one that Layer has, nothing would be sent{diff}"),
         Some("put") => format!("{} would be sent{diff}", counted(plain(&next["tokens"]), "token", "tokens")),
         Some("wait") => format!("waits{diff}; {}", plain(&next["why"])),
