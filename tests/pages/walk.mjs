@@ -127,6 +127,7 @@ try {
   const stories = [
     everyPageIsAccessible,
     itWorksWithoutAScript,
+    aPlanIsMadeFromThePage,
     theKeyboardIsEnough,
     aRotationIsWatchedHealing,
     aCustomerWhoMustLogInIsFoundFromTheFirstPage,
