@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 const AT_ONCE: usize = 4;
 /// A consumer that took a question and does not answer it within this time is dead.
 const LEASE: Duration = LONGEST.saturating_add(Duration::from_secs(15));
-/// Who asked was told at once where that was possible; this finds the rest.
+/// Seldom at least: whoever asks says so, and this finds what was not heard.
 const POLL: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
             drop(slot);
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(context.settings.poll.max(POLL)) => {}
                 () = context.store.plan_asked() => {}
             }
             continue;
