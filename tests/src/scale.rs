@@ -455,6 +455,11 @@ async fn chores(store: &Store, seen: &mut impl FnMut(&str)) {
 async fn ends(store: &Store, seen: &mut impl FnMut(&str)) {
     let gone = item_id("probe");
     let mut tx = store.begin().await.unwrap();
+    let account = AccountId::parse("account-10000007-1").unwrap();
+    tx.assign(&gone, &account, &BusinessId::parse(business(5)).unwrap()).await.unwrap();
+    tx.replace_by(&gone, &item_id(&item(9))).await.unwrap();
+    assert_eq!(tx.heirs_of(&gone).await.unwrap().len(), 1);
+    tx.withdraw_heir(&item_id(&item(9))).await.unwrap();
     tx.remove_item(&gone).await.unwrap();
     tx.commit().await.unwrap();
     seen("remove of an Item");

@@ -15,6 +15,7 @@ stories!(
     an_account_is_moved_by_an_operator on likely,
     a_relinked_item_is_put_in_place_of_the_old_one_by_an_operator on likely,
     i4_a_replacement_ends_with_either_item on likely,
+    i4_a_replacement_that_is_taken_back_on_its_way_does_not_happen on likely,
     a_provider_is_paused_and_resumed_by_a_person on likely,
     all_of_one_cause_are_released_together on likely ending parked,
     i1_a_webhook_that_never_came_is_told in
@@ -495,6 +496,13 @@ async fn a_relinked_item_is_put_in_place_of_the_old_one_by_an_operator(world: &W
     assert_eq!((world.sandbox.listed_tokens("acme").len(), world.puts() - puts), (5, 1), "in one list");
     assert_eq!(actions(world, &format!("item/{old}")).await[..2], ["item.replaced", "item.replace"]);
     assert!(actions(world, &format!("item/{new}")).await.contains(&"item.replace".to_owned()));
+    // An erasure finds accounts by their key, and in the entries of their own Item.
+    let audit = get(world, &format!("/v1/audit?subject=item/{old}")).await;
+    let entry = audit["data"].as_array().unwrap().iter().find(|e| e["action"] == "item.replace").unwrap();
+    let named: Vec<Value> = world.accounts(&old).iter().map(|id| json!({"account_id": id})).collect();
+    let matched = entry["became"]["matched"].as_array().unwrap();
+    assert!(matched.len() == 2 && matched.iter().all(|m| named.contains(m)), "{entry}");
+    assert!(world.accounts(&new).iter().all(|id| !entry.to_string().contains(id)), "{entry}");
     let (status, refused) = post(world, &path).await;
     assert_eq!(status, 409, "{refused}");
 }
@@ -521,4 +529,23 @@ async fn i4_a_replacement_ends_with_either_item(world: &World) {
     assert_eq!(world.item(&old).await["state"], "active", "nobody ordered that any more");
     world.until_exact().await;
     assert_eq!(world.sandbox.listed_tokens("acme").len(), 3);
+}
+
+async fn i4_a_replacement_that_is_taken_back_on_its_way_does_not_happen(world: &World) {
+    let old = world.link("acme", 1).await;
+    let new = world.link("acme", 1).await;
+    world.until_exact().await;
+    world.until_quiet().await;
+    let path = format!("/v1/items/{old}/replace/{new}");
+    const READ: &str = "/accounts/get";
+    world.sandbox.fault(Fault::new(READ, FaultKind::Hang));
+    assert_eq!(post(world, &path).await.0, 202);
+    // The reconciliation knows the order, and is about to carry it out.
+    assert!(holds(|| async { world.sandbox.hung(READ) > 0 }).await);
+    assert_eq!(world.admin("DELETE", &path, None).await.0, 202);
+    world.sandbox.heal();
+    world.until_exact().await;
+    world.until_quiet().await;
+    assert_eq!(world.item(&old).await["state"], "active", "it was taken back");
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 2);
 }

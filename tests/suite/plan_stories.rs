@@ -1,13 +1,15 @@
 //! What a reconciliation would do now: a plan with live reads says it, changes nothing, and is what then happens.
 
 use crate::api::{cli, text};
+use domain::{Role, metric};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use sandbox::{Announce, Fault, FaultKind, NewAccount};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use tests::{World, holds, metrics};
+use tests::process::Process;
+use tests::{Parts, World, holds, metrics};
 
 stories!(
     a_plan_is_what_then_happens ending parked in "[consumer]\ngone_after = \"1h\"\nawaiting_token_poll = \"1h\"\nbackoff_first = \"1h\"\nbackoff_cap = \"1h\"\n",
@@ -190,12 +192,7 @@ async fn a_plan_reads_and_changes_nothing(world: &World) {
     world.sandbox.add_account(&item, &NewAccount::checking("9999")).unwrap();
     let emptied = || async { world.store().begin_read().await.unwrap().outbox_length().await.unwrap() == 0 };
     assert!(holds(emptied).await);
-    let counted = || async {
-        let samples = metrics::read(&metrics::scrape(world.rekey().ops).await);
-        let of = |name: &str| samples.iter().filter(|s| s.metric.name == name).map(|s| s.value).sum::<f64>();
-        [domain::metric::MINTS, domain::metric::PUTS, domain::metric::TOKEN_CHANGES, domain::metric::RECONCILE].map(of)
-    };
-    let (before, count) = (books(world).await, counted().await);
+    let before = books(world).await;
     let reads = (world.sandbox.calls("/accounts/get"), world.sandbox.verdict().counts.lists);
     let planned = plan(world, "acme").await;
     let next = &planned["next_list"];
@@ -205,10 +202,6 @@ async fn a_plan_reads_and_changes_nothing(world: &World) {
     let read = (world.sandbox.calls("/accounts/get") - reads.0, world.sandbox.verdict().counts.lists - reads.1);
     assert_eq!(read, (1, 1), "one read of the accounts, and one of the list");
     assert_eq!(books(world).await, before, "nothing of it is stored");
-    if world.parts == tests::Parts::Embedded {
-        // Stories of one process share their counters, and this one is alone only where nobody else runs: none is told of a plan.
-        assert!(counted().await.iter().zip(count).all(|(now, before)| *now >= before));
-    }
     // It is kept for whoever asks again, and goes with the business.
     let id = planned["plan_id"].as_str().unwrap();
     let (status, kept) = world.admin("GET", &format!("/v1/plans/{id}"), None).await;
@@ -217,6 +210,37 @@ async fn a_plan_reads_and_changes_nothing(world: &World) {
     assert_eq!(world.admin("POST", "/v1/businesses/nobody/plan", None).await.0, 404);
     world.sync_item(&item).await;
     world.until_exact().await;
+}
+
+/// In a process of its own: stories of one share their counters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_is_counted_and_logged_as_the_calls_that_it_makes_and_as_nothing_else() {
+    let mut world = World::without_rekey(Parts::Real, "").await;
+    world.start_rekey(&[Role::Receiver, Role::Console], "").await;
+    let consumer = Process::start(&world, "consumer").await;
+    let item = world.link("acme", 2).await;
+    world.until_exact().await;
+    world.until_quiet().await;
+    world.rotate(&item, Announce::Database).await;
+    let counted = async |metric: &str| {
+        let samples = metrics::read(&metrics::scrape(consumer.ops).await);
+        samples.iter().filter(|s| s.metric.name == metric).map(|s| s.value).sum::<f64>()
+    };
+    const OF_WHAT_IS_DONE: [&str; 5] =
+        [metric::MINTS, metric::PUTS, metric::TOKEN_CHANGES, metric::RECONCILE, metric::TOKEN_LOOKUPS];
+    let mut before = Vec::new();
+    for name in OF_WHAT_IS_DONE {
+        before.push(counted(name).await);
+    }
+    let calls = counted(metric::PROVIDER_CALLS).await;
+    let planned = plan(&world, "acme").await;
+    assert_eq!(ids(&planned["mints"]).len(), 2, "{planned}");
+    for (name, before) in OF_WHAT_IS_DONE.into_iter().zip(before) {
+        assert_eq!(counted(name).await, before, "{name}");
+    }
+    assert_eq!(counted(metric::PROVIDER_CALLS).await, calls + 2.0, "the accounts and the list");
+    drop(consumer);
+    world.end_with_parked().await;
 }
 
 async fn a_plan_says_why_it_can_not_tell(world: &World) {

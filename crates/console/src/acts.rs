@@ -518,14 +518,13 @@ async fn move_account(tx: &mut Tx, id: &ItemId, account: &AccountId, to: &Busine
         return Err(ApiError::conflict(format!("it belongs to {to} already")));
     }
     // Out of one list and into none: neither a name that is mistyped nor a list that can't be sent may do that.
-    if tx.business(to).await?.is_none_or(|row| row.layer_id.is_none()) {
-        let why = format!(
+    let Some(goes_to) = tx.business(to).await?.filter(|row| row.layer_id.is_some()) else {
+        return Err(ApiError::conflict(format!(
             "Layer does not have {to}, as far as is known here: correct the name, or push an Item of it first; `rekey explain {to}` \
              tells more"
-        );
-        return Err(ApiError::conflict(why));
-    }
-    let kept = tx.business(to).await?.and_then(|row| row.kept_back).map(|(why, _)| why);
+        )));
+    };
+    let kept = goes_to.kept_back.map(|(why, _)| why);
     let blocked = tx.work(to).await?.and_then(|row| row.blocked);
     let blocked = blocked.filter(|b| matches!(b.by, Block::Hold | Block::Parked)).map(|b| b.why);
     if let Some(why) = kept.or(blocked) {
@@ -535,7 +534,7 @@ async fn move_account(tx: &mut Tx, id: &ItemId, account: &AccountId, to: &Busine
     }
     tx.assign(id, account, to).await?;
     let wanted = tx.mark(&looked_at(&id.into(), "an operator moves an account")).await?;
-    let became = Map::from_iter([("account".to_owned(), json!(account)), ("business".to_owned(), json!(to))]);
+    let became = Map::from_iter([("account_id".to_owned(), json!(account)), ("business".to_owned(), json!(to))]);
     let beside = waits_for_token(&item);
     Ok(Did { was: Some(json!({"business": from})), became, wanted: Some(wanted), beside, ..Did::of("item.move") })
 }
@@ -590,13 +589,9 @@ async fn replace(tx: &mut Tx, caller: &Caller, id: &ItemId, heir: &ItemId) -> Re
     }
     let present = |a: &store::AccountRow| a.state == AccountState::Active && a.missing_since.is_none();
     let entering: Vec<_> = tx.accounts(heir).await?.into_iter().filter(present).collect();
-    let of = |accounts: &[store::AccountRow]| accounts.iter().map(|a| a.traits.clone()).collect::<Vec<_>>();
-    let (before, after) = (of(&leaving), of(&entering));
-    let same = same_accounts(
-        &before.iter().collect::<Vec<_>>(),
-        &after.iter().collect::<Vec<_>>(),
-        was_at.is_some() && was_at == is_at,
-    );
+    let before: Vec<_> = leaving.iter().map(|row| &row.traits).collect();
+    let after: Vec<_> = entering.iter().map(|row| &row.traits).collect();
+    let same = same_accounts(&before, &after, was_at.is_some() && was_at == is_at);
     let (mut matched, mut has_heir) = (Vec::new(), vec![false; leaving.len()]);
     for (from, to, by) in same {
         let (from_row, to_row) = (&leaving[from], &entering[to]);
@@ -618,7 +613,7 @@ async fn replace(tx: &mut Tx, caller: &Caller, id: &ItemId, heir: &ItemId) -> Re
             by: by.to_string(),
         });
     }
-    let unmatched =
+    let unmatched: Vec<String> =
         leaving.iter().zip(&has_heir).filter(|(_, has)| !**has).map(|(row, _)| row.id.to_string()).collect();
     if matched.is_empty() {
         return Err(ApiError::conflict(format!(
@@ -628,14 +623,15 @@ async fn replace(tx: &mut Tx, caller: &Caller, id: &ItemId, heir: &ItemId) -> Re
     }
     tx.replace_by(id, heir).await?;
     let wanted = tx.mark(&looked_at(&heir.into(), "an operator lets it replace another Item")).await?;
-    let pairs: Vec<_> = matched.iter().map(|m| json!([m.account_id, m.heir_id])).collect();
+    // Each Item's entry names its own accounts alone, in the same order, and under the key by which an erasure finds them.
+    let named = |ids: &mut dyn Iterator<Item = &String>| ids.map(|id| json!({"account_id": id})).collect::<Vec<_>>();
     let became = Map::from_iter([
         ("replaced_by".to_owned(), json!(heir)),
-        ("matched".to_owned(), json!(pairs)),
-        ("unmatched".to_owned(), json!(unmatched)),
+        ("matched".to_owned(), named(&mut matched.iter().map(|m| &m.account_id)).into()),
+        ("unmatched".to_owned(), named(&mut unmatched.iter()).into()),
     ]);
-    let of_heir = Some(json!({"replaces": id}));
-    tx.audit(&Act { became: of_heir, ..caller.act("item.replace", &Subject::from(heir)) }).await?;
+    let of_heir = json!({"replaces": id, "matched": named(&mut matched.iter().map(|m| &m.heir_id))});
+    tx.audit(&Act { became: Some(of_heir), ..caller.act("item.replace", &Subject::from(heir)) }).await?;
     let beside = waits_for_token(&new);
     // The heir's row is waited for: its reconciliation is the one that does it.
     Ok(Did {

@@ -16,9 +16,12 @@ use store::{Act, Tx, WantedAccount};
 impl Reconciliation<'_> {
     pub(super) async fn commit(&mut self) -> Result<(), store::Error> {
         let mut tx = self.context.store.begin().await?;
-        if let Some(old) = &self.item.replaces {
+        if let Some(old) = self.item.replaces.take() {
             // A reconciliation of the old one that is about to end may bring an account into one more business.
-            tx.lock_rows(&[Subject::from(&self.item.id), Subject::from(old)]).await?;
+            tx.lock_rows(&[Subject::from(&self.item.id), Subject::from(&old)]).await?;
+            // The order may have been taken back while this one minted: then both stay.
+            let now = tx.item(&self.item.id).await?.and_then(|row| row.replaces);
+            self.item.replaces = now.filter(|ordered| *ordered == old);
         }
         tx.lock(&self.claim).await?;
         if let Some(finish) = self.found.finish.take() {
