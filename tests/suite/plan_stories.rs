@@ -214,7 +214,7 @@ async fn a_plan_reads_and_changes_nothing(world: &World) {
 
 /// In a process of its own: stories of one share their counters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plan_is_counted_and_logged_as_the_calls_that_it_makes_and_as_nothing_else() {
+async fn a_plan_is_counted_as_the_calls_that_it_makes_and_as_nothing_else() {
     let mut world = World::without_rekey(Parts::Real, "").await;
     world.start_rekey(&[Role::Receiver, Role::Console], "").await;
     let consumer = Process::start(&world, "consumer").await;

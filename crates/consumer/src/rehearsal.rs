@@ -5,6 +5,8 @@
 //! say to a mint or to the list is not known before.
 
 use crate::budget::{Leaves, given_back, leaves, postponed};
+use crate::business::pages;
+use crate::reconcile::Stop;
 use crate::{Context, Mode, Settings};
 use domain::budget::{Call, Limits, horizon};
 use domain::foreseen::{Foreseen, ItemForeseen, Would};
@@ -164,32 +166,37 @@ async fn on_copy(
     class: Class,
 ) -> Result<Foreseen, store::Error> {
     let until = Instant::now() + LONGEST.mul_f32(0.8);
-    let rehearsal = |list| Rehearsal {
-        books: context.store.clone(),
-        limits: context.limits.clone(),
-        until,
-        class,
-        list,
-        noted: Mutex::default(),
+    // The copy has no limits of its own: what is called is booked in the store itself.
+    let settings = || Settings { mode: Mode::Act, lease: LEASE, watch_webhooks: false, ..context.settings.clone() };
+    let rehearsing = |store, list| {
+        let (books, limits, noted) = (context.store.clone(), context.limits.clone(), Mutex::default());
+        let rehearsal = Rehearsal { books, limits, until, class, list, noted };
+        context.rehearsing(store, settings(), unlimited(&context.limits), rehearsal)
     };
-    // First, because whose tokens it shows decides what is copied.
+    // First, because whose tokens it shows decides what is copied. Where Layer refuses, the reconciler, which asks again, says what that
+    // means.
     let list = match layer_id {
-        Some(id) => read_list(context, &rehearsal(None), business, id).await?.map(|rows| (id.clone(), rows)),
+        Some(id) => {
+            let reading = rehearsing(context.store.clone(), None);
+            match pages(&reading, &mut Claim::of_nobody(business), id).await {
+                Ok(rows) => rows.ok().map(|rows| (id.clone(), rows)),
+                Err(Stop::Store(error)) => return Err(error),
+                Err(Stop::Row(_) | Stop::Found | Stop::Gone) => None,
+            }
+        }
         None => None,
     };
     let fingerprints = context.store.fingerprints();
     let rows = || list.iter().flat_map(|(_, rows)| rows);
     let tokens: Vec<_> = rows().filter_map(|row| Some(fingerprints.of_processor(row.token.as_ref()?))).collect();
     let accounts: Vec<_> = rows().filter_map(|row| row.account.clone()).collect();
-    let Copied { store, items } = context.store.copy_of(business, &tokens, &accounts).await?;
-    // The copy has no limits of its own: what is called is booked in the store itself.
-    let settings = Settings { mode: Mode::Act, lease: LEASE, watch_webhooks: false, ..context.settings.clone() };
-    let context = context.rehearsing(store, settings, unlimited(&context.limits), rehearsal(list));
+    let copied = context.store.copy_of(business, &tokens, &accounts).await?;
+    let context = rehearsing(copied.store.clone(), list);
     let mut told = Vec::new();
-    for item in &items {
-        told.extend(rehearse_item(&context, item).await?);
+    for item in &copied.items {
+        told.extend(rehearse_item(&context, &copied, item).await?);
     }
-    reconcile(&context, &Subject::from(business)).await?;
+    reconcile(&context, &copied, &Subject::from(business)).await?;
     foresee(&context, business, told).await
 }
 
@@ -244,9 +251,9 @@ async fn foresee(context: &Context, business: &BusinessId, items: Vec<ItemForese
 }
 
 /// Some: it does not come to its end, or is not active, or was not.
-async fn rehearse_item(context: &Context, id: &ItemId) -> Result<Option<ItemForeseen>, store::Error> {
+async fn rehearse_item(context: &Context, copied: &Copied, id: &ItemId) -> Result<Option<ItemForeseen>, store::Error> {
     let Some(was) = context.store.begin_read().await?.item(id).await?.map(|row| row.state) else { return Ok(None) };
-    let was_claimed = reconcile(context, &Subject::from(id)).await?;
+    let was_claimed = reconcile(context, copied, &Subject::from(id)).await?;
     let mut tx = context.store.begin_read().await?;
     let state = tx.item(id).await?.map_or(ItemState::Removed, |row| row.state);
     let row = tx.work(id).await?;
@@ -264,31 +271,11 @@ async fn rehearse_item(context: &Context, id: &ItemId) -> Result<Option<ItemFore
 }
 
 /// False: there was nothing to claim.
-async fn reconcile(context: &Context, subject: &Subject) -> Result<bool, store::Error> {
-    let claim = context.store.claim_of_copy(subject, &context.owner, LEASE, &context.limits).await?;
+async fn reconcile(context: &Context, copied: &Copied, subject: &Subject) -> Result<bool, store::Error> {
+    let claim = copied.claim(subject, &context.owner, LEASE, &context.limits).await?;
     let Some(claim) = claim else { return Ok(false) };
     Box::pin(crate::reconcile(context, claim)).await;
     Ok(true)
-}
-
-/// None: Layer refuses, and the reconciler, which asks again, says what that means.
-async fn read_list(
-    context: &Context,
-    rehearsal: &Rehearsal,
-    business: &BusinessId,
-    layer_id: &LayerId,
-) -> Result<Option<Vec<ListedAccount>>, store::Error> {
-    let mut list = layer::PagedList::default();
-    let claim = Claim::of_nobody(business);
-    while list.has_more() {
-        if rehearsal.wait_for_slot(context, &claim, Call::Layer).await?.is_err() {
-            return Ok(None);
-        }
-        if context.layer.next_page(layer_id, &mut list).await.is_err() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(list.into_rows()))
 }
 
 /// As many calls as anybody can make.

@@ -73,20 +73,23 @@ impl Store {
         let together = None;
         Ok(Self { pool, dialect, keys, fingerprints, distrust, outcomes, wake, turns, together })
     }
+}
 
-    /// Of a copy: makes this row due, as an operator's sync does, and takes it.
-    pub async fn claim_of_copy(
+impl Copied {
+    /// Makes this row due in the copy, as an operator's sync does, and takes it. None: its provider is paused there by now.
+    pub async fn claim(
         &self,
         subject: &Subject,
         owner: &str,
         lease: Duration,
         limits: &Limits,
     ) -> Result<Option<Claim>, Error> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.store.begin().await?;
+        // Of a copy, which nobody else works on: what came due meanwhile has its turn.
         tx.run(sql!("UPDATE work SET due_at = NULL")).await?;
         tx.mark(&Mark { unblocks: true, ..Mark::new(subject, Class::Person, "a plan was asked for") }).await?;
         tx.commit().await?;
-        Ok(self.claim(subject.kind(), owner, lease, 1, limits).await?.pop())
+        Ok(self.store.claim(subject.kind(), owner, lease, 1, limits).await?.pop())
     }
 }
 

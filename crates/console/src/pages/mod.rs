@@ -372,13 +372,6 @@ async fn business(
     shown(&session, page.await)
 }
 
-/// What only a plan with live reads can say.
-const WOULD: [(&str, &str); 3] = [
-    ("create", "The business would be created"),
-    ("parked", "It would need a person"),
-    ("retry", "It would be tried again"),
-];
-
 pub(super) fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
     let why = next.why.clone().unwrap_or_default();
     let sentence = match next.would.as_str() {
@@ -387,9 +380,10 @@ pub(super) fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<Stri
         "put" => format!("{} would be sent.", domain::counted(next.tokens.unwrap_or_default(), "token", "tokens")),
         "wait" => format!("It waits: {why}."),
         "hold" => format!("A guard would hold it: {why}."),
-        "create" | "parked" | "retry" => {
-            format!("{}: {why}.", WOULD.iter().find(|(w, _)| *w == next.would).map_or("", |w| w.1))
-        }
+        // What only a plan with live reads can say.
+        "create" => format!("The business would be created: {why}."),
+        "parked" => format!("It would need a person: {why}."),
+        "retry" => format!("It would be tried again: {why}."),
         _ => format!("It is not known: {why}."),
     };
     let parts = [
