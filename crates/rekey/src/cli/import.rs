@@ -1,6 +1,6 @@
 //! `rekey import`: many Items from a file, with a progress bar, resumable.
 
-use super::admin::{Admin, segment};
+use super::client::{Admin, segment};
 use super::{Ended, Usage, say};
 use anyhow::{Context, bail, ensure};
 use clap::Args;

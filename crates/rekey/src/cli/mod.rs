@@ -2,10 +2,14 @@
 
 mod admin;
 mod check;
+mod client;
 mod explain;
 mod import;
+mod item;
 pub(crate) mod keys;
+mod order;
 mod outcomes;
+mod plan;
 mod table;
 
 pub use import::check_import;
@@ -122,7 +126,7 @@ enum Command {
     #[command(
         after_help = "Example: rekey plan acme\n         rekey plan acme --stored   (from what was read last: nobody is asked)\n         rekey plan   (all businesses: those that differ, and a summary)"
     )]
-    Plan(explain::Plan),
+    Plan(plan::Plan),
     /// What happened to a business or an Item, and what operators did to it; the newest first.
     #[command(after_help = "Example: rekey history acme --limit 20")]
     History(explain::History),
@@ -144,7 +148,7 @@ enum Command {
     DeadLetters(admin::DeadLettersCommand),
     /// Items.
     #[command(subcommand)]
-    Item(admin::ItemCommand),
+    Item(item::ItemCommand),
     /// Businesses.
     #[command(subcommand)]
     Business(admin::BusinessCommand),
@@ -295,16 +299,16 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Check { role } => check::check(&config, &role, cli.config.is_none(), cli.json).await,
         Command::Topics(TopicsCommand::Apply) => check::apply_topics(&config, cli.json).await,
         Command::Keys(KeysCommand::New) => keys::new_keys(cli.json),
-        Command::Keys(KeysCommand::Rotate) => admin::rotate_keys(&admin::Admin::new(&config, cli.json)?).await,
+        Command::Keys(KeysCommand::Rotate) => admin::rotate_keys(&client::Admin::new(&config, cli.json)?).await,
         Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role, cli.json),
-        Command::Status(args) => explain::status(&admin::Admin::new(&config, cli.json)?, &args).await,
-        Command::Explain(args) => explain::explain(&admin::Admin::new(&config, cli.json)?, &args).await,
-        Command::Plan(args) => explain::plan(&admin::Admin::new(&config, cli.json)?, &args).await,
-        Command::History(args) => explain::history(&admin::Admin::new(&config, cli.json)?, &args).await,
-        Command::Outcomes(args) => outcomes::outcomes(&admin::Admin::new(&config, cli.json)?, &args).await,
-        Command::Pauses => explain::pauses(&admin::Admin::new(&config, cli.json)?).await,
-        Command::Provider(command) => admin::provider(&admin::Admin::new(&config, cli.json)?, command).await,
-        Command::DeadLetters(command) => admin::dead_letters(&admin::Admin::new(&config, cli.json)?, command).await,
+        Command::Status(args) => explain::status(&client::Admin::new(&config, cli.json)?, &args).await,
+        Command::Explain(args) => explain::explain(&client::Admin::new(&config, cli.json)?, &args).await,
+        Command::Plan(args) => plan::plan(&client::Admin::new(&config, cli.json)?, &args).await,
+        Command::History(args) => explain::history(&client::Admin::new(&config, cli.json)?, &args).await,
+        Command::Outcomes(args) => outcomes::outcomes(&client::Admin::new(&config, cli.json)?, &args).await,
+        Command::Pauses => explain::pauses(&client::Admin::new(&config, cli.json)?).await,
+        Command::Provider(command) => admin::provider(&client::Admin::new(&config, cli.json)?, command).await,
+        Command::DeadLetters(command) => admin::dead_letters(&client::Admin::new(&config, cli.json)?, command).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rekey", &mut script);
@@ -316,11 +320,11 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
                 .map_err(|e| Usage(format!("the manual can't be written into {}: {e}", directory.display())))?;
             Ok(Ended::Well)
         }
-        Command::Item(command) => admin::item(&admin::Admin::new(&config, cli.json)?, command).await,
-        Command::Business(command) => admin::business(&admin::Admin::new(&config, cli.json)?, command).await,
-        Command::Parked(command) => admin::parked(&admin::Admin::new(&config, cli.json)?, command).await,
-        Command::Audit(args) => admin::audit(&admin::Admin::new(&config, cli.json)?, &args).await,
-        Command::Budget => admin::budget(&admin::Admin::new(&config, cli.json)?).await,
+        Command::Item(command) => item::item(&client::Admin::new(&config, cli.json)?, command).await,
+        Command::Business(command) => admin::business(&client::Admin::new(&config, cli.json)?, command).await,
+        Command::Parked(command) => admin::parked(&client::Admin::new(&config, cli.json)?, command).await,
+        Command::Audit(args) => admin::audit(&client::Admin::new(&config, cli.json)?, &args).await,
+        Command::Budget => admin::budget(&client::Admin::new(&config, cli.json)?).await,
         Command::Metrics => metrics(cli.json),
         Command::Openapi => {
             say(&console::openapi_document());
@@ -330,7 +334,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
             say(&serde_json::to_string_pretty(&config::chart_schema())?);
             Ok(Ended::Well)
         }
-        Command::Import(import) => import.run(admin::Admin::new(&config, cli.json)?).await,
+        Command::Import(import) => import.run(client::Admin::new(&config, cli.json)?).await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `rekey outcomes`: what changed, once or as it comes.
 
-use super::admin::{Admin, Answer, PageArgs, page, progress, segment};
+use super::client::{Admin, Answer, PageArgs, page, progress, segment};
 use super::table::{Column, Fit, age, plain, print};
 use super::{Ended, complain, say};
 use clap::Args;
