@@ -148,7 +148,8 @@ pub async fn rehearse(
         let why = format!("it has accounts of more than {MOST_ITEMS} Items, and no more are read for a plan");
         return Ok(Some(Foreseen { observes, ..unread(why) }));
     }
-    let rehearsed = quietly(on_copy(context, business, row.layer_id.as_ref(), class));
+    // Boxed: it holds both reconcilers, and would be moved with what it is made quiet in.
+    let rehearsed = quietly(Box::pin(on_copy(context, business, row.layer_id.as_ref(), class)));
     let foreseen = tokio::time::timeout(LONGEST, rehearsed).await;
     let foreseen = foreseen.unwrap_or_else(|_| Ok(unread(format!("it took longer than {LONGEST:?}"))))?;
     Ok(Some(Foreseen { observes, ..foreseen }))

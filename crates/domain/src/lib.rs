@@ -8,6 +8,7 @@ pub mod budget;
 pub mod explain;
 pub mod fault;
 pub mod foreseen;
+pub mod hold;
 pub mod ids;
 pub mod item;
 pub mod json;

@@ -345,7 +345,7 @@ fn in_words(label: &Label) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token_list::Hold;
+    use crate::hold::Hold;
 
     #[test]
     fn readme_shows_this_registry() {

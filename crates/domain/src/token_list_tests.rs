@@ -4,9 +4,6 @@ use proptest::prelude::*;
 fn fp(n: &str) -> Fingerprint {
     Fingerprint::from_stored(format!("fp1_{n}"))
 }
-fn fps(many: usize) -> Vec<Fingerprint> {
-    (0..many).map(|n| fp(&n.to_string())).collect()
-}
 fn acc(n: &str) -> AccountId {
     AccountId::parse(n).unwrap()
 }
@@ -340,24 +337,6 @@ fn archived_rows_say_nothing_about_whether_a_put_was_applied() {
     assert_eq!(seen(&[row("a", "new"), archived("a", "old")]), Verification::Applied);
     assert_eq!(seen(&[row("a", "old"), archived("a", "new")]), Verification::Unchanged);
     assert_eq!(seen(&[Listed { token: None, ..row("a", "new") }]), Verification::Unverifiable);
-}
-
-#[test]
-fn each_hold_has_a_word_and_says_how_much_is_at_stake() {
-    let table = [
-        (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "lose 2 accounts"),
-        (Hold::Shrink { without_proof: vec![acc("a")] }, "shrink_guard", "lose 1 account that"),
-        (Hold::Shrink { without_proof: vec![acc("a"), acc("b")] }, "shrink_guard", "(a, b)"),
-        (Hold::Empty { accounts: vec![], discarded: vec![] }, "empty_list_guard", "become empty"),
-        (Hold::UnknownTokens { tokens: fps(3) }, "unknown_tokens", "lists 3 tokens"),
-        (Hold::DeadTokens { tokens: fps(2) }, "unknown_tokens", "lists 2 tokens"),
-        (Hold::Hidden { count: 4 }, "hidden_tokens", "show 4 tokens"),
-        (Hold::ForeignWriter { strangers: fps(5) }, "foreign_writer", "5 tokens of it"),
-    ];
-    for (hold, word, says) in table {
-        assert_eq!(hold.code().as_str(), word);
-        assert!(hold.to_string().contains(says), "{hold}");
-    }
 }
 
 fn any_wanted() -> impl Strategy<Value = Vec<Wanted>> {

@@ -2,14 +2,14 @@
 //! shown first: what would be sent, before anything is.
 
 use super::frame::{Frame, refuse, render, shown};
+use super::lists::List;
+use super::path_to;
 use super::session::{Session, encoded};
-use super::{List, list_of, next_list, path_to};
 use crate::acts::{ActQuery, Ask, LIFTS_A_HOLD, Order, With, carry_out, subject_of, version_of};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::explain::{BusinessExplained, ItemExplained};
 use crate::parked::{self, AllQuery};
-use crate::plans::{self, PlanView};
 use crate::providers::{self, Pause, ProviderOrder};
 use crate::push::{PutItem, PutQuery};
 use crate::{Console, dead_letters, erase};
@@ -19,7 +19,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::item::ItemState;
-use domain::work::{Block, Class, Subject};
+use domain::work::{Block, Subject};
 use domain::{ItemId, Provider, words};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
@@ -190,7 +190,7 @@ fn bound(subject: &Subject, about: &str) -> String {
 }
 
 /// Nobody who may only read, or comes with a form of another session, gets past this.
-fn allowed(session: &Session, back: &str) -> Result<(), Response> {
+pub(super) fn allowed(session: &Session, back: &str) -> Result<(), Response> {
     if session.may_act {
         return Ok(());
     }
@@ -198,17 +198,17 @@ fn allowed(session: &Session, back: &str) -> Result<(), Response> {
     Err(refuse(session, StatusCode::FORBIDDEN, "Refused", why, Some(back.to_owned())))
 }
 
-fn not_of_this_session(session: &Session, back: String) -> Response {
+pub(super) fn not_of_this_session(session: &Session, back: String) -> Response {
     let why = "That form is too old, or not of this session: look again, then decide.";
     refuse(session, StatusCode::FORBIDDEN, "Not done", why, Some(back))
 }
 
-fn not_done(session: &Session, error: ApiError, back: String) -> Response {
+pub(super) fn not_done(session: &Session, error: ApiError, back: String) -> Response {
     let (status, why) = error.for_people();
     refuse(session, status, "Not done", &why, Some(back))
 }
 
-fn no_such_act(session: &Session) -> Response {
+pub(super) fn no_such_act(session: &Session) -> Response {
     refuse(session, StatusCode::NOT_FOUND, "Not found", "There is no such act.", None)
 }
 
@@ -245,7 +245,7 @@ pub(super) async fn preview(
                 });
                 let alone = acted.unmatched.iter().map(|id| format!("{id} leaves its list without an heir"));
                 facts.extend(heirs.chain(alone));
-                (acted.effect, acted.lists.iter().map(list_of).collect(), order.needs_reason())
+                (acted.effect, acted.lists.iter().map(List::ahead).collect(), order.needs_reason())
             }
             (None, "erase") => {
                 let said = ActQuery { dry_run: true, ..ActQuery::default() };
@@ -274,7 +274,7 @@ pub(super) async fn preview(
 
 #[derive(Deserialize)]
 pub(super) struct Sent {
-    token: String,
+    pub(super) token: String,
     #[serde(default)]
     reason: String,
     #[serde(default)]
@@ -322,61 +322,6 @@ pub(super) async fn act(
         _ => return no_such_act(&session),
     };
     done.unwrap_or_else(|error| not_done(&session, error, back))
-}
-
-const PLAN: &str = "plan";
-/// How long a page waits for a plan: a business with many Items takes longer, and is asked for once more.
-const PLAN_WAIT: Duration = Duration::from_secs(25);
-
-/// The form that asks what a reconciliation would do now.
-pub(super) fn plan_of(console: &Console, session: &Session, subject: &Subject, version: &str) -> Option<ActForm> {
-    session.may_act.then(|| ActForm {
-        path: format!("/businesses/{}/plan", encoded(subject.id())),
-        token: session.form(console, PLAN, &subject.to_string(), version),
-        name: "Plan with live reads",
-        effect: "Asks Plaid and Layer now what a reconciliation would find, and shows what it would mint and send. Nothing is changed.",
-        needs_reason: false,
-    })
-}
-
-#[derive(Template)]
-#[template(path = "plan.html")]
-struct PlanPage {
-    frame: Frame,
-    it: PlanView,
-    list: Option<List>,
-    back: String,
-}
-
-/// What a reconciliation would do now.
-pub(super) async fn plan(
-    State(console): State<Console>,
-    Extension(session): Extension<Session>,
-    Path(id): Path<String>,
-    Form(sent): Form<Sent>,
-) -> Response {
-    let Ok(subject) = subject_of("business", id) else { return no_such_act(&session) };
-    let Subject::Business(business) = &subject else { return no_such_act(&session) };
-    let back = path_to(subject.kind().as_str(), subject.id());
-    if let Err(refused) = allowed(&session, &back) {
-        return refused;
-    }
-    if session.version_of(&console, &sent.token, PLAN, &subject.to_string()).is_none() {
-        return not_of_this_session(&session, back);
-    }
-    let made = async {
-        let id = plans::begin(&console, business, Class::Person).await?;
-        plans::wait(&console, &id, PLAN_WAIT).await
-    };
-    let it = match made.await {
-        Ok(it) => it,
-        Err(error) => return not_done(&session, error, back),
-    };
-    let list = it.next_list.as_ref().map(|next| {
-        let (sentence, diff) = next_list(next);
-        List { business: it.business_id.clone(), path: back.clone(), sentence, diff }
-    });
-    render(&PlanPage { frame: Frame::new(&session, ""), it, list, back })
 }
 
 /// What this person can do about a provider.

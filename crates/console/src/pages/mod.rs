@@ -3,16 +3,17 @@
 
 mod acts;
 mod frame;
+mod lists;
 mod live;
+mod plan;
 mod session;
 
 pub(crate) use live::MOST as MOST_WATCHED;
 
-use crate::acts::ListAhead;
 use crate::at_plaid::{self, AtPlaid};
 use crate::audit::{self, AuditQuery, Entry};
 use crate::dead_letters::{self, DeadLetter};
-use crate::explain::{self, BusinessExplained, ItemExplained, NextList};
+use crate::explain::{self, BusinessExplained, ItemExplained};
 use crate::find::{self, FindQuery};
 use crate::parked::{self, HeldByOperator, UnknownItem};
 use crate::providers::Pause;
@@ -32,6 +33,7 @@ use domain::verdict::State as VerdictState;
 use domain::work::{Kind, Subject};
 use domain::{BusinessId, ItemId, Provider};
 use frame::{CSS, Frame, ICON, JS, Live, render, shown};
+use lists::List;
 use serde::Deserialize;
 use session::{Session, encoded};
 use std::collections::BTreeMap;
@@ -46,7 +48,7 @@ pub(crate) fn routes(console: &Console) -> Router<Console> {
         .route("/needs", get(needs))
         .route("/businesses", get(business_list))
         .route("/businesses/{id}", get(business))
-        .route("/businesses/{id}/plan", post(acts::plan))
+        .route("/businesses/{id}/plan", post(plan::plan))
         .route("/items", get(item_list))
         .route("/items/{id}", get(item))
         .route("/flow", get(flow))
@@ -337,20 +339,6 @@ struct BusinessPage {
     of: String,
 }
 
-/// The next list of a business, in words.
-pub(crate) struct List {
-    business: String,
-    path: String,
-    sentence: String,
-    diff: Vec<(&'static str, Vec<String>)>,
-}
-
-fn list_of(ahead: &ListAhead) -> List {
-    let (sentence, diff) = next_list(&ahead.next_list);
-    let path = path_to(Kind::Business.as_str(), &ahead.business_id);
-    List { business: ahead.business_id.clone(), path, sentence, diff }
-}
-
 async fn business(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
@@ -363,38 +351,12 @@ async fn business(
         let axum::Json(it) = explain::business(State(console.clone()), Path(id)).await?;
         let offered = acts::of_business(&console, &session, &subject, &it);
         let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
-        let (sentence, diff) = next_list(&it.next_list);
-        let list = List { business: it.business_id.clone(), path: String::new(), sentence, diff };
-        let plan = acts::plan_of(&console, &session, &subject, &it.version);
+        let list = List::of(&it.business_id, String::new(), &it.next_list);
+        let plan = plan::plan_of(&console, &session, &subject, &it.version);
         let of = format!("/business/{}", encoded(&it.business_id));
         Ok(render(&BusinessPage { frame, offered, list, plan, may_act: session.may_act, path: "/acts/", of, it }))
     };
     shown(&session, page.await)
-}
-
-pub(super) fn next_list(next: &NextList) -> (String, Vec<(&'static str, Vec<String>)>) {
-    let why = next.why.clone().unwrap_or_default();
-    let sentence = match next.would.as_str() {
-        "nothing" if next.why.is_some() => format!("It is the one that Layer has: nothing would be sent. {why}."),
-        "nothing" => "It is the one that Layer has: nothing would be sent.".to_owned(),
-        "put" => format!("{} would be sent.", domain::counted(next.tokens.unwrap_or_default(), "token", "tokens")),
-        "wait" => format!("It waits: {why}."),
-        "hold" => format!("A guard would hold it: {why}."),
-        // What only a plan with live reads can say.
-        "create" => format!("The business would be created: {why}."),
-        "parked" => format!("It would need a person: {why}."),
-        "retry" => format!("It would be tried again: {why}."),
-        _ => format!("It is not known: {why}."),
-    };
-    let parts = [
-        ("added", &next.added),
-        ("replaced", &next.replaced),
-        ("removed", &next.removed),
-        ("removed by an operator's word", &next.discarded),
-        ("left out until new tokens are minted", &next.left_out),
-        ("left out because somebody archived them at Layer", &next.archived),
-    ];
-    (sentence, parts.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(word, ids)| (word, ids.clone())).collect())
 }
 
 #[derive(Template)]
