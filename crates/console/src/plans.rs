@@ -56,7 +56,7 @@ pub(crate) struct PlanView {
 pub(crate) struct PlanQuery {
     /// Wait for the answer, so many seconds at most; 20 by default.
     timeout: Option<u32>,
-    /// One of many: what is due goes first.
+    /// One of many: calls for people, rotations and new accounts go first.
     #[serde(default)]
     background: bool,
 }

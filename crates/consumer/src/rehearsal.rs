@@ -279,7 +279,7 @@ async fn reconcile(context: &Context, copied: &Copied, subject: &Subject) -> Res
     Ok(true)
 }
 
-/// As many calls as anybody can make.
+/// More calls than anybody can make, and few enough to be counted by the thousandth.
 fn unlimited(limits: &Limits) -> Limits {
     let most = u32::MAX / 1000;
     Limits {

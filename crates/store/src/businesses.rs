@@ -173,8 +173,8 @@ impl Tx {
         self.run(sql!(sql, id)).await.map(drop)
     }
 
-    /// Layer accepted a list: `tokens` with those that were left out because they are `archived`. What it holds is remembered before it is verified, because a Layer that hides tokens can
-    /// be compared with nothing else.
+    /// Layer accepted a list: `tokens`, with those of accounts that were left out because they are `archived`. What it holds is
+    /// remembered before it is verified, because a Layer that hides tokens can be compared with nothing else.
     pub async fn record_accepted(
         &mut self,
         id: &BusinessId,
