@@ -101,18 +101,17 @@ async function withThePagesAlone() {
     await page.getByRole("link", { name: /plaid is paused: .*INVALID_API_KEYS/ }).click();
     await shows(/layer is paused/, "the other one as well");
     await seen("04-10-providers");
+    const probe = (provider, patience) =>
+      page.getByRole("region", { name: provider }).getByRole("button", { name: "Probe now" }).click({ timeout: patience });
+    const probed = async () => (await world.api("/v1/audit")).data.filter((act) => act.action === "provider.probe").length;
+    await probe("layer");
+    await until("the probe of a provider that still refuses stands in the audit trail", async () => (await probed()) === 1);
     await world.heal("layer");
     await world.heal("plaid");
-    // Whoever is quicker: the person, or the probe that is due.
     for (const provider of ["layer", "plaid"]) {
-      const probe = page.getByRole("region", { name: provider }).getByRole("button", { name: "Probe now" });
-      const pressed = await probe.click({ timeout: 2_000 }).then(() => true, () => false);
-      if (!pressed) {
-        expect(!(await probe.isVisible()), `${provider} can be probed for as long as it is paused`);
-        continue;
-      }
-      await shows(/It is asked within seconds|is not paused: its work goes on/, `what came of the probe of ${provider}`);
       await page.goto(world.base);
+      // A probe that was due may be quicker: then the button is gone, or the page is of a moment before.
+      await probe(provider, 2_000).catch(() => {});
     }
     await until("nobody is paused", async () => (await world.api("/v1/pauses")).length === 0);
 

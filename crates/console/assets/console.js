@@ -24,13 +24,15 @@ if (main) {
     if (main.contains(document.activeElement) && document.activeElement.matches("input, select")) return stale();
     try {
       const url = new URL(location.href);
-      // What was done was told.
+      // What was done stands there already.
       url.searchParams.delete("told");
       const answer = await fetch(url);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.querySelector("main[data-live]");
       if (!answer.ok || answer.redirected || !fresh) return stale();
-      main.replaceChildren(...fresh.childNodes);
+      // Whoever has just acted reads it to its end.
+      const told = main.querySelectorAll(":scope > .told");
+      main.replaceChildren(...told, ...fresh.childNodes);
       main.dataset.seen = fresh.dataset.seen;
     } catch {
       return stale();

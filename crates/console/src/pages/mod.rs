@@ -24,7 +24,8 @@ use crate::{Console, businesses, items};
 use acts::{ActForm, Offered};
 use askama::Template;
 use axum::Router;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -37,6 +38,7 @@ use lists::List;
 use serde::Deserialize;
 use session::{Session, encoded};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 /// Nothing but what comes from here, no script or style within a page, and no page within another one.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -99,15 +101,22 @@ fn path_to(kind: &str, id: &str) -> String {
     format!("/{pages}/{}", encoded(id))
 }
 
-/// What was done just now.
 #[derive(Deserialize)]
-struct Told {
+struct ToldQuery {
     told: Option<String>,
 }
 
-impl Told {
-    fn sentence(&self) -> Option<&'static str> {
-        self.told.as_deref().and_then(acts::told_of)
+/// What was done just now, in words. A link from elsewhere could claim anything, so it is told only to whoever comes from a page
+/// of ours.
+struct Told(Option<&'static str>);
+
+impl<S: Sync> FromRequestParts<S> for Told {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let comes_from_here = parts.headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin");
+        let claimed = Query::<ToldQuery>::try_from_uri(&parts.uri).ok().and_then(|query| query.0.told);
+        Ok(Self(claimed.filter(|_| comes_from_here).as_deref().and_then(acts::told_of)))
     }
 }
 
@@ -126,7 +135,7 @@ struct StatusPage {
 async fn status_page(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
-    Query(told): Query<Told>,
+    Told(told): Told,
 ) -> Response {
     let page = async {
         let live = Live::of(&console, None).await?;
@@ -147,7 +156,7 @@ async fn status_page(
             (provider.as_str(), pause, offered)
         });
         let providers = providers.collect();
-        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "/") };
+        let frame = Frame { live, told, ..Frame::new(&session, "/") };
         Ok(render(&StatusPage { slowed: slowed.collect(), frame, status, parts, providers }))
     };
     shown(&session, page.await)
@@ -182,7 +191,6 @@ struct NeedsPage {
 #[derive(Deserialize)]
 struct After {
     after: Option<String>,
-    told: Option<String>,
 }
 
 /// What wants a look beside rows that are kept.
@@ -211,10 +219,10 @@ const GROUPED: u32 = 500;
 async fn needs(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
-    Query(After { after, told }): Query<After>,
+    Told(told): Told,
+    Query(After { after }): Query<After>,
 ) -> Response {
     let page = async {
-        let told = Told { told };
         let live = Live::of(&console, None).await?;
         let query = PageQuery { after, limit: Some(GROUPED) };
         let axum::Json(parked) = parked::parked(State(console.clone()), Query(query)).await?;
@@ -236,7 +244,7 @@ async fn needs(
         }
         // Rekey is at work on these, or they are told above.
         let waits = |a: &Alike| !["converging", "provider_paused", "held", "parked"].contains(&a.state.as_str());
-        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "/needs") };
+        let frame = Frame { live, told, ..Frame::new(&session, "/needs") };
         let mut groups: Vec<Group> = groups.into_values().collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.rows.len()));
         Ok(render(&NeedsPage {
@@ -343,14 +351,14 @@ async fn business(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
-    Query(told): Query<Told>,
+    Told(told): Told,
 ) -> Response {
     let page = async {
         let subject = Subject::from(&BusinessId::parse(id.clone())?);
         let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::business(State(console.clone()), Path(id)).await?;
         let offered = acts::of_business(&console, &session, &subject, &it);
-        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
+        let frame = Frame { live, told, ..Frame::new(&session, "") };
         let list = List::of(&it.business_id, String::new(), &it.next_list);
         let plan = plan::plan_of(&console, &session, &subject, &it.version);
         let of = format!("/business/{}", encoded(&it.business_id));
@@ -375,14 +383,14 @@ async fn item(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
-    Query(told): Query<Told>,
+    Told(told): Told,
 ) -> Response {
     let page = async {
         let subject = Subject::from(&ItemId::parse(id.clone())?);
         let live = Live::of(&console, Some(&subject)).await?;
         let axum::Json(it) = explain::item(State(console.clone()), Path(id)).await?;
         let offered = acts::of_item(&console, &session, &subject, &it);
-        let frame = Frame { live, told: told.sentence(), ..Frame::new(&session, "") };
+        let frame = Frame { live, told, ..Frame::new(&session, "") };
         let of = format!("/item/{}", encoded(&it.item.item_id));
         Ok(render(&ItemPage { frame, it, offered, may_act: session.may_act, path: "/acts/", of }))
     };
@@ -405,11 +413,7 @@ struct FlowPage {
     orphans: Vec<Orphan>,
 }
 
-async fn flow(
-    State(console): State<Console>,
-    Extension(session): Extension<Session>,
-    Query(told): Query<Told>,
-) -> Response {
+async fn flow(State(console): State<Console>, Extension(session): Extension<Session>, Told(told): Told) -> Response {
     let page = async {
         let first = || Query(PageQuery { after: None, limit: Some(100) });
         let axum::Json(budgets) = upkeep::budgets(State(console.clone())).await?;
@@ -435,7 +439,7 @@ async fn flow(
             (l, form)
         });
         Ok(render(&FlowPage {
-            frame: Frame { told: told.sentence(), ..Frame::new(&session, "/flow") },
+            frame: Frame { told, ..Frame::new(&session, "/flow") },
             budgets,
             longer,
             missed: missed.data,
