@@ -14,7 +14,10 @@ use domain::{AccessToken, AccountId, BusinessId, Fingerprint, LayerId, Millis, P
 use sqlx::AnyConnection;
 use sqlx::Connection as _;
 use std::time::Duration;
-use store::{Act, AuditFilter, BusinessMark, Claim, Intake, ItemSaid, MintFault, OutcomeFilter, Page, Patience, Store};
+use store::{
+    Act, AuditFilter, BusinessMark, Claim, Intake, ItemSaid, LeftAlone, MintFault, NewBatch, OutcomeFilter, Page,
+    Patience, Store,
+};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Businesses have this many Items, and Items this many accounts.
@@ -404,7 +407,24 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.commit().await.unwrap();
     seen("a plan");
     let mut tx = store.begin().await.unwrap();
-    tx.release(&item_id(&item(5))).await.unwrap();
+    let from = std::net::IpAddr::from([127, 0, 0, 1]);
+    let new = NewBatch { code: "parked", reason: None, by: "somebody", from, eligible: 1, is_counted: true };
+    let (batch, _) = tx.order_batch(&new).await.unwrap();
+    assert!(tx.is_batch_waiting().await.unwrap());
+    let taken = tx.take_batch(LONG).await.unwrap().unwrap();
+    assert!(tx.count_released(&taken).await.unwrap());
+    tx.advance_batch(&taken, "", LeftAlone::default(), LONG).await.unwrap();
+    tx.give_back_batch(&taken).await.unwrap();
+    tx.end_batch(&taken).await.unwrap();
+    tx.cancel_batch(&batch, "somebody").await.unwrap();
+    tx.running_batch("parked").await.unwrap();
+    tx.batch(&batch).await.unwrap();
+    tx.list_batches(&page("")).await.unwrap();
+    tx.forget_old_batches(LONG).await.unwrap();
+    tx.commit().await.unwrap();
+    seen("a batch");
+    let mut tx = store.begin().await.unwrap();
+    tx.release(&item_id(&item(5)), Class::Person).await.unwrap();
     let subject = Subject::from(&id).to_string();
     let was = tx.in_force(&id).await.unwrap();
     tx.audit(&Act { by: "somebody", from: None, action: "item.put", subject, was, became: None }).await.unwrap();

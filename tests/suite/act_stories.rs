@@ -1,9 +1,13 @@
 //! What operators do: each act is tried out first, refused where the row is another one by now, waited for, and audited.
 
 use crate::api::{cli, text};
+use domain::BusinessId;
 use sandbox::{Announce, Fault, FaultKind, SignedWebhook};
 use serde_json::{Value, json};
-use tests::{World, holds, metrics};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use store::{LeftAlone, NewBatch, TakenBatch};
+use tests::{Parts, World, holds, metrics};
 
 stories!(
     a_dry_run_says_what_would_be_sent_and_does_nothing on likely ending parked,
@@ -18,6 +22,7 @@ stories!(
     i4_a_replacement_that_is_taken_back_on_its_way_does_not_happen on likely,
     a_provider_is_paused_and_resumed_by_a_person on likely,
     all_of_one_cause_are_released_together on likely ending parked,
+    a_release_of_all_is_cancelled_and_outlives_its_console on likely ending parked,
     i1_a_webhook_that_never_came_is_told in
         "[consumer]\nsweep_period = \"1s\"\nmissed_webhook_after = \"0s\"\n[plaid]\nwebhook_url = \"https://hooks.example/plaid\"\n",
     what_nobody_could_read_is_told_until_somebody_has_looked,
@@ -227,25 +232,97 @@ async fn all_of_one_cause_are_released_together(world: &World) {
     }
     let all = "/v1/parked/release?code=unknown_tokens";
     let (status, would) = post(world, &format!("{all}&dry_run=true")).await;
-    assert_eq!((status, &would["released"], &would["next"]), (200, &json!(3), &json!(null)), "{would}");
+    assert_eq!((status, &would["eligible"], &would["complete"]), (200, &json!(3), &json!(true)), "{would}");
     let listed = |n: usize| world.sandbox.listed_tokens(&format!("b{n}")).len();
     assert!((0..3).all(|n| listed(n) == 1), "nothing was sent");
-    assert_eq!(post(world, "/v1/parked/release?code=shrink_guard").await.1["released"], 0, "another cause");
+    assert_eq!(post(world, "/v1/parked/release?code=shrink_guard").await.0, 404, "another cause");
     post(world, "/v1/providers/layer/pause?reason=first").await;
-    let (_, left) = post(world, all).await;
-    assert_eq!((&left["released"], &left["paused"]), (&json!(0), &json!(3)), "its provider is paused: {left}");
+    let (status, refused) = post(world, all).await;
+    assert_eq!(status, 404, "its provider is paused: {refused}");
+    assert!(refused["message"].as_str().unwrap().contains("3 rows of it are left alone"), "{refused}");
     post(world, "/v1/providers/layer/resume").await;
     let version = post(world, &format!("{all}&dry_run=true")).await.1["version"].as_str().unwrap().to_owned();
     post(world, "/v1/businesses/b2/hold?reason=ours").await;
     let (status, refused) = post(world, &format!("{all}&version={version}")).await;
     assert_eq!(status, 409, "a colleague holds one of them by now: {refused}");
-    let (_, done) = post(world, &format!("{all}&reason=theirs")).await;
-    assert_eq!((&done["released"], &done["held"]), (&json!(2), &json!(1)), "{done}");
+    let ended = |id: Value| async move {
+        let path = format!("/v1/batches/{}", id.as_str().unwrap());
+        assert!(holds(|| async { get(world, &path).await["state"] != "running" }).await);
+        get(world, &path).await
+    };
+    let (status, ordered) = post(world, &format!("{all}&reason=theirs")).await;
+    assert_eq!((status, &ordered["eligible"]), (202, &json!(2)), "{ordered}");
+    let done = ended(ordered["batch_id"].clone()).await;
+    assert_eq!(
+        done["sentence"],
+        "done: 2 of 2 rows are released, 1 left alone, because an operator holds them as well"
+    );
     world.until("each list was sent", || (0..2).all(|n| listed(n) == 2)).await;
     assert_eq!(listed(2), 1, "held is held");
     assert_eq!(post(world, "/v1/parked/business/b2/release").await.0, 202);
     world.until_blocked("business", "b2", "unknown_tokens").await;
-    assert_eq!(actions(world, "business/b1").await[0], "parked.release");
+    let audit = get(world, "/v1/audit?subject=business/b1").await["data"][0].clone();
+    let became = json!({"batch": ordered["batch_id"], "reason": "theirs"});
+    assert_eq!((&audit["action"], &audit["became"]), (&json!("parked.release"), &became), "{audit}");
+    let batch = format!("batch/{}", ordered["batch_id"].as_str().unwrap());
+    assert_eq!(actions(world, &batch).await, ["parked.release_all"]);
+    let of_terminal = |arguments: &[&str]| text(&tokio::task::block_in_place(|| cli(world, arguments, None)));
+    let told = of_terminal(&["parked", "release", "--all", "unknown_tokens", "--wait"]);
+    assert!(told.contains("done: 1 of 1 row is released"), "{told}");
+    world.until("that list was sent too", || listed(2) == 2).await;
+    assert!(of_terminal(&["batch", "list"]).contains("done: 2 of 2 rows are released"));
+    assert!(of_terminal(&["parked", "release", "--all", "unknown_tokens"]).contains("nothing is kept"));
+}
+
+/// A console orders, and dies.
+async fn left_behind(world: &World, lease: Duration) -> (String, TakenBatch) {
+    let mut tx = world.store().begin().await.unwrap();
+    let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let (code, by) = ("unknown_tokens", "ops");
+    let new = NewBatch { code, reason: None, by, from, eligible: 1, is_counted: true };
+    let (id, is_new) = tx.order_batch(&new).await.unwrap();
+    assert!(is_new);
+    let taken = tx.take_batch(lease).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    (id, taken)
+}
+
+async fn a_release_of_all_is_cancelled_and_outlives_its_console(world: &World) {
+    with_stranger(world, "acme").await;
+    let (id, taken) = left_behind(world, Duration::from_hours(1)).await;
+    let (status, same) = post(world, "/v1/parked/release?code=unknown_tokens").await;
+    assert_eq!((status, &same["batch_id"], &same["state"]), (202, &json!(id), &json!("running")), "a double click");
+    let running = get(world, "/v1/batches").await["data"][0].clone();
+    assert_eq!(running["sentence"], "under way: 0 of 1 row is released");
+    let (status, cancelled) = post(world, &format!("/v1/batches/{id}/cancel")).await;
+    assert_eq!((status, &cancelled["state"], &cancelled["released"]), (200, &json!("cancelled"), &json!(0)));
+    assert_eq!(post(world, &format!("/v1/batches/{id}/cancel")).await.0, 409);
+    assert_eq!(post(world, "/v1/batches/none/cancel").await.0, 404);
+    assert_eq!(actions(world, &format!("batch/{id}")).await, ["batch.cancel"]);
+    let mut tx = world.store().begin().await.unwrap();
+    assert!(!tx.count_released(&taken).await.unwrap(), "whoever works on it releases no further row");
+    assert!(!tx.advance_batch(&taken, "", LeftAlone::default(), Duration::ZERO).await.unwrap());
+    tx.rollback().await.unwrap();
+    assert_eq!(world.sandbox.listed_tokens("acme").len(), 1, "nothing was sent");
+    if world.parts == Parts::Real {
+        // In the middle of a row, which another transaction holds.
+        let mut holds_row = world.store().begin().await.unwrap();
+        holds_row.lock_row(&BusinessId::parse("acme").unwrap()).await.unwrap();
+        let (_, ordered) = post(world, "/v1/parked/release?code=unknown_tokens").await;
+        let waits = || async { world.store().begin_read().await.unwrap().is_batch_waiting().await.unwrap() };
+        assert!(holds(|| async { !waits().await }).await, "a console takes it");
+        assert_eq!(post(world, &format!("/v1/batches/{}/cancel", ordered["batch_id"].as_str().unwrap())).await.0, 200);
+        holds_row.rollback().await.unwrap();
+    }
+    // It finds the row as it was.
+    let (id, taken) = left_behind(world, Duration::ZERO).await;
+    let path = format!("/v1/batches/{id}");
+    assert!(holds(|| async { get(world, &path).await["state"] == "done" }).await, "another console goes on");
+    assert_eq!(get(world, &path).await["released"], 1);
+    let mut tx = world.store().begin().await.unwrap();
+    assert!(!tx.count_released(&taken).await.unwrap(), "and it comes back too late");
+    tx.rollback().await.unwrap();
+    world.until("the list was sent", || world.sandbox.listed_tokens("acme").len() == 2).await;
 }
 
 async fn i1_a_webhook_that_never_came_is_told(world: &World) {
@@ -350,7 +427,9 @@ async fn a_terminal_does_the_same(world: &World) {
     let told = run(&["parked", "release", "business", "acme", "--wait"], 0);
     assert!(told.contains("converged"), "{told}");
     run(&["parked", "release"], 2);
-    assert!(run(&["parked", "release", "--all", "shrink_guard"], 0).contains("0 released"));
+    assert!(run(&["parked", "release", "--all", "shrink_guard"], 3).contains("nothing is kept"));
+    assert!(run(&["parked", "release", "--all", "shrink_guard", "--dry-run"], 0).contains("0 rows"));
+    assert!(run(&["batch", "cancel", "none"], 3).contains("rekey batch list"));
     world.sandbox.order_mints(&item).unwrap();
     run(&["item", "mint", &item, "--wait", "--reason", "Layer reads nothing"], 0);
     world.until("it was minted again", || world.sandbox.verdict().counts.mints == 2).await;

@@ -42,7 +42,7 @@ pub(crate) struct AuditQuery {
     pub(crate) after: Option<String>,
     /// At most this many entries, 1 to 500; 100 when not given.
     pub(crate) limit: Option<u32>,
-    /// Only what was done to this: `item/ID`, `business/ID`, `key/ID`, `provider/NAME` or `dead-letter/ID`.
+    /// Only what was done to this: `item/ID`, `business/ID`, `key/ID`, `provider/NAME`, `dead-letter/ID` or `batch/ID`.
     pub(crate) subject: Option<String>,
     /// Only what this admin token did.
     pub(crate) by: Option<String>,
@@ -76,10 +76,10 @@ pub(crate) async fn list(
 ) -> Result<Json<Paged<Entry>>, ApiError> {
     let AuditQuery { after, limit, subject, by, since } = query;
     let since = since.as_deref().map(point_in_time).transpose()?;
-    let kinds = ["item/", "business/", "key/", "provider/", "dead-letter/"];
+    let kinds = ["item/", "business/", "key/", "provider/", "dead-letter/", "batch/"];
     if subject.as_ref().is_some_and(|s| !kinds.iter().any(|k| s.starts_with(k))) {
         return Err(ApiError::bad_request(
-            "`subject` is `item/ID`, `business/ID`, `key/ID`, `provider/NAME` or `dead-letter/ID`",
+            "`subject` is `item/ID`, `business/ID`, `key/ID`, `provider/NAME`, `dead-letter/ID` or `batch/ID`",
         ));
     }
     if [&subject, &by].into_iter().flatten().any(|text| text.contains('\0')) {

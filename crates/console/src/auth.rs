@@ -93,7 +93,7 @@ pub fn hash_token(token: &str) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) name: String,
-    from: IpAddr,
+    pub(crate) from: IpAddr,
 }
 
 impl Caller {

@@ -63,6 +63,14 @@ impl ApiError {
     pub(crate) fn is_of_the_row(&self) -> bool {
         matches!(self.status, StatusCode::NOT_FOUND | StatusCode::CONFLICT)
     }
+    /// It may work a moment later.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+    /// What is wrong, and what to do about it.
+    pub(crate) fn message(&self) -> &str {
+        &self.body.message
+    }
     /// For a page.
     pub(crate) fn for_people(self) -> (StatusCode, String) {
         (self.status, self.body.message)

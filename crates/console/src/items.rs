@@ -185,7 +185,7 @@ async fn order_with(
     caller: &Caller,
     order: Order,
     item: String,
-    with: With,
+    with: With<'_>,
     said: ActQuery,
 ) -> Result<(StatusCode, Json<Acted>), ApiError> {
     let subject = Subject::from(&ItemId::parse(item)?);

@@ -6,6 +6,7 @@ mod at_plaid;
 mod attempts;
 mod audit;
 mod auth;
+mod batches;
 mod businesses;
 mod dead_letters;
 mod erase;
@@ -41,7 +42,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -61,6 +62,8 @@ pub(crate) struct Console {
     watched: Arc<Semaphore>,
     /// This process stops: who waits for a reconciliation is told that it goes on without being waited for.
     stop: CancellationToken,
+    /// A batch was ordered from this process.
+    ordered: Arc<Notify>,
 }
 
 /// The settings of the section `console`.
@@ -97,27 +100,30 @@ pub struct Settings {
 )]
 struct Document;
 
-/// The routes and the OpenAPI document, made from the same declarations.
-pub fn routes(
+/// The routes with the OpenAPI document, made from the same declarations; and the work that is ordered by them and done beside
+/// them, until `stop`.
+pub fn parts(
     store: Store,
     tokens: AdminTokens,
     settings: Settings,
     policy: Policy,
     stop: CancellationToken,
-) -> Router {
+) -> (Router, impl Future<Output = ()> + Send) {
     let (router, document) = api().split_for_parts();
     let (text, parameters) = openapi::describe(&document);
     let (tokens, parameters) = (Arc::new(tokens), Arc::new(parameters));
     let watched = Arc::new(Semaphore::new(pages::MOST_WATCHED));
-    let console = Console { store, tokens, attempts: Arc::default(), settings, policy, parameters, watched, stop };
-    router
+    let (attempts, ordered) = (Arc::default(), Arc::default());
+    let console = Console { store, tokens, attempts, settings, policy, parameters, watched, stop, ordered };
+    let routes = router
         .layer(axum::middleware::from_fn_with_state(console.clone(), openapi::refuse_unknown_parameters))
         .layer(axum::middleware::from_fn_with_state(console.clone(), auth::admit))
         .merge(pages::routes(&console))
         .route("/openapi.json", get(move || async move { ([("content-type", "application/json")], text) }))
         .layer(axum::extract::DefaultBodyLimit::max(256 * 1024))
         .layer(axum::middleware::map_response(error::explain_refusals))
-        .with_state(console)
+        .with_state(console.clone());
+    (routes, batches::run(console))
 }
 
 fn api() -> OpenApiRouter<Console> {
@@ -146,7 +152,10 @@ fn api() -> OpenApiRouter<Console> {
         .routes(routes!(erase::business))
         .routes(routes!(parked::parked))
         .routes(routes!(parked::release))
-        .routes(routes!(parked::release_all))
+        .routes(routes!(batches::release_all))
+        .routes(routes!(batches::list))
+        .routes(routes!(batches::show))
+        .routes(routes!(batches::cancel))
         .routes(routes!(parked::holds))
         .routes(routes!(providers::pauses))
         .routes(routes!(providers::pause))

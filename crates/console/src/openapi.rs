@@ -14,7 +14,7 @@ use domain::item::{ItemState, TokenStanding};
 use domain::outcome::Outcome;
 use domain::token_list::{RowStatus, TokenWord};
 use domain::verdict::{Actor, Problem, State as VerdictState};
-use domain::work::{Block, Class, Kind};
+use domain::work::{BatchState, Block, Class, Kind};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +54,7 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("Acted", "act", Order::WORDS),
     ("Acted", "kind", Kind::WORDS),
     ("Alike", "state", VerdictState::WORDS),
+    ("Batch", "state", BatchState::WORDS),
     ("Blocked", "by", Block::WORDS),
     ("Due", "class", Class::WORDS),
     ("Due", "kind", Kind::WORDS),
@@ -87,7 +88,7 @@ const WRITING: &[u16] = &[403];
 const WITH_BODY: &[u16] = &[408, 413];
 
 /// Lists whose cursors are ids of entries.
-const BY_ID: &[&str] = &["listAudit", "listHistory", "listOutcomes"];
+const BY_ID: &[&str] = &["listAudit", "listBatches", "listHistory", "listOutcomes"];
 /// Acts that are shown to whoever meets what comes of them.
 const WITH_REASON: &[&str] = &["holdBusiness", "pauseProvider"];
 
@@ -130,7 +131,7 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("after") => json!({"pattern": "^[!-~]*$"}),
         Some("business") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("by") => json!({"pattern": "^[^\\x00]*$"}),
-        Some("item_id" | "business_id" | "account_id" | "heir_id" | "plan_id" | "id") => {
+        Some("item_id" | "business_id" | "account_id" | "heir_id" | "plan_id" | "batch_id" | "id") => {
             json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"})
         }
         Some("kind") => json!({"enum": Kind::WORDS}),
@@ -140,7 +141,7 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("subject") if ["listHistory", "listOutcomes"].contains(&operation) => {
             json!({"pattern": "^(item|business)/[!-~]+$"})
         }
-        Some("subject") => json!({"pattern": "^(item|business|key|provider|dead-letter)/[!-~]+$"}),
+        Some("subject") => json!({"pattern": "^(item|business|key|provider|dead-letter|batch)/[!-~]+$"}),
         Some("since") => json!({"format": "date-time"}),
         Some("fingerprint") => json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}),
         Some("word") => json!({"enum": ["keep", "remove", "forget"]}),

@@ -64,6 +64,7 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
         tx.forget_old_history(settings.history_kept, FORGOTTEN_AT_ONCE).await?;
         tx.forget_old_dead_letters(settings.history_kept, MOST_DEAD_LETTERS).await?;
         tx.forget_old_plans(PLANS_KEPT).await?;
+        tx.forget_old_batches(settings.audit_kept).await?;
     }
     let group = &context.group;
     if tx.lease_chore(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {

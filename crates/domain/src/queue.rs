@@ -265,14 +265,14 @@ impl Row {
         (self.blocked, self.blocked_at) = (None, None);
     }
 
-    /// An operator releases it: due at once, and one permit for what a guard held back. False: nothing kept it.
-    pub fn release(&mut self, now: Millis) -> bool {
+    /// An operator releases it: due at once in this class, and one permit for what a guard held back. False: nothing kept it.
+    pub fn release(&mut self, class: Class, now: Millis) -> bool {
         let Some(blocked) = self.blocked.take() else { return false };
         self.wanted += 1;
         self.unblocked = self.wanted;
         self.attempts = 0;
         self.unblock();
-        (self.due_at, self.class, self.permit) = (Some(now), Class::Person, Some(Permit(blocked.objection)));
+        (self.due_at, self.class, self.permit) = (Some(now), class, Some(Permit(blocked.objection)));
         "released by an operator".clone_into(&mut self.reason);
         self.signal_at = self.signal_at.or(Some(now));
         true

@@ -246,13 +246,13 @@ fn i8_a_release_permits_what_the_guard_said_and_what_was_permitted_before() {
         Finish::blocked(MINUTE, Class::Sweep, blocked)
     };
     let mut row = ended(leased(), &says(Code::UnknownTokens));
-    assert!(row.release(NOW));
+    assert!(row.release(Class::Person, NOW));
     let first = row.permit.clone().unwrap();
     assert_eq!(first, Permit(objection(Code::UnknownTokens)));
     // The next guard speaks: whoever releases it as well has seen both.
     row.end(row.wanted, Some(&first), &says(Code::ShrinkGuard), NOW);
     assert_eq!(row.permit, None, "spent");
-    assert!(row.release(NOW));
+    assert!(row.release(Class::Person, NOW));
     let both = row.permit.clone().unwrap();
     assert!(both.covers(&objection(Code::UnknownTokens)) && both.covers(&objection(Code::ShrinkGuard)));
     // One that was given meanwhile is not the one that was spent.
@@ -272,10 +272,10 @@ fn i7_a_takeover_is_settled_by_a_look_that_reached_its_end_and_owes_none() {
 #[test]
 fn a_release_frees_what_is_blocked_and_nothing_else() {
     let mut row = resting();
-    assert!(!row.release(NOW));
+    assert!(!row.release(Class::Person, NOW));
     assert_eq!(row, resting());
     let mut row = stuck(Block::Parked);
-    assert!(row.release(NOW));
+    assert!(row.release(Class::Person, NOW));
     assert_eq!((row.due_at, row.class, row.permit), (Some(NOW), Class::Person, Some(Permit::default())));
     assert_eq!((row.blocked, row.blocked_at, row.attempts), (None, None, 0));
     assert_eq!((row.wanted, row.unblocked, row.signal_at), (4, 4, Some(NOW)));

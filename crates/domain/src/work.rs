@@ -104,6 +104,15 @@ words!(
     }
 );
 
+words!(
+    /// How an order for every row of one cause stands.
+    BatchState {
+        Running => "running",
+        Done => "done",
+        Cancelled => "cancelled",
+    }
+);
+
 /// Tries in which a row keeps its place.
 const PATIENCE: u32 = 3;
 

@@ -242,7 +242,8 @@ impl Running {
                 }
             }
             if let Some((listener, tokens)) = console {
-                let routes = console::routes(store, tokens, settings, policy, stop.clone());
+                let (routes, beside) = console::parts(store, tokens, settings, policy, stop.clone());
+                tasks.spawn(beside);
                 tasks.spawn(web::serve(listener, routes, limits, readiness.clone(), stop));
             }
             readiness.started("database");

@@ -86,3 +86,33 @@ CREATE INDEX history_what ON history (what, id) WHERE what <> 'rekey.reconciled'
 
 -- Who is about to take an Item's place.
 CREATE INDEX items_replaces ON items (replaces) WHERE replaces IS NOT NULL;
+
+-- An operator's order for every row that is kept for one cause, and how far it is. Consoles work it off.
+CREATE TABLE batches (
+    id TEXT PRIMARY KEY,
+    code TEXT NOT NULL,
+    reason TEXT,
+    ordered_by TEXT NOT NULL,
+    ordered_from TEXT NOT NULL,
+    -- Rows that are kept since later are not meant.
+    ordered_at BIGINT NOT NULL,
+    state TEXT NOT NULL,
+    ended_at BIGINT,
+    cancelled_by TEXT,
+    -- Rows that could be released when it was ordered; 1: all of them were counted.
+    eligible BIGINT NOT NULL,
+    counted BIGINT NOT NULL,
+    released BIGINT NOT NULL DEFAULT 0,
+    -- Left alone, because their provider is paused, an operator holds them as well, or it did not work.
+    paused BIGINT NOT NULL DEFAULT 0,
+    held BIGINT NOT NULL DEFAULT 0,
+    failed BIGINT NOT NULL DEFAULT 0,
+    -- The last row that was looked at, while it runs.
+    position TEXT,
+    -- Who works on it: each that begins has another epoch, and nobody else begins until then.
+    epoch BIGINT NOT NULL DEFAULT 0,
+    taken_until BIGINT
+);
+-- One of a cause at a time.
+CREATE UNIQUE INDEX batches_running ON batches (code) WHERE state = 'running';
+CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL;

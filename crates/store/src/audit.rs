@@ -21,7 +21,7 @@ pub struct Act<'a> {
     pub from: Option<IpAddr>,
     /// Such as `item.put`.
     pub action: &'a str,
-    /// `item/ID`, `business/ID` or `key/ID`.
+    /// `item/ID`, `business/ID`, `key/ID`, `provider/NAME`, `dead-letter/ID` or `batch/ID`.
     pub subject: String,
     pub was: Option<Value>,
     pub became: Option<Value>,

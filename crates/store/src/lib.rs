@@ -7,6 +7,7 @@ mod access_tokens;
 mod accounts;
 mod admin;
 mod audit;
+mod batches;
 mod budget;
 mod businesses;
 #[cfg(feature = "checks")]
@@ -47,6 +48,7 @@ pub use access_tokens::{Candidate, Current, News, TokenView};
 pub use accounts::{AccountRow, AccountUpdate, MintFault};
 pub use admin::{Orphan, Page, UnknownItem};
 pub use audit::{Act, AuditEntry, AuditFilter, said};
+pub use batches::{BatchRow, LeftAlone, NewBatch, TakenBatch};
 pub use budget::BudgetRow;
 pub use businesses::{Accepted, BusinessRow, Coming, Patience};
 pub use claim::Claim;

@@ -8,11 +8,12 @@ use domain::budget::Call;
 use domain::item::{Cause, ItemState, TokenCause, TokenStanding};
 use domain::token_list::{LeaveOut, TokenWord};
 use domain::verdict::{Actor, State, WaitsOn};
-use domain::work::{Block, Class, HintKind, Kind};
+use domain::work::{BatchState, Block, Class, HintKind, Kind};
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, LayerId, Millis, Provider};
 use serde_json::Value as Json;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Decode, Encode, Row, Type, ValueRef};
+use std::net::IpAddr;
 
 /// A statement and the values that are bound to it.
 pub(crate) type Query = sqlx::query::Query<'static, Any, sqlx::any::AnyArguments>;
@@ -192,6 +193,7 @@ stored!(
     u32: i64, |v| i64::from(*v), |s| u32::try_from(s).map_err(|e| e.to_string());
     bool: i64, |v| i64::from(*v), |s| if matches!(s, 0 | 1) { Ok(s == 1) } else { Err(format!("{s} is neither 0 nor 1")) };
     Millis: i64, |v| v.0, |s| Ok(Millis(s));
+    IpAddr: String, |v| v.to_string(), |s| s.parse().map_err(|_| "it is no address".to_owned());
     Fingerprint: String, |v| v.to_string(), |s| Ok(Fingerprint::from_stored(s));
 );
 
@@ -203,7 +205,7 @@ macro_rules! texts {
 
 texts!(parse: AccountId, BusinessId, ItemId, LayerId);
 texts!(
-    try_from: AccountState, Actor, Block, Call, Cause, HintKind, ItemState, Kind, LeaveOut, MintRefused, Proof,
+    try_from: AccountState, Actor, BatchState, Block, Call, Cause, HintKind, ItemState, Kind, LeaveOut, MintRefused, Proof,
     Provider, State, TokenCause, TokenStanding, TokenWord, WaitsOn,
 );
 

@@ -58,19 +58,19 @@ impl Tx {
         Ok(wanted)
     }
 
-    /// An operator's release: due at once, every block cleared, and one permit for what a guard held back.
+    /// An operator's release: due at once in this class, every block cleared, and one permit for what a guard held back.
     /// Returns whether there was anything to release.
-    pub async fn release(&mut self, subject: impl Into<Subject>) -> Result<bool, Error> {
+    pub async fn release(&mut self, subject: impl Into<Subject>, class: Class) -> Result<bool, Error> {
         let subject = subject.into();
         let Some(mut row) = self.lock_one(&subject).await? else { return Ok(false) };
         let asked = match &subject {
             Subject::Item(item) => self.ask_refused_again(&BTreeSet::from([item])).await? > 0,
             Subject::Business(_) => false,
         };
-        let mut released = row.release(self.now());
+        let mut released = row.release(class, self.now());
         if !released && asked {
             // Nothing keeps the row itself: what waits for a person is a mint that Plaid refuses.
-            let mark = Mark { unblocks: true, ..Mark::new(&subject, Class::Person, "released by an operator") };
+            let mark = Mark { unblocks: true, ..Mark::new(&subject, class, "released by an operator") };
             row.mark(&mark, self.now());
             released = true;
         }

@@ -5,7 +5,7 @@ use crate::fuzz;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
-use console::{AdminTokens, new_token, routes};
+use console::{AdminTokens, new_token};
 use domain::Fingerprinter;
 use http_body_util::BodyExt;
 use rekey::config::load_text;
@@ -28,7 +28,8 @@ async fn api(folder: &std::path::Path) -> (Router, String) {
     let config = load_text("fuzz.toml", "", &BTreeMap::new()).unwrap();
     let settings = console::Settings { push_wait: Duration::ZERO, max_wait: Duration::ZERO, ..config.console };
     let policy = config.layer.policy();
-    (routes(store, tokens, settings, policy, tokio_util::sync::CancellationToken::new()), token)
+    let stop = tokio_util::sync::CancellationToken::new();
+    (console::parts(store, tokens, settings, policy, stop).0, token)
 }
 
 /// Never 500; every error is JSON that says what to do; the access token that was sent is in no answer (I3), and neither

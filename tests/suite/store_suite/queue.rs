@@ -214,8 +214,8 @@ async fn backoff_and_parking_wait_for_the_right_events(parts: Parts) {
     says.blocked.as_mut().unwrap().objection = objection.clone();
     finish(&store, &again, &says).await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    assert!(tx.release(&item("hold")).await.unwrap());
-    assert!(!tx.release(&item("nobody")).await.unwrap());
+    assert!(tx.release(&item("hold"), Class::Person).await.unwrap());
+    assert!(!tx.release(&item("nobody"), Class::Person).await.unwrap());
     tx.commit().await.unwrap();
     let permit = claim(&store, "one", LONG).await.remove(0).permit;
     assert_eq!(permit, Some(Permit(objection)), "a release permits once, and what the guard had said");
@@ -352,7 +352,7 @@ async fn figures_tell_who_waits_and_for_what(parts: Parts) {
     assert_eq!(figures(None).await, (0, false, 1), "it waits for a person");
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.blocked_counts(Kind::Item).await.unwrap(), [(Block::Parked, "test".to_owned(), 1)]);
-    assert!(tx.release(&item("x")).await.unwrap());
+    assert!(tx.release(&item("x"), Class::Person).await.unwrap());
     tx.pause(domain::Provider::Plaid, "test", "test", LONG).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(figures(None).await, (1, false, 1), "it waits for its provider");

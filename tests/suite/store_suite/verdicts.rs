@@ -104,7 +104,7 @@ async fn act(store: &Store, rng: &mut StdRng) {
         }
         11 => tx.record_converged(&business(of), rng.random_bool(0.7), &[], "test").await.unwrap(),
         12 => drop(tx.remove_item(&item(id)).await.unwrap()),
-        13 => drop(tx.release(&item(id)).await.unwrap()),
+        13 => drop(tx.release(&item(id), Class::Person).await.unwrap()),
         14 => drop(tx.pause(Provider::ALL[rng.random_range(0..2)], "test", "test", LONG).await.unwrap()),
         _ => {
             for provider in Provider::ALL {

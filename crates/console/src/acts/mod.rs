@@ -22,12 +22,12 @@ use domain::item::ItemState;
 use domain::queue::{Mark, Row};
 use domain::redact::shows_any_token;
 use domain::token_list::TokenWord;
-use domain::work::{Block, Class, Kind, Subject};
+use domain::work::{Block, Class, Code, Kind, Subject};
 use domain::{BusinessId, Fingerprint, ItemId};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
-use store::{Act, BusinessMark, Tx};
+use store::{Act, BusinessMark, TakenBatch, Tx};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -221,7 +221,7 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
         let told = match &ask.with {
             With::Move(_, to) => Subject::from(to),
             With::Heir(heir) => Subject::from(heir),
-            With::Nothing | With::Token(_) => (*subject).clone(),
+            With::Nothing | With::Token(_) | With::Batch(_) => (*subject).clone(),
         };
         let mut tx = console.store.begin_read().await?;
         let verdict = match &told {
@@ -266,7 +266,10 @@ async fn within(tx: &mut Tx, caller: &Caller, ask: &Ask<'_>, reason: Option<&str
             let wanted = tx.mark(&looked_at(subject, "an operator asked")).await?;
             Ok(Did { wanted: Some(wanted), ..Did::of("business.sync") })
         }
-        (Order::Release, _) => release(tx, subject).await,
+        (Order::Release, _) => match with {
+            With::Batch(taken) => release_of_batch(tx, subject, taken).await,
+            _ => release(tx, subject, Class::Person).await,
+        },
         (Order::Hold, Subject::Business(id)) => {
             let before = tx.business(id).await?.and_then(|row| row.kept_back);
             tx.keep_back(id, Some(reason.unwrap_or("no reason was given"))).await?;
@@ -319,13 +322,33 @@ fn looked_at<'a>(subject: &Subject, why: &'a str) -> Mark<'a> {
     Mark { unblocks: true, ..Mark::new(subject, Class::Person, why) }
 }
 
-async fn release(tx: &mut Tx, subject: &Subject) -> Result<Did, ApiError> {
+/// As one of many: if it is still kept for the cause, since the order or earlier, and nobody has cancelled that.
+async fn release_of_batch(tx: &mut Tx, subject: &Subject, taken: &TakenBatch) -> Result<Did, ApiError> {
+    let blocked = tx.work(subject).await?.and_then(|row| row.blocked.zip(row.blocked_at));
+    let is_meant = blocked.is_none_or(|(blocked, since)| blocked.code == taken.code && since <= taken.ordered_at);
+    let is_held = match subject {
+        Subject::Business(id) => tx.business(id).await?.is_some_and(|row| row.kept_back.is_some()),
+        Subject::Item(_) => false,
+    };
+    if !is_meant || (is_held && taken.code != Code::OperatorHold.as_str()) {
+        return Err(ApiError::conflict("it is kept by another thing by now"));
+    }
+    let mut did = release(tx, subject, Class::Retry).await?;
+    if !tx.count_released(taken).await? {
+        return Err(ApiError::busy("it was cancelled, or another console works on it"));
+    }
+    did.became.insert("batch".into(), json!(taken.id));
+    Ok(did)
+}
+
+async fn release(tx: &mut Tx, subject: &Subject, class: Class) -> Result<Did, ApiError> {
     if let Subject::Business(id) = subject
         && let Some((why, _)) = tx.business(id).await?.and_then(|row| row.kept_back)
     {
         // The hold alone: what a guard has to say of the list is still to be heard, and nobody has seen it.
         tx.keep_back(id, None).await?;
-        let wanted = tx.mark(&looked_at(subject, "released by an operator")).await?;
+        let mark = Mark { class, ..looked_at(subject, "released by an operator") };
+        let wanted = tx.mark(&mark).await?;
         let was = Some(json!({"kept_back": why}));
         return Ok(Did { was, wanted: Some(wanted), effect: Some(LIFTS_A_HOLD), ..Did::of("parked.release") });
     }
@@ -336,7 +359,7 @@ async fn release(tx: &mut Tx, subject: &Subject) -> Result<Did, ApiError> {
         return Err(ApiError::conflict(why));
     }
     let was = blocked.map(|b| json!({"blocked_by": b.by.as_str(), "code": b.code}));
-    if !tx.release(subject).await? {
+    if !tx.release(subject, class).await? {
         return Err(ApiError::not_found("blocked row", "`rekey parked list` shows those that wait for a person"));
     }
     let wanted = tx.work(subject).await?.map(|row| row.wanted);

@@ -5,6 +5,7 @@ use domain::token_list::TokenWord;
 use domain::work::Subject;
 use domain::{AccountId, BusinessId, Fingerprint, ItemId, words};
 use serde::Deserialize;
+use store::TakenBatch;
 use utoipa::IntoParams;
 
 words!(
@@ -116,7 +117,7 @@ pub(crate) struct ActQuery {
 }
 
 /// What an order names besides its subject.
-pub(crate) enum With {
+pub(crate) enum With<'a> {
     Nothing,
     /// A token of the list.
     Token(Fingerprint),
@@ -124,9 +125,11 @@ pub(crate) enum With {
     Move(AccountId, BusinessId),
     /// The Item that takes its place.
     Heir(ItemId),
+    /// It is one of many, all that are kept for one cause.
+    Batch(&'a TakenBatch),
 }
 
-impl With {
+impl With<'_> {
     /// As a page's form says it: a fingerprint, an account and a business, an Item.
     pub(crate) fn of_page(order: Order, about: &str) -> Result<Self, ApiError> {
         Ok(match (order, about.split_once(' ')) {
@@ -143,6 +146,6 @@ impl With {
 pub(crate) struct Ask<'a> {
     pub(crate) order: Order,
     pub(crate) subject: &'a Subject,
-    pub(crate) with: With,
+    pub(crate) with: With<'a>,
     pub(crate) said: ActQuery,
 }

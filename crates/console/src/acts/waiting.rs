@@ -36,7 +36,7 @@ impl Console {
     pub(super) async fn has_arrived(
         &self,
         subject: &Subject,
-        with: &With,
+        with: &With<'_>,
         deadline: Instant,
     ) -> Result<bool, ApiError> {
         let (Subject::Item(item), With::Move(..) | With::Heir(_)) = (subject, with) else { return Ok(true) };

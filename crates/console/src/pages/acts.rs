@@ -7,9 +7,9 @@ use super::path_to;
 use super::session::{Session, encoded};
 use crate::acts::{ActQuery, Ask, LIFTS_A_HOLD, Order, With, carry_out, subject_of, version_of};
 use crate::auth::Caller;
+use crate::batches::{self, AllQuery};
 use crate::error::ApiError;
 use crate::explain::{BusinessExplained, ItemExplained};
-use crate::parked::{self, AllQuery};
 use crate::providers::{self, Pause, ProviderOrder};
 use crate::push::{PutItem, PutQuery};
 use crate::{Console, dead_letters, erase};
@@ -20,9 +20,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::item::ItemState;
 use domain::work::{Block, Subject};
-use domain::{ItemId, Provider, words};
+use domain::{ItemId, Provider, counted, words};
 use serde::Deserialize;
-use std::time::{Duration, Instant};
 
 words!(
     /// What pages do besides the orders about rows and providers.
@@ -31,6 +30,7 @@ words!(
         Dismiss => "dismiss",
         Put => "put",
         ReleaseAll => "release_all",
+        CancelBatch => "cancel_batch",
     }
 );
 
@@ -40,7 +40,8 @@ pub(super) fn told_of(word: &str) -> Option<&'static str> {
         PageAct::Erase => "Erased: nothing is known of it any more.",
         PageAct::Dismiss => "Dismissed: it is off the list. The record stays where it is.",
         PageAct::Put => "Plaid proved the token: it is the Item's now.",
-        PageAct::ReleaseAll => "Released: they are due now.",
+        PageAct::ReleaseAll => "Ordered: this page shows how far it is.",
+        PageAct::CancelBatch => "Cancelled: no further row is released.",
     };
     let of_row = || Order::from_word(word).map(Order::done);
     let of_provider = || ProviderOrder::from_word(word).map(ProviderOrder::done);
@@ -505,75 +506,32 @@ pub(super) async fn put(
     }
 }
 
-/// How many rows of a cause there are is counted for so long, and they are released for so long, at most.
-const AT_MOST: Duration = Duration::from_secs(5);
-
-/// All rows of a cause, as far as there was time.
-#[derive(Default)]
-struct AllOf {
-    released: u64,
-    paused: u64,
-    held: u64,
-    more: bool,
-    /// The version of each page of them.
-    versions: Vec<String>,
-}
-
-/// Goes through them. `seen`: the versions that the decision rests on; None tries it out.
-async fn each_of(
-    console: &Console,
-    caller: &Caller,
-    code: &str,
-    reason: Option<String>,
-    seen: Option<&[String]>,
-) -> Result<AllOf, ApiError> {
-    let began = Instant::now();
-    let (mut found, mut after) = (AllOf::default(), None);
-    loop {
-        let version = seen.map(|seen| seen.get(found.versions.len()).cloned().unwrap_or_default());
-        let (code, reason, dry_run) = (code.to_owned(), reason.clone(), seen.is_none());
-        let query = AllQuery { code, reason, dry_run, after, version };
-        let all = parked::release_all(State(console.clone()), Extension(caller.clone()), Query(query)).await?.0;
-        found.released += all.released;
-        found.paused += all.paused;
-        found.held += all.held;
-        found.versions.push(all.version);
-        after = all.next;
-        found.more = after.is_some();
-        let is_seen = seen.is_some_and(|seen| seen.len() == found.versions.len());
-        if after.is_none() || is_seen || began.elapsed() > AT_MOST {
-            return Ok(found);
-        }
-    }
-}
-
 pub(super) async fn preview_all(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
-    Extension(caller): Extension<Caller>,
     Query(About { about, .. }): Query<About>,
 ) -> Response {
     if let Err(refused) = allowed(&session, "/needs") {
         return refused;
     }
     let page = async {
-        let found = each_of(&console, &caller, &about, None, None).await?;
+        let plan = batches::plan(&console, &about).await?;
         let left = |n: u64, why: &str| match n {
             0 => String::new(),
-            n => format!(" {n} are left alone: {why}."),
+            n => format!(" {} left alone: {why}.", counted(n, "row is", "rows are")),
         };
         let effect = format!(
-            "Releases {} rows that are kept for {about}.{}{}{} {}",
-            found.released,
-            if found.more { " There are more, for a second time." } else { "" },
-            left(found.paused, "their provider is paused"),
-            left(found.held, "an operator holds them as well"),
-            Order::Release.effect()
+            "Releases {}{} kept for {about}.{}{} {} {} This goes on in the background: it can be watched, and cancelled.",
+            if plan.complete { "" } else { "more than " },
+            counted(plan.eligible, "row that is", "rows that are"),
+            left(plan.paused, "their provider is paused"),
+            left(plan.held, "an operator holds them as well"),
+            Order::Release.effect(),
+            "Each is one of many: what people wait for goes first."
         );
-        let word = PageAct::ReleaseAll.as_str();
         let form = ActForm {
             path: "/needs/release".into(),
-            token: session.form(&console, word, &about, &found.versions.join(" ")),
+            token: session.form(&console, PageAct::ReleaseAll.as_str(), &about, &plan.version),
             name: "Release all",
             effect: "",
             needs_reason: false,
@@ -604,17 +562,41 @@ pub(super) async fn release_all(
         return refused;
     }
     let word = PageAct::ReleaseAll.as_str();
-    let Some(versions) = session.version_of(&console, &sent.token, word, &sent.about) else {
+    let Some(version) = session.version_of(&console, &sent.token, word, &sent.about) else {
         return not_of_this_session(&session, back);
     };
-    let seen: Vec<String> = versions.split(' ').map(str::to_owned).collect();
-    match each_of(&console, &caller, &sent.about, sent.reason(), Some(&seen)).await {
-        Ok(AllOf { more: false, .. }) => told(&back, word),
-        Ok(AllOf { released, .. }) => {
-            let why =
-                format!("{released} were released, and there are more: look at these, and release them to go on.");
-            refuse(&session, StatusCode::OK, "Not all yet", &why, Some(back))
-        }
-        Err(error) => not_done(&session, error, back),
+    let (reason, code) = (sent.reason(), sent.about);
+    let query = AllQuery { code, reason, dry_run: false, version: Some(version) };
+    let ordered = batches::order(&console, &caller, &query).await;
+    ordered.map_or_else(|error| not_done(&session, error, back.clone()), |_| told(&back, word))
+}
+
+/// The form that cancels a batch.
+pub(super) fn of_batch(console: &Console, session: &Session, id: &str) -> Option<ActForm> {
+    session.may_act.then(|| ActForm {
+        path: format!("/batches/{}/cancel", encoded(id)),
+        token: session.form(console, PageAct::CancelBatch.as_str(), &format!("batch/{id}"), ""),
+        name: "Cancel",
+        effect: "",
+        needs_reason: false,
+    })
+}
+
+pub(super) async fn cancel_batch(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Form(sent): Form<Sent>,
+) -> Response {
+    let back = "/needs".to_owned();
+    if let Err(refused) = allowed(&session, &back) {
+        return refused;
     }
+    let word = PageAct::CancelBatch.as_str();
+    if session.version_of(&console, &sent.token, word, &format!("batch/{id}")).is_none() {
+        return not_of_this_session(&session, back);
+    }
+    let done = batches::cancelled(&console, &caller, &id).await;
+    done.map_or_else(|error| not_done(&session, error, back.clone()), |_| told(&back, word))
 }

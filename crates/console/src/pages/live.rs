@@ -88,7 +88,9 @@ pub(super) async fn seen(console: &Console, subject: Option<&Subject>) -> Result
     let sight = match subject {
         None => {
             let stand = (tx.not_good(Kind::Business).await?, tx.not_good(Kind::Item).await?);
-            format!("{paused:?} {stand:?}")
+            let batches = tx.list_batches(&Page { after: None, limit: 20 }).await?.into_iter();
+            let batches: Vec<_> = batches.map(|batch| (batch.id, batch.state, batch.released)).collect();
+            format!("{paused:?} {stand:?} {batches:?}")
         }
         Some(subject) => {
             // Look-ups of one row each, whatever the business is: its Items' changes reach its own rows.

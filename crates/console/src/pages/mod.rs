@@ -12,6 +12,7 @@ pub(crate) use live::MOST as MOST_WATCHED;
 
 use crate::at_plaid::{self, AtPlaid};
 use crate::audit::{self, AuditQuery, Entry};
+use crate::batches::Batch;
 use crate::dead_letters::{self, DeadLetter};
 use crate::explain::{self, BusinessExplained, ItemExplained};
 use crate::find::{self, FindQuery};
@@ -19,7 +20,7 @@ use crate::parked::{self, HeldByOperator, UnknownItem};
 use crate::providers::Pause;
 use crate::status::{self, Alike, Status};
 use crate::upkeep::{self, Budget, Orphan};
-use crate::view::{ItemsQuery, PageQuery, Paged, StateQuery, VerdictView};
+use crate::view::{ItemsQuery, PageQuery, Paged, Parked, StateQuery, VerdictView};
 use crate::{Console, businesses, items};
 use acts::{ActForm, Offered};
 use askama::Template;
@@ -32,13 +33,15 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use domain::verdict::State as VerdictState;
 use domain::work::{Kind, Subject};
-use domain::{BusinessId, ItemId, Provider};
+use domain::{BusinessId, ItemId, Millis, Provider};
 use frame::{CSS, Frame, ICON, JS, Live, render, shown};
 use lists::List;
 use serde::Deserialize;
 use session::{Session, encoded};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::time::Duration;
+use store::Page;
 
 /// Nothing but what comes from here, no script or style within a page, and no page within another one.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -62,6 +65,7 @@ pub(crate) fn routes(console: &Console) -> Router<Console> {
         .route("/dead-letters/{id}/dismiss", post(acts::dismiss))
         .route("/items/{id}/put", post(acts::put))
         .route("/needs/release", get(acts::preview_all).post(acts::release_all))
+        .route("/batches/{id}/cancel", post(acts::cancel_batch))
         .route("/sign-out", post(session::sign_out))
         .route_layer(from_fn_with_state(console.clone(), session::signed_in));
     Router::new()
@@ -186,6 +190,8 @@ struct NeedsPage {
     groups: Vec<Group>,
     waiting: Vec<Alike>,
     next: Option<String>,
+    /// Orders for all of a cause that run, or have just ended; each with what cancels it.
+    batches: Vec<(Batch, Option<ActForm>)>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +219,9 @@ fn more_of(status: &Status) -> Vec<(&'static str, String)> {
     paused.chain(told).collect()
 }
 
+/// Orders for all of a cause that are shown, and for how long after their end.
+const SHOWN_BATCHES: u32 = 20;
+const SHOWN_FOR: Duration = Duration::from_hours(1);
 /// Rows of a page that are grouped by cause.
 const GROUPED: u32 = 500;
 
@@ -224,18 +233,26 @@ async fn needs(
 ) -> Response {
     let page = async {
         let live = Live::of(&console, None).await?;
+        let mut tx = console.store.begin_read().await?;
         let query = PageQuery { after, limit: Some(GROUPED) };
-        let axum::Json(parked) = parked::parked(State(console.clone()), Query(query)).await?;
+        let mut rows = parked::kept(&mut tx, &query.page()?).await?;
+        let more = rows.len() > GROUPED as usize;
+        rows.truncate(GROUPED as usize);
+        let next =
+            rows.last().filter(|_| more).map(|kept| format!("/needs?after={}", encoded(&kept.row.subject.to_string())));
+        let batches = tx.list_batches(&Page { after: None, limit: SHOWN_BATCHES }).await?.into_iter();
+        let recent = tx.now().minus(SHOWN_FOR);
+        drop(tx);
+        let batches = batches.filter(|batch| batch.ended_at.is_none_or(|at| at > recent)).map(|batch| {
+            let cancel = batch.ended_at.is_none().then(|| acts::of_batch(&console, &session, &batch.id)).flatten();
+            (Batch::from(batch), cancel)
+        });
         let axum::Json(status) = status::status(State(console.clone())).await?;
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-        let more = parked.next.is_some();
-        for row in parked.data {
-            let verdict = row.verdict.as_ref();
-            let blocked = row.work.blocked.as_ref();
-            let code = row.cause().to_owned();
-            let why = blocked.map(|b| b.why.clone()).or_else(|| verdict.map(|v| v.why.clone())).unwrap_or_default();
-            let since =
-                blocked.and_then(|b| b.since.clone()).or_else(|| verdict.map(|v| v.since.clone())).unwrap_or_default();
+        for kept in rows {
+            let code = kept.cause().to_owned();
+            let (row, since) = (Parked::from(&kept), kept.since().map(Millis::rfc3339).unwrap_or_default());
+            let why = row.work.blocked.map(|b| b.why).or(row.verdict.map(|v| v.why)).unwrap_or_default();
             let named = Named { path: path_to(&row.kind, &row.id), name: format!("{} {}", row.kind, row.id) };
             let first = Group { code: code.clone(), why, since: since.clone(), rows: Vec::new(), more };
             let group = groups.entry(code).or_insert(first);
@@ -253,7 +270,8 @@ async fn needs(
             more: more_of(&status),
             groups,
             waiting: status.businesses.into_iter().filter(waits).collect(),
-            next: parked.next.map(|next| format!("/needs?after={}", encoded(&next))),
+            next,
+            batches: batches.collect(),
         }))
     };
     shown(&session, page.await)

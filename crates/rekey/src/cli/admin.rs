@@ -1,7 +1,8 @@
 //! What else calls the admin API: businesses, what is parked, providers, dead letters, the audit trail, budgets, keys.
 
+use super::batch::release_all;
 use super::client::{Admin, Answer, ListArgs, PageArgs, escaped, list, page, segment, show, table};
-use super::order::{Erase, How, release_all};
+use super::order::{Erase, How};
 use super::{Ended, complain, say};
 use clap::{Args, Subcommand};
 use domain::verdict::Problem;
@@ -71,7 +72,7 @@ pub(super) enum ParkedCommand {
     List(PageArgs),
     /// Let a row go on, on the truth of this moment; or all that are kept for one cause.
     #[command(
-        after_help = "Example: rekey parked release business acme --dry-run\n         rekey parked release --all shrink_guard"
+        after_help = "Example: rekey parked release business acme --dry-run\n         rekey parked release --all shrink_guard --wait"
     )]
     Release {
         /// Whether it is an Item or a business.
@@ -79,8 +80,9 @@ pub(super) enum ParkedCommand {
         kind: Option<String>,
         /// Its id.
         id: Option<String>,
-        /// Every row that is kept for this code, as `rekey parked list` shows it. Ctrl-C stops.
-        #[arg(long, value_name = "CODE", conflicts_with_all = ["kind", "version", "wait"])]
+        /// Every row that is kept for this code, as `rekey parked list` shows it. It goes on in the background: `rekey batch` tells
+        /// how far it is, and cancels it.
+        #[arg(long, value_name = "CODE", conflicts_with = "kind")]
         all: Option<String>,
         #[command(flatten)]
         how: How,
@@ -131,7 +133,7 @@ pub(super) struct AuditArgs {
     #[command(flatten)]
     page: PageArgs,
     /// Only what was done to this. That of an erased one is found by its id.
-    #[arg(long, value_name = "item/ID|business/ID|key/ID")]
+    #[arg(long, value_name = "item/ID|business/ID|key/ID|batch/ID")]
     subject: Option<String>,
     /// Only what this admin token did.
     #[arg(long, value_name = "NAME")]

@@ -1,6 +1,7 @@
 //! The command line. It acts through the admin API, never on the database file of a running process.
 
 mod admin;
+mod batch;
 mod check;
 mod client;
 mod explain;
@@ -155,6 +156,9 @@ enum Command {
     /// What waits for a person.
     #[command(subcommand)]
     Parked(admin::ParkedCommand),
+    /// Orders for all that are kept for one cause (`rekey parked release --all`): how far they are.
+    #[command(subcommand)]
+    Batch(batch::BatchCommand),
     /// What was done through the admin API: by whom, from where, what was so before and after; the newest first.
     Audit(admin::AuditArgs),
     /// The providers' limits, and what is booked of them.
@@ -323,6 +327,7 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Item(command) => item::item(&client::Admin::new(&config, cli.json)?, command).await,
         Command::Business(command) => admin::business(&client::Admin::new(&config, cli.json)?, command).await,
         Command::Parked(command) => admin::parked(&client::Admin::new(&config, cli.json)?, command).await,
+        Command::Batch(command) => batch::batch(&client::Admin::new(&config, cli.json)?, command).await,
         Command::Audit(args) => admin::audit(&client::Admin::new(&config, cli.json)?, &args).await,
         Command::Budget => admin::budget(&client::Admin::new(&config, cli.json)?).await,
         Command::Metrics => metrics(cli.json),

@@ -1,13 +1,13 @@
 //! Orders, and what they have in common: tried out, with a reason, waited for, told.
 
-use super::client::{Admin, Answer, agreed, escaped, progress, segment, show};
+use super::client::{Admin, Answer, agreed, escaped, progress};
 use super::explain::next_list;
 use super::table::plain;
 use super::{Ended, complain, say};
 use clap::Args;
 use domain::explain::pasted;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -29,16 +29,16 @@ pub(super) struct Erase {
 pub(super) struct How {
     /// Why, for the audit trail.
     #[arg(long)]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// The `version` that an explanation showed: refused if the row is another one by now.
     #[arg(long)]
-    version: Option<String>,
+    pub(super) version: Option<String>,
     /// Only say what would be sent.
     #[arg(long)]
     pub(super) dry_run: bool,
     /// Wait for what comes of it, a minute at most. Ends with 5 if that has not come by then, or if it waits for a person.
     #[arg(long)]
-    wait: bool,
+    pub(super) wait: bool,
 }
 
 impl How {
@@ -162,46 +162,5 @@ fn ended(admin: &Admin, answer: &Answer, how: &How) -> Ended {
             Ended::Pending
         }
         _ => ended,
-    }
-}
-
-/// A slice in each call, with what was done until then. Ctrl-C stops between two of them.
-pub(super) async fn release_all(admin: &Admin, code: &str, how: &How) -> anyhow::Result<Ended> {
-    let (mut released, mut left, mut after) = (0, 0, None::<String>);
-    loop {
-        let mut path = format!("/v1/parked/release?code={}&dry_run={}", segment(code)?, how.dry_run);
-        for (name, text) in [("reason", &how.reason), ("after", &after)] {
-            if let Some(text) = text {
-                path = format!("{path}&{name}={}", escaped(text));
-            }
-        }
-        let answer = tokio::select! {
-            answer = admin.call(Method::POST, &path, None) => answer?,
-            () = crate::process::signal() => {
-                complain(&format!("stopped: {released} were released; run the same command again to go on"));
-                return Ok(Ended::Failed);
-            }
-        };
-        if answer.status != 200 {
-            return Ok(admin.finish(&answer, show));
-        }
-        released += answer.body["released"].as_u64().unwrap_or_default();
-        left += ["paused", "held"].iter().filter_map(|why| answer.body[*why].as_u64()).sum::<u64>();
-        after = answer.body["next"].as_str().map(str::to_owned);
-        if after.is_none() {
-            let body = json!({"code": code, "dry_run": how.dry_run, "released": released, "left_alone": left});
-            return Ok(admin.finish(&Answer { status: 200, body }, |_| {
-                let would = if how.dry_run { "would be released" } else { "released: they are due" };
-                say(&format!("{released} {would}"));
-                if left > 0 {
-                    say(&format!(
-                        "{left} were left alone: their provider is paused (`rekey pauses`), or an operator holds them"
-                    ));
-                }
-            }));
-        }
-        if !admin.json {
-            progress(&format!("{released} so far"));
-        }
     }
 }
