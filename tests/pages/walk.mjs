@@ -4,7 +4,7 @@
 
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { World, expect, play } from "./world.mjs";
+import { World, expect, play, until } from "./world.mjs";
 
 const [rekey, screenshots] = process.argv.slice(2);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -121,6 +121,32 @@ async function aCustomerWhoMustLogInIsFoundFromTheFirstPage() {
   await context.close();
 }
 
+/** Counted first, then watched. */
+async function aCauseIsReleasedAsAWhole() {
+  for (const business of ["one", "two"]) {
+    await world.control("businesses", { external_id: business, at_layer: true });
+    await world.control(`businesses/${business}/foreign-token`);
+    await world.control("items", { business, announce: "push", accounts: [{ name: "Checking", mask: "4242" }] });
+    await until(`${business} is held`, async () => (await world.api(`/v1/businesses/${business}`)).verdict?.state === "held");
+  }
+  const { context, page } = await world.signedIn({ viewport: { width: 390, height: 800 }, bypassCSP: true });
+  await page.goto(`${world.base}/needs`);
+  await page.locator("section", { hasText: "unknown_tokens" }).getByRole("link", { name: "Release all of them" }).click();
+  expect(await page.getByText("Releases 2 rows that are kept for unknown_tokens").isVisible(), "they are counted first");
+  await page.getByRole("button", { name: "Release all" }).click();
+  await page.getByText("Ordered: this page shows how far it is").waitFor();
+  // The page shows it by itself.
+  await page.getByText("done: 2 of 2 rows are released").waitFor();
+  expect(await page.getByText("Ordered: this page shows how far it is").isVisible(), "what was done is told until one leaves");
+  await page.evaluate(axe);
+  const violations = await page.evaluate(async () => (await axe.run()).violations.map((v) => `${v.id}: ${v.help}`));
+  expect(violations.length === 0, `a batch: ${violations.join("; ")}`);
+  await page.screenshot({ path: `${screenshots}/batch-narrow.png`, fullPage: true });
+  await page.goto(`${world.base}/needs?told=release_all`);
+  expect(!(await page.getByText("Ordered: this page").isVisible()), "an address that somebody typed claims nothing");
+  await context.close();
+}
+
 const world = await World.start(rekey);
 mkdirSync(screenshots, { recursive: true });
 try {
@@ -131,6 +157,7 @@ try {
     theKeyboardIsEnough,
     aRotationIsWatchedHealing,
     aCustomerWhoMustLogInIsFoundFromTheFirstPage,
+    aCauseIsReleasedAsAWhole,
   ];
   await play(stories.map((story) => [story.name, story]));
 } finally {
