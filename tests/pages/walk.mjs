@@ -136,7 +136,7 @@ async function aCauseIsReleasedAsAWhole() {
   await page.getByRole("button", { name: "Release all" }).click();
   await page.getByText("Ordered: this page shows how far it is").waitFor();
   // The page shows it by itself.
-  await page.getByText("done: 2 of 2 rows are released").waitFor();
+  await page.getByText("done: 2 of 2 rows released").waitFor();
   expect(await page.getByText("Ordered: this page shows how far it is").isVisible(), "what was done is told until one leaves");
   await page.evaluate(axe);
   const violations = await page.evaluate(async () => (await axe.run()).violations.map((v) => `${v.id}: ${v.help}`));

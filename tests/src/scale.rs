@@ -79,10 +79,10 @@ pub async fn fill(url: &str, items: u64, due: u64) {
         ),
         format!(
             "INSERT INTO work (kind, id, due_at, class, reason, wanted, done, unblocked, attempts, epoch, held, permit,
-                 looked_at, blocked_by, blocked_code, blocked_why, blocked_at, signal_at, needs)
+                 looked_at, blocked_by, blocked_code, blocked_why, blocked_at, said_at, signal_at, needs)
              {with} SELECT 'item', {item}, {due_at}, 1 + n.i % 4, 'sweep', 2, CASE WHEN n.i <= {due} THEN 1 ELSE 2 END, 0, 0,
                  {now}, 0, 0, {now}, CASE WHEN n.i % 1000 = 5 THEN 'parked' END, CASE WHEN n.i % 1000 = 5 THEN 'unanswered' END,
-                 NULL, NULL, CASE WHEN n.i <= {due} THEN {now} END,
+                 NULL, NULL, 1, CASE WHEN n.i <= {due} THEN {now} END,
                  CASE WHEN n.i <= {due} AND n.i % 8 = 1 THEN 'processor_token_create' END FROM n"
         ),
         format!(
@@ -407,19 +407,24 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     tx.commit().await.unwrap();
     seen("a plan");
     let mut tx = store.begin().await.unwrap();
-    let from = std::net::IpAddr::from([127, 0, 0, 1]);
-    let new = NewBatch { code: "parked", reason: None, by: "somebody", from, eligible: 1, is_counted: true };
-    let (batch, _) = tx.order_batch(&new).await.unwrap();
+    let (now, from) = (tx.now(), std::net::IpAddr::from([127, 0, 0, 1]));
+    let code = "unanswered";
+    assert!(tx.count_of_cause(code, now).await.unwrap().items > 0);
+    tx.rows_of_cause(code, now, None, 100).await.unwrap();
+    tx.rows_of_cause(code, now, Some(&format!("item/{}", item(middle))), 100).await.unwrap();
+    let new = NewBatch { code, reason: None, by: "somebody", from, seen_at: now, meant: 1 };
+    let batch = tx.order_batch(&new).await.unwrap().unwrap();
     assert!(tx.is_batch_waiting().await.unwrap());
     let taken = tx.take_batch(LONG).await.unwrap().unwrap();
-    assert!(tx.count_released(&taken).await.unwrap());
-    tx.advance_batch(&taken, "", LeftAlone::default(), LONG).await.unwrap();
-    tx.give_back_batch(&taken).await.unwrap();
-    tx.end_batch(&taken).await.unwrap();
+    assert!(tx.count_released(&taken, LONG).await.unwrap());
+    tx.put_batch_off(&taken, LONG).await.unwrap();
+    tx.advance_batch(&taken, None, LeftAlone::default()).await.unwrap();
     tx.cancel_batch(&batch, "somebody").await.unwrap();
-    tx.running_batch("parked").await.unwrap();
+    tx.running_batch(code).await.unwrap();
+    tx.same_batch(code, "somebody", now).await.unwrap();
     tx.batch(&batch).await.unwrap();
     tx.list_batches(&page("")).await.unwrap();
+    tx.recent_batches(now).await.unwrap();
     tx.forget_old_batches(LONG).await.unwrap();
     tx.commit().await.unwrap();
     seen("a batch");

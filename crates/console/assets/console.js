@@ -19,6 +19,14 @@ if (main) {
     waiting = setTimeout(refresh, AGAIN);
   };
 
+  // A click is over before what is clicked is replaced.
+  let pressed = false;
+  addEventListener("pointerdown", () => (pressed = true));
+  for (const over of ["pointerup", "pointercancel", "blur"]) addEventListener(over, () => (pressed = false));
+  /** The same link or button on a page that was made anew. */
+  const name = (element) =>
+    [element.tagName, element.getAttribute("href"), element.closest("form")?.getAttribute("action"), element.textContent].join(" ");
+
   const refresh = async () => {
     // Nobody's typing is thrown away.
     if (main.contains(document.activeElement) && document.activeElement.matches("input, select")) return stale();
@@ -30,9 +38,13 @@ if (main) {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.querySelector("main[data-live]");
       if (!answer.ok || answer.redirected || !fresh) return stale();
+      if (pressed) return setTimeout(refresh, 200);
       // Whoever has just acted reads it to its end.
       const told = main.querySelectorAll(":scope > .told");
+      const focused = main.contains(document.activeElement) && name(document.activeElement);
       main.replaceChildren(...told, ...fresh.childNodes);
+      // Whoever works by keyboard stays where they were.
+      if (focused) [...main.querySelectorAll("a, button")].find((element) => name(element) === focused)?.focus();
       main.dataset.seen = fresh.dataset.seen;
     } catch {
       return stale();

@@ -1,23 +1,23 @@
-//! An order for every row that is kept for one cause: tried out, ordered, worked off in the background a row at a time, watched,
+//! An order for every row that is kept for one cause: counted first, ordered, worked off in the background a row at a time, watched,
 //! and cancelled.
 
 use crate::Console;
-use crate::acts::{ActQuery, Ask, Order, With, carry_out, checked_reason, version};
+use crate::acts::{ActQuery, Ask, Order, With, carry_out, checked_reason};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
-use crate::parked::{Kept, kept};
 use crate::view::{PageQuery, Paged};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use domain::fault::chain;
-use domain::work::{BatchState, Code, Subject};
+use domain::redact::shows_any_token;
+use domain::work::{BatchState, Code, Kind, Subject};
 use domain::{Millis, counted};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;
-use store::{BatchRow, LeftAlone, NewBatch, Page, TakenBatch};
+use store::{BatchRow, LeftAlone, NewBatch, TakenBatch};
 use utoipa::{IntoParams, ToSchema};
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -31,7 +31,8 @@ pub(crate) struct AllQuery {
     /// Only count them.
     #[serde(default)]
     pub(crate) dry_run: bool,
-    /// The `version` of a dry run: refused with 409 if what keeps the rows is another thing by now, or there are others.
+    /// The `version` of a dry run. Rows that came to be kept since then, or of which a guard says another thing since, are not meant:
+    /// nobody had seen that. The same order on the same version is given once.
     pub(crate) version: Option<String>,
 }
 
@@ -39,15 +40,15 @@ pub(crate) struct AllQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BatchPlan {
     pub(crate) code: String,
-    /// Rows that would be released.
+    /// Rows that are kept for it.
+    pub(crate) rows: u64,
+    /// How many of them would be released.
     pub(crate) eligible: u64,
-    /// Rows of the cause that would be left alone, because their provider is paused: what keeps them is not theirs.
+    /// How many would be left alone, because their provider is paused: what keeps them is not theirs.
     pub(crate) paused: u64,
-    /// Rows of the cause that would be left alone, because an operator holds them as well.
+    /// How many would be left alone, because an operator holds them as well.
     pub(crate) held: u64,
-    /// False: there are more of them than were counted.
-    pub(crate) complete: bool,
-    /// What those rows are kept by, in which words.
+    /// The moment at which they were counted.
     pub(crate) version: String,
 }
 
@@ -64,42 +65,39 @@ pub(crate) struct Batch {
     pub(crate) reason: Option<String>,
     pub(crate) ended_at: Option<String>,
     pub(crate) cancelled_by: Option<String>,
-    /// Rows that could be released when it was ordered.
-    pub(crate) eligible: u64,
-    /// False: there were more of them than were counted.
-    pub(crate) complete: bool,
-    /// Rows that were released until now. Where it ends with fewer than were eligible and none left alone, the rest went on by
-    /// itself, or came to be kept by another thing.
+    /// Rows that were kept for the cause when it was ordered.
+    pub(crate) rows: u64,
+    /// How many of them were released until now. What is neither released nor left alone at the end was passed over: it
+    /// went on by itself, or what keeps it changed.
     pub(crate) released: u64,
-    /// Rows that were left alone, because their provider is paused.
+    /// How many were left alone, because their provider is paused.
     pub(crate) paused: u64,
-    /// Rows that were left alone, because an operator holds them as well.
+    /// How many were left alone, because an operator holds them as well.
     pub(crate) held: u64,
-    /// Rows that could not be released: the log says why.
+    /// How many could not be released: the log of the console says why.
     pub(crate) failed: u64,
 }
 
-/// `120 of 240 rows are released. 3 are left alone: their provider is paused.`
+/// `under way: 120 of 240 rows released, 3 left alone (provider paused)`
 fn sentence(row: &BatchRow) -> String {
     let begun = match row.state {
         BatchState::Running => "under way",
         BatchState::Done => "done",
         BatchState::Cancelled => "cancelled",
     };
-    let more = if row.is_counted { "" } else { "more than " };
-    let of = counted(row.eligible, "row is", "rows are");
+    let LeftAlone { paused, held, failed } = row.left;
+    let rest = match row.state {
+        BatchState::Done => row.meant.saturating_sub(row.released + paused + held + failed),
+        BatchState::Running | BatchState::Cancelled => 0,
+    };
     let left = [
-        (row.left.paused, "left alone, because their provider is paused"),
-        (row.left.held, "left alone, because an operator holds them as well"),
-        (row.left.failed, "not released, because that did not work: the console's log says why"),
+        (paused, "left alone (provider paused)"),
+        (held, "left alone (held by an operator)"),
+        (failed, "failed (see the console's log)"),
+        (rest, "passed over (changed meanwhile)"),
     ];
     let left = left.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!(", {n} {why}"));
-    let rest = row.eligible.saturating_sub(row.released + row.left.paused + row.left.held + row.left.failed);
-    let gone = match row.state {
-        BatchState::Done if rest > 0 => format!(", {rest} went on meanwhile or are kept by another thing"),
-        _ => String::new(),
-    };
-    format!("{begun}: {} of {more}{of} released{}{gone}", row.released, left.collect::<String>())
+    format!("{begun}: {} of {} released{}", row.released, counted(row.meant, "row", "rows"), left.collect::<String>())
 }
 
 impl From<BatchRow> for Batch {
@@ -114,8 +112,7 @@ impl From<BatchRow> for Batch {
             reason: row.reason,
             ended_at: row.ended_at.map(Millis::rfc3339),
             cancelled_by: row.cancelled_by,
-            eligible: row.eligible,
-            complete: row.is_counted,
+            rows: row.meant,
             released: row.released,
             paused: row.left.paused,
             held: row.left.held,
@@ -124,24 +121,24 @@ impl From<BatchRow> for Batch {
     }
 }
 
-/// Release every row that is kept for one cause. It goes on in the background, a row at a time, each on the truth of its moment
-/// and as one of many: what people wait for goes first. Rows that come to be kept later are not meant. While one of a cause runs,
-/// the same order answers that one.
+/// Release every row that is kept for one cause. It goes on in the background, a row at a time, and as one of many: what people
+/// wait for goes first.
 #[utoipa::path(post, operation_id = "releaseAll", path = "/v1/parked/release", params(AllQuery),
-    responses((status = 200, description = "Of a dry run", body = BatchPlan), (status = 202, description = "It is under way", body = Batch),
-        (status = 404, description = "Nothing is kept for this code that could be released", body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 200, description = "Of a dry run", body = BatchPlan), (status = 202, description = "It is ordered", body = Batch),
+        (status = 404, description = "Nothing is kept for this code that could be released", body = ErrorBody),
+        (status = 409, description = "One of this cause is under way", body = ErrorBody)))]
 pub(crate) async fn release_all(
     State(console): State<Console>,
     Extension(caller): Extension<Caller>,
     Query(query): Query<AllQuery>,
 ) -> Result<Response, ApiError> {
     if query.dry_run {
-        return Ok(Json(plan(&console, &query.code).await?).into_response());
+        return Ok(Json(plan(&console, &query.code, None).await?).into_response());
     }
     Ok((StatusCode::ACCEPTED, Json(order(&console, &caller, &query).await?)).into_response())
 }
 
-/// Orders for all of one cause, the newest first: those that run, and those that ended within `consumer.audit_kept`.
+/// Orders for all of one cause, the newest first: those that run, and those that ended, as long as the audit trail is kept.
 #[utoipa::path(get, operation_id = "listBatches", path = "/v1/batches", params(PageQuery), responses((status = 200, body = Paged<Batch>)))]
 pub(crate) async fn list(
     State(console): State<Console>,
@@ -156,7 +153,7 @@ pub(crate) async fn list(
 #[utoipa::path(get, operation_id = "getBatch", path = "/v1/batches/{batch_id}", params(("batch_id" = String, Path)),
     responses((status = 200, body = Batch), (status = 404, body = ErrorBody)))]
 pub(crate) async fn show(State(console): State<Console>, Path(id): Path<String>) -> Result<Json<Batch>, ApiError> {
-    let row = console.store.begin_read().await?.batch(&id).await?.ok_or_else(no_batch)?;
+    let row = console.store.begin_read().await?.batch(checked_id(&id)?).await?.ok_or_else(no_batch)?;
     Ok(Json(row.into()))
 }
 
@@ -176,8 +173,22 @@ fn no_batch() -> ApiError {
     ApiError::not_found("batch", "`rekey batch list` shows those that there are")
 }
 
+fn checked_id(id: &str) -> Result<&str, ApiError> {
+    let is_id = id.len() == 36 && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    is_id.then_some(id).ok_or_else(no_batch)
+}
+
+fn checked_code(code: &str) -> Result<&str, ApiError> {
+    let is_code = (1..=LONGEST_CODE).contains(&code.len()) && code.chars().all(|c| c.is_ascii_graphic());
+    match is_code && !shows_any_token(code) {
+        true => Ok(code),
+        false => Err(ApiError::bad_request("`code` is what `GET /v1/parked` shows as the code of what keeps a row")),
+    }
+}
+
 /// Cancels it.
 pub(crate) async fn cancelled(console: &Console, caller: &Caller, id: &str) -> Result<Batch, ApiError> {
+    let id = checked_id(id)?;
     let mut tx = console.store.begin().await?;
     let is_cancelled = tx.cancel_batch(id, &caller.name).await?;
     let row = tx.batch(id).await?;
@@ -196,143 +207,92 @@ pub(crate) async fn cancelled(console: &Console, caller: &Caller, id: &str) -> R
     }
 }
 
-/// Rows that are counted before one decides.
-const COUNTED: usize = 20_000;
-/// Rows of a page that is counted.
-const PAGE: u32 = 500;
-/// Rows of a page that is worked off: it is over long before the lease is.
+pub(crate) const LONGEST_CODE: usize = 128;
+/// Rows that are worked off before another order has its turn.
 const SLICE: u32 = 100;
 /// A console that takes an order and shows no progress for so long is dead.
 const LEASE: Duration = Duration::from_secs(30);
 /// How often a console looks for orders that nobody works on.
 const POLL: Duration = Duration::from_secs(2);
+/// An order that could not go on lets others go first for so long.
+const PUT_OFF: Duration = Duration::from_secs(10);
 
-/// Rows of one cause on a page of what is kept.
-#[derive(Default)]
-struct OfCause {
-    eligible: Vec<Kept>,
-    left: LeftAlone,
-    /// Where the next page begins.
-    next: Option<String>,
-}
-
-async fn of_cause(console: &Console, code: &str, after: Option<String>, limit: u32) -> Result<OfCause, ApiError> {
+/// What an order for all of this cause would do. `seen_at`: on what was so at this moment; now if it is not given.
+pub(crate) async fn plan(console: &Console, code: &str, seen_at: Option<Millis>) -> Result<BatchPlan, ApiError> {
+    let code = checked_code(code)?;
     let mut tx = console.store.begin_read().await?;
-    // One more than asked, to know whether there is a next page.
-    let mut rows = kept(&mut tx, &Page { after, limit: limit + 1 }).await?;
-    let has_more = rows.len() > limit as usize;
-    rows.truncate(limit as usize);
-    let next = rows.last().filter(|_| has_more).map(|kept| kept.row.subject.to_string());
-    let mut found = OfCause { next, ..OfCause::default() };
-    rows.retain(|kept| kept.cause() == code);
+    let seen_at = seen_at.unwrap_or(tx.now()).min(tx.now());
+    let found = tx.count_of_cause(code, seen_at).await?;
     let paused: Vec<_> = tx.pauses().await?.iter().map(|pause| pause.provider).collect();
-    let businesses = rows.iter().filter(|kept| matches!(kept.row.subject, Subject::Business(_)));
-    let businesses: Vec<String> = businesses.map(|kept| kept.row.subject.id().to_owned()).collect();
-    let held = tx.businesses(&businesses).await?.into_iter().filter(|row| row.kept_back.is_some());
-    let held: Vec<Subject> = held.map(|row| Subject::from(&row.id)).collect();
-    for kept in rows {
-        if paused.contains(&kept.row.subject.kind().provider()) {
-            found.left.paused += 1;
-        } else if code != Code::OperatorHold.as_str() && held.contains(&kept.row.subject) {
-            found.left.held += 1;
-        } else {
-            found.eligible.push(kept);
-        }
+    let is_paused = |kind: Kind| paused.contains(&kind.provider());
+    let held = if code == Code::OperatorHold.as_str() { 0 } else { found.held };
+    let (mut left, mut held_alone) = (0, held);
+    if is_paused(Kind::Item) {
+        left += found.items;
     }
-    Ok(found)
+    if is_paused(Kind::Business) {
+        left += found.businesses;
+        held_alone = 0;
+    }
+    let rows = found.items + found.businesses;
+    Ok(BatchPlan {
+        code: code.to_owned(),
+        rows,
+        eligible: rows.saturating_sub(left + held_alone),
+        paused: left,
+        held: held_alone,
+        version: seen_at.0.to_string(),
+    })
 }
 
-/// What an order for all of this cause would do.
-pub(crate) async fn plan(console: &Console, code: &str) -> Result<BatchPlan, ApiError> {
-    let mut plan =
-        BatchPlan { code: code.to_owned(), eligible: 0, paused: 0, held: 0, complete: true, version: String::new() };
-    let (mut seen, mut after, mut pages) = (String::new(), None, 0);
-    loop {
-        let found = of_cause(console, code, after, PAGE).await?;
-        plan.eligible += found.eligible.len() as u64;
-        plan.paused += found.left.paused;
-        plan.held += found.left.held;
-        for kept in &found.eligible {
-            let since = kept.since().map_or(0, |at| at.0);
-            seen.push_str(&format!("{} {} {since};", kept.row.subject, version(Some(&kept.row), "")));
-        }
-        (after, pages) = (found.next, pages + 1);
-        plan.complete = after.is_none();
-        if plan.complete || pages * PAGE as usize >= COUNTED {
-            break;
-        }
-    }
-    plan.version = crate::hash_token(&seen)[..24].to_owned();
-    Ok(plan)
-}
-
-/// Orders it, or answers the one that runs already.
+/// Orders it, or answers the one that was ordered by the same form before.
 pub(crate) async fn order(console: &Console, caller: &Caller, query: &AllQuery) -> Result<Batch, ApiError> {
-    let AllQuery { code, reason, version, .. } = query;
-    let reason = checked_reason(reason.as_deref())?;
-    let plan = plan(console, code).await?;
+    let reason = checked_reason(query.reason.as_deref())?;
+    let seen_at = query.version.as_deref().map(|version| version.parse().map(Millis)).transpose();
+    let seen_at = seen_at.map_err(|_| ApiError::bad_request("`version` is what a dry run answers"))?;
+    let BatchPlan { code, rows, eligible, version, .. } = plan(console, &query.code, seen_at).await?;
+    let seen_at = Millis(version.parse().unwrap_or_default());
+    let under_way =
+        |by: &str| ApiError::conflict(format!("one that {by} ordered is under way: see `rekey batch list`"));
     let mut tx = console.store.begin().await?;
-    let running = tx.running_batch(code).await?;
-    if running.is_none() {
-        if version.as_ref().is_some_and(|version| *version != plan.version) {
-            tx.rollback().await?;
-            return Err(ApiError::conflict("what keeps them is not what it was when this was decided: look again"));
-        }
-        if plan.eligible == 0 && plan.complete {
-            tx.rollback().await?;
-            let left = plan.paused + plan.held;
-            return Err(ApiError::nothing_to_do(match left {
-                0 => "nothing is kept for this code: `rekey parked list` shows what is".to_owned(),
-                _ => format!(
-                    "{} left alone: the provider is paused (`rekey pauses`), or an operator holds them (`rekey business holds`)",
-                    counted(left, "row of it is", "rows of it are")
-                ),
-            }));
-        }
-    }
-    let new = NewBatch {
-        code,
-        reason,
-        by: &caller.name,
-        from: caller.from,
-        eligible: plan.eligible,
-        is_counted: plan.complete,
+    let known = match tx.same_batch(&code, &caller.name, seen_at).await? {
+        Some(same) if query.version.is_some() => Some(Ok(same.into())),
+        _ => tx.running_batch(&code).await?.map(|running| Err(under_way(&running.ordered_by))),
     };
-    let (id, is_new) = tx.order_batch(&new).await?;
-    if is_new {
-        let became = Some(json!({"code": code, "eligible": plan.eligible, "reason": reason}));
-        tx.audit(&store::Act { became, ..caller.act("parked.release_all", &format!("batch/{id}")) }).await?;
+    let known = known.or_else(|| {
+        let left = || format!("{} left alone", counted(rows, "row of it would be", "rows of it would be"));
+        (eligible == 0).then(|| {
+            Err(ApiError::nothing_to_do(match rows {
+                0 => "nothing is kept for this code: `rekey parked list` shows what is".to_owned(),
+                _ => format!("{}: their provider is paused (`rekey pauses`), or operators hold them", left()),
+            }))
+        })
+    });
+    if let Some(known) = known {
+        tx.rollback().await?;
+        return known;
     }
-    let row = tx.batch(&id).await?;
+    let new = NewBatch { code: &code, reason, by: &caller.name, from: caller.from, seen_at, meant: rows };
+    let Some(id) = tx.order_batch(&new).await? else {
+        tx.rollback().await?;
+        return Err(under_way("somebody else"));
+    };
+    let became = Some(json!({"code": code, "rows": rows, "reason": reason}));
+    tx.audit(&store::Act { became, ..caller.act("parked.release_all", &format!("batch/{id}")) }).await?;
+    let row = tx.batch(&id).await?.ok_or_else(no_batch)?;
     tx.commit().await?;
-    let Some(row) = row else { return Err(ApiError::conflict("the one before has ended at this moment: look again")) };
-    if is_new {
-        tracing::info!(id, code, by = caller.name, rows = plan.eligible, "a batch was ordered");
-        console.ordered.notify_one();
-    }
+    tracing::info!(id, code, by = caller.name, rows, "a batch was ordered");
+    console.ordered.notify_one();
     Ok(row.into())
 }
 
-/// Works off orders, one at a time. Whoever dies in the middle of one leaves it to another console.
+/// Works off orders, in turns. Whoever dies in the middle of one leaves it to another console.
 pub(crate) async fn run(console: Console) {
     while !console.stop.is_cancelled() {
-        let worked = match take(&console).await {
-            Ok(Some(taken)) => {
-                let worked = work_off(&console, &taken).await;
-                if let Err(error) = &worked {
-                    let (id, code) = (&taken.id, &taken.code);
-                    tracing::warn!(id, code, why = error.message(), "a batch waits, and goes on by itself");
-                }
-                give_back(&console, &taken).await.is_ok() && worked.is_ok()
-            }
-            Ok(None) => false,
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "batches wait for the database");
-                false
-            }
-        };
-        if worked {
-            continue;
+        match turn(&console).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(error = chain(&error), "batches wait for the database"),
         }
         tokio::select! {
             () = console.stop.cancelled() => {}
@@ -342,59 +302,86 @@ pub(crate) async fn run(console: Console) {
     }
 }
 
-async fn take(console: &Console) -> Result<Option<TakenBatch>, store::Error> {
+/// True: there may be more to do at once.
+async fn turn(console: &Console) -> Result<bool, store::Error> {
     if !console.store.begin_read().await?.is_batch_waiting().await? {
-        return Ok(None);
+        return Ok(false);
     }
     let mut tx = console.store.begin().await?;
     let taken = tx.take_batch(LEASE).await?;
     tx.commit().await?;
-    Ok(taken)
-}
-
-async fn give_back(console: &Console, taken: &TakenBatch) -> Result<(), store::Error> {
+    let Some(taken) = taken else { return Ok(false) };
+    let Err(error) = slice(console, &taken).await else { return Ok(true) };
+    let pause = match console.stop.is_cancelled() {
+        // Another console goes on at once.
+        true => Duration::ZERO,
+        false => {
+            let (id, code) = (&taken.id, &taken.code);
+            tracing::warn!(id, code, why = error.message(), "a batch can't go on just now: it is tried again");
+            PUT_OFF
+        }
+    };
     let mut tx = console.store.begin().await?;
-    tx.give_back_batch(taken).await?;
-    tx.commit().await
+    tx.put_batch_off(&taken, pause).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
-/// Until its end, or until it is cancelled, taken by another console, or this process stops.
-async fn work_off(console: &Console, taken: &TakenBatch) -> Result<(), ApiError> {
+/// The next rows of it. Err: it did not come to the end of them; those that were released are counted, the others are looked at again.
+async fn slice(console: &Console, taken: &TakenBatch) -> Result<(), ApiError> {
     let caller = Caller::new(taken.by.clone(), taken.from);
-    let mut after = taken.position.clone();
-    loop {
-        let OfCause { eligible, mut left, next } = of_cause(console, &taken.code, after, SLICE).await?;
-        for kept in eligible.iter().filter(|kept| kept.since().is_none_or(|since| since <= taken.ordered_at)) {
-            if console.stop.is_cancelled() {
-                return Ok(());
+    let mut tx = console.store.begin_read().await?;
+    let rows = tx.rows_of_cause(&taken.code, taken.seen_at, taken.position.as_deref(), SLICE).await?;
+    let paused: Vec<_> = tx.pauses().await?.iter().map(|pause| pause.provider).collect();
+    let businesses = rows.iter().filter(|row| row.kind() == Kind::Business).map(|row| row.id().to_owned());
+    let held = tx.businesses(&businesses.collect::<Vec<_>>()).await?.into_iter().filter(|row| row.kept_back.is_some());
+    let held: Vec<Subject> = held.map(|row| Subject::from(&row.id)).collect();
+    drop(tx);
+    let mut left = LeftAlone::default();
+    for subject in &rows {
+        if console.stop.is_cancelled() {
+            return Err(ApiError::busy("this process stops"));
+        }
+        if paused.contains(&subject.kind().provider()) {
+            left.paused += 1;
+            continue;
+        }
+        if held.contains(subject) && taken.code != Code::OperatorHold.as_str() {
+            left.held += 1;
+            continue;
+        }
+        let said = ActQuery { reason: taken.reason.clone(), ..ActQuery::default() };
+        let ask = Ask { order: Order::Release, subject, with: With::Batch(taken), said };
+        match carry_out(console, &caller, ask).await {
+            Ok(_) => {}
+            // It went on meanwhile, or is kept by another thing.
+            Err(error) if error.is_of_the_row() => {}
+            Err(error) if error.is_passing() => {
+                let row = console.store.begin_read().await?.batch(&taken.id).await?;
+                let still_runs = row.is_some_and(|row| row.state == BatchState::Running);
+                return if still_runs { Err(error) } else { Ok(()) };
             }
-            let said = ActQuery { reason: taken.reason.clone(), ..ActQuery::default() };
-            let ask = Ask { order: Order::Release, subject: &kept.row.subject, with: With::Batch(taken), said };
-            match carry_out(console, &caller, ask).await {
-                Ok(_) => {}
-                // It went on meanwhile, or is kept by another thing.
-                Err(error) if error.is_of_the_row() => {}
-                Err(error) if error.is_passing() => {
-                    let row = console.store.begin_read().await?.batch(&taken.id).await?;
-                    let still_runs = row.is_some_and(|row| row.state == BatchState::Running);
-                    return if still_runs { Err(error) } else { Ok(()) };
-                }
-                // The log has it.
-                Err(_) => left.failed += 1,
+            Err(error) => {
+                let batch = &taken.id;
+                tracing::error!(batch, kind = %subject.kind(), id = subject.id(), why = error.message(), "a row can't be released");
+                left.failed += 1;
             }
         }
-        let mut tx = console.store.begin().await?;
-        let position = next.clone().unwrap_or_default();
-        if !tx.advance_batch(taken, &position, left, LEASE).await? {
-            return Ok(tx.rollback().await?);
-        }
-        if next.is_none() {
-            tx.end_batch(taken).await?;
-            tx.commit().await?;
-            tracing::info!(id = taken.id, code = taken.code, "a batch has come to its end");
-            return Ok(());
-        }
-        tx.commit().await?;
-        after = next;
+    }
+    let position = rows.last().filter(|_| rows.len() == SLICE as usize).map(Subject::to_string);
+    let mut tx = console.store.begin().await?;
+    tx.advance_batch(taken, position.as_deref(), left).await?;
+    tx.commit().await?;
+    if position.is_none() {
+        tracing::info!(id = taken.id, code = taken.code, "a batch has come to its end");
+    }
+    Ok(())
+}
+
+/// A released row is counted with it, and keeps the order for this process.
+pub(crate) async fn count_released(tx: &mut store::Tx, taken: &TakenBatch) -> Result<(), ApiError> {
+    match tx.count_released(taken, LEASE).await? {
+        true => Ok(()),
+        false => Err(ApiError::busy("it was cancelled, or another console works on it")),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::Console;
 use crate::acts::Order;
+use crate::batches::LONGEST_CODE;
 use crate::error::ApiError;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
@@ -134,6 +135,8 @@ fn bound(parameter: &mut Value, operation: &str) {
         Some("item_id" | "business_id" | "account_id" | "heir_id" | "plan_id" | "batch_id" | "id") => {
             json!({"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"})
         }
+        Some("code") => json!({"minLength": 1, "maxLength": LONGEST_CODE, "pattern": "^[!-~]+$"}),
+        Some("version") if operation == "releaseAll" => json!({"pattern": "^[0-9]{1,15}$"}),
         Some("kind") => json!({"enum": Kind::WORDS}),
         Some("verdict") => json!({"enum": VerdictState::WORDS}),
         Some("type") => json!({"enum": Outcome::WORDS}),

@@ -10,6 +10,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use domain::Millis;
 use domain::queue::Row;
+use domain::verdict::Problem;
 use domain::work::Kind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -49,8 +50,14 @@ pub(crate) async fn kept(tx: &mut Tx, page: &Page) -> Result<Vec<Kept>, store::E
 impl Kept {
     /// One word for what keeps it.
     pub(crate) fn cause(&self) -> &str {
-        let refused = || self.judged.as_ref().and_then(|j| j.verdict.wrong.first()).and_then(|w| w.code.as_deref());
-        self.row.blocked.as_ref().map(|b| &*b.code).or_else(refused).unwrap_or("unknown")
+        self.release_code().unwrap_or("unknown")
+    }
+
+    /// The code for which it can be released. None: nobody can do anything to the row itself.
+    pub(crate) fn release_code(&self) -> Option<&str> {
+        let wrong = || self.judged.iter().flat_map(|judged| &judged.verdict.wrong);
+        let refused = || wrong().find(|w| w.problem == Problem::MintRefused).and_then(|w| w.code.as_deref());
+        self.row.blocked.as_ref().map(|b| &*b.code).or_else(refused)
     }
 
     /// Since when it is kept.

@@ -65,6 +65,8 @@ pub struct Row {
     pub blocked: Option<Blocked>,
     /// Since when something blocks it.
     pub blocked_at: Option<Millis>,
+    /// Since when it is this that blocks it, in these words.
+    pub said_at: Option<Millis>,
     /// An operator allows, once, what a guard held back.
     pub permit: Option<Permit>,
     /// When the oldest event came that no reconciliation has served.
@@ -203,6 +205,7 @@ impl Row {
             taken_over: None,
             blocked: None,
             blocked_at: None,
+            said_at: None,
             permit: None,
             signal_at: None,
             looked_at: None,
@@ -262,18 +265,22 @@ impl Row {
     }
 
     fn unblock(&mut self) {
-        (self.blocked, self.blocked_at) = (None, None);
+        (self.blocked, self.blocked_at, self.said_at) = (None, None, None);
     }
 
-    /// An operator releases it: due at once in this class, and one permit for what a guard held back. False: nothing kept it.
+    /// An operator releases it: due at once, in this class at least, and one permit for what a guard held back. False: nothing kept it.
     pub fn release(&mut self, class: Class, now: Millis) -> bool {
         let Some(blocked) = self.blocked.take() else { return false };
         self.wanted += 1;
         self.unblocked = self.wanted;
         self.attempts = 0;
         self.unblock();
-        (self.due_at, self.class, self.permit) = (Some(now), class, Some(Permit(blocked.objection)));
-        "released by an operator".clone_into(&mut self.reason);
+        (self.due_at, self.permit) = (Some(now), Some(Permit(blocked.objection)));
+        // One of many does not hold up what is more urgent for another reason.
+        if class <= self.class {
+            self.class = class;
+            "released by an operator".clone_into(&mut self.reason);
+        }
         self.signal_at = self.signal_at.or(Some(now));
         true
     }
@@ -356,6 +363,9 @@ impl Row {
                 let mut blocked = blocked.clone();
                 if let Some(spent) = spent.filter(|_| !blocked.objection.is_empty()) {
                     blocked.objection.join(spent);
+                }
+                if self.blocked.as_ref() != Some(&blocked) {
+                    self.said_at = Some(now);
                 }
                 self.blocked = Some(blocked);
             }

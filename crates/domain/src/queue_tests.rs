@@ -240,6 +240,31 @@ fn i8_a_permit_is_spent_by_the_look_that_had_it_and_came_to_an_end() {
 }
 
 #[test]
+fn i9_a_row_that_is_released_with_many_stays_as_urgent_as_it_was() {
+    for (was, released, becomes) in [
+        (Class::Rotation, Class::Retry, Class::Rotation),
+        (Class::Sweep, Class::Retry, Class::Retry),
+        (Class::Rotation, Class::Person, Class::Person),
+    ] {
+        let mut row = Row { class: was, ..stuck(Block::Hold) };
+        assert!(row.release(released, NOW));
+        assert_eq!(row.class, becomes);
+    }
+}
+
+#[test]
+fn i8_it_is_known_since_when_a_guard_says_what_it_says() {
+    let says = |why: &str| Finish::blocked(MINUTE, Class::Sweep, Blocked::new(Block::Hold, "shrink_guard", why));
+    let mut row = ended(leased(), &says("two accounts"));
+    let first = row.said_at;
+    assert_eq!((first, row.blocked_at), (Some(NOW), Some(NOW)));
+    row.end(row.wanted, None, &says("two accounts"), NOW.plus(MINUTE));
+    assert_eq!(row.said_at, first);
+    row.end(row.wanted, None, &says("forty accounts"), NOW.plus(HOUR));
+    assert_eq!((row.said_at, row.blocked_at), (Some(NOW.plus(HOUR)), Some(NOW)));
+}
+
+#[test]
 fn i8_a_release_permits_what_the_guard_said_and_what_was_permitted_before() {
     let says = |guard| {
         let blocked = Blocked { objection: objection(guard), ..blocked(Block::Hold) };

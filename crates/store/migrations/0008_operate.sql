@@ -44,6 +44,12 @@ CREATE INDEX businesses_kept_back ON businesses (business_id) WHERE kept_back IS
 -- What the guard that holds a row objects to, and what an operator's release permits: guards, accounts, fingerprints.
 ALTER TABLE work ADD COLUMN blocked_objection TEXT;
 ALTER TABLE work ADD COLUMN permits TEXT;
+-- Since when it is this that blocks it, in these words: an order for all of a cause is about what was said before.
+ALTER TABLE work ADD COLUMN said_at BIGINT;
+UPDATE work SET said_at = blocked_at WHERE blocked_at IS NOT NULL;
+-- What one cause keeps. Queries say it in the same words.
+CREATE INDEX work_causes ON work (blocked_code, kind, id) WHERE blocked_by IN ('hold', 'parked');
+CREATE INDEX accounts_refused_code ON accounts (mint_code, item_id) WHERE mint_fault IS NOT NULL;
 
 -- The operator who paused the provider: no probe ends that.
 ALTER TABLE pauses ADD COLUMN ordered_by TEXT;
@@ -94,14 +100,14 @@ CREATE TABLE batches (
     reason TEXT,
     ordered_by TEXT NOT NULL,
     ordered_from TEXT NOT NULL,
-    -- Rows that are kept since later are not meant.
     ordered_at BIGINT NOT NULL,
+    -- What is said of a row since later is not meant: nobody had seen it.
+    seen_at BIGINT NOT NULL,
     state TEXT NOT NULL,
     ended_at BIGINT,
     cancelled_by TEXT,
-    -- Rows that could be released when it was ordered; 1: all of them were counted.
-    eligible BIGINT NOT NULL,
-    counted BIGINT NOT NULL,
+    -- Rows that were kept for the cause when it was ordered.
+    meant BIGINT NOT NULL,
     released BIGINT NOT NULL DEFAULT 0,
     -- Left alone, because their provider is paused, an operator holds them as well, or it did not work.
     paused BIGINT NOT NULL DEFAULT 0,
@@ -109,10 +115,13 @@ CREATE TABLE batches (
     failed BIGINT NOT NULL DEFAULT 0,
     -- The last row that was looked at, while it runs.
     position TEXT,
-    -- Who works on it: each that begins has another epoch, and nobody else begins until then.
+    -- Whoever works on it: each has another epoch, and nobody else begins until then.
     epoch BIGINT NOT NULL DEFAULT 0,
-    taken_until BIGINT
+    taken_until BIGINT,
+    -- When it was worked on last: the one that waits longest is next.
+    moved_at BIGINT NOT NULL
 );
 -- One of a cause at a time.
 CREATE UNIQUE INDEX batches_running ON batches (code) WHERE state = 'running';
 CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX batches_seen ON batches (code, seen_at);

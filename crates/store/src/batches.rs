@@ -1,10 +1,12 @@
-//! Orders for every row that is kept for one cause: how far each is, who works on it, and that no row is counted twice.
+//! Orders for every row that is kept for one cause: which rows are meant, how far each order is, who works on it, and that no row
+//! is counted twice.
 
-use crate::sql::{get, number, opt_text, sql, text};
+use crate::sql::{Query, built, get, number, opt_text, sql, text};
 use crate::{Error, Page, Tx};
 use domain::Millis;
-use domain::work::BatchState;
+use domain::work::{BatchState, Kind, Subject};
 use sqlx::any::AnyRow;
+use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,10 +19,19 @@ pub struct NewBatch<'a> {
     /// The name of an admin token.
     pub by: &'a str,
     pub from: IpAddr,
-    /// Rows that could be released at this moment.
-    pub eligible: u64,
-    /// All of them were counted.
-    pub is_counted: bool,
+    /// What is said of a row since later is not meant.
+    pub seen_at: Millis,
+    /// Rows that are kept for the cause.
+    pub meant: u64,
+}
+
+/// Rows that are kept for a cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OfCause {
+    pub items: u64,
+    pub businesses: u64,
+    /// Of the businesses: an operator holds them.
+    pub held: u64,
 }
 
 /// Rows of a cause that were left alone.
@@ -45,10 +56,8 @@ pub struct BatchRow {
     pub state: BatchState,
     pub ended_at: Option<Millis>,
     pub cancelled_by: Option<String>,
-    /// Rows that could be released when it was ordered.
-    pub eligible: u64,
-    /// All of them were counted.
-    pub is_counted: bool,
+    /// Rows that were kept for the cause when it was ordered.
+    pub meant: u64,
     pub released: u64,
     pub left: LeftAlone,
 }
@@ -62,34 +71,100 @@ pub struct TakenBatch {
     pub by: String,
     /// Where the order came from.
     pub from: IpAddr,
-    pub ordered_at: Millis,
+    /// What is said of a row since later is not meant.
+    pub seen_at: Millis,
     /// The row after which it goes on. None: it has not begun.
     pub position: Option<String>,
     epoch: i64,
 }
 
+/// In the words of the index `work_causes`, or it does not serve.
+const KEPT: &str = "w.blocked_by IN ('hold', 'parked') AND w.blocked_code = $1 AND w.said_at <= $2";
+/// What waits for a person is not the row, but a mint that Plaid refuses. As the index `accounts_refused_code` has it.
+const REFUSED: &str = "a.mint_fault IS NOT NULL AND a.mint_code = $1 AND a.state = 'active'";
+const UNKEPT: &str = "NOT EXISTS (SELECT 1 FROM work w
+    WHERE w.kind = 'item' AND w.id = a.item_id AND w.blocked_by IN ('hold', 'parked'))";
+
 impl Tx {
-    /// Orders it: its id, which is that of the one that runs for the same cause if there is one.
-    pub async fn order_batch(&mut self, new: &NewBatch<'_>) -> Result<(String, bool), Error> {
-        let sql =
-            "INSERT INTO batches (id, code, reason, ordered_by, ordered_from, ordered_at, state, eligible, counted)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (code) WHERE state = 'running' DO NOTHING";
-        let NewBatch { code, reason, by, from, eligible, is_counted } = *new;
-        let id = uuid::Uuid::now_v7().to_string();
-        let eligible = i64::try_from(eligible).unwrap_or(i64::MAX);
-        let (now, state) = (self.now(), BatchState::Running);
-        let ordered = self.run(sql!(sql, id, code, reason, by, from, now, state, eligible, is_counted)).await?;
-        if ordered > 0 {
-            return Ok((id, true));
-        }
-        // Or it ended between the two: there is none of this id.
-        Ok((self.running_batch(code).await?.unwrap_or(id), false))
+    /// How many rows are kept for this code, and were for the same before `seen_at`.
+    pub async fn count_of_cause(&mut self, code: &str, seen_at: Millis) -> Result<OfCause, Error> {
+        let kept = format!("SELECT COUNT(*) AS n FROM work w WHERE {KEPT} AND w.kind = $3");
+        let of_kind = |kind: Kind| sql!(built(kept.clone()), code, seen_at, kind);
+        let held = format!(
+            "SELECT COUNT(*) AS n FROM businesses b JOIN work w ON w.kind = 'business' AND w.id = b.business_id
+            WHERE b.kept_back IS NOT NULL AND {KEPT}"
+        );
+        let refused = format!("SELECT COUNT(DISTINCT a.item_id) AS n FROM accounts a WHERE {REFUSED} AND {UNKEPT}");
+        Ok(OfCause {
+            items: self.counted(of_kind(Kind::Item)).await? + self.counted(sql!(built(refused), code)).await?,
+            businesses: self.counted(of_kind(Kind::Business)).await?,
+            held: self.counted(sql!(built(held), code, seen_at)).await?,
+        })
     }
 
-    /// The id of the one that runs for this cause.
-    pub async fn running_batch(&mut self, code: &str) -> Result<Option<String>, Error> {
-        let row = self.row(sql!("SELECT id FROM batches WHERE code = $1 AND state = 'running'", code)).await?;
-        row.map(|row| text(&row, "id")).transpose()
+    async fn counted(&mut self, query: Query) -> Result<u64, Error> {
+        Ok(u64::try_from(self.count(query).await?).unwrap_or_default())
+    }
+
+    /// Up to `limit` of them after this one, businesses first, each kind in the order of its ids.
+    pub async fn rows_of_cause(
+        &mut self,
+        code: &str,
+        seen_at: Millis,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Subject>, Error> {
+        let (after_kind, after) = after.and_then(|after| after.split_once('/')).unwrap_or(("", ""));
+        let kept = format!("SELECT w.id FROM work w WHERE {KEPT} AND w.kind = $3 AND w.id > $4 ORDER BY w.id LIMIT $5");
+        let refused = format!(
+            "SELECT DISTINCT a.item_id AS id FROM accounts a WHERE {REFUSED} AND {UNKEPT} AND a.item_id > $4
+            ORDER BY a.item_id LIMIT $5"
+        );
+        let mut found: Vec<Subject> = Vec::new();
+        for kind in [Kind::Business, Kind::Item] {
+            let after = match kind.as_str().cmp(after_kind) {
+                Ordering::Less => continue,
+                Ordering::Equal => after,
+                Ordering::Greater => "",
+            };
+            let sql = match kind {
+                Kind::Business => kept.clone(),
+                // Sorted by the database, which may have an order of its own.
+                Kind::Item => format!(
+                    "SELECT id FROM (SELECT id FROM ({kept}) AS p0 UNION SELECT id FROM ({refused}) AS p1) AS ids
+                    ORDER BY id LIMIT $5"
+                ),
+            };
+            let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+            for row in self.rows(sql!(built(sql), code, seen_at, kind, after, left)).await? {
+                found.push(Subject::from_stored(kind, text(&row, "id")?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Orders it. None: one runs for the same cause.
+    pub async fn order_batch(&mut self, new: &NewBatch<'_>) -> Result<Option<String>, Error> {
+        let sql = "INSERT INTO batches (id, code, reason, ordered_by, ordered_from, ordered_at, seen_at, state, meant, moved_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $6) ON CONFLICT (code) WHERE state = 'running' DO NOTHING";
+        let NewBatch { code, reason, by, from, seen_at, meant } = *new;
+        let id = uuid::Uuid::now_v7().to_string();
+        let meant = i64::try_from(meant).unwrap_or(i64::MAX);
+        let (now, state) = (self.now(), BatchState::Running);
+        let ordered = self.run(sql!(sql, id, code, reason, by, from, now, seen_at, state, meant)).await?;
+        Ok((ordered > 0).then_some(id))
+    }
+
+    /// The one that runs for this cause.
+    pub async fn running_batch(&mut self, code: &str) -> Result<Option<BatchRow>, Error> {
+        let sql = "SELECT * FROM batches WHERE code = $1 AND state = 'running'";
+        self.row(sql!(sql, code)).await?.as_ref().map(batch_row).transpose()
+    }
+
+    /// The newest that this operator ordered on the same sight of the same cause: the form was sent twice.
+    pub async fn same_batch(&mut self, code: &str, by: &str, seen_at: Millis) -> Result<Option<BatchRow>, Error> {
+        let sql = "SELECT * FROM batches WHERE code = $1 AND seen_at = $2 AND ordered_by = $3 ORDER BY id DESC LIMIT 1";
+        self.row(sql!(sql, code, seen_at, by)).await?.as_ref().map(batch_row).transpose()
     }
 
     /// One by its id, as long as it is kept.
@@ -106,16 +181,13 @@ impl Tx {
         self.rows(sql!(sql, before, page.limit)).await?.iter().map(batch_row).collect()
     }
 
-    /// Takes one that runs and that nobody works on, for `lease`: after that another process may.
-    pub async fn take_batch(&mut self, lease: Duration) -> Result<Option<TakenBatch>, Error> {
-        let (now, lock) = (self.now(), self.dialect.skip_locked());
-        let sql = format!(
-            "UPDATE batches SET epoch = epoch + 1, taken_until = $1 WHERE id IN (SELECT id FROM batches
-                WHERE state = 'running' AND (taken_until IS NULL OR taken_until < $2) ORDER BY code LIMIT 1 {lock})
-            RETURNING *"
-        );
-        let taken = self.row(sql!(crate::sql::built(sql), now.plus(lease), now)).await?;
-        taken.as_ref().map(taken_row).transpose()
+    /// Those that run, and the newest of those that ended since; the newest first.
+    pub async fn recent_batches(&mut self, since: Millis) -> Result<Vec<BatchRow>, Error> {
+        let sql = "SELECT * FROM batches WHERE state = 'running' UNION ALL
+            SELECT * FROM (SELECT * FROM batches WHERE ended_at > $1 ORDER BY ended_at DESC LIMIT 20) AS p0";
+        let mut rows = self.rows(sql!(sql, since)).await?.iter().map(batch_row).collect::<Result<Vec<_>, _>>()?;
+        rows.sort_by(|a, b| b.id.cmp(&a.id));
+        Ok(rows)
     }
 
     /// Whether there is one that nobody works on.
@@ -125,39 +197,52 @@ impl Tx {
         Ok(self.row(sql!(sql, self.now())).await?.is_some())
     }
 
-    /// Counts a row that is released in this transaction. False: it was cancelled, or somebody else works on it.
-    pub async fn count_released(&mut self, taken: &TakenBatch) -> Result<bool, Error> {
-        let sql = "UPDATE batches SET released = released + 1 WHERE id = $1 AND epoch = $2 AND state = 'running'";
-        Ok(self.run(sql!(sql, taken.id, taken.epoch)).await? > 0)
+    /// Takes the one that nobody has worked on for longest, for `lease`: after that another process may.
+    pub async fn take_batch(&mut self, lease: Duration) -> Result<Option<TakenBatch>, Error> {
+        let (now, lock) = (self.now(), self.dialect.skip_locked());
+        let sql = format!(
+            "UPDATE batches SET epoch = epoch + 1, taken_until = $1 WHERE id = (SELECT id FROM batches
+                WHERE state = 'running' AND (taken_until IS NULL OR taken_until < $2) ORDER BY moved_at, id LIMIT 1 {lock})
+            RETURNING *"
+        );
+        let taken = self.row(sql!(built(sql), now.plus(lease), now)).await?;
+        taken.as_ref().map(taken_row).transpose()
     }
 
-    /// All up to `position` were looked at, and these were left alone. False: it was cancelled, or somebody else works on it.
+    /// Counts a row that is released in this transaction, and keeps the order for `lease`. False: it was cancelled, or somebody else
+    /// works on it.
+    pub async fn count_released(&mut self, taken: &TakenBatch, lease: Duration) -> Result<bool, Error> {
+        let sql = "UPDATE batches SET released = released + 1, taken_until = $3
+            WHERE id = $1 AND epoch = $2 AND state = 'running'";
+        Ok(self.run(sql!(sql, taken.id, taken.epoch, self.now().plus(lease))).await? > 0)
+    }
+
+    /// All up to `position` were looked at, and these were left alone; None: there are no more. Whoever has waited longest goes on.
     pub async fn advance_batch(
         &mut self,
         taken: &TakenBatch,
-        position: &str,
+        position: Option<&str>,
         left: LeftAlone,
-        lease: Duration,
-    ) -> Result<bool, Error> {
-        let until = self.now().plus(lease);
+    ) -> Result<(), Error> {
+        let now = self.now();
         let [paused, held, failed] =
             [left.paused, left.held, left.failed].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-        let sql = "UPDATE batches SET position = $3, paused = paused + $4, held = held + $5, failed = failed + $6, taken_until = $7
-            WHERE id = $1 AND epoch = $2 AND state = 'running'";
-        Ok(self.run(sql!(sql, taken.id, taken.epoch, position, paused, held, failed, until)).await? > 0)
+        let (state, ended_at) = match position {
+            Some(_) => (BatchState::Running, None),
+            None => (BatchState::Done, Some(now)),
+        };
+        let sql = "UPDATE batches SET position = $3, paused = paused + $4, held = held + $5, failed = failed + $6, state = $7,
+            ended_at = $8, moved_at = $9, taken_until = NULL WHERE id = $1 AND epoch = $2 AND state = 'running'";
+        let moved = sql!(sql, taken.id, taken.epoch, position, paused, held, failed, state, ended_at, now);
+        self.run(moved).await.map(drop)
     }
 
-    /// All of them were looked at.
-    pub async fn end_batch(&mut self, taken: &TakenBatch) -> Result<(), Error> {
-        let sql = "UPDATE batches SET state = $3, ended_at = $4, position = NULL, taken_until = NULL
-            WHERE id = $1 AND epoch = $2 AND state = 'running'";
-        self.run(sql!(sql, taken.id, taken.epoch, BatchState::Done, self.now())).await.map(drop)
-    }
-
-    /// This process stops: another one may go on at once.
-    pub async fn give_back_batch(&mut self, taken: &TakenBatch) -> Result<(), Error> {
-        let sql = "UPDATE batches SET taken_until = NULL WHERE id = $1 AND epoch = $2";
-        self.run(sql!(sql, taken.id, taken.epoch)).await.map(drop)
+    /// It is left where it is: others go first, and any process may go on in a while.
+    pub async fn put_batch_off(&mut self, taken: &TakenBatch, pause: Duration) -> Result<(), Error> {
+        let sql =
+            "UPDATE batches SET taken_until = $3, moved_at = $4 WHERE id = $1 AND epoch = $2 AND state = 'running'";
+        let now = self.now();
+        self.run(sql!(sql, taken.id, taken.epoch, now.plus(pause), now)).await.map(drop)
     }
 
     /// No further row is released. False: it runs no longer.
@@ -167,7 +252,14 @@ impl Tx {
         Ok(self.run(sql!(sql, id, BatchState::Cancelled, self.now(), by)).await? > 0)
     }
 
-    /// Deletes what was ordered longer ago and has ended.
+    /// A row is erased: an order that stands at it looks through all of them once more.
+    pub(crate) async fn forget_in_batches(&mut self, subject: &Subject) -> Result<(), Error> {
+        let sql = "UPDATE batches SET position = NULL, paused = 0, held = 0, failed = 0, epoch = epoch + 1, taken_until = NULL
+            WHERE state = 'running' AND position = $1";
+        self.run(sql!(sql, subject.to_string())).await.map(drop)
+    }
+
+    /// Deletes what has ended longer ago.
     pub async fn forget_old_batches(&mut self, kept: Duration) -> Result<u64, Error> {
         let before = self.now().minus(kept);
         self.run(sql!("DELETE FROM batches WHERE ended_at < $1", before)).await
@@ -189,8 +281,7 @@ fn batch_row(row: &AnyRow) -> Result<BatchRow, Error> {
         state: get(row, "state")?,
         ended_at: get(row, "ended_at")?,
         cancelled_by: opt_text(row, "cancelled_by")?,
-        eligible: count(row, "eligible")?,
-        is_counted: get(row, "counted")?,
+        meant: count(row, "meant")?,
         released: count(row, "released")?,
         left,
     })
@@ -203,7 +294,7 @@ fn taken_row(row: &AnyRow) -> Result<TakenBatch, Error> {
         reason: opt_text(row, "reason")?,
         by: text(row, "ordered_by")?,
         from: get(row, "ordered_from")?,
-        ordered_at: get(row, "ordered_at")?,
+        seen_at: get(row, "seen_at")?,
         position: opt_text(row, "position")?,
         epoch: number(row, "epoch")?,
     })

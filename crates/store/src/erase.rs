@@ -137,6 +137,7 @@ impl Tx {
     /// What stands about it in tables of other things.
     async fn erase_traces(&mut self, subject: &Subject) -> Result<(), Error> {
         self.unsuspect(subject).await?;
+        self.forget_in_batches(subject).await?;
         self.pseudonymise(subject).await
     }
 

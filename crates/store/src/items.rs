@@ -283,7 +283,7 @@ impl Tx {
         let item = id.as_str().to_owned();
         // A removed Item is not looked at any more: no event, retry or sweep may cost a call.
         let sql = "UPDATE work SET due_at = NULL, blocked_by = NULL, blocked_code = NULL, blocked_why = NULL, blocked_objection = NULL,
-            blocked_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL
+            blocked_at = NULL, said_at = NULL, done = wanted, epoch = epoch + 1, held = 0, lease_owner = NULL, lease_until = NULL
             WHERE kind = 'item' AND id = $1";
         self.run(sql!(sql, item)).await?;
         self.set_item_state(id, ItemState::Removed, Some(Cause::RemovedByPlatform), None).await?;

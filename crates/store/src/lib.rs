@@ -48,7 +48,7 @@ pub use access_tokens::{Candidate, Current, News, TokenView};
 pub use accounts::{AccountRow, AccountUpdate, MintFault};
 pub use admin::{Orphan, Page, UnknownItem};
 pub use audit::{Act, AuditEntry, AuditFilter, said};
-pub use batches::{BatchRow, LeftAlone, NewBatch, TakenBatch};
+pub use batches::{BatchRow, LeftAlone, NewBatch, OfCause, TakenBatch};
 pub use budget::BudgetRow;
 pub use businesses::{Accepted, BusinessRow, Coming, Patience};
 pub use claim::Claim;

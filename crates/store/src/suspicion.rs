@@ -150,7 +150,7 @@ impl Tx {
         );
         self.lock_where(&written, |sql| sql!(built(sql), kind, provider)).await?;
         let sql = "UPDATE work SET blocked_by = NULL, blocked_code = NULL, blocked_why = NULL,
-            blocked_objection = NULL, blocked_at = NULL,
+            blocked_objection = NULL, blocked_at = NULL, said_at = NULL,
             attempts = 0, due_at = $2 WHERE kind = $1 AND $CONDITION";
         let now = self.now().0;
         self.makes_due(kind);

@@ -58,7 +58,7 @@ impl Tx {
         Ok(wanted)
     }
 
-    /// An operator's release: due at once in this class, every block cleared, and one permit for what a guard held back.
+    /// An operator's release: due at once, in this class at least, every block cleared, and one permit for what a guard held back.
     /// Returns whether there was anything to release.
     pub async fn release(&mut self, subject: impl Into<Subject>, class: Class) -> Result<bool, Error> {
         let subject = subject.into();
@@ -262,7 +262,7 @@ impl Tx {
 }
 
 /// In the order of [`columns`]; the first two name the row.
-const COLUMNS: [(&str, Of); 26] = [
+const COLUMNS: [(&str, Of); 27] = [
     ("kind", Of::Text),
     ("id", Of::Text),
     ("due_at", Of::Number),
@@ -282,6 +282,7 @@ const COLUMNS: [(&str, Of); 26] = [
     ("blocked_why", Of::Text),
     ("blocked_objection", Of::Text),
     ("blocked_at", Of::Number),
+    ("said_at", Of::Number),
     ("permit", Of::Number),
     ("permits", Of::Text),
     ("signal_at", Of::Number),
@@ -291,7 +292,7 @@ const COLUMNS: [(&str, Of); 26] = [
     ("traceparent", Of::Text),
 ];
 
-fn columns(row: &Row) -> [serde_json::Value; 26] {
+fn columns(row: &Row) -> [serde_json::Value; 27] {
     let (lease, blocked) = (row.lease.as_ref(), row.blocked.as_ref());
     row![
         row.subject.kind(),
@@ -313,6 +314,7 @@ fn columns(row: &Row) -> [serde_json::Value; 26] {
         blocked.map(|b| &*b.why),
         blocked.and_then(|b| stored(&b.objection)),
         row.blocked_at,
+        row.said_at,
         row.permit.is_some(),
         row.permit.as_ref().and_then(|p| stored(&p.0)),
         row.signal_at,
@@ -380,6 +382,7 @@ pub(crate) fn work_row(row: &AnyRow) -> Result<Row, Error> {
         taken_over: get(row, "taken_over")?,
         blocked: blocked_with_objection(row)?,
         blocked_at: get(row, "blocked_at")?,
+        said_at: get(row, "said_at")?,
         permit: match get::<bool>(row, "permit")? {
             true => Some(Permit(objection(row, "permits")?)),
             false => None,

@@ -10,6 +10,7 @@ pub(crate) use orders::{ActQuery, Ask, Order, With};
 
 use crate::Console;
 use crate::auth::Caller;
+use crate::batches::count_released;
 use crate::businesses::no_business;
 use crate::error::ApiError;
 use crate::explain::NextList;
@@ -322,21 +323,31 @@ fn looked_at<'a>(subject: &Subject, why: &'a str) -> Mark<'a> {
     Mark { unblocks: true, ..Mark::new(subject, Class::Person, why) }
 }
 
-/// As one of many: if it is still kept for the cause, since the order or earlier, and nobody has cancelled that.
+/// As one of many: if it is still kept for the cause, in the words of the moment that the order rests on, and nobody has cancelled
+/// that.
 async fn release_of_batch(tx: &mut Tx, subject: &Subject, taken: &TakenBatch) -> Result<Did, ApiError> {
-    let blocked = tx.work(subject).await?.and_then(|row| row.blocked.zip(row.blocked_at));
-    let is_meant = blocked.is_none_or(|(blocked, since)| blocked.code == taken.code && since <= taken.ordered_at);
-    let is_held = match subject {
-        Subject::Business(id) => tx.business(id).await?.is_some_and(|row| row.kept_back.is_some()),
-        Subject::Item(_) => false,
+    let kept = tx.work(subject).await?.and_then(|row| row.blocked.zip(row.said_at));
+    let kept = kept.filter(|(blocked, _)| matches!(blocked.by, Block::Hold | Block::Parked));
+    let is_meant = match (&kept, subject) {
+        (Some((blocked, said_at)), _) => blocked.code == taken.code && *said_at <= taken.seen_at,
+        // What Plaid refuses to mint is asked for again: nothing is permitted by that.
+        (None, Subject::Item(id)) => {
+            let faults = tx.accounts(id).await?.into_iter().filter_map(|account| account.mint_fault);
+            faults.into_iter().any(|fault| fault.code == taken.code)
+        }
+        (None, Subject::Business(_)) => false,
     };
-    if !is_meant || (is_held && taken.code != Code::OperatorHold.as_str()) {
+    let held = match subject {
+        Subject::Business(id) => tx.business(id).await?.and_then(|row| row.kept_back),
+        Subject::Item(_) => None,
+    };
+    // By somebody who may know more than whoever ordered this.
+    let is_held = held.is_some_and(|(_, at)| taken.code != Code::OperatorHold.as_str() || at > taken.seen_at);
+    if !is_meant || is_held {
         return Err(ApiError::conflict("it is kept by another thing by now"));
     }
     let mut did = release(tx, subject, Class::Retry).await?;
-    if !tx.count_released(taken).await? {
-        return Err(ApiError::busy("it was cancelled, or another console works on it"));
-    }
+    count_released(tx, taken).await?;
     did.became.insert("batch".into(), json!(taken.id));
     Ok(did)
 }

@@ -515,19 +515,19 @@ pub(super) async fn preview_all(
         return refused;
     }
     let page = async {
-        let plan = batches::plan(&console, &about).await?;
-        let left = |n: u64, why: &str| match n {
-            0 => String::new(),
-            n => format!(" {} left alone: {why}.", counted(n, "row is", "rows are")),
-        };
+        let plan = batches::plan(&console, &about, None).await?;
+        let left = [(plan.paused, "provider paused"), (plan.held, "held by an operator")];
+        let left = left.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!(" {n} would be left alone ({why})."));
+        let left: String = left.collect();
+        if plan.eligible == 0 {
+            let why = format!("No row can be released for {about}.{left}");
+            return Ok(refuse(&session, StatusCode::OK, "Nothing to release", &why, Some("/needs".into())));
+        }
         let effect = format!(
-            "Releases {}{} kept for {about}.{}{} {} {} This goes on in the background: it can be watched, and cancelled.",
-            if plan.complete { "" } else { "more than " },
-            counted(plan.eligible, "row that is", "rows that are"),
-            left(plan.paused, "their provider is paused"),
-            left(plan.held, "an operator holds them as well"),
+            "Releases {} for {about}.{left} {} Each is one of many: what people wait for goes first. It goes on in the background: \
+             the page Needs a person shows how far it is, and cancels it.",
+            counted(plan.eligible, "row that is kept", "rows that are kept"),
             Order::Release.effect(),
-            "Each is one of many: what people wait for goes first."
         );
         let form = ActForm {
             path: "/needs/release".into(),

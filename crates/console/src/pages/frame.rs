@@ -1,13 +1,12 @@
 //! What stands around every page, and how a page becomes an answer.
 
-use super::live;
+use super::live::{self, Of};
 use super::session::Session;
 use crate::Console;
 use crate::error::ApiError;
 use askama::Template;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
-use domain::work::Subject;
 
 pub(super) const CSS: &str = include_str!("../../assets/console.css");
 pub(super) const JS: &str = include_str!("../../assets/console.js");
@@ -42,9 +41,8 @@ pub(super) struct Place {
 
 impl Live {
     /// To be asked before what is shown is read: a change in between is told.
-    pub(super) async fn of(console: &Console, subject: Option<&Subject>) -> Result<Option<Self>, ApiError> {
-        let of = subject.map_or_else(|| "status".to_owned(), ToString::to_string);
-        Ok(Some(Self { of, seen: live::seen(console, subject).await? }))
+    pub(super) async fn of(console: &Console, of: Of) -> Result<Option<Self>, ApiError> {
+        Ok(Some(Self { seen: live::seen(console, &of).await?, of: of.to_string() }))
     }
 }
 

@@ -15,6 +15,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// How often a page's row is looked at.
 const EVERY: Duration = Duration::from_secs(1);
+/// A batch that ended longer ago has been shown as ended.
+const ENDED_LATELY: Duration = Duration::from_mins(1);
 /// A browser asks again when this ends.
 const LASTS: Duration = Duration::from_mins(10);
 /// Pages that are watched at once in this process: each costs the database a few look-ups a second.
@@ -22,34 +24,56 @@ pub(crate) const MOST: usize = 50;
 
 #[derive(Deserialize)]
 pub(super) struct LiveQuery {
-    /// `status`, `item/ID` or `business/ID`.
+    /// `status`, `needs`, `item/ID` or `business/ID`.
     of: String,
     /// What the page shows. It may have changed before this call came.
     seen: String,
 }
 
+/// What a page shows.
+pub(super) enum Of {
+    Status,
+    Needs,
+    Row(Subject),
+}
+
+impl std::fmt::Display for Of {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status => f.write_str("status"),
+            Self::Needs => f.write_str("needs"),
+            Self::Row(subject) => subject.fmt(f),
+        }
+    }
+}
+
+impl Of {
+    fn parse(text: &str) -> Option<Self> {
+        match text.split_once('/') {
+            Some((kind, id)) => Subject::parse(Kind::from_word(kind)?, id).ok().map(Self::Row),
+            None if text == "needs" => Some(Self::Needs),
+            None => (text == "status").then_some(Self::Status),
+        }
+    }
+}
+
 /// A page that is open.
 struct Watched {
     console: Console,
-    /// None: everything.
-    subject: Option<Subject>,
+    of: Of,
     seen: String,
     began: Instant,
     _slot: OwnedSemaphorePermit,
 }
 
 pub(super) async fn live(State(console): State<Console>, Query(query): Query<LiveQuery>) -> Response {
-    let subject = match query.of.split_once('/') {
-        Some((kind, id)) => match Kind::from_word(kind).map(|kind| Subject::parse(kind, id)) {
-            Some(Ok(subject)) => Some(subject),
-            _ => return ApiError::bad_request("`of` is `status`, `item/ID` or `business/ID`").into_response(),
-        },
-        None => None,
+    let Some(of) = Of::parse(&query.of) else {
+        return ApiError::bad_request("`of` is `status`, `needs`, `item/ID` or `business/ID`").into_response();
     };
     let Ok(slot) = Arc::clone(&console.watched).try_acquire_owned() else {
         return ApiError::busy("too many pages are watched at once: reload to see what is new").into_response();
     };
-    let watched = Watched { console, subject, seen: query.seen, began: Instant::now(), _slot: slot };
+    let watched = Watched { console, of, seen: query.seen, began: Instant::now(), _slot: slot };
     // A browser drops an event without data.
     let changed = || Ok::<_, Infallible>(Event::default().event("changed").data("now"));
     let events = futures::stream::unfold(watched, move |mut watched| async move {
@@ -64,7 +88,7 @@ impl Watched {
         while self.began.elapsed() < LASTS {
             let began = Instant::now();
             // A database that is away is told by the page itself, once.
-            let now = seen(&self.console, self.subject.as_ref()).await.unwrap_or_else(|_| "away".to_owned());
+            let now = seen(&self.console, &self.of).await.unwrap_or_else(|_| "away".to_owned());
             if now != self.seen {
                 self.seen = now;
                 return true;
@@ -80,19 +104,21 @@ impl Watched {
     }
 }
 
-/// What there is to see of a row, or of everything, in a few characters: another one is another sight.
-pub(super) async fn seen(console: &Console, subject: Option<&Subject>) -> Result<String, store::Error> {
+/// What there is to see of it, in a few characters: another one is another sight.
+pub(super) async fn seen(console: &Console, of: &Of) -> Result<String, store::Error> {
     let mut tx = console.store.begin_read().await?;
     // They show on every row that waits for the provider, and change none of them.
     let paused: Vec<String> = tx.pauses().await?.iter().map(|p| p.provider.to_string()).collect();
-    let sight = match subject {
-        None => {
+    let sight = match of {
+        Of::Status | Of::Needs => {
             let stand = (tx.not_good(Kind::Business).await?, tx.not_good(Kind::Item).await?);
-            let batches = tx.list_batches(&Page { after: None, limit: 20 }).await?.into_iter();
-            let batches: Vec<_> = batches.map(|batch| (batch.id, batch.state, batch.released)).collect();
+            let (all, now) = (matches!(of, Of::Needs), tx.now());
+            // Those that run and those that end from now on are all that changes.
+            let batches = if all { tx.recent_batches(now.minus(ENDED_LATELY)).await? } else { Vec::new() };
+            let batches: Vec<_> = batches.into_iter().map(|batch| (batch.id, batch.state, batch.released)).collect();
             format!("{paused:?} {stand:?} {batches:?}")
         }
-        Some(subject) => {
+        Of::Row(subject) => {
             // Look-ups of one row each, whatever the business is: its Items' changes reach its own rows.
             let newest = tx.history(std::slice::from_ref(subject), &Page { after: None, limit: 1 }).await?;
             let newest = newest.first().map(|h| h.id.clone());

@@ -36,12 +36,12 @@ use domain::work::{Kind, Subject};
 use domain::{BusinessId, ItemId, Millis, Provider};
 use frame::{CSS, Frame, ICON, JS, Live, render, shown};
 use lists::List;
+use live::Of;
 use serde::Deserialize;
 use session::{Session, encoded};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
-use store::Page;
 
 /// Nothing but what comes from here, no script or style within a page, and no page within another one.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -142,7 +142,7 @@ async fn status_page(
     Told(told): Told,
 ) -> Response {
     let page = async {
-        let live = Live::of(&console, None).await?;
+        let live = Live::of(&console, Of::Status).await?;
         let axum::Json(mut status) = status::status(State(console.clone())).await?;
         let axum::Json(budgets) = upkeep::budgets(State(console.clone())).await?;
         let slowed = budgets
@@ -169,6 +169,8 @@ async fn status_page(
 /// Rows that wait for a person for one reason.
 struct Group {
     code: String,
+    /// All of them can be released. Otherwise there is nothing that could be done to the rows themselves.
+    releasable: bool,
     why: String,
     since: String,
     rows: Vec<Named>,
@@ -219,8 +221,7 @@ fn more_of(status: &Status) -> Vec<(&'static str, String)> {
     paused.chain(told).collect()
 }
 
-/// Orders for all of a cause that are shown, and for how long after their end.
-const SHOWN_BATCHES: u32 = 20;
+/// Orders for all of a cause are shown for so long after their end.
 const SHOWN_FOR: Duration = Duration::from_hours(1);
 /// Rows of a page that are grouped by cause.
 const GROUPED: u32 = 500;
@@ -232,7 +233,7 @@ async fn needs(
     Query(After { after }): Query<After>,
 ) -> Response {
     let page = async {
-        let live = Live::of(&console, None).await?;
+        let live = Live::of(&console, Of::Needs).await?;
         let mut tx = console.store.begin_read().await?;
         let query = PageQuery { after, limit: Some(GROUPED) };
         let mut rows = parked::kept(&mut tx, &query.page()?).await?;
@@ -240,21 +241,21 @@ async fn needs(
         rows.truncate(GROUPED as usize);
         let next =
             rows.last().filter(|_| more).map(|kept| format!("/needs?after={}", encoded(&kept.row.subject.to_string())));
-        let batches = tx.list_batches(&Page { after: None, limit: SHOWN_BATCHES }).await?.into_iter();
         let recent = tx.now().minus(SHOWN_FOR);
+        let batches = tx.recent_batches(recent).await?.into_iter();
         drop(tx);
-        let batches = batches.filter(|batch| batch.ended_at.is_none_or(|at| at > recent)).map(|batch| {
+        let batches = batches.map(|batch| {
             let cancel = batch.ended_at.is_none().then(|| acts::of_batch(&console, &session, &batch.id)).flatten();
             (Batch::from(batch), cancel)
         });
         let axum::Json(status) = status::status(State(console.clone())).await?;
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
         for kept in rows {
-            let code = kept.cause().to_owned();
+            let (code, releasable) = (kept.cause().to_owned(), kept.release_code().is_some());
             let (row, since) = (Parked::from(&kept), kept.since().map(Millis::rfc3339).unwrap_or_default());
             let why = row.work.blocked.map(|b| b.why).or(row.verdict.map(|v| v.why)).unwrap_or_default();
             let named = Named { path: path_to(&row.kind, &row.id), name: format!("{} {}", row.kind, row.id) };
-            let first = Group { code: code.clone(), why, since: since.clone(), rows: Vec::new(), more };
+            let first = Group { code: code.clone(), releasable, why, since: since.clone(), rows: Vec::new(), more };
             let group = groups.entry(code).or_insert(first);
             group.since = group.since.clone().min(since);
             group.rows.push(named);
@@ -373,7 +374,7 @@ async fn business(
 ) -> Response {
     let page = async {
         let subject = Subject::from(&BusinessId::parse(id.clone())?);
-        let live = Live::of(&console, Some(&subject)).await?;
+        let live = Live::of(&console, Of::Row(subject.clone())).await?;
         let axum::Json(it) = explain::business(State(console.clone()), Path(id)).await?;
         let offered = acts::of_business(&console, &session, &subject, &it);
         let frame = Frame { live, told, ..Frame::new(&session, "") };
@@ -405,7 +406,7 @@ async fn item(
 ) -> Response {
     let page = async {
         let subject = Subject::from(&ItemId::parse(id.clone())?);
-        let live = Live::of(&console, Some(&subject)).await?;
+        let live = Live::of(&console, Of::Row(subject.clone())).await?;
         let axum::Json(it) = explain::item(State(console.clone()), Path(id)).await?;
         let offered = acts::of_item(&console, &session, &subject, &it);
         let frame = Frame { live, told, ..Frame::new(&session, "") };

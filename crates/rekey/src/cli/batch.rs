@@ -6,6 +6,7 @@ use super::table::plain;
 use super::{Ended, complain, say};
 use clap::Subcommand;
 use domain::counted;
+use domain::explain::pasted;
 use reqwest::Method;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -73,17 +74,24 @@ pub(super) async fn release_all(admin: &Admin, code: &str, how: &How) -> anyhow:
             }
         },
     };
-    let still_runs = answer.body["state"] == "running";
+    let state = plain(&answer.body["state"]);
     let ended = admin.finish(&answer, |batch| {
         say(&plain(&batch["sentence"]));
-        if still_runs {
+        if state == "running" {
             say(&format!("# `rekey batch show {id}` tells how far it is, `rekey batch cancel {id}` ends it"));
         }
     });
-    Ok(if ended == Ended::Well && how.wait && still_runs { Ended::Pending } else { ended })
+    let number = |name: &str| answer.body[name].as_u64().unwrap_or_default();
+    let is_left = ["paused", "held", "failed"].iter().any(|name| number(name) > 0);
+    Ok(match (ended, how.wait, &*state) {
+        (Ended::Well, true, "cancelled") => Ended::Failed,
+        (Ended::Well, true, "running") => Ended::Pending,
+        (Ended::Well, true, _) if is_left => Ended::Pending,
+        _ => ended,
+    })
 }
 
-/// Tells how far it is each time that this changes, until it ends.
+/// Tells how far it is each time that this changes, until it ends. A console that restarts is waited for: another one goes on.
 async fn watch(admin: &Admin, mut answer: Answer, id: &str) -> anyhow::Result<Answer> {
     let (began, mut told) = (Instant::now(), String::new());
     while answer.body["state"] == "running" && began.elapsed() < PATIENCE {
@@ -93,26 +101,33 @@ async fn watch(admin: &Admin, mut answer: Answer, id: &str) -> anyhow::Result<An
             told = sentence;
         }
         tokio::time::sleep(LOOK).await;
-        answer = admin.call(Method::GET, &format!("/v1/batches/{id}"), None).await?;
+        if let Ok(now) = admin.call(Method::GET, &format!("/v1/batches/{id}"), None).await
+            && now.status == 200
+        {
+            answer = now;
+        }
     }
     Ok(answer)
 }
 
-/// What an order would do.
+/// What an order would do, and how it is given for what was counted.
 fn would(code: &str, plan: &Value) {
     let number = |name: &str| plan[name].as_u64().unwrap_or_default();
-    let more = if plan["complete"] == true { "" } else { "more than " };
-    say(&format!(
-        "{more}{} for {code} would be released",
-        counted(number("eligible"), "row that is kept", "rows that are kept")
-    ));
-    for (name, why) in [
-        ("paused", "their provider is paused (`rekey pauses`)"),
-        ("held", "an operator holds them as well (`rekey business holds`)"),
-    ] {
+    let rows = counted(number("eligible"), "row that is kept", "rows that are kept");
+    say(&format!("{rows} for {code} would be released"));
+    for (name, why) in
+        [("paused", "provider paused: `rekey pauses`"), ("held", "held by an operator: `rekey business holds`")]
+    {
         if number(name) > 0 {
-            say(&format!("{} left alone: {why}", counted(number(name), "row would be", "rows would be")));
+            say(&format!("{} would be left alone ({why})", number(name)));
         }
     }
     say("# nothing was done");
+    if number("eligible") > 0 {
+        let version = plain(&plan["version"]);
+        say(&format!(
+            "# for these, and none that come later: rekey parked release --all {} --version {version}",
+            pasted(code)
+        ));
+    }
 }
