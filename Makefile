@@ -147,10 +147,13 @@ else
 	@echo "make: NOT TESTED: running pods, see the head of tests/kube/pods"
 endif
 
+# Without a cluster helm renders for the Kubernetes of its client library, 1.37 in this release, but only if it is told at its build.
+HELM_KUBERNETES := $(foreach part,chartutil lint/rules,-X helm.sh/helm/v3/pkg/$(part).k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$(part).k8sVersionMinor=37)
+
 $(TOOLS)/bin/helm:
 	@command -v go >/dev/null || { echo "make: helm is built with Go, which is missing: install it from https://go.dev/dl, or put helm 3 at $@" >&2; exit 1; }
 	@echo "make: building helm $(HELM_VERSION), some minutes"
-	@GOBIN=$(TOOLS)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
+	@GOBIN=$(TOOLS)/bin go install -ldflags "$(HELM_KUBERNETES)" helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
 
 $(TOOLS)/bin/crane:
 	@command -v go >/dev/null || { echo "make: crane is built with Go, which is missing: install it from https://go.dev/dl, or put crane at $@" >&2; exit 1; }
