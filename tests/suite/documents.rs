@@ -74,15 +74,16 @@ fn the_walk_through_survives_being_pasted_twice() {
             .iter()
             .fold(text, |text, (from, to)| text.replace(&format!("127.0.0.1:{from}"), &format!("127.0.0.1:{to}")))
     };
+    let listen = |port: &str| moved(&format!("127.0.0.1:{port}"));
     let settings = folder.path().join("sandbox.toml");
-    std::fs::write(&settings, moved(&read(&top().join("deploy/examples/sandbox.toml")))).unwrap();
+    let given = moved(&read(&top().join("deploy/examples/sandbox.toml")));
+    std::fs::write(&settings, format!("{given}\n[admin]\nurl = \"http://{}\"\n", listen("8081"))).unwrap();
     let readme = read(&top().join("README.md"));
     let block =
         readme.split_once("<!-- walk-through -->\n```sh\n").and_then(|(_, rest)| rest.split_once("\n```")).unwrap().0;
     let block = moved(block)
         .replace("$PWD/target/debug", &binary().parent().unwrap().display().to_string())
         .replace("deploy/examples/sandbox.toml", &settings.display().to_string());
-    let listen = |port: &str| moved(&format!("127.0.0.1:{port}"));
     let script = format!("{block}\n{block}\nkill $SANDBOX $REKEY; wait");
     let done = Command::new("timeout")
         .args(["180", "bash", "-c", &script])
@@ -90,7 +91,9 @@ fn the_walk_through_survives_being_pasted_twice() {
         .env("REKEY_RECEIVER__LISTEN", listen("8080"))
         .env("REKEY_CONSOLE__LISTEN", listen("8081"))
         .env("REKEY_SANDBOX__LISTEN", listen("8090"))
-        .env("REKEY_ADMIN__URL", format!("http://{}", listen("8081")))
+        // As a terminal has them in which the lines of an ended `make run` were pasted.
+        .env("REKEY_ADMIN__URL", "http://127.0.0.1:1")
+        .env("REKEY_ADMIN__TOKEN_FILE", "/nowhere/admin-token")
         .env("REKEY_SANDBOX__WEBHOOK_URL", format!("http://{}/webhooks/plaid", listen("8080")))
         .stdin(Stdio::null())
         .output()

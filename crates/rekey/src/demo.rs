@@ -63,7 +63,7 @@ pub(crate) async fn run(log: &logs::Settings, once: bool, verbose: bool) -> anyh
     rekey.ready().await?;
     let play = Play::new(local.sandbox.clone());
     let played = tokio::select! {
-        played = play.perform() => played.map(|exact| if exact { Ended::Well } else { Ended::Failed }),
+        played = play.perform() => played,
         () = process::signal() => {
             say("\nstopping in the middle of the play: Ctrl-C");
             rekey.stop().await;
@@ -71,26 +71,26 @@ pub(crate) async fn run(log: &logs::Settings, once: bool, verbose: bool) -> anyh
             return Ok(Ended::Well);
         }
     };
-    if played.is_ok() && !once {
+    if let Ok((_, items)) = &played
+        && !once
+    {
         // In a file, not on the command line, where every process of this machine could read it.
         let token_file = local.directory.path().join("admin-token");
         std::fs::write(&token_file, &local.admin_token)?;
-        hints(&local, &rekey, &token_file.display().to_string(), &local.admin_token);
+        hints(&local, &rekey, &token_file.display().to_string(), &local.admin_token, items);
         process::signal().await;
         say("\nstopping: Ctrl-C");
     }
     rekey.stop().await;
     local.stop().await;
-    played
+    played.map(|(exact, _)| if exact { Ended::Well } else { Ended::Failed })
 }
 
 /// The token is of this run and ends with it. Behind the # of an address it stays in the browser.
-fn hints(local: &Local, rekey: &Running, token_file: &str, token: &str) {
+fn hints(local: &Local, rekey: &Running, token_file: &str, token: &str, [item, other]: &[String; 2]) {
     let (Some(console), Some(receiver)) = (rekey.console, rekey.receiver) else { return };
     let Some(sandbox) = local.sandbox_process.sandbox_address else { return };
     let broker = rekey.connection.as_ref().map_or("none", |c| c.bootstrap.as_str());
-    let items = local.sandbox.items();
-    let item = items.last().map_or("", String::as_str);
     let account = local.sandbox.accounts_of(item).ok().and_then(|a| a.first().cloned()).unwrap_or_default();
     let program = std::env::current_exe().map_or_else(|_| "rekey".to_owned(), |p| p.display().to_string());
     say("");
@@ -110,10 +110,10 @@ fn hints(local: &Local, rekey: &Running, token_file: &str, token: &str) {
     say(&format!("  {program} history {item}"));
     say("  # rotate an Item behind Rekey's back: only the platform's database knows the new token");
     say(&format!("  curl -X POST 'http://{sandbox}/control/items/{item}/rotate?announce=database'"));
-    say("  # close an account at the bank, revoke a whole Item, then ask the oracle");
+    say("  # close an account at the bank, revoke another Item, ask the oracle, then explain acme again");
     say(&format!("  curl -X POST http://{sandbox}/control/accounts/{account}/close"));
-    say(&format!("  curl -X POST http://{sandbox}/control/items/{item}/revoke"));
-    say(&format!("  curl 'http://{sandbox}/control/verdict?wait=10'"));
+    say(&format!("  curl -X POST http://{sandbox}/control/items/{other}/revoke"));
+    say(&format!("  curl 'http://{sandbox}/control/verdict?wait=20'"));
     say("");
     say("Ctrl-C drains and ends it.");
 }
@@ -222,7 +222,8 @@ impl Play {
         Ok(self.sandbox.link(&item).await?)
     }
 
-    async fn perform(&self) -> anyhow::Result<bool> {
+    /// Whether every list is right in the end, and the two Items of acme: all of their accounts are still open.
+    async fn perform(&self) -> anyhow::Result<(bool, [String; 2])> {
         for external_id in ["acme", "globex"] {
             let external_id = external_id.into();
             self.sandbox.create_business(&NewBusiness { external_id, at_layer: true, ..NewBusiness::default() });
@@ -281,7 +282,8 @@ impl Play {
         self.scene("the oracle, which knows the truth");
         let (counts, good) = (&verdict.counts, verdict.exact && verdict.violations.is_empty());
         say(&format!(
-            "           {}; {} rotations, {} mints of {} allowed, {} PUTs, {} of them needless, {} webhooks answered 200",
+            "           {}; {} rotations, {} mints ({} at most: one for each account and access token), {} PUTs, {} of them \
+             needless, {} webhooks answered 200",
             if good { "every list at Layer is exactly right, nothing was violated" } else { "NOT exact" },
             counts.rotations,
             counts.mints,
@@ -293,6 +295,6 @@ impl Play {
         for violation in &verdict.violations {
             say(&format!("           violated: {violation}"));
         }
-        Ok(good)
+        Ok((good, [first, second]))
     }
 }
