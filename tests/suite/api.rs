@@ -160,6 +160,8 @@ async fn the_command_line_acts_through_the_admin_api(world: &World) {
         (vec!["item", "show", "nobody"], 3),
         (vec!["item", "list"], 0),
         (vec!["item", "sync", &item], 0),
+        (vec!["item", "put", &item, "--all-accounts"], 0),
+        (vec!["item", "put", &item], 2),
         (vec!["business", "list", "--limit", "1"], 0),
         (vec!["business", "sync", "acme"], 0),
         (vec!["parked", "list"], 0),

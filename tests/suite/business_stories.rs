@@ -379,6 +379,17 @@ async fn observe_mode_writes_nothing(parts: Parts) {
         body["converged_at"].is_null() && body["last_outcome"].as_str().is_some_and(|o| o.contains("would mint"))
     };
     assert!(tests::holds(said).await, "nothing converged");
+    let shows = |path: &'static str, text: &'static str| {
+        let world = &world;
+        async move { world.admin("GET", path, None).await.1.to_string().contains(text) }
+    };
+    for (path, text) in [
+        ("/v1/status", "observe mode: nothing is minted or sent"),
+        ("/v1/businesses/acme/explain", "\"observes\":true"),
+        ("/v1/businesses/acme/explain", "observe mode: 2 tokens would be minted"),
+    ] {
+        assert!(tests::holds(|| shows(path, text)).await, "{path} does not tell {text}");
+    }
     // The team is satisfied: the same settings in act mode do what was planned.
     let mut world = world;
     world.rekeys.remove(0).stop().await;

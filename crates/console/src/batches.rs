@@ -36,6 +36,15 @@ pub(crate) struct AllQuery {
     pub(crate) version: Option<String>,
 }
 
+impl AllQuery {
+    fn seen_at(&self) -> Result<Option<Millis>, ApiError> {
+        let is_number = |text: &&str| text.len() <= 15 && text.chars().all(|c| c.is_ascii_digit());
+        let parsed = |text: &str| Some(text).filter(is_number).and_then(|text| text.parse().ok()).map(Millis);
+        let refused = || ApiError::bad_request("`version` is what a dry run answers");
+        self.version.as_deref().map(|text| parsed(text).ok_or_else(refused)).transpose()
+    }
+}
+
 /// What an order for all of one cause would do.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BatchPlan {
@@ -133,7 +142,8 @@ pub(crate) async fn release_all(
     Query(query): Query<AllQuery>,
 ) -> Result<Response, ApiError> {
     if query.dry_run {
-        return Ok(Json(plan(&console, &query.code, None).await?).into_response());
+        checked_reason(query.reason.as_deref())?;
+        return Ok(Json(plan(&console, &query.code, query.seen_at()?).await?).into_response());
     }
     Ok((StatusCode::ACCEPTED, Json(order(&console, &caller, &query).await?)).into_response())
 }
@@ -248,9 +258,7 @@ pub(crate) async fn plan(console: &Console, code: &str, seen_at: Option<Millis>)
 /// Orders it, or answers the one that was ordered by the same form before.
 pub(crate) async fn order(console: &Console, caller: &Caller, query: &AllQuery) -> Result<Batch, ApiError> {
     let reason = checked_reason(query.reason.as_deref())?;
-    let seen_at = query.version.as_deref().map(|version| version.parse().map(Millis)).transpose();
-    let seen_at = seen_at.map_err(|_| ApiError::bad_request("`version` is what a dry run answers"))?;
-    let BatchPlan { code, rows, eligible, version, .. } = plan(console, &query.code, seen_at).await?;
+    let BatchPlan { code, rows, eligible, version, .. } = plan(console, &query.code, query.seen_at()?).await?;
     let seen_at = Millis(version.parse().unwrap_or_default());
     let under_way =
         |by: &str| ApiError::conflict(format!("one that {by} ordered is under way: see `rekey batch list`"));

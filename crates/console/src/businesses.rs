@@ -1,7 +1,7 @@
 //! Businesses: what belongs into each list and what Layer accepted.
 
 use crate::Console;
-use crate::acts::{ActQuery, Acted, Ask, Order, With, carry_out};
+use crate::acts::{ActQuery, Acted, Ask, Order, With, carry_out, checked_reason, no_reason};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::view::{Business, BusinessDetail, Paged, StateQuery, WantedAccount, Work};
@@ -91,6 +91,8 @@ pub(crate) async fn hold(
     Path(business): Path<String>,
     Query(said): Query<ActQuery>,
 ) -> Result<(StatusCode, Json<Acted>), ApiError> {
+    // Of a dry run as well, as the document says.
+    checked_reason(said.reason.as_deref())?.ok_or_else(no_reason)?;
     order(&console, &caller, Order::Hold, business, None, said).await
 }
 

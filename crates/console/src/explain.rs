@@ -7,6 +7,7 @@ use crate::businesses::no_business;
 use crate::error::{ApiError, ErrorBody};
 use crate::history::{Happened, timeline};
 use crate::items::no_item;
+use crate::status::observes;
 use crate::view::{Account, Blocked, Item, Token, VerdictView, Work};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -123,6 +124,8 @@ pub(crate) struct BusinessExplained {
     pub(crate) kept_back: Option<KeptBack>,
     /// What an act on it rests on: send it as `version`, and the act is refused if the row is another one by then.
     pub(crate) version: String,
+    /// A consumer in observe mode is at work: nothing is minted or sent. A plan tells what would be.
+    pub(crate) observes: bool,
     pub(crate) remedies: Vec<Remedy>,
     /// The newest entries of `GET /v1/history`.
     pub(crate) history: Vec<Happened>,
@@ -144,6 +147,8 @@ pub(crate) struct ItemExplained {
     pub(crate) heirs: Vec<String>,
     /// The businesses that its accounts are in or leave, with their verdicts' states.
     pub(crate) businesses: BTreeMap<String, String>,
+    /// A consumer in observe mode is at work: nothing is minted or sent. A plan tells what would be.
+    pub(crate) observes: bool,
     pub(crate) remedies: Vec<Remedy>,
     /// The newest entries of `GET /v1/history`.
     pub(crate) history: Vec<Happened>,
@@ -170,6 +175,7 @@ pub(crate) async fn business(
     let subject = Subject::from(&id);
     let blocked = work.as_ref().map(Work::from).and_then(|work| work.blocked);
     Ok(Json(BusinessExplained {
+        observes: observes(&mut tx).await?,
         business_id: id.to_string(),
         layer_id: row.layer_id.map(|l| l.to_string()),
         remedies: remedies_of(&subject, judged.as_ref()),
@@ -194,8 +200,9 @@ pub(crate) async fn next_list(
     row: &BusinessRow,
 ) -> Result<(NextList, Option<Vec<Shown>>, Option<Vec<Listed>>), store::Error> {
     let id = &row.id;
-    // What was read before the last list was accepted says nothing about this one.
-    let is_of_now = row.shown_at.is_some() && row.shown_at >= row.put_at;
+    // What was read before the last list was accepted says nothing about this one, nor does any list of a business that Layer has
+    // no more.
+    let is_of_now = row.layer_id.is_some() && row.shown_at.is_some() && row.shown_at >= row.put_at;
     let Some(shown) = tx.shown(id).await?.filter(|_| is_of_now) else { return Ok((NextList::unknown(), None, None)) };
     let work = tx.work(id).await?;
     let listed = tx.recognise(id, &shown).await?;
@@ -225,6 +232,7 @@ pub(crate) async fn item(
     let businesses = verdicts.iter().map(|j| (j.subject.id().to_owned(), j.verdict.state.to_string()));
     let (subject, work) = (Subject::from(&id), tx.work(&id).await?);
     Ok(Json(ItemExplained {
+        observes: observes(&mut tx).await?,
         item: Item::new(&row, judged.as_ref()),
         heirs: tx.heirs_of(&id).await?.iter().map(ToString::to_string).collect(),
         access_tokens: tx.token_views(&id).await?.iter().map(Token::from).collect(),

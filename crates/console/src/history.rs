@@ -163,6 +163,15 @@ pub(crate) fn sentence(what: &str, detail: &Value) -> String {
         "rekey.item.push_refused" => because("a push was refused".to_owned()),
         "rekey.account.changed" => because(format!("account {} {}", text("account_id"), text("change"))),
         "rekey.item.access_ends" => format!("Plaid announced that access ends ({})", text("kind")),
+        "rekey.business.plan" => match (detail["would_mint"].as_array(), detail["would_list"].as_u64()) {
+            (Some(accounts), _) => {
+                format!("observe mode: {} would be minted", counted(accounts.len(), "token", "tokens"))
+            }
+            (_, Some(listed)) => {
+                format!("observe mode: a list of {} would be sent", counted(listed, "token", "tokens"))
+            }
+            _ => "observe mode: something would be done".to_owned(),
+        },
         "rekey.business.held" => because("held".to_owned()),
         "rekey.parked" => because("parked".to_owned()),
         "rekey.business.drift" => because("the list at Layer is another one than it was to be".to_owned()),

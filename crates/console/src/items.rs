@@ -12,7 +12,10 @@ use domain::work::{Kind, Subject};
 use domain::{AccountId, BusinessId, ItemId};
 
 pub(crate) fn no_item() -> ApiError {
-    ApiError::not_found("Item", "push it with PUT /v1/items/{item_id}; webhooks for it are listed at /v1/unknown-items")
+    ApiError::not_found(
+        "Item",
+        "push it (`rekey item put`); `rekey item unknown` lists those that webhooks name and nobody pushed",
+    )
 }
 
 /// Items, a page at a time.

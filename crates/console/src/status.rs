@@ -8,6 +8,7 @@ use axum::extract::State;
 use domain::item::CONSENT_ENDS_SOON;
 use domain::work::Kind;
 use serde::Serialize;
+use std::time::Duration;
 use store::{Page, StandAlike, Tx};
 use utoipa::ToSchema;
 
@@ -46,6 +47,8 @@ pub(crate) struct Status {
     /// Items that are not right.
     pub(crate) items: Vec<Alike>,
     pub(crate) pauses: Vec<Pause>,
+    /// A consumer in observe mode is at work, or was a moment ago: it mints and sends nothing.
+    pub(crate) observes: bool,
     pub(crate) due: Vec<Due>,
     /// Records were lost before they were read, and not every Item has been looked at since.
     pub(crate) owes_sweep: bool,
@@ -76,8 +79,10 @@ pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status
     let is_empty = tx.list_businesses(&Page { after: None, limit: 1 }).await?.is_empty();
     let pauses = paused(&mut tx).await?;
     let found = tx.count_attention(CONSENT_ENDS_SOON, MOST_COUNTED).await?;
+    let observes = observes(&mut tx).await?;
     Ok(Json(Status {
-        sentence: sentence(&businesses, &pauses, is_empty),
+        sentence: sentence(&businesses, &pauses, is_empty, observes),
+        observes,
         right: (!is_empty).then_some(businesses.is_empty()),
         businesses,
         items: alike(tx.not_good(Kind::Item).await?),
@@ -92,6 +97,15 @@ pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status
         dead_letters: found.dead_letters,
         held_by_operators: found.kept_back,
     }))
+}
+
+/// Observers say once a minute that they are there.
+const OBSERVED_LATELY: Duration = Duration::from_mins(2);
+
+/// A consumer in observe mode is at work, or was a moment ago.
+pub(crate) async fn observes(tx: &mut Tx) -> Result<bool, store::Error> {
+    let now = tx.now();
+    Ok(tx.observed_at().await?.is_some_and(|at| now.since(at) < OBSERVED_LATELY))
 }
 
 fn alike(rows: Vec<StandAlike>) -> Vec<Alike> {
@@ -112,13 +126,16 @@ async fn due(tx: &mut Tx) -> Result<Vec<Due>, store::Error> {
     Ok(due)
 }
 
-fn sentence(businesses: &[Alike], pauses: &[Pause], is_empty: bool) -> String {
+fn sentence(businesses: &[Alike], pauses: &[Pause], is_empty: bool, observes: bool) -> String {
     let paused: Vec<&str> = pauses.iter().map(|p| p.provider.as_str()).collect();
     let paused = if paused.is_empty() { String::new() } else { format!("; paused: {}", paused.join(", ")) };
     let wrong: i64 = businesses.iter().map(|alike| alike.rows).sum();
+    // What nobody can read just now may be another thing by now.
+    let is_known = pauses.is_empty();
     let told = match (is_empty, wrong) {
         (true, _) => "no business is known yet: push an Item for one".to_owned(),
-        (false, 0) => "every business's list is right".to_owned(),
+        (false, 0) if is_known => "every business's list is right".to_owned(),
+        (false, 0) => "every business's list was right when it was last read".to_owned(),
         (false, _) => {
             let states: Vec<String> =
                 businesses.iter().map(|alike| format!("{} {}", alike.rows, alike.state)).collect();
@@ -126,5 +143,6 @@ fn sentence(businesses: &[Alike], pauses: &[Pause], is_empty: bool) -> String {
             format!("{wrong} {noun} not right: {}", states.join(", "))
         }
     };
-    told + &paused
+    let observes = if observes { "; observe mode: nothing is minted or sent" } else { "" };
+    told + &paused + observes
 }

@@ -173,11 +173,16 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
         if claim.attempts < if suspicion.spent { TRIES_AFTER_A_PAUSE } else { TRIES_ALONE } {
             return Ok(backoff(context, claim, None, &refusal.code, refusal.message.clone()));
         }
-        let why = format!(
-            "{}; others are not refused, so it is this {}: mend it and release it",
-            refusal.message,
-            claim.subject.kind()
-        );
+        let kind = claim.subject.kind();
+        let blamed = match context.http(refusal.provider).has_succeeded(refusal.endpoint, window) {
+            true => format!("the same call succeeds for others, so it is this {kind}"),
+            // Where there are few, nobody can tell: a probe asks for less than this call does.
+            false => format!(
+                "no such call has succeeded lately, so it is this {kind}, or what we may do at {}",
+                refusal.provider
+            ),
+        };
+        let why = format!("{}; {blamed}: mend it and release it", refusal.message);
         let finish = parked(context, &refusal.code, why);
         return Ok(Finish { unless_agreed: Some((refusal.provider, u64::from(settings.agree))), ..finish });
     }

@@ -74,14 +74,14 @@ impl Taken {
     }
 }
 
-/// Notes how a reconciliation ended. Nothing of one that only read, and that the sweep asked for or that waits for budget: a million
-/// of these a day would be the whole history. Nor of a try that met what the one before it had met: an Item that waits for its token
+/// Notes how a reconciliation ended. Nothing of one that only read, whatever the answer, and that the sweep asked for or that waits for
+/// budget: a million of these a day would be the whole history. What it found changed is told by outcomes of its own. Nor of a try that met what the one before it had met: an Item that waits for its token
 /// for a day would push everything else out of its own.
 pub(crate) async fn note_end(tx: &mut Tx, claim: &Claim, finish: &Finish) -> Result<(), store::Error> {
     let (only_read, only_read_or_refused, took, steps) = TAKEN
         .try_with(|taken| {
             let taken = taken.borrow();
-            let only_read = taken.steps.iter().all(|step| READS.contains(&step.name) && step.outcome == OK);
+            let only_read = taken.steps.iter().all(|step| READS.contains(&step.name));
             let only_read_or_refused = taken.steps.iter().all(|step| READS.contains(&step.name) || step.outcome != OK);
             let steps = taken.steps.iter().map(|Step { name, outcome, times, took }| {
                 json!({"step": name, "outcome": outcome, "times": times, "took_ms": millis(*took)})

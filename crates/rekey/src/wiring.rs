@@ -243,7 +243,12 @@ impl Running {
             }
             if let Some((listener, tokens)) = console {
                 let (routes, beside) = console::parts(store, tokens, settings, policy, stop.clone());
-                tasks.spawn(beside);
+                let (beside, fail) = (tokio::spawn(beside), fail.clone());
+                tasks.spawn(async move {
+                    if beside.await.is_err() {
+                        drop(fail.send(panicked("the console")).await);
+                    }
+                });
                 tasks.spawn(web::serve(listener, routes, limits, readiness.clone(), stop));
             }
             readiness.started("database");
@@ -309,6 +314,11 @@ impl Running {
         }
         tracing::info!("stopped");
     }
+}
+
+/// The rest would go on, and look well.
+fn panicked(what: &str) -> anyhow::Error {
+    anyhow::anyhow!("a part of {what} panicked, see the lines before: please report it")
 }
 
 /// A consumer that can't read its topics is not ready and says why; one that librdkafka gave up ends the process, for it would
@@ -397,8 +407,14 @@ impl ConsumerParts {
                 until_it_works(provider.as_str(), &readiness, &stop, || context.reach(*provider)).await;
             });
         }
-        watch_intake(intake.health(), readiness.clone(), fail, tasks, stop.clone());
-        tasks.spawn(consumer::run(context, intake, self.connection, stop));
+        watch_intake(intake.health(), readiness.clone(), fail.clone(), tasks, stop.clone());
+        let consuming = tokio::spawn(consumer::run(context, intake, self.connection, stop));
+        tasks.spawn(async move {
+            if consuming.await.is_ok_and(|ended| ended.is_ok()) {
+                return;
+            }
+            drop(fail.send(panicked("the consumer")).await);
+        });
         Ok(Some(()))
     }
 

@@ -29,6 +29,7 @@ pub(crate) fn routes(sandbox: &Sandbox) -> Router {
         .route("/items/{item}/token", get(token))
         .route("/items/{item}/{verb}", post(item_verb))
         .route("/accounts/{account}/{verb}", post(account_verb))
+        .fallback(no_route)
         .with_state(sandbox.clone())
 }
 
@@ -47,6 +48,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Unknown { .. } | Self::NoVerb { .. } => StatusCode::NOT_FOUND,
+            Self::NotTaken(_) => StatusCode::BAD_REQUEST,
             Self::Database(_) | Self::Admin(_) | Self::Http(_) => StatusCode::BAD_GATEWAY,
         };
         (status, Shown(json!({"error": self.to_string()}))).into_response()
@@ -80,6 +82,7 @@ async fn token(State(sandbox): State<Sandbox>, Path(item): Path<String>) -> Resu
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct VerdictQuery {
     /// How long to wait for every list to be exact, in seconds.
     #[serde(default)]
@@ -117,12 +120,49 @@ async fn set_switches(State(sandbox): State<Sandbox>, Json(switches): Json<Switc
     Shown(switches)
 }
 
-async fn add_fault(State(sandbox): State<Sandbox>, Json(fault): Json<Fault>) -> Shown<Value> {
+async fn add_fault(State(sandbox): State<Sandbox>, Json(sent): Json<Value>) -> Result<Shown<Value>, Error> {
+    let fault: Fault = serde_json::from_value(sent.clone()).map_err(|error| Error::NotTaken(error.to_string()))?;
+    // A mistyped `times` would be a fault for ever. Serde can't refuse unknown fields where one is flattened.
+    let known = json!(fault);
+    if let Some(name) = sent.as_object().and_then(|sent| sent.keys().find(|name| known.get(name).is_none())) {
+        return Err(Error::NotTaken(format!("a fault of this kind has no field {name:?}: it is {known}")));
+    }
     sandbox.fault(fault);
-    Shown(json!({"ok": true}))
+    Ok(Shown(json!({"ok": true})))
+}
+
+/// A verb takes what it needs in the query: a body with options would be ignored.
+fn no_body(body: &Bytes) -> Result<(), Error> {
+    match body.trim_ascii() {
+        b"" | b"{}" => Ok(()),
+        _ => {
+            Err(Error::NotTaken("a verb takes its options in the query, such as `?announce=push`, and no body".into()))
+        }
+    }
+}
+
+async fn no_route() -> Response {
+    let known = [
+        "GET state",
+        "GET verdict?wait=SECONDS",
+        "POST faults",
+        "DELETE faults?call=CALL",
+        "GET and PUT switches",
+        "POST businesses",
+        "POST businesses/ID/VERB",
+        "POST items",
+        "GET items/ID/token",
+        "POST items/ID/VERB",
+        "POST accounts/ID/VERB",
+        "POST webhook",
+        "PUT webhook-url",
+        "POST load",
+    ];
+    (StatusCode::NOT_FOUND, Shown(json!({"error": "there is nothing at this path", "known": known}))).into_response()
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct HealQuery {
     /// Only faults that were ordered of this call.
     call: Option<String>,
@@ -147,6 +187,7 @@ async fn link(State(sandbox): State<Sandbox>, Json(new): Json<NewItem>) -> Resul
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ItemQuery {
     /// How a rotation becomes known.
     announce: Option<Announce>,
@@ -160,7 +201,9 @@ async fn item_verb(
     State(sandbox): State<Sandbox>,
     Path((item, verb)): Path<(String, String)>,
     Query(query): Query<ItemQuery>,
+    body: Bytes,
 ) -> Result<Shown<Value>, Error> {
+    no_body(&body)?;
     let fire = |kind: &str, code: &str, extra: &Value| sandbox.fire(&item, kind, code, extra);
     match verb.as_str() {
         "rotate" => sandbox.rotate(&item, query.announce.unwrap_or(Announce::Silent)).await?,
@@ -203,6 +246,7 @@ async fn item_verb(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct BusinessQuery {
     /// An account of ours.
     account: Option<String>,
@@ -212,7 +256,9 @@ async fn business_verb(
     State(sandbox): State<Sandbox>,
     Path((business, verb)): Path<(String, String)>,
     Query(query): Query<BusinessQuery>,
+    body: Bytes,
 ) -> Result<Shown<Value>, Error> {
+    no_body(&body)?;
     match verb.as_str() {
         "foreign-token" => sandbox.foreign_token(&business, query.account.as_deref()).map(drop)?,
         "archive" => sandbox.archive_business(&business, true)?,
@@ -232,7 +278,9 @@ async fn raw_webhook(State(sandbox): State<Sandbox>, body: Bytes) -> Result<Show
 async fn account_verb(
     State(sandbox): State<Sandbox>,
     Path((account, verb)): Path<(String, String)>,
+    body: Bytes,
 ) -> Result<Shown<Value>, Error> {
+    no_body(&body)?;
     let item = sandbox.world().account(&account)?.0.to_owned();
     match verb.as_str() {
         "close" => sandbox.close_account(&account)?,

@@ -97,6 +97,8 @@ pub enum Error {
     Http(#[from] reqwest::Error),
     #[error("no verb {verb:?}; there are {known}")]
     NoVerb { verb: String, known: &'static str },
+    #[error("{0}")]
+    NotTaken(String),
 }
 
 impl Sandbox {

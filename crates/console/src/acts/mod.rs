@@ -114,6 +114,10 @@ pub(crate) fn checked_reason(reason: Option<&str>) -> Result<Option<&str>, ApiEr
     Ok(reason)
 }
 
+pub(crate) fn no_reason() -> ApiError {
+    ApiError::bad_request("say why (`reason`): it is shown to whoever meets what is held")
+}
+
 /// Controls, and what turns the direction of a line or can't be seen: it would not read as it was written.
 fn is_not_shown(c: char) -> bool {
     c.is_control()
@@ -165,7 +169,7 @@ pub(crate) async fn carry_out(console: &Console, caller: &Caller, ask: Ask<'_>) 
     let Ask { order, subject, said, .. } = &ask;
     let reason = checked_reason(said.reason.as_deref())?;
     if order.needs_reason() && reason.is_none() && !said.dry_run {
-        return Err(ApiError::bad_request("say why (`reason`): it is shown to whoever meets what is held"));
+        return Err(no_reason());
     }
     let mut tx = console.store.begin().await?;
     let before = version_of(&mut tx, subject).await?;

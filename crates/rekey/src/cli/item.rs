@@ -6,7 +6,7 @@ use super::{Ended, Usage, say};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Subcommand)]
 pub(super) enum ItemCommand {
@@ -123,9 +123,9 @@ pub(super) struct PutItem {
     /// Every account takes part: takes the account filter away.
     #[arg(long)]
     all_accounts: bool,
-    /// The file with the access token; `-` reads standard input.
-    #[arg(long, value_name = "FILE")]
-    token_file: PathBuf,
+    /// The file with the access token; `-` reads standard input. May be left out where only the rest changes.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["business", "accounts", "all_accounts", "replaces"])]
+    token_file: Option<PathBuf>,
     /// The Item that leaves when this one's tokens exist.
     #[arg(long)]
     replaces: Option<String>,
@@ -193,18 +193,22 @@ pub(super) async fn item(admin: &Admin, command: ItemCommand) -> anyhow::Result<
     }
 }
 
+fn token_in(file: &Path) -> anyhow::Result<String> {
+    if file.as_os_str() == "-" {
+        return Ok(std::io::read_to_string(std::io::stdin())?);
+    }
+    let name = file.display().to_string();
+    if domain::redact::shows_token(&name) {
+        return Err(Usage("--token-file takes the name of a file, and this looks like a token".into()).into());
+    }
+    std::fs::read_to_string(file).map_err(|e| Usage(format!("the token file {name} can't be read: {e}")).into())
+}
+
 async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
-    let token = if put.token_file.as_os_str() == "-" {
-        std::io::read_to_string(std::io::stdin())?
-    } else {
-        let name = put.token_file.display().to_string();
-        if domain::redact::shows_token(&name) {
-            return Err(Usage("--token-file takes the name of a file, and this looks like a token".into()).into());
-        }
-        std::fs::read_to_string(&put.token_file)
-            .map_err(|e| Usage(format!("the token file {name} can't be read: {e}")))?
-    };
-    let mut body = json!({"access_token": token.trim()});
+    let mut body = json!({});
+    if let Some(file) = &put.token_file {
+        body["access_token"] = token_in(file)?.trim().into();
+    }
     if let Some(business) = put.business {
         body["business"] = business.into();
     }
@@ -235,7 +239,10 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
     };
     let ended = admin.finish(&answer, |b| {
         let text = |name: &str| b[name].as_str().unwrap_or("-").to_owned();
-        say(&format!("{} token {} ({})", text("item_id"), text("token"), text("fingerprint")));
+        match &*text("token") {
+            "not_sent" => say(&format!("{}: its access token stays as it is", text("item_id"))),
+            token => say(&format!("{} token {token} ({})", text("item_id"), text("fingerprint"))),
+        }
         for why in b["blocked"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             say(&format!("waits: {why}"));
         }

@@ -227,7 +227,7 @@ pub fn run() -> ExitCode {
         Ok(config) => config,
         Err(error) => return failed(2, &error),
     };
-    let (no_file, json) = (cli.config.is_none(), cli.json);
+    let (no_file, json) = (cli.config.is_none() && cli.command.reads_settings(), cli.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(1, &error),

@@ -89,7 +89,11 @@ impl Admin {
             if !verdict.is_object() {
                 continue;
             }
-            let stands = format!("{}: {}", plain(&verdict["state"]), plain(&verdict["why"]));
+            let of = match answer.body["business_id"].as_str() {
+                Some(id) => format!("business {id}"),
+                None => format!("item {}", plain(&answer.body["item_id"])),
+            };
+            let stands = format!("{of} {}: {}", plain(&verdict["state"]), plain(&verdict["why"]));
             if stands != told {
                 progress(&format!("{:>5.1} s  {stands}", began.elapsed().as_secs_f64()));
                 told = stands;

@@ -6,6 +6,7 @@ use super::table::{age, plain};
 use super::{Ended, complain, say};
 use clap::Args;
 use domain::counted;
+use domain::item::ItemState;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use reqwest::Method;
@@ -108,6 +109,12 @@ fn planned(body: &Value, now: Timestamp) {
     }
 }
 
+/// It was gone before, and is still: nothing of it belongs into a list.
+fn stays_gone(item: &Value) -> bool {
+    let state = item["state"].as_str().and_then(ItemState::from_word);
+    item["was"] == item["state"] && state.is_some_and(ItemState::is_gone)
+}
+
 /// Ctrl-C tells what is known until then.
 async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
     let (mut after, mut counts, mut seen) = (String::new(), BTreeMap::<String, u64>::new(), 0u64);
@@ -145,7 +152,8 @@ async fn plan_of_all(admin: &Admin, stored: bool) -> anyhow::Result<Ended> {
             }
             let would = answer.body["next_list"]["would"].as_str().unwrap_or("unknown");
             // Nothing would be sent, and not because all is well.
-            let is_wrong = !answer.body["next_list"]["why"].is_null() || each(&answer.body["items"]).next().is_some();
+            let is_wrong =
+                !answer.body["next_list"]["why"].is_null() || each(&answer.body["items"]).any(|item| !stays_gone(item));
             let would = if would == "nothing" && is_wrong { "wrong" } else { would }.to_owned();
             if would != "nothing" && !admin.json {
                 planned(&answer.body, Timestamp::now());
