@@ -142,6 +142,21 @@ async function aCauseIsReleasedAsAWhole() {
   const violations = await page.evaluate(async () => (await axe.run()).violations.map((v) => `${v.id}: ${v.help}`));
   expect(violations.length === 0, `a batch: ${violations.join("; ")}`);
   await page.screenshot({ path: `${screenshots}/batch-narrow.png`, fullPage: true });
+  // One that another console works on, for a long time.
+  world.sql(
+    "INSERT INTO batches (id, code, ordered_by, ordered_from, ordered_at, seen_at, state, meant, taken_until, moved_at) VALUES " +
+      "('019b0000-0000-7000-8000-000000000000', 'shrink_guard', 'ops', '127.0.0.1', 0, 0, 'running', 5, 9000000000000, 0)",
+  );
+  await page.getByText("under way: 0 of 5 rows released").waitFor();
+  await page.getByRole("button", { name: "Cancel the release of shrink_guard" }).focus();
+  world.sql("UPDATE batches SET released = 1 WHERE state = 'running'");
+  await page.getByText("under way: 1 of 5 rows released").waitFor();
+  const focused = await page.evaluate(() => document.activeElement.getAttribute("aria-label"));
+  expect(focused === "Cancel the release of shrink_guard", "whoever works by keyboard stays where they were");
+  await page.screenshot({ path: `${screenshots}/batch-under-way.png`, fullPage: true });
+  await page.keyboard.press("Enter");
+  await page.getByText("Cancelled: no further row is released").waitFor();
+  expect(await page.getByText("cancelled: 1 of 5 rows released").isVisible(), "how far it had come is told");
   await page.goto(`${world.base}/needs?told=release_all`);
   expect(!(await page.getByText("Ordered: this page").isVisible()), "an address that somebody typed claims nothing");
   await context.close();
