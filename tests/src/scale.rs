@@ -411,6 +411,7 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     let code = "unanswered";
     assert!(tx.count_of_cause(code, now).await.unwrap().items > 0);
     tx.rows_of_cause(code, now, None, 100).await.unwrap();
+    tx.is_refused_mint(&item_id(&item(5)), code, now).await.unwrap();
     tx.rows_of_cause(code, now, Some(&format!("item/{}", item(middle))), 100).await.unwrap();
     let new = NewBatch { code, reason: None, by: "somebody", from, seen_at: now, meant: 1 };
     let batch = tx.order_batch(&new).await.unwrap().unwrap();

@@ -394,6 +394,8 @@ async fn observe_mode_writes_nothing(parts: Parts) {
     let mut world = world;
     world.rekeys.remove(0).stop().await;
     world.start_rekey(Role::ALL_IN_ONE, "[consumer]\nmode = \"act\"\n").await;
+    let (_, status) = world.admin("GET", "/v1/status", None).await;
+    assert_eq!(status["observes"], false, "from its start on");
     world.until_exact().await;
     world.end().await;
 }

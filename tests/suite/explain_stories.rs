@@ -2,12 +2,15 @@
 //! happened.
 
 use crate::api::{cli, command, text};
+use domain::Role;
 use sandbox::{Announce, Fault, FaultKind};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::sync::{Arc, Mutex};
 use tests::proxy::Proxy;
-use tests::{World, holds, process};
+use tests::{Parts, World, holds, process};
+
+on_both_parts!(i11_nothing_is_right_that_nobody_reads);
 
 stories!(
     i11_both_sides_of_a_list_are_told_account_by_account in "[consumer]\nrefused_cap = \"1h\"\nbackoff_first = \"20min\"\n",
@@ -66,6 +69,12 @@ async fn i11_both_sides_of_a_list_are_told_account_by_account(world: &World) {
     assert!(holds(is_told).await, "{}", get(world, "/v1/businesses/acme/explain").await);
     let told = get(world, "/v1/businesses/acme/explain").await;
     assert_eq!(told["remedies"][0]["command"], format!("rekey item sync {item}"), "{told}");
+    let mut generations: Vec<_> =
+        told["accounts"].as_array().unwrap().iter().map(|a| a["generation"].as_i64()).collect();
+    generations.sort();
+    assert_eq!(generations, [Some(1), Some(2), Some(2)], "{told}");
+    let explained = tokio::task::block_in_place(|| text(&cli(world, &["explain", "acme"], None)));
+    assert!(explained.contains("generation 1 of 2"), "{explained}");
     let of_item = get(world, &format!("/v1/items/{item}/explain")).await;
     assert_eq!(of_item["businesses"], json!({"acme": "partly"}), "{of_item}");
     assert_eq!(of_item["remedies"][0]["command"], format!("rekey item sync {item}"));
@@ -320,6 +329,30 @@ async fn a_sweep_is_told_where_it_had_to_act(world: &World) {
     sweep().await;
     world.until_exact().await;
     assert_eq!(reconciled().await, before + 1, "it sent the list");
+}
+
+async fn i11_nothing_is_right_that_nobody_reads(parts: Parts) {
+    let mut world = World::start(parts, "").await;
+    world.link("acme", 1).await;
+    world.until_exact().await;
+    assert!(holds(|| async { get(&world, "/v1/status").await["right"] == true }).await);
+    world.rekeys.remove(0).stop().await;
+    world.start_rekey(&[Role::Console], "").await;
+    let pool = sqlx::AnyPool::connect(&world.local.environment["REKEY_DATABASE__URL"]).await.unwrap();
+    for (change, told) in [
+        ("UPDATE meta SET value = '1' WHERE name LIKE 'group_at_work/%'", "no consumer has been at work for "),
+        ("DELETE FROM meta WHERE name LIKE 'group_at_work/%'", "no consumer has been at work yet"),
+    ] {
+        sqlx::query(change).execute(&pool).await.unwrap();
+        let status = get(&world, "/v1/status").await;
+        let sentence = status["sentence"].as_str().unwrap();
+        assert!(sentence.contains("was right when it was last read") && sentence.contains(told), "{sentence}");
+        assert!(status["right"].is_null());
+    }
+    pool.close().await;
+    world.start_rekey(Role::ALL_IN_ONE, "").await;
+    assert!(holds(|| async { get(&world, "/v1/status").await["right"] == true }).await, "somebody reads again");
+    world.end().await;
 }
 
 async fn a_terminal_tells_the_same(world: &World) {

@@ -27,9 +27,12 @@ if (main) {
   const name = (element) =>
     [element.tagName, element.getAttribute("href"), element.closest("form")?.getAttribute("action"), element.textContent].join(" ");
 
+  // Nobody's typing is thrown away, wherever they are by now.
+  const isTyped = () =>
+    [...main.querySelectorAll("input, select")].some((field) => field === document.activeElement || (field.defaultValue ?? field.value) !== field.value);
+
   const refresh = async () => {
-    // Nobody's typing is thrown away.
-    if (main.contains(document.activeElement) && document.activeElement.matches("input, select")) return stale();
+    if (isTyped()) return stale();
     try {
       const url = new URL(location.href);
       // What was done stands there already.
@@ -39,6 +42,7 @@ if (main) {
       const fresh = page.querySelector("main[data-live]");
       if (!answer.ok || answer.redirected || !fresh) return stale();
       if (pressed) return setTimeout(refresh, 200);
+      if (isTyped()) return stale();
       // Whoever has just acted reads it to its end.
       const told = main.querySelectorAll(":scope > .told");
       const focused = main.contains(document.activeElement) && name(document.activeElement);

@@ -231,7 +231,10 @@ const PUT_OFF: Duration = Duration::from_secs(10);
 pub(crate) async fn plan(console: &Console, code: &str, seen_at: Option<Millis>) -> Result<BatchPlan, ApiError> {
     let code = checked_code(code)?;
     let mut tx = console.store.begin_read().await?;
-    let seen_at = seen_at.unwrap_or(tx.now()).min(tx.now());
+    let seen_at = seen_at.unwrap_or(tx.now());
+    if seen_at > tx.now() {
+        return Err(ApiError::conflict("`version` is of a moment that is still to come: it is what a dry run answers"));
+    }
     let found = tx.count_of_cause(code, seen_at).await?;
     let paused: Vec<_> = tx.pauses().await?.iter().map(|pause| pause.provider).collect();
     let is_paused = |kind: Kind| paused.contains(&kind.provider());
@@ -264,6 +267,9 @@ pub(crate) async fn order(console: &Console, caller: &Caller, query: &AllQuery) 
         |by: &str| ApiError::conflict(format!("one that {by} ordered is under way: see `rekey batch list`"));
     let mut tx = console.store.begin().await?;
     let known = match tx.same_batch(&code, &caller.name, seen_at).await? {
+        Some(same) if query.version.is_some() && same.state == BatchState::Cancelled => {
+            Some(Err(ApiError::conflict("this very order was cancelled: count anew, and order that")))
+        }
         Some(same) if query.version.is_some() => Some(Ok(same.into())),
         _ => tx.running_batch(&code).await?.map(|running| Err(under_way(&running.ordered_by))),
     };
@@ -271,6 +277,9 @@ pub(crate) async fn order(console: &Console, caller: &Caller, query: &AllQuery) 
         let left = || format!("{} left alone", counted(rows, "row of it would be", "rows of it would be"));
         (eligible == 0).then(|| {
             Err(ApiError::nothing_to_do(match rows {
+                0 if query.version.is_some() => {
+                    "nothing is kept for this code as it was when it was counted: count anew (`--dry-run`)".to_owned()
+                }
                 0 => "nothing is kept for this code: `rekey parked list` shows what is".to_owned(),
                 _ => format!("{}: their provider is paused (`rekey pauses`), or operators hold them", left()),
             }))

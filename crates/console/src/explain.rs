@@ -35,6 +35,8 @@ pub(crate) struct AccountLine {
     /// The fingerprint of the token that belongs into the list, and the generation that it was minted under.
     pub(crate) wanted: Option<String>,
     pub(crate) generation: Option<i64>,
+    /// The Item's generation: a token of an earlier one waits for another.
+    pub(crate) item_generation: Option<i64>,
     /// What Layer showed of it when the list was read last.
     pub(crate) at_layer: Vec<LayerRow>,
     /// It stands in the list with its token.
@@ -256,6 +258,11 @@ fn remedies_of(subject: &Subject, judged: Option<&Judged>) -> Vec<Remedy> {
 }
 
 impl AccountLine {
+    /// The Item's generation, where that is not its token's.
+    pub(crate) fn generation_now(&self) -> Option<i64> {
+        self.item_generation.filter(|now| self.generation != Some(*now))
+    }
+
     fn new(line: &Line, traits: &[AccountRow]) -> Self {
         let of = traits.iter().find(|row| row.id == line.account && line.item.as_ref().is_none_or(|i| *i == row.item));
         let wrong = match &line.standing {
@@ -269,6 +276,7 @@ impl AccountLine {
             name: of.and_then(|row| row.traits.name.clone()),
             wanted: line.token.as_ref().map(|(token, _)| token.to_string()),
             generation: line.token.as_ref().map(|(_, generation)| *generation),
+            item_generation: line.generation,
             at_layer: line
                 .shown
                 .iter()

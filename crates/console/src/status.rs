@@ -5,7 +5,9 @@ use crate::error::ApiError;
 use crate::providers::{Pause, paused};
 use axum::Json;
 use axum::extract::State;
+use domain::Millis;
 use domain::item::CONSENT_ENDS_SOON;
+use domain::time::span;
 use domain::work::Kind;
 use serde::Serialize;
 use std::time::Duration;
@@ -40,7 +42,8 @@ pub(crate) struct Due {
 pub(crate) struct Status {
     /// One line for a person.
     pub(crate) sentence: String,
-    /// Whether every list is right; null while no business is known.
+    /// Whether every list is right; null while no business is known, or nobody reads the lists: no consumer is at work, or a provider
+    /// is paused.
     pub(crate) right: Option<bool>,
     /// Businesses that are not right.
     pub(crate) businesses: Vec<Alike>,
@@ -49,6 +52,8 @@ pub(crate) struct Status {
     pub(crate) pauses: Vec<Pause>,
     /// A consumer in observe mode is at work, or was a moment ago: it mints and sends nothing.
     pub(crate) observes: bool,
+    /// The last sign of life of a consumer; each gives one a minute.
+    pub(crate) consumer_seen_at: Option<String>,
     pub(crate) due: Vec<Due>,
     /// Records were lost before they were read, and not every Item has been looked at since.
     pub(crate) owes_sweep: bool,
@@ -69,7 +74,7 @@ pub(crate) struct Status {
 }
 
 /// Rows that are counted at most.
-const MOST_COUNTED: u32 = 10_000;
+pub(crate) const MOST_COUNTED: u32 = 10_000;
 
 /// Whether every list is right, and what is not, by state and age.
 #[utoipa::path(get, operation_id = "getStatus", path = "/v1/status", responses((status = 200, body = Status)))]
@@ -79,11 +84,17 @@ pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status
     let is_empty = tx.list_businesses(&Page { after: None, limit: 1 }).await?.is_empty();
     let pauses = paused(&mut tx).await?;
     let found = tx.count_attention(CONSENT_ENDS_SOON, MOST_COUNTED).await?;
-    let observes = observes(&mut tx).await?;
+    let (observes, now, seen_at) = (observes(&mut tx).await?, tx.now(), tx.last_at_work().await?);
+    let absent = absent(seen_at, now);
+    let is_read = pauses.is_empty() && absent.is_empty();
     Ok(Json(Status {
-        sentence: sentence(&businesses, &pauses, is_empty, observes),
+        sentence: sentence(&businesses, &pauses, is_empty, observes, &absent),
         observes,
-        right: (!is_empty).then_some(businesses.is_empty()),
+        consumer_seen_at: seen_at.map(Millis::rfc3339),
+        right: match businesses.is_empty() {
+            true => (!is_empty && is_read).then_some(true),
+            false => Some(false),
+        },
         businesses,
         items: alike(tx.not_good(Kind::Item).await?),
         pauses,
@@ -99,13 +110,12 @@ pub(crate) async fn status(State(console): State<Console>) -> Result<Json<Status
     }))
 }
 
-/// Observers say once a minute that they are there.
+/// Consumers say once a minute that they are there, and in which mode.
 const OBSERVED_LATELY: Duration = Duration::from_mins(2);
 
 /// A consumer in observe mode is at work, or was a moment ago.
 pub(crate) async fn observes(tx: &mut Tx) -> Result<bool, store::Error> {
-    let now = tx.now();
-    Ok(tx.observed_at().await?.is_some_and(|at| now.since(at) < OBSERVED_LATELY))
+    tx.is_observed(OBSERVED_LATELY).await
 }
 
 fn alike(rows: Vec<StandAlike>) -> Vec<Alike> {
@@ -126,12 +136,26 @@ async fn due(tx: &mut Tx) -> Result<Vec<Due>, store::Error> {
     Ok(due)
 }
 
-fn sentence(businesses: &[Alike], pauses: &[Pause], is_empty: bool, observes: bool) -> String {
+/// Consumers give a sign of life once a minute.
+const GONE_AFTER: Duration = Duration::from_mins(3);
+
+/// What there is to say where no consumer is at work.
+fn absent(seen_at: Option<Millis>, now: Millis) -> String {
+    match seen_at.map(|at| now.since(at)) {
+        None => "; no consumer has been at work yet: nothing is read or sent".to_owned(),
+        Some(gone) if gone > GONE_AFTER => {
+            format!("; no consumer has been at work for {}: nothing is read or sent", span(gone.as_secs()))
+        }
+        Some(_) => String::new(),
+    }
+}
+
+fn sentence(businesses: &[Alike], pauses: &[Pause], is_empty: bool, observes: bool, absent: &str) -> String {
     let paused: Vec<&str> = pauses.iter().map(|p| p.provider.as_str()).collect();
     let paused = if paused.is_empty() { String::new() } else { format!("; paused: {}", paused.join(", ")) };
     let wrong: i64 = businesses.iter().map(|alike| alike.rows).sum();
     // What nobody can read just now may be another thing by now.
-    let is_known = pauses.is_empty();
+    let is_known = pauses.is_empty() && absent.is_empty();
     let told = match (is_empty, wrong) {
         (true, _) => "no business is known yet: push an Item for one".to_owned(),
         (false, 0) if is_known => "every business's list is right".to_owned(),
@@ -144,5 +168,5 @@ fn sentence(businesses: &[Alike], pauses: &[Pause], is_empty: bool, observes: bo
         }
     };
     let observes = if observes { "; observe mode: nothing is minted or sent" } else { "" };
-    told + &paused + observes
+    told + &paused + observes + absent
 }

@@ -167,6 +167,7 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
     let suspicion = tx.suspect(refusal.provider, &refusal.code, &claim.subject, window).await?;
     let rows = agreeing(context, refusal, suspicion);
     if !provider_is_at_fault(probe_refused, rows, settings.agree.into()) {
+        let (now, refused_since) = (tx.now(), tx.work(&claim.subject).await?.and_then(|row| row.blocked_at));
         tx.commit().await?;
         // The provider may not have recovered when it was resumed, or a credential died and was replaced between the
         // refusal and the probe: patience before this row is blamed.
@@ -174,7 +175,9 @@ async fn suspect(context: &Context, claim: &Claim, refusal: &Refusal) -> Result<
             return Ok(backoff(context, claim, None, &refusal.code, refusal.message.clone()));
         }
         let kind = claim.subject.kind();
-        let blamed = match context.http(refusal.provider).has_succeeded(refusal.endpoint, window) {
+        // Since then all that succeeded was of others.
+        let refused_for = refused_since.map_or(Duration::ZERO, |since| now.since(since));
+        let blamed = match context.http(refusal.provider).has_succeeded(refusal.endpoint, window.min(refused_for)) {
             true => format!("the same call succeeds for others, so it is this {kind}"),
             // Where there are few, nobody can tell: a probe asks for less than this call does.
             false => format!(

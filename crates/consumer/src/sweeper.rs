@@ -2,9 +2,9 @@
 //!
 //! The sweep itself needs no chore: every finished reconciliation leaves its row due again within the sweep period.
 
-use crate::Context;
 use crate::refusals::probe;
 use crate::stats::Stats;
+use crate::{Context, Mode};
 use domain::fault::chain;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,6 +69,9 @@ async fn chores(context: &Context, unreadable: &mut u32) -> Result<(), store::Er
     let group = &context.group;
     if tx.lease_chore(&format!("at_work/{group}"), &context.owner, Duration::from_secs(60)).await? {
         tx.is_at_work(group).await?;
+        if context.settings.mode == Mode::Act {
+            tx.acts().await?;
+        }
     }
     tx.commit().await?;
     judge_unknown(context, unreadable).await

@@ -3,7 +3,7 @@
 //! Everything here follows from a verdict and the facts that it was made of, so that no surface tells another story.
 
 use crate::token_list::{Listed, RowStatus};
-use crate::verdict::{BusinessFacts, Problem, State, Verdict, Wrong};
+use crate::verdict::{BusinessFacts, ItemFacts, Problem, State, Verdict, Wrong};
 use crate::work::{Block, Code, Kind, Subject};
 use crate::{AccountId, Fingerprint, ItemId};
 
@@ -15,6 +15,8 @@ pub struct Line {
     pub account: AccountId,
     /// Its newest live token, and the generation that this was minted under.
     pub token: Option<(Fingerprint, i64)>,
+    /// The generation of its Item: a token of an earlier one waits for another.
+    pub generation: Option<i64>,
     /// The rows about it that Layer showed last; more than one would count its transactions twice.
     pub shown: Vec<ShownRow>,
     pub standing: Standing,
@@ -74,7 +76,7 @@ pub fn side_by_side(facts: &BusinessFacts, verdict: &Verdict, listed: Option<&[L
         let about = listed.into_iter().flatten().filter(ours);
         about.map(|row| ShownRow { token: row.token.clone(), status: row.status }).collect()
     };
-    let line = |item: &ItemId, account: &AccountId, token: Option<&(Fingerprint, i64)>| {
+    let line = |item: &ItemFacts, account: &AccountId, token: Option<&(Fingerprint, i64)>| {
         let shown = rows(account);
         let active: Vec<_> = shown.iter().filter(|row| row.status.is_row()).collect();
         let wrong = verdict.wrong.iter().find(|wrong| wrong.account.as_ref() == Some(account));
@@ -88,15 +90,22 @@ pub fn side_by_side(facts: &BusinessFacts, verdict: &Verdict, listed: Option<&[L
                 _ => Standing::NotShown,
             },
         };
-        Line { item: Some(item.clone()), account: account.clone(), token: token.cloned(), shown, standing }
+        Line {
+            item: Some(item.id.clone()),
+            account: account.clone(),
+            token: token.cloned(),
+            generation: Some(item.generation),
+            shown,
+            standing,
+        }
     };
     let mut lines = Vec::new();
     for item in facts.items.iter().filter(|item| !item.state.is_gone()) {
         let here = item.accounts.iter().filter(|account| account.concerns(&facts.id));
-        lines.extend(here.map(|account| line(&item.id, &account.id, account.token.as_ref())));
+        lines.extend(here.map(|account| line(item, &account.id, account.token.as_ref())));
         // What somebody left out on purpose is no line: the facts don't name it.
         let left_out = item.left_out.iter().filter(|_| item.business.as_ref() == Some(&facts.id));
-        lines.extend(left_out.map(|(account, _)| line(&item.id, account, None)));
+        lines.extend(left_out.map(|(account, _)| line(item, account, None)));
     }
     for row in listed.into_iter().flatten().filter(|row| row.status.is_row()) {
         let Some(ours) = &row.ours else { continue };
@@ -105,6 +114,7 @@ pub fn side_by_side(facts: &BusinessFacts, verdict: &Verdict, listed: Option<&[L
                 item: None,
                 account: ours.account.clone(),
                 token: None,
+                generation: None,
                 shown: rows(&ours.account),
                 standing: if ours.may_leave { Standing::Leaving } else { Standing::Unproved },
             });

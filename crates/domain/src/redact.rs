@@ -158,7 +158,13 @@ pub fn shows_token(text: &str) -> bool {
 /// Whether something in the text has the shape of a token of whatever kind.
 pub fn shows_any_token(text: &str) -> bool {
     // Most texts have no dash, and a token has one on each side of its environment.
-    text.contains('-') && find_token(&text.to_ascii_lowercase(), 0).is_some()
+    shows_admin_token(text) || text.contains('-') && find_token(&text.to_ascii_lowercase(), 0).is_some()
+}
+
+/// As `rekey token new` makes them.
+fn shows_admin_token(text: &str) -> bool {
+    let is_token = |rest: &str| rest.bytes().take_while(u8::is_ascii_hexdigit).count() >= 48;
+    text.match_indices("rekey_").any(|(at, prefix)| is_token(&text[at + prefix.len()..]))
 }
 
 /// Kinds whose tokens are recognised however short they are.
@@ -210,6 +216,13 @@ mod tests {
     }
     fn redacted(value: &Value) -> Value {
         serde_json::from_str(&redact(&serde_json::to_string_pretty(value).unwrap(), &fp())).unwrap()
+    }
+
+    #[test]
+    fn an_admin_token_is_seen_wherever_it_stands() {
+        let token = format!("rekey_{}", "0a".repeat(24));
+        assert!(shows_any_token(&token) && shows_any_token(&format!("because {token}.")));
+        assert!(!shows_any_token("rekey_reason") && !shows_any_token("rekey_0a0a0a"));
     }
 
     #[test]

@@ -418,14 +418,16 @@ impl ConsumerParts {
         Ok(Some(()))
     }
 
-    /// Orders what the start asks for, and says that there is an observer before it takes anything.
+    /// Orders what the start asks for, and says that it is at work, and in which mode, before it takes anything.
     async fn begin(&self, store: &Store) -> Result<(), store::Error> {
         let settings = &self.config.consumer;
-        if settings.mode == consumer::Mode::Observe {
-            let mut tx = store.begin().await?;
-            tx.observes().await?;
-            tx.commit().await?;
+        let mut tx = store.begin().await?;
+        match settings.mode {
+            consumer::Mode::Observe => tx.observes().await?,
+            consumer::Mode::Act => tx.acts().await?,
         }
+        tx.is_at_work(&self.config.kafka.group).await?;
+        tx.commit().await?;
         if settings.sweep_at_start {
             for kind in Kind::ALL {
                 store.mark_all(*kind, settings.debounce, "sweep at start").await?;

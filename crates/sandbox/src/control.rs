@@ -134,7 +134,7 @@ async fn add_fault(State(sandbox): State<Sandbox>, Json(sent): Json<Value>) -> R
 /// A verb takes what it needs in the query: a body with options would be ignored.
 fn no_body(body: &Bytes) -> Result<(), Error> {
     match body.trim_ascii() {
-        b"" | b"{}" => Ok(()),
+        b"" | b"{}" | b"null" => Ok(()),
         _ => {
             Err(Error::NotTaken("a verb takes its options in the query, such as `?announce=push`, and no body".into()))
         }

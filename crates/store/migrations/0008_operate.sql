@@ -125,3 +125,6 @@ CREATE TABLE batches (
 CREATE UNIQUE INDEX batches_running ON batches (code) WHERE state = 'running';
 CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX batches_seen ON batches (code, seen_at);
+
+-- Since when Plaid refuses this mint with this code.
+ALTER TABLE accounts ADD COLUMN mint_refused_at BIGINT;

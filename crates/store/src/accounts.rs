@@ -158,7 +158,9 @@ impl Tx {
         fault: Option<&MintFault>,
     ) -> Result<(), Error> {
         let sql = "UPDATE accounts SET mint_fault = $3, mint_fault_generation = $4, mint_refused = $5, mint_code = $6,
-            mint_tries = $7, mint_again_at = $8 WHERE item_id = $1 AND account_id = $2";
+            mint_tries = $7, mint_again_at = $8,
+            mint_refused_at = CASE WHEN mint_code = $6 THEN COALESCE(mint_refused_at, $9) ELSE $9 END
+            WHERE item_id = $1 AND account_id = $2";
         self.run(sql!(
             sql,
             item,
@@ -168,7 +170,8 @@ impl Tx {
             fault.map(|f| f.refused.as_str()),
             fault.map(|f| f.code.clone()),
             fault.map(|f| i64::from(f.tries)),
-            fault.map(|f| f.again_at.0)
+            fault.map(|f| f.again_at.0),
+            fault.map(|_| self.now())
         ))
         .await?;
         self.touch_item(item.as_str());

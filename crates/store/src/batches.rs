@@ -3,8 +3,8 @@
 
 use crate::sql::{Query, built, get, number, opt_text, sql, text};
 use crate::{Error, Page, Tx};
-use domain::Millis;
 use domain::work::{BatchState, Kind, Subject};
+use domain::{ItemId, Millis};
 use sqlx::any::AnyRow;
 use std::cmp::Ordering;
 use std::net::IpAddr;
@@ -80,8 +80,10 @@ pub struct TakenBatch {
 
 /// In the words of the index `work_causes`, or it does not serve.
 const KEPT: &str = "w.blocked_by IN ('hold', 'parked') AND w.blocked_code = $1 AND w.said_at <= $2";
-/// What waits for a person is not the row, but a mint that Plaid refuses. As the index `accounts_refused_code` has it.
-const REFUSED: &str = "a.mint_fault IS NOT NULL AND a.mint_code = $1 AND a.state = 'active'";
+/// What waits for a person is not the row, but a mint that Plaid refuses, and that is not asked for again already. As the index
+/// `accounts_refused_code` has it.
+const REFUSED: &str = "a.mint_fault IS NOT NULL AND a.mint_code = $1 AND a.state = 'active' AND a.mint_again_at > 0
+    AND COALESCE(a.mint_refused_at, 0) <= $2";
 const UNKEPT: &str = "NOT EXISTS (SELECT 1 FROM work w
     WHERE w.kind = 'item' AND w.id = a.item_id AND w.blocked_by IN ('hold', 'parked'))";
 
@@ -96,7 +98,7 @@ impl Tx {
         );
         let refused = format!("SELECT COUNT(DISTINCT a.item_id) AS n FROM accounts a WHERE {REFUSED} AND {UNKEPT}");
         Ok(OfCause {
-            items: self.counted(of_kind(Kind::Item)).await? + self.counted(sql!(built(refused), code)).await?,
+            items: self.counted(of_kind(Kind::Item)).await? + self.counted(sql!(built(refused), code, seen_at)).await?,
             businesses: self.counted(of_kind(Kind::Business)).await?,
             held: self.counted(sql!(built(held), code, seen_at)).await?,
         })
@@ -104,6 +106,12 @@ impl Tx {
 
     async fn counted(&mut self, query: Query) -> Result<u64, Error> {
         Ok(u64::try_from(self.count(query).await?).unwrap_or_default())
+    }
+
+    /// Plaid refuses to mint for an account of the Item with this code, and did before `seen_at`.
+    pub async fn is_refused_mint(&mut self, item: &ItemId, code: &str, seen_at: Millis) -> Result<bool, Error> {
+        let sql = format!("SELECT 1 AS n FROM accounts a WHERE {REFUSED} AND a.item_id = $3 LIMIT 1");
+        Ok(self.row(sql!(built(sql), code, seen_at, item)).await?.is_some())
     }
 
     /// Up to `limit` of them after this one, businesses first, each kind in the order of its ids.

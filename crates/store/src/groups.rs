@@ -3,6 +3,7 @@
 
 use crate::sql::{sql, text};
 use crate::{Error, Tx};
+use domain::Millis;
 use std::time::Duration;
 
 /// Where a group's last sign of life stands in `meta`, before its name.
@@ -29,6 +30,11 @@ impl Tx {
         let since = self.now().minus(within).0;
         let others = self.groups().await?.into_iter().filter(|(name, at)| name != group && *at >= since);
         Ok(others.map(|(name, _)| name).collect())
+    }
+
+    /// The last sign of life of any group. None: there was none yet.
+    pub async fn last_at_work(&mut self) -> Result<Option<Millis>, Error> {
+        Ok(self.groups().await?.into_iter().map(|(_, at)| Millis(at)).max())
     }
 
     async fn groups(&mut self) -> Result<Vec<(String, i64)>, Error> {

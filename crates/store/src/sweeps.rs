@@ -15,6 +15,7 @@ const NOT_OWED: &str = "0";
 /// In `meta`: when a consumer in observe mode was last at work.
 const OBSERVED: &str = "observed_at";
 const NEVER: &str = "-1";
+const ACTED: &str = "acted_at";
 
 impl Tx {
     /// Records were lost before they were read: whoever starts next orders a sweep, if it was not done.
@@ -40,6 +41,19 @@ impl Tx {
     pub async fn observes(&mut self) -> Result<(), Error> {
         let now = self.now().0.to_string();
         self.set_meta(OBSERVED, &now).await
+    }
+
+    /// A consumer in act mode is at work.
+    pub async fn acts(&mut self) -> Result<(), Error> {
+        let now = self.now().0.to_string();
+        self.set_meta(ACTED, &now).await
+    }
+
+    /// Whether the last sign of life within that time was one of a consumer in observe mode.
+    pub async fn is_observed(&mut self, within: Duration) -> Result<bool, Error> {
+        let acted = self.meta(ACTED).await?.and_then(|at| at.parse().ok()).map_or(Millis(0), Millis);
+        let since = self.now().minus(within);
+        Ok(self.observed_at().await?.is_some_and(|at| at > since && at > acted))
     }
 
     /// When a consumer in observe mode was last at work; none if what it left was ordered since.

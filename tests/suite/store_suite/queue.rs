@@ -344,7 +344,7 @@ async fn what_one_cause_keeps_is_counted_and_listed_page_by_page(parts: Parts) {
         why: "because".into(),
         generation: 1,
         tries: 1,
-        again_at: domain::Millis(0),
+        again_at: domain::Millis(1),
     };
     push(&store, "i0a", "token", acme()).await;
     let mut tx = store.begin().await.unwrap();
@@ -370,8 +370,8 @@ async fn what_one_cause_keeps_is_counted_and_listed_page_by_page(parts: Parts) {
         assert_eq!(found, ["business/b0", "business/b1", "item/i0", "item/i0a", "item/i1"], "{limit} a page");
     }
     let before = now.minus(LONG);
-    assert_eq!(tx.count_of_cause("test", before).await.unwrap(), OfCause { items: 1, businesses: 0, held: 0 });
-    assert_eq!(tx.rows_of_cause("test", before, None, 9).await.unwrap().len(), 1, "the others were not kept yet");
+    assert_eq!(tx.count_of_cause("test", before).await.unwrap(), OfCause::default());
+    assert!(tx.rows_of_cause("test", before, None, 9).await.unwrap().is_empty(), "they were not kept yet");
 }
 
 async fn orders_for_all_of_a_cause_take_turns(parts: Parts) {

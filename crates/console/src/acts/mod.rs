@@ -335,10 +335,7 @@ async fn release_of_batch(tx: &mut Tx, subject: &Subject, taken: &TakenBatch) ->
     let is_meant = match (&kept, subject) {
         (Some((blocked, said_at)), _) => blocked.code == taken.code && *said_at <= taken.seen_at,
         // What Plaid refuses to mint is asked for again: nothing is permitted by that.
-        (None, Subject::Item(id)) => {
-            let faults = tx.accounts(id).await?.into_iter().filter_map(|account| account.mint_fault);
-            faults.into_iter().any(|fault| fault.code == taken.code)
-        }
+        (None, Subject::Item(id)) => tx.is_refused_mint(id, &taken.code, taken.seen_at).await?,
         (None, Subject::Business(_)) => false,
     };
     let held = match subject {

@@ -2,9 +2,11 @@
 
 use crate::Console;
 use crate::error::ApiError;
+use crate::status::MOST_COUNTED;
 use axum::extract::{Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use domain::item::CONSENT_ENDS_SOON;
 use domain::work::{Kind, Subject};
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -116,7 +118,8 @@ pub(super) async fn seen(console: &Console, of: &Of) -> Result<String, store::Er
             // Those that run and those that end from now on are all that changes.
             let batches = if all { tx.recent_batches(now.minus(ENDED_LATELY)).await? } else { Vec::new() };
             let batches: Vec<_> = batches.into_iter().map(|batch| (batch.id, batch.state, batch.released)).collect();
-            format!("{paused:?} {stand:?} {batches:?}")
+            let attention = tx.count_attention(CONSENT_ENDS_SOON, MOST_COUNTED).await?;
+            format!("{paused:?} {stand:?} {batches:?} {attention:?}")
         }
         Of::Row(subject) => {
             // Look-ups of one row each, whatever the business is: its Items' changes reach its own rows.
@@ -124,7 +127,11 @@ pub(super) async fn seen(console: &Console, of: &Of) -> Result<String, store::Er
             let newest = newest.first().map(|h| h.id.clone());
             let stands = tx.stored_state(subject).await?;
             let work = tx.work(subject).await?.map(|w| (w.wanted, w.done, w.blocked));
-            format!("{paused:?} {newest:?} {stands:?} {work:?}")
+            let held = match subject {
+                Subject::Business(id) => tx.business(id).await?.and_then(|row| row.kept_back),
+                Subject::Item(_) => None,
+            };
+            format!("{paused:?} {newest:?} {stands:?} {work:?} {held:?}")
         }
     };
     let mut hash = crate::hash_token(&sight);

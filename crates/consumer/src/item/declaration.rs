@@ -84,7 +84,7 @@ impl Reconciliation<'_> {
                 Ok(None) => {
                     let why = format!(
                         "Layer has no active business {target}, so no account leaves its list for it: create the business \
-                         there, or push again with the right name; nothing but the access token was taken"
+                         there, or push again with the right name; of this push nothing was taken, except an access token if it had one"
                     );
                     return Ok(Some((TokenCause::BusinessUnknown, why)));
                 }

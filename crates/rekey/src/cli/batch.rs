@@ -52,7 +52,7 @@ const LOOK: Duration = Duration::from_millis(400);
 
 /// Orders the release of every row that is kept for this code.
 pub(super) async fn release_all(admin: &Admin, code: &str, how: &How) -> anyhow::Result<Ended> {
-    let mut path = format!("/v1/parked/release?code={}&dry_run={}", segment(code)?, how.dry_run);
+    let mut path = format!("/v1/parked/release?code={}&dry_run={}", escaped(code), how.dry_run);
     for (name, text) in [("reason", &how.reason), ("version", &how.version)] {
         if let Some(text) = text {
             path = format!("{path}&{name}={}", escaped(text));

@@ -390,7 +390,11 @@ fn when(at: &Value, now: Timestamp) -> String {
 fn accounts_of_list(accounts: &Value, now: Timestamp) {
     let rows = each(accounts).map(|a| {
         let wanted = match a["generation"].as_i64() {
-            Some(generation) => format!("{} (generation {generation})", plain(&a["wanted"])),
+            Some(generation) => {
+                let now = a["item_generation"].as_i64().filter(|now| *now != generation);
+                let of = now.map_or(String::new(), |now| format!(" of {now}"));
+                format!("{} (generation {generation}{of})", plain(&a["wanted"]))
+            }
             None => "-".to_owned(),
         };
         let shown: Vec<String> = each(&a["at_layer"])

@@ -4,6 +4,7 @@ use super::client::{Admin, ListArgs, PageArgs, agreed, list, page, segment, show
 use super::order::{Erase, How};
 use super::{Ended, Usage, say};
 use clap::{Args, Subcommand};
+use domain::item::ItemState;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -231,6 +232,18 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
     }
     let wait = if put.wait { "?wait=converged&timeout=60" } else { "" };
     let of = format!("/v1/items/{}", segment(&put.item)?);
+    if put.token_file.is_none() {
+        // A mistyped id would make an Item that waits for a token for ever, and its business with it.
+        let known = admin.call(Method::GET, &of, None).await?;
+        if known.status != 200 {
+            return Ok(admin.finish(&known, |_| {}));
+        }
+        if known.body["state"] == ItemState::Removed.as_str() {
+            return Err(
+                Usage("the Item was removed, and only its access token brings it back: --token-file".into()).into()
+            );
+        }
+    }
     let path = format!("{of}{wait}");
     let pushed = admin.call(Method::PUT, &path, Some(&body));
     let answer = match put.wait && !admin.json {
@@ -239,9 +252,9 @@ async fn put_item(admin: &Admin, put: PutItem) -> anyhow::Result<Ended> {
     };
     let ended = admin.finish(&answer, |b| {
         let text = |name: &str| b[name].as_str().unwrap_or("-").to_owned();
-        match &*text("token") {
-            "not_sent" => say(&format!("{}: its access token stays as it is", text("item_id"))),
-            token => say(&format!("{} token {token} ({})", text("item_id"), text("fingerprint"))),
+        match &put.token_file {
+            None => say(&format!("{}: pushed; its access token stays as it is", text("item_id"))),
+            Some(_) => say(&format!("{} token {} ({})", text("item_id"), text("token"), text("fingerprint"))),
         }
         for why in b["blocked"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             say(&format!("waits: {why}"));
