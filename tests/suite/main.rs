@@ -51,6 +51,7 @@ mod account_stories;
 mod act_stories;
 mod api;
 mod attack_stories;
+mod batch_stories;
 mod budget_stories;
 mod business_stories;
 mod database_stories;

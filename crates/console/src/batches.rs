@@ -59,6 +59,8 @@ pub(crate) struct BatchPlan {
     pub(crate) held: u64,
     /// The moment at which they were counted.
     pub(crate) version: String,
+    #[serde(skip)]
+    seen_at: Millis,
 }
 
 /// An order for all of one cause, and how far it is.
@@ -255,52 +257,74 @@ pub(crate) async fn plan(console: &Console, code: &str, seen_at: Option<Millis>)
         paused: left,
         held: held_alone,
         version: seen_at.0.to_string(),
+        seen_at,
     })
 }
 
-/// Orders it, or answers the one that was ordered by the same form before.
+/// Orders it, or answers the one that was ordered on the same version before.
 pub(crate) async fn order(console: &Console, caller: &Caller, query: &AllQuery) -> Result<Batch, ApiError> {
     let reason = checked_reason(query.reason.as_deref())?;
-    let BatchPlan { code, rows, eligible, version, .. } = plan(console, &query.code, query.seen_at()?).await?;
-    let seen_at = Millis(version.parse().unwrap_or_default());
-    let under_way =
-        |by: &str| ApiError::conflict(format!("one that {by} ordered is under way: see `rekey batch list`"));
-    let mut tx = console.store.begin().await?;
-    let known = match tx.same_batch(&code, &caller.name, seen_at).await? {
-        Some(same) if query.version.is_some() && same.state == BatchState::Cancelled => {
-            Some(Err(ApiError::conflict("this very order was cancelled: count anew, and order that")))
-        }
-        Some(same) if query.version.is_some() => Some(Ok(same.into())),
-        _ => tx.running_batch(&code).await?.map(|running| Err(under_way(&running.ordered_by))),
-    };
-    let known = known.or_else(|| {
-        let left = || format!("{} left alone", counted(rows, "row of it would be", "rows of it would be"));
-        (eligible == 0).then(|| {
-            Err(ApiError::nothing_to_do(match rows {
-                0 if query.version.is_some() => {
-                    "nothing is kept for this code as it was when it was counted: count anew (`--dry-run`)".to_owned()
-                }
-                0 => "nothing is kept for this code: `rekey parked list` shows what is".to_owned(),
-                _ => format!("{}: their provider is paused (`rekey pauses`), or operators hold them", left()),
-            }))
-        })
-    });
-    if let Some(known) = known {
-        tx.rollback().await?;
-        return known;
+    let plan = plan(console, &query.code, query.seen_at()?).await?;
+    if let Some(same) = ordered_before(console, caller, &plan, query).await? {
+        return Ok(same);
     }
-    let new = NewBatch { code: &code, reason, by: &caller.name, from: caller.from, seen_at, meant: rows };
-    let Some(id) = tx.order_batch(&new).await? else {
+    if plan.eligible == 0 {
+        return Err(ApiError::nothing_to_do(match plan.rows {
+            0 if query.version.is_some() => {
+                "nothing is kept for this code as it was when it was counted: count anew (`--dry-run`)".to_owned()
+            }
+            0 => "nothing is kept for this code: `rekey parked list` shows what is".to_owned(),
+            rows => format!(
+                "{} left alone: their provider is paused (`rekey pauses`), or operators hold them",
+                counted(rows, "row of it would be", "rows of it would be")
+            ),
+        }));
+    }
+    let (code, from, meant) = (&*plan.code, caller.from, plan.rows);
+    let mut tx = console.store.begin().await?;
+    let Some(id) =
+        tx.order_batch(&NewBatch { code, reason, by: &caller.name, from, seen_at: plan.seen_at, meant }).await?
+    else {
         tx.rollback().await?;
-        return Err(under_way("somebody else"));
+        // In this very moment.
+        let same = ordered_before(console, caller, &plan, query).await?;
+        return same.ok_or_else(|| ApiError::conflict("one that was under way has just ended: count anew"));
     };
-    let became = Some(json!({"code": code, "rows": rows, "reason": reason}));
+    let became = Some(json!({"code": code, "rows": meant, "reason": reason}));
     tx.audit(&store::Act { became, ..caller.act("parked.release_all", &format!("batch/{id}")) }).await?;
     let row = tx.batch(&id).await?.ok_or_else(no_batch)?;
     tx.commit().await?;
-    tracing::info!(id, code, by = caller.name, rows, "a batch was ordered");
+    tracing::info!(id, code, by = caller.name, rows = meant, "a batch was ordered");
     console.ordered.notify_one();
     Ok(row.into())
+}
+
+/// The one that this caller ordered on the same version: a form was sent twice. Err: that was cancelled, or another one of the cause
+/// is under way.
+async fn ordered_before(
+    console: &Console,
+    caller: &Caller,
+    plan: &BatchPlan,
+    query: &AllQuery,
+) -> Result<Option<Batch>, ApiError> {
+    let mut tx = console.store.begin_read().await?;
+    if query.version.is_some()
+        && let Some(same) = tx.same_batch(&plan.code, &caller.name, plan.seen_at).await?
+    {
+        return match same.state {
+            BatchState::Cancelled => {
+                Err(ApiError::conflict("this very order was cancelled: count anew, and order that"))
+            }
+            BatchState::Running | BatchState::Done => Ok(Some(same.into())),
+        };
+    }
+    match tx.running_batch(&plan.code).await? {
+        Some(running) => {
+            let by = running.ordered_by;
+            Err(ApiError::conflict(format!("one that {by} ordered is under way: see `rekey batch list`")))
+        }
+        None => Ok(None),
+    }
 }
 
 /// Works off orders, in turns. Whoever dies in the middle of one leaves it to another console.
@@ -387,9 +411,9 @@ async fn slice(console: &Console, taken: &TakenBatch) -> Result<(), ApiError> {
     }
     let position = rows.last().filter(|_| rows.len() == SLICE as usize).map(Subject::to_string);
     let mut tx = console.store.begin().await?;
-    tx.advance_batch(taken, position.as_deref(), left).await?;
+    let has_moved = tx.advance_batch(taken, position.as_deref(), left).await?;
     tx.commit().await?;
-    if position.is_none() {
+    if has_moved && position.is_none() {
         tracing::info!(id = taken.id, code = taken.code, "a batch has come to its end");
     }
     Ok(())

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use domain::Millis;
 use domain::queue::Row;
 use domain::verdict::Problem;
-use domain::work::Kind;
+use domain::work::{Block, Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use store::{Judged, Page, Tx};
@@ -50,14 +50,18 @@ pub(crate) async fn kept(tx: &mut Tx, page: &Page) -> Result<Vec<Kept>, store::E
 impl Kept {
     /// One word for what keeps it.
     pub(crate) fn cause(&self) -> &str {
-        self.release_code().unwrap_or("unknown")
+        let blocked = self.row.blocked.as_ref().map(|blocked| &*blocked.code);
+        blocked.or_else(|| self.release_code()).unwrap_or("unknown")
     }
 
     /// The code for which it can be released. None: nobody can do anything to the row itself.
     pub(crate) fn release_code(&self) -> Option<&str> {
         let wrong = || self.judged.iter().flat_map(|judged| &judged.verdict.wrong);
         let refused = || wrong().find(|w| w.problem == Problem::MintRefused).and_then(|w| w.code.as_deref());
-        self.row.blocked.as_ref().map(|b| &*b.code).or_else(refused)
+        match &self.row.blocked {
+            Some(blocked) => matches!(blocked.by, Block::Hold | Block::Parked).then_some(&*blocked.code),
+            None => refused(),
+        }
     }
 
     /// Since when it is kept.

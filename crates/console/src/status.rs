@@ -11,7 +11,7 @@ use domain::time::span;
 use domain::work::Kind;
 use serde::Serialize;
 use std::time::Duration;
-use store::{Page, StandAlike, Tx};
+use store::{AT_WORK_WITHIN, Page, StandAlike, Tx};
 use utoipa::ToSchema;
 
 /// Businesses or Items that stand alike.
@@ -136,14 +136,11 @@ async fn due(tx: &mut Tx) -> Result<Vec<Due>, store::Error> {
     Ok(due)
 }
 
-/// Consumers give a sign of life once a minute.
-const GONE_AFTER: Duration = Duration::from_mins(3);
-
 /// What there is to say where no consumer is at work.
 fn absent(seen_at: Option<Millis>, now: Millis) -> String {
     match seen_at.map(|at| now.since(at)) {
         None => "; no consumer has been at work yet: nothing is read or sent".to_owned(),
-        Some(gone) if gone > GONE_AFTER => {
+        Some(gone) if gone > AT_WORK_WITHIN => {
             format!("; no consumer has been at work for {}: nothing is read or sent", span(gone.as_secs()))
         }
         Some(_) => String::new(),

@@ -26,7 +26,6 @@ pub use reconcile::reconcile;
 pub use rehearsal::rehearse;
 pub use settings::{FirstContact, ItemGoneProof, Mode, Settings, SourceSettings};
 pub use source::{SourceError, TokenSource};
-pub use stats::AT_WORK_WITHIN;
 
 use bus::Intake;
 use std::sync::Arc;

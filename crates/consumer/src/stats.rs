@@ -9,13 +9,10 @@ use domain::work::{Block, Class, Kind};
 use domain::{Provider, metric};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use store::Tx;
+use store::{AT_WORK_WITHIN, Tx};
 
 /// Of each kind that are counted at most, every few seconds.
 const MOST_COUNTED: u32 = 10_000;
-
-/// How old a sign of life of another group may be.
-pub const AT_WORK_WITHIN: Duration = Duration::from_mins(3);
 
 async fn show_others(context: &Context, tx: &mut Tx) -> Result<(), store::Error> {
     let others = tx.others_at_work(&context.group, AT_WORK_WITHIN).await?;

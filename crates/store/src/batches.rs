@@ -85,7 +85,7 @@ const KEPT: &str = "w.blocked_by IN ('hold', 'parked') AND w.blocked_code = $1 A
 const REFUSED: &str = "a.mint_fault IS NOT NULL AND a.mint_code = $1 AND a.state = 'active' AND a.mint_again_at > 0
     AND COALESCE(a.mint_refused_at, 0) <= $2";
 const UNKEPT: &str = "NOT EXISTS (SELECT 1 FROM work w
-    WHERE w.kind = 'item' AND w.id = a.item_id AND w.blocked_by IN ('hold', 'parked'))";
+    WHERE w.kind = 'item' AND w.id = a.item_id AND w.blocked_by IS NOT NULL)";
 
 impl Tx {
     /// How many rows are kept for this code, and were for the same before `seen_at`.
@@ -226,12 +226,13 @@ impl Tx {
     }
 
     /// All up to `position` were looked at, and these were left alone; None: there are no more. Whoever has waited longest goes on.
+    /// False: it was cancelled, or somebody else works on it.
     pub async fn advance_batch(
         &mut self,
         taken: &TakenBatch,
         position: Option<&str>,
         left: LeftAlone,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let now = self.now();
         let [paused, held, failed] =
             [left.paused, left.held, left.failed].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
@@ -242,7 +243,7 @@ impl Tx {
         let sql = "UPDATE batches SET position = $3, paused = paused + $4, held = held + $5, failed = failed + $6, state = $7,
             ended_at = $8, moved_at = $9, taken_until = NULL WHERE id = $1 AND epoch = $2 AND state = 'running'";
         let moved = sql!(sql, taken.id, taken.epoch, position, paused, held, failed, state, ended_at, now);
-        self.run(moved).await.map(drop)
+        Ok(self.run(moved).await? > 0)
     }
 
     /// It is left where it is: others go first, and any process may go on in a while.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Where a group's last sign of life stands in `meta`, before its name.
 const AT_WORK: &str = "group_at_work/";
+/// Consumers give a sign of life once a minute: without one for so long, none of a group is at work.
+pub const AT_WORK_WITHIN: Duration = Duration::from_mins(3);
 /// A group that was renamed or taken down is forgotten after this.
 const FORGOTTEN: Duration = Duration::from_hours(24);
 

@@ -58,6 +58,7 @@ pub use dead_letters::{DeadLetter, Place};
 pub use erase::Erasure;
 pub use error::Error;
 pub use find::Found;
+pub use groups::AT_WORK_WITHIN;
 pub use history::{HistoryEntry, OutcomeFilter};
 pub use items::{Accounts, Assignment, Declaration, ItemRow, Push};
 pub use minting::{Intent, Saved, WantedAccount};

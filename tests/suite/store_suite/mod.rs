@@ -1,5 +1,6 @@
 //! One suite of store tests for both databases.
 
+mod batches;
 mod erasing;
 mod group_commit;
 mod opening;

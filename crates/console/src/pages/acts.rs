@@ -7,7 +7,6 @@ use super::path_to;
 use super::session::{Session, encoded};
 use crate::acts::{ActQuery, Ask, LIFTS_A_HOLD, Order, With, carry_out, subject_of, version_of};
 use crate::auth::Caller;
-use crate::batches::{self, AllQuery};
 use crate::error::ApiError;
 use crate::explain::{BusinessExplained, ItemExplained};
 use crate::providers::{self, Pause, ProviderOrder};
@@ -20,7 +19,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::item::ItemState;
 use domain::work::{Block, Subject};
-use domain::{ItemId, Provider, counted, words};
+use domain::{ItemId, Provider, words};
 use serde::Deserialize;
 
 words!(
@@ -49,7 +48,7 @@ pub(super) fn told_of(word: &str) -> Option<&'static str> {
 }
 
 /// Back to a page, which tells what was done.
-fn told(path: &str, word: &str) -> Response {
+pub(super) fn told(path: &str, word: &str) -> Response {
     Redirect::to(&format!("{path}?told={word}")).into_response()
 }
 
@@ -163,26 +162,26 @@ pub(super) fn of_item(console: &Console, session: &Session, subject: &Subject, i
 /// A page that shows what would come of something, and does it.
 #[derive(Template)]
 #[template(path = "act.html")]
-struct ActPage {
-    frame: Frame,
-    title: String,
-    effect: String,
+pub(super) struct ActPage {
+    pub(super) frame: Frame,
+    pub(super) title: String,
+    pub(super) effect: String,
     /// What is known beside the lists.
-    facts: Vec<String>,
-    lists: Vec<List>,
-    form: ActForm,
+    pub(super) facts: Vec<String>,
+    pub(super) lists: Vec<List>,
+    pub(super) form: ActForm,
     /// Of a token, a code or the like, which the form sends along.
-    about: String,
-    back: String,
+    pub(super) about: String,
+    pub(super) back: String,
 }
 
 #[derive(Deserialize)]
 pub(super) struct About {
     #[serde(default)]
-    about: String,
+    pub(super) about: String,
     /// Where an account goes.
     #[serde(default)]
-    to: String,
+    pub(super) to: String,
 }
 
 /// What a form is bound to, besides its act.
@@ -202,6 +201,19 @@ pub(super) fn allowed(session: &Session, back: &str) -> Result<(), Response> {
 pub(super) fn not_of_this_session(session: &Session, back: String) -> Response {
     let why = "That form is too old, or not of this session: look again, then decide.";
     refuse(session, StatusCode::FORBIDDEN, "Not done", why, Some(back))
+}
+
+/// The version that a form was made on. Err: this person may only read, or it is not a form of this session's for this act.
+pub(super) fn admitted(
+    console: &Console,
+    session: &Session,
+    token: &str,
+    [act, subject]: [&str; 2],
+    back: &str,
+) -> Result<String, Response> {
+    allowed(session, back)?;
+    let version = session.version_of(console, token, act, subject);
+    version.ok_or_else(|| not_of_this_session(session, back.to_owned()))
 }
 
 pub(super) fn not_done(session: &Session, error: ApiError, back: String) -> Response {
@@ -279,11 +291,11 @@ pub(super) struct Sent {
     #[serde(default)]
     reason: String,
     #[serde(default)]
-    about: String,
+    pub(super) about: String,
 }
 
 impl Sent {
-    fn reason(&self) -> Option<String> {
+    pub(super) fn reason(&self) -> Option<String> {
         Some(self.reason.clone()).filter(|r| !r.trim().is_empty())
     }
 }
@@ -409,15 +421,13 @@ pub(super) async fn act_on_provider(
     Path((provider, order)): Path<(String, String)>,
     Form(sent): Form<Sent>,
 ) -> Response {
-    if let Err(refused) = allowed(&session, "/") {
-        return refused;
-    }
     let (Some(provider), Some(order)) = (Provider::from_word(&provider), ProviderOrder::from_word(&order)) else {
         return no_such_act(&session);
     };
-    let subject = format!("provider/{provider}");
-    let Some(seen) = session.version_of(&console, &sent.token, order.as_str(), &subject) else {
-        return not_of_this_session(&session, "/".into());
+    let about = [order.as_str(), &format!("provider/{provider}")];
+    let seen = match admitted(&console, &session, &sent.token, about, "/") {
+        Ok(seen) => seen,
+        Err(refused) => return refused,
     };
     match version_of_provider(&console, provider).await {
         Ok(version) if version == seen => {}
@@ -450,12 +460,9 @@ pub(super) async fn dismiss(
     Form(sent): Form<Sent>,
 ) -> Response {
     let back = "/flow".to_owned();
-    if let Err(refused) = allowed(&session, &back) {
-        return refused;
-    }
     let word = PageAct::Dismiss.as_str();
-    if session.version_of(&console, &sent.token, word, &format!("dead-letter/{id}")).is_none() {
-        return not_of_this_session(&session, back);
+    if let Err(refused) = admitted(&console, &session, &sent.token, [word, &format!("dead-letter/{id}")], &back) {
+        return refused;
     }
     let done = dead_letters::carry_out(&console, &caller, &id, sent.reason().as_deref()).await;
     done.map_or_else(|error| not_done(&session, error, back.clone()), |()| told(&back, word))
@@ -483,12 +490,9 @@ pub(super) async fn put(
     let Ok(item) = ItemId::parse(id) else { return no_such_act(&session) };
     let subject = Subject::from(&item);
     let back = path_to(subject.kind().as_str(), subject.id());
-    if let Err(refused) = allowed(&session, &back) {
-        return refused;
-    }
     let word = PageAct::Put.as_str();
-    if session.version_of(&console, &sent.token, word, &subject.to_string()).is_none() {
-        return not_of_this_session(&session, back);
+    if let Err(refused) = admitted(&console, &session, &sent.token, [word, &subject.to_string()], &back) {
+        return refused;
     }
     let business = Some(sent.business.trim().to_owned()).filter(|b| !b.is_empty());
     let body = PutItem::of_token(sent.access_token.trim(), business);
@@ -504,99 +508,4 @@ pub(super) async fn put(
         }
         Err(error) => not_done(&session, error, back),
     }
-}
-
-pub(super) async fn preview_all(
-    State(console): State<Console>,
-    Extension(session): Extension<Session>,
-    Query(About { about, .. }): Query<About>,
-) -> Response {
-    if let Err(refused) = allowed(&session, "/needs") {
-        return refused;
-    }
-    let page = async {
-        let plan = batches::plan(&console, &about, None).await?;
-        let left = [(plan.paused, "provider paused"), (plan.held, "held by an operator")];
-        let left = left.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!(" {n} would be left alone ({why})."));
-        let left: String = left.collect();
-        if plan.eligible == 0 {
-            let why = format!("No row can be released for {about}.{left}");
-            return Ok(refuse(&session, StatusCode::OK, "Nothing to release", &why, Some("/needs".into())));
-        }
-        let effect = format!(
-            "Releases {} for {about}.{left} {} Each is one of many: what people wait for goes first. It goes on in the background: \
-             the page Needs a person shows how far it is, and cancels it.",
-            counted(plan.eligible, "row that is kept", "rows that are kept"),
-            Order::Release.effect(),
-        );
-        let form = ActForm {
-            path: "/needs/release".into(),
-            token: session.form(&console, PageAct::ReleaseAll.as_str(), &about, &plan.version),
-            name: "Release all",
-            effect: "",
-            needs_reason: false,
-        };
-        let (title, frame) = (format!("release all of {about}"), Frame::new(&session, "/needs"));
-        Ok(render(&ActPage {
-            frame,
-            title,
-            effect,
-            facts: Vec::new(),
-            lists: Vec::new(),
-            form,
-            about,
-            back: "/needs".into(),
-        }))
-    };
-    shown(&session, page.await)
-}
-
-pub(super) async fn release_all(
-    State(console): State<Console>,
-    Extension(session): Extension<Session>,
-    Extension(caller): Extension<Caller>,
-    Form(sent): Form<Sent>,
-) -> Response {
-    let back = "/needs".to_owned();
-    if let Err(refused) = allowed(&session, &back) {
-        return refused;
-    }
-    let word = PageAct::ReleaseAll.as_str();
-    let Some(version) = session.version_of(&console, &sent.token, word, &sent.about) else {
-        return not_of_this_session(&session, back);
-    };
-    let (reason, code) = (sent.reason(), sent.about);
-    let query = AllQuery { code, reason, dry_run: false, version: Some(version) };
-    let ordered = batches::order(&console, &caller, &query).await;
-    ordered.map_or_else(|error| not_done(&session, error, back.clone()), |_| told(&back, word))
-}
-
-/// The form that cancels a batch.
-pub(super) fn of_batch(console: &Console, session: &Session, id: &str) -> Option<ActForm> {
-    session.may_act.then(|| ActForm {
-        path: format!("/batches/{}/cancel", encoded(id)),
-        token: session.form(console, PageAct::CancelBatch.as_str(), &format!("batch/{id}"), ""),
-        name: "Cancel",
-        effect: "",
-        needs_reason: false,
-    })
-}
-
-pub(super) async fn cancel_batch(
-    State(console): State<Console>,
-    Extension(session): Extension<Session>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Form(sent): Form<Sent>,
-) -> Response {
-    let back = "/needs".to_owned();
-    if let Err(refused) = allowed(&session, &back) {
-        return refused;
-    }
-    let word = PageAct::CancelBatch.as_str();
-    if session.version_of(&console, &sent.token, word, &format!("batch/{id}")).is_none() {
-        return not_of_this_session(&session, back);
-    }
-    let done = batches::cancelled(&console, &caller, &id).await;
-    done.map_or_else(|error| not_done(&session, error, back.clone()), |_| told(&back, word))
 }

@@ -5,6 +5,7 @@ mod acts;
 mod frame;
 mod lists;
 mod live;
+mod needs;
 mod plan;
 mod session;
 
@@ -12,7 +13,6 @@ pub(crate) use live::MOST as MOST_WATCHED;
 
 use crate::at_plaid::{self, AtPlaid};
 use crate::audit::{self, AuditQuery, Entry};
-use crate::batches::Batch;
 use crate::dead_letters::{self, DeadLetter};
 use crate::explain::{self, BusinessExplained, ItemExplained};
 use crate::find::{self, FindQuery};
@@ -20,7 +20,7 @@ use crate::parked::{self, HeldByOperator, UnknownItem};
 use crate::providers::Pause;
 use crate::status::{self, Alike, Status};
 use crate::upkeep::{self, Budget, Orphan};
-use crate::view::{ItemsQuery, PageQuery, Paged, Parked, StateQuery, VerdictView};
+use crate::view::{ItemsQuery, PageQuery, Paged, StateQuery, VerdictView};
 use crate::{Console, businesses, items};
 use acts::{ActForm, Offered};
 use askama::Template;
@@ -33,15 +33,13 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use domain::verdict::State as VerdictState;
 use domain::work::{Kind, Subject};
-use domain::{BusinessId, ItemId, Millis, Provider};
+use domain::{BusinessId, ItemId, Provider};
 use frame::{CSS, Frame, ICON, JS, Live, render, shown};
 use lists::List;
 use live::Of;
 use serde::Deserialize;
 use session::{Session, encoded};
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::time::Duration;
 
 /// Nothing but what comes from here, no script or style within a page, and no page within another one.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -50,7 +48,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 pub(crate) fn routes(console: &Console) -> Router<Console> {
     let behind_a_door = Router::new()
         .route("/", get(status_page))
-        .route("/needs", get(needs))
+        .route("/needs", get(needs::needs))
         .route("/businesses", get(business_list))
         .route("/businesses/{id}", get(business))
         .route("/businesses/{id}/plan", post(plan::plan))
@@ -64,8 +62,8 @@ pub(crate) fn routes(console: &Console) -> Router<Console> {
         .route("/providers/{provider}/{order}", get(acts::preview_provider).post(acts::act_on_provider))
         .route("/dead-letters/{id}/dismiss", post(acts::dismiss))
         .route("/items/{id}/put", post(acts::put))
-        .route("/needs/release", get(acts::preview_all).post(acts::release_all))
-        .route("/batches/{id}/cancel", post(acts::cancel_batch))
+        .route("/needs/release", get(needs::preview_all).post(needs::release_all))
+        .route("/batches/{id}/cancel", post(needs::cancel_batch))
         .route("/sign-out", post(session::sign_out))
         .route_layer(from_fn_with_state(console.clone(), session::signed_in));
     Router::new()
@@ -166,116 +164,10 @@ async fn status_page(
     shown(&session, page.await)
 }
 
-/// Rows that wait for a person for one reason.
-struct Group {
-    code: String,
-    /// All of them can be released. Otherwise there is nothing that could be done to the rows themselves.
-    releasable: bool,
-    why: String,
-    since: String,
-    rows: Vec<Named>,
-    more: bool,
-}
-
-struct Named {
-    path: String,
-    name: String,
-}
-
-#[derive(Template)]
-#[template(path = "needs.html")]
-struct NeedsPage {
-    frame: Frame,
-    may_act: bool,
-    /// What else wants a look: a path, and what is there.
-    more: Vec<(&'static str, String)>,
-    groups: Vec<Group>,
-    waiting: Vec<Alike>,
-    next: Option<String>,
-    /// Orders for all of a cause that run, or have just ended; each with what cancels it.
-    batches: Vec<(Batch, Option<ActForm>)>,
-}
-
+/// A page of a list begins behind this.
 #[derive(Deserialize)]
 struct After {
     after: Option<String>,
-}
-
-/// What wants a look beside rows that are kept.
-fn more_of(status: &Status) -> Vec<(&'static str, String)> {
-    let paused = status.pauses.iter().map(|p| ("/", format!("{} is paused: {}", p.provider, p.reason)));
-    let counted = [
-        (status.missed_webhooks, "/flow#missed", ["Item whose", "Items whose"], "last webhook never came"),
-        (status.webhooks_elsewhere, "/flow#elsewhere", ["Item whose", "Items whose"], "webhooks go elsewhere"),
-        (status.consents_ending, "/flow#consents", ["Item whose", "Items whose"], "consent ends within 30 days"),
-        (
-            status.dead_letters,
-            "/flow#dead-letters",
-            ["webhook or record", "webhooks or records"],
-            "that nobody could read",
-        ),
-        (status.held_by_operators, "/flow#holds", ["business", "businesses"], "held by operators"),
-    ];
-    let counted = counted.into_iter().filter(|(n, ..)| *n > 0);
-    let told = counted.map(|(n, path, [one, many], what)| (path, format!("{} {what}", domain::counted(n, one, many))));
-    paused.chain(told).collect()
-}
-
-/// Orders for all of a cause are shown for so long after their end.
-const SHOWN_FOR: Duration = Duration::from_hours(1);
-/// Rows of a page that are grouped by cause.
-const GROUPED: u32 = 500;
-
-async fn needs(
-    State(console): State<Console>,
-    Extension(session): Extension<Session>,
-    Told(told): Told,
-    Query(After { after }): Query<After>,
-) -> Response {
-    let page = async {
-        let live = Live::of(&console, Of::Needs).await?;
-        let mut tx = console.store.begin_read().await?;
-        let query = PageQuery { after, limit: Some(GROUPED) };
-        let mut rows = parked::kept(&mut tx, &query.page()?).await?;
-        let more = rows.len() > GROUPED as usize;
-        rows.truncate(GROUPED as usize);
-        let next =
-            rows.last().filter(|_| more).map(|kept| format!("/needs?after={}", encoded(&kept.row.subject.to_string())));
-        let recent = tx.now().minus(SHOWN_FOR);
-        let batches = tx.recent_batches(recent).await?.into_iter();
-        drop(tx);
-        let batches = batches.map(|batch| {
-            let cancel = batch.ended_at.is_none().then(|| acts::of_batch(&console, &session, &batch.id)).flatten();
-            (Batch::from(batch), cancel)
-        });
-        let axum::Json(status) = status::status(State(console.clone())).await?;
-        let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-        for kept in rows {
-            let (code, releasable) = (kept.cause().to_owned(), kept.release_code().is_some());
-            let (row, since) = (Parked::from(&kept), kept.since().map(Millis::rfc3339).unwrap_or_default());
-            let why = row.work.blocked.map(|b| b.why).or(row.verdict.map(|v| v.why)).unwrap_or_default();
-            let named = Named { path: path_to(&row.kind, &row.id), name: format!("{} {}", row.kind, row.id) };
-            let first = Group { code: code.clone(), releasable, why, since: since.clone(), rows: Vec::new(), more };
-            let group = groups.entry(code).or_insert(first);
-            group.since = group.since.clone().min(since);
-            group.rows.push(named);
-        }
-        // Rekey is at work on these, or they are told above.
-        let waits = |a: &Alike| !["converging", "provider_paused", "held", "parked"].contains(&a.state.as_str());
-        let frame = Frame { live, told, ..Frame::new(&session, "/needs") };
-        let mut groups: Vec<Group> = groups.into_values().collect();
-        groups.sort_by_key(|group| std::cmp::Reverse(group.rows.len()));
-        Ok(render(&NeedsPage {
-            frame,
-            may_act: session.may_act,
-            more: more_of(&status),
-            groups,
-            waiting: status.businesses.into_iter().filter(waits).collect(),
-            next,
-            batches: batches.collect(),
-        }))
-    };
-    shown(&session, page.await)
 }
 
 /// A row of a list.

@@ -1,6 +1,6 @@
 //! The page of a plan: what a reconciliation would do now, by live reads.
 
-use super::acts::{ActForm, Sent, allowed, no_such_act, not_done, not_of_this_session};
+use super::acts::{ActForm, Sent, admitted, no_such_act, not_done};
 use super::frame::{Frame, render};
 use super::lists::List;
 use super::path_to;
@@ -49,11 +49,8 @@ pub(super) async fn plan(
     let Ok(subject) = subject_of("business", id) else { return no_such_act(&session) };
     let Subject::Business(business) = &subject else { return no_such_act(&session) };
     let back = path_to(subject.kind().as_str(), subject.id());
-    if let Err(refused) = allowed(&session, &back) {
+    if let Err(refused) = admitted(&console, &session, &sent.token, [PLAN, &subject.to_string()], &back) {
         return refused;
-    }
-    if session.version_of(&console, &sent.token, PLAN, &subject.to_string()).is_none() {
-        return not_of_this_session(&session, back);
     }
     let made = async {
         let id = plans::begin(&console, business, Class::Person).await?;

@@ -125,9 +125,8 @@ async fn database(config: &Config) -> anyhow::Result<()> {
 /// Whether another release works on this database.
 async fn shared_database(config: &Config) -> Option<String> {
     let store = connect(config).ok().filter(|store| !store.is_new_file())?;
-    let asking = async {
-        store.begin_read().await.ok()?.others_at_work(&config.kafka.group, consumer::AT_WORK_WITHIN).await.ok()
-    };
+    let asking =
+        async { store.begin_read().await.ok()?.others_at_work(&config.kafka.group, store::AT_WORK_WITHIN).await.ok() };
     let others = tokio::time::timeout(PATIENCE, asking).await.ok()??;
     (!others.is_empty()).then(|| {
         let others = others.join(", ");

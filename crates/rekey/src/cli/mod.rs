@@ -11,6 +11,7 @@ pub(crate) mod keys;
 mod order;
 mod outcomes;
 mod plan;
+mod status;
 mod table;
 
 pub use import::check_import;
@@ -114,7 +115,7 @@ enum Command {
     #[command(subcommand)]
     Token(TokenCommand),
     /// How everything stands: whether every list is right, and what is not, since when.
-    Status(explain::Status),
+    Status(status::Status),
     /// Why a business or an Item stands as it does, what comes next, what somebody can do, what happened.
     #[command(
         after_help = "Example: rekey explain acme\n         rekey explain 0000   (the last digits of an account)"
@@ -305,12 +306,12 @@ async fn dispatch(cli: Cli, config: Config) -> anyhow::Result<Ended> {
         Command::Keys(KeysCommand::New) => keys::new_keys(cli.json),
         Command::Keys(KeysCommand::Rotate) => admin::rotate_keys(&client::Admin::new(&config, cli.json)?).await,
         Command::Token(TokenCommand::New { name, role }) => keys::new_token(&name, &role, cli.json),
-        Command::Status(args) => explain::status(&client::Admin::new(&config, cli.json)?, &args).await,
+        Command::Status(args) => status::status(&client::Admin::new(&config, cli.json)?, &args).await,
         Command::Explain(args) => explain::explain(&client::Admin::new(&config, cli.json)?, &args).await,
         Command::Plan(args) => plan::plan(&client::Admin::new(&config, cli.json)?, &args).await,
         Command::History(args) => explain::history(&client::Admin::new(&config, cli.json)?, &args).await,
         Command::Outcomes(args) => outcomes::outcomes(&client::Admin::new(&config, cli.json)?, &args).await,
-        Command::Pauses => explain::pauses(&client::Admin::new(&config, cli.json)?).await,
+        Command::Pauses => status::pauses(&client::Admin::new(&config, cli.json)?).await,
         Command::Provider(command) => admin::provider(&client::Admin::new(&config, cli.json)?, command).await,
         Command::DeadLetters(command) => admin::dead_letters(&client::Admin::new(&config, cli.json)?, command).await,
         Command::Completions { shell } => {
