@@ -137,7 +137,7 @@ async fn due(tx: &mut Tx) -> Result<Vec<Due>, store::Error> {
 }
 
 /// What there is to say where no consumer is at work.
-fn absent(seen_at: Option<Millis>, now: Millis) -> String {
+pub(crate) fn absent(seen_at: Option<Millis>, now: Millis) -> String {
     match seen_at.map(|at| now.since(at)) {
         None => "; no consumer has been at work yet: nothing is read or sent".to_owned(),
         Some(gone) if gone > AT_WORK_WITHIN => {

@@ -2,7 +2,7 @@
 
 use crate::Console;
 use crate::error::ApiError;
-use crate::status::MOST_COUNTED;
+use crate::status::{MOST_COUNTED, absent, observes};
 use axum::extract::{Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -119,7 +119,9 @@ pub(super) async fn seen(console: &Console, of: &Of) -> Result<String, store::Er
             let batches = if all { tx.recent_batches(now.minus(ENDED_LATELY)).await? } else { Vec::new() };
             let batches: Vec<_> = batches.into_iter().map(|batch| (batch.id, batch.state, batch.released)).collect();
             let attention = tx.count_attention(CONSENT_ENDS_SOON, MOST_COUNTED).await?;
-            format!("{paused:?} {stand:?} {batches:?} {attention:?}")
+            // An open page must not stay green once nobody reads.
+            let reads = (absent(tx.last_at_work().await?, now).is_empty(), observes(&mut tx).await?);
+            format!("{paused:?} {stand:?} {batches:?} {attention:?} {reads:?}")
         }
         Of::Row(subject) => {
             // Look-ups of one row each, whatever the business is: its Items' changes reach its own rows.
